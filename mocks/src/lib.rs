@@ -1,0 +1,25 @@
+//! Two independent witnesses of a phone call.
+//!
+//! [`twilio`] is the caller's end: a Twilio Media Streams client with a person behind it. [`realtime`] is the
+//! model's end: an OpenAI Realtime server with a scripted model behind it. Both are *pure*: they do no I/O,
+//! read no clock and draw no randomness of their own; they are fed frames and times, and hand out frames.
+//!
+//! **The rule: nothing here imports the bridge.** Both mocks build and check JSON in their own way, own their
+//! own G.711 table and their own resampler, and keep a record of what they saw. A misread field on one side
+//! therefore shows as a disagreement instead of passing twice.
+//!
+//! In the order a reader wants them:
+//! * [`peer`]: the contract of a pure mock: frames and times in, frames out.
+//! * [`record`]: what an end saw, when: the raw material of every judgement.
+//! * [`twilio`]: the stream, the play-out clock behind the ear, and the person with a script.
+//! * [`realtime`]: the session, its rules and errors, and the model with a script.
+//! * [`ulaw`], [`resample`]: the witnesses' own audio arithmetic.
+//! * [`attach`]: runs a pure mock over a real WebSocket.
+
+pub mod attach;
+pub mod peer;
+pub mod realtime;
+pub mod record;
+pub mod resample;
+pub mod twilio;
+pub mod ulaw;

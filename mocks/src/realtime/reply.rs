@@ -1,0 +1,831 @@
+//! How a response is generated, and how it is cancelled.
+//!
+//! When a response is created, everything it will say is laid out on the clock as a plan of small steps.
+//! A cancel throws the rest of the plan away and lays out the closing run instead.
+
+use super::ids::{Kind, pieces};
+use super::items::{Body, Item, Spoken};
+use super::script::{AudioFormat, CloseAfter, Dialect, ErrorSpec, Outcome, Turn};
+use super::session::{self, Session};
+use super::{Link, Model, Task, voice};
+use crate::peer::At;
+use crate::record::{ItemRecord, ModelSight};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+
+/// From `response.created` to the end of a response that fails.
+const FAILS_AFTER_MS: u64 = 50;
+
+/// From `response.done` to `rate_limits.updated`.
+const RATE_LIMITS_MS: u64 = 40;
+
+/// The first deltas of an item come together and are this long at most.
+const FIRST_DELTAS: usize = 3;
+const FIRST_DELTA_MS: usize = 100;
+
+/// The words run ahead of the audio by this much of it.
+const WORDS_AHEAD_MS: usize = 600;
+
+/// Between two pieces of function call arguments.
+const ARGUMENTS_MS: u64 = 10;
+const ARGUMENTS_PIECE: usize = 12;
+
+/// Between two late deltas after a cancel.
+const LATE_MS: u64 = 4;
+
+/// What a response was asked to be.
+#[derive(Clone, Debug)]
+pub(super) struct Params {
+    pub(super) in_conversation: bool,
+    text: bool,
+    format: AudioFormat,
+    pub(super) voice: Value,
+    max_output_tokens: Value,
+    temperature: Value,
+    metadata: Value,
+}
+
+impl Params {
+    /// The session's settings with what the request says laid over them.
+    pub(super) fn of(session: &Session, asked: &Value, dialect: Dialect) -> Self {
+        let or = |value: &Value, fallback: &Value| {
+            if value.is_null() { fallback.clone() } else { value.clone() }
+        };
+        let (modalities, format, voice, tokens) = match dialect {
+            Dialect::Ga => {
+                let output = &asked["audio"]["output"];
+                (
+                    &asked["output_modalities"],
+                    &output["format"]["type"],
+                    &output["voice"],
+                    "max_output_tokens",
+                )
+            }
+            Dialect::Beta => (
+                &asked["modalities"],
+                &asked["output_audio_format"],
+                &asked["voice"],
+                "max_response_output_tokens",
+            ),
+        };
+        Self {
+            in_conversation: asked["conversation"] != "none",
+            text: modalities.as_array().map_or(session.text, |list| !list.iter().any(|m| m == "audio")),
+            format: format.as_str().and_then(AudioFormat::named).unwrap_or(session.output),
+            voice: or(voice, &session.voice),
+            max_output_tokens: or(&asked[tokens], &session.max_output_tokens),
+            temperature: or(&asked["temperature"], &session.temperature),
+            metadata: asked["metadata"].clone(),
+        }
+    }
+}
+
+/// Why a response came to be.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    /// The caller finished a turn.
+    Turn,
+    /// The client asked, in an event with this id.
+    Client(Option<String>),
+}
+
+/// A response that was asked for and is not created yet.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    id: String,
+    pub(super) params: Params,
+    cause: Cause,
+    turn: Turn,
+}
+
+/// A response that was created and is not over.
+#[derive(Debug)]
+pub(super) struct Response {
+    id: String,
+    params: Params,
+    turn: Turn,
+    items: Vec<Gen>,
+    plan: VecDeque<(At, Step)>,
+    wake: Option<At>,
+    cancelled: Option<&'static str>,
+    done: bool,
+}
+
+/// An item in the making.
+#[derive(Debug)]
+struct Gen {
+    id: String,
+    kind: GenKind,
+    /// `response.output_item.added` was sent.
+    added: bool,
+    closed: bool,
+    /// Text or arguments sent so far.
+    said: String,
+}
+
+#[derive(Debug)]
+enum GenKind {
+    Spoken { offset: usize, speech: usize, samples: usize, words: Vec<String> },
+    Written { words: Vec<String> },
+    Call { name: String, call_id: String, arguments: String },
+}
+
+/// One step of a plan. Numbers are places in `Response::items`.
+#[derive(Clone, Debug)]
+enum Step {
+    Add(usize),
+    OpenPart(usize),
+    Word { item: usize, word: usize },
+    Audio { item: usize, from: usize, to: usize },
+    Arguments { item: usize, from: usize, to: usize },
+    Close(usize),
+    Error(ErrorSpec),
+    Done,
+    RateLimits,
+}
+
+impl Model {
+    // ------------------------------------------------------------------------------------------ creating
+
+    /// The id of the response that speaks or will speak in the conversation, cancelled or not.
+    pub(super) fn occupant(&self) -> Option<&str> {
+        let active =
+            self.active.and_then(|key| self.responses.get(&key)).map(|response| response.id.as_str());
+        let pending = self.pending.values().find(|p| p.params.in_conversation).map(|p| p.id.as_str());
+        active.or(pending)
+    }
+
+    /// The id of the response that speaks in the conversation and was not cancelled.
+    pub(super) fn speaking(&self) -> Option<&str> {
+        let key = self.running(None)?;
+        self.responses.get(&key).map(|response| response.id.as_str())
+    }
+
+    /// The response of that id (or the one of the conversation), if it can still be cancelled.
+    pub(super) fn running(&self, id: Option<&str>) -> Option<u64> {
+        let can_be = |response: &Response| response.cancelled.is_none() && !response.done;
+        match id {
+            None => self.active.filter(|key| self.responses.get(key).is_some_and(can_be)),
+            Some(id) => self.responses.iter().find(|(_, r)| r.id == id && can_be(r)).map(|(key, _)| *key),
+        }
+    }
+
+    /// A response was asked for: it takes the next turn of the script.
+    pub(super) fn request(&mut self, params: Params, cause: Cause, now: At) {
+        let turn = self.script.turns.get(self.turns_used).cloned().unwrap_or_default();
+        self.turns_used += 1;
+        if turn.never_created || self.dark {
+            return;
+        }
+        self.responses_made += 1;
+        let key = self.responses_made;
+        self.later(now.plus_ms(turn.created_ms), Task::Create(key));
+        let id = self.ids.make(Kind::Response);
+        self.pending.insert(key, Pending { id, params, cause, turn });
+    }
+
+    pub(super) fn create(&mut self, key: u64, now: At) {
+        let Some(Pending { id, params, cause, turn }) = self.pending.remove(&key) else { return };
+        self.idle_epoch += 1;
+        let items = self.compose(&turn, params.text || turn.text_only);
+        let plan = lay_out(&turn, &items, params.format, now);
+        let response = Response { id, params, turn, items, plan, wake: None, cancelled: None, done: false };
+
+        let (auto, asked) = match cause {
+            Cause::Turn => (true, None),
+            Cause::Client(event_id) => (false, event_id),
+        };
+        let fields =
+            json!({"response": self.response_json(&response, "in_progress", &Value::Null, &Value::Null)});
+        let sight = ModelSight::SentResponseCreated { response: response.id.clone(), auto, asked };
+        self.say(now, "response.created", fields, Some(sight));
+        if response.params.in_conversation {
+            self.active = Some(key);
+        }
+        if let Some(ms) = response.turn.drop_after_ms {
+            self.later(now.plus_ms(ms), Task::Drop);
+        }
+        if let Some(CloseAfter { ms, code, reason }) = response.turn.close_after.clone() {
+            self.later(now.plus_ms(ms), Task::Close { code, reason });
+        }
+        self.keep(key, response);
+    }
+
+    /// Puts a response back, to be woken for its next step.
+    fn keep(&mut self, key: u64, mut response: Response) {
+        if self.link != Link::Open || (response.done && response.plan.is_empty()) {
+            return;
+        }
+        let next = response.plan.front().map(|(at, _)| *at);
+        if let Some(at) = next.filter(|_| response.wake != next) {
+            self.later(at, Task::Reply(key));
+        }
+        response.wake = next;
+        self.responses.insert(key, response);
+    }
+
+    /// What a turn is made of, before any of it is sent.
+    fn compose(&mut self, turn: &Turn, text: bool) -> Vec<Gen> {
+        if turn.silent || turn.never_audio || matches!(turn.status, Outcome::Failed(_)) {
+            return Vec::new();
+        }
+        let messages = turn.messages();
+        let last = messages.len().saturating_sub(1);
+        let mut items = Vec::new();
+        for (i, &ms) in messages.iter().enumerate() {
+            let words = match &turn.transcript {
+                Some(text) if i == 0 => text.clone(),
+                Some(_) | None => self.ids.words(ms, self.responses_made * 16 + i as u64),
+            };
+            let words = pieces(&words);
+            let kind = if text {
+                GenKind::Written { words }
+            } else {
+                let offset = voice::tape_offset(self.identity.index, self.voices_used);
+                self.voices_used += 1;
+                let silence_ms = if i == last { turn.trailing_silence_ms } else { 0 };
+                // Samples are counted at 24 kHz here, so that one number fits every format.
+                let (speech, samples) = (ms as usize * 24, (ms + silence_ms) as usize * 24);
+                GenKind::Spoken { offset, speech, samples, words }
+            };
+            items.push(Gen::new(self.ids.make(Kind::Item), kind));
+        }
+        for call in &turn.calls {
+            let call_id = call.call_id.clone().unwrap_or_else(|| self.ids.make(Kind::Call));
+            let copies = if turn.duplicate_call { 2 } else { 1 };
+            for _ in 0..copies {
+                let (name, arguments) = (call.name.clone(), call.arguments.clone());
+                let kind = GenKind::Call { name, call_id: call_id.clone(), arguments };
+                items.push(Gen::new(self.ids.make(Kind::Item), kind));
+            }
+        }
+        items
+    }
+
+    // ------------------------------------------------------------------------------------------ cancelling
+
+    /// The caller took the floor: the response of the conversation ends, even one only about to begin.
+    pub(super) fn interrupt(&mut self, now: At) {
+        if let Some(key) = self.running(None) {
+            self.cancel(key, "turn_detected", now);
+        }
+        let begun =
+            self.pending.iter().find(|(_, pending)| pending.params.in_conversation).map(|(key, _)| *key);
+        if let Some(key) = begun {
+            self.create(key, now);
+            self.cancel(key, "turn_detected", now);
+        }
+    }
+
+    /// Cancels a response: a few deltas that were on their way, then the closing run.
+    pub(super) fn cancel(&mut self, key: u64, reason: &'static str, now: At) {
+        let Some(mut response) = self.responses.remove(&key) else { return };
+        response.cancelled = Some(reason);
+        let late: Vec<_> = std::mem::take(&mut response.plan)
+            .into_iter()
+            .map(|(_, step)| step)
+            .take_while(|step| !matches!(step, Step::Add(_) | Step::Close(_) | Step::Done))
+            .filter(|step| matches!(step, Step::Audio { .. }))
+            .take(response.turn.late_deltas as usize)
+            .collect();
+        let mut at = now;
+        for step in late {
+            at = at.plus_ms(LATE_MS);
+            response.plan.push_back((at, step));
+        }
+        let open: Vec<_> = (0..response.items.len())
+            .filter(|&i| response.items[i].added && !response.items[i].closed)
+            .collect();
+        if !open.is_empty() {
+            at = at.plus_ms(LATE_MS);
+        }
+        response.plan.extend(open.into_iter().map(|item| (at, Step::Close(item))));
+        at = at.plus_ms(response.turn.late_done_ms);
+        response.plan.push_back((at, Step::Done));
+        response.plan.push_back((at.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+        response.wake = None;
+        self.keep(key, response);
+        self.reply(key, now);
+    }
+
+    // ------------------------------------------------------------------------------------------ speaking
+
+    /// Does the steps of a response that are due.
+    pub(super) fn reply(&mut self, key: u64, now: At) {
+        let Some(mut response) = self.responses.remove(&key) else { return };
+        while let Some((_, step)) = response.plan.pop_front_if(|(at, _)| *at <= now) {
+            self.step(key, &mut response, step, now);
+        }
+        self.keep(key, response);
+    }
+
+    fn step(&mut self, key: u64, response: &mut Response, step: Step, now: At) {
+        match step {
+            Step::Add(item) => self.add(response, item, now),
+            Step::OpenPart(item) => self.open_part(response, item, now),
+            Step::Word { item, word } => self.say_word(response, item, word, now),
+            Step::Audio { item, from, to } => self.say_audio(response, item, from, to, now),
+            Step::Arguments { item, from, to } => self.say_arguments(response, item, from, to, now),
+            Step::Close(item) => self.close_item(response, item, now),
+            Step::Error(error) => self.complain(now, error.into()),
+            Step::Done => self.done(key, response, now),
+            Step::RateLimits => self.rate_limits(now),
+        }
+    }
+
+    fn add(&mut self, response: &mut Response, index: usize, now: At) {
+        let generated = &mut response.items[index];
+        generated.added = true;
+        let rate = response.params.format.rate();
+        let body = match &generated.kind {
+            GenKind::Spoken { offset, .. } => {
+                self.record.items.push(ItemRecord {
+                    id: generated.id.clone(),
+                    response: response.id.clone(),
+                    voice_offset: Some(*offset),
+                    rate,
+                    ..ItemRecord::default()
+                });
+                let record = self.record.items.len() - 1;
+                Body::Spoken(Spoken { rate, record, ..Spoken::default() })
+            }
+            GenKind::Written { .. } => Body::Written { text: String::new(), opened: false },
+            GenKind::Call { name, call_id, .. } => Body::Call {
+                name: name.clone(),
+                call_id: call_id.clone(),
+                arguments: String::new(),
+                answered: false,
+            },
+        };
+        let mut item = Item::new(generated.id.clone(), "in_progress", body);
+        let is_message = !matches!(generated.kind, GenKind::Call { .. });
+        item.phase =
+            (is_message && self.session.model.starts_with("gpt-realtime-2.1")).then_some("final_answer");
+        let fields = json!({
+            "response_id": response.id, "output_index": index, "item": item.json(self.script.dialect),
+        });
+        let id = generated.id.clone();
+        if response.params.in_conversation {
+            self.place(item, None);
+        } else {
+            self.items.insert(id.clone(), item);
+        }
+        self.say(now, "response.output_item.added", fields, None);
+        if response.params.in_conversation {
+            self.say_item_added(&id, now);
+        }
+    }
+
+    fn open_part(&mut self, response: &Response, index: usize, now: At) {
+        let id = &response.items[index].id;
+        let part = match self.items.get_mut(id).map(|item| &mut item.body) {
+            Some(Body::Spoken(spoken)) => {
+                spoken.opened = true;
+                json!({"type": "audio", "transcript": ""})
+            }
+            Some(Body::Written { opened, .. }) => {
+                *opened = true;
+                json!({"type": "text", "text": ""})
+            }
+            Some(Body::Heard { .. } | Body::Given(_) | Body::Call { .. } | Body::Output { .. }) | None => {
+                return;
+            }
+        };
+        let mut fields = place_of(response, index);
+        fields["part"] = part;
+        self.say(now, "response.content_part.added", fields, None);
+    }
+
+    fn say_word(&mut self, response: &mut Response, index: usize, word: usize, now: At) {
+        let mut fields = place_of(response, index);
+        let generated = &mut response.items[index];
+        let (kind, word) = match &generated.kind {
+            GenKind::Spoken { words, .. } => ("response.output_audio_transcript.delta", &words[word]),
+            GenKind::Written { words } => ("response.output_text.delta", &words[word]),
+            GenKind::Call { .. } => return,
+        };
+        generated.said.push_str(word);
+        match self.items.get_mut(&generated.id).map(|item| &mut item.body) {
+            Some(Body::Spoken(spoken)) => {
+                self.record.items[spoken.record].transcript.push_str(word);
+                if !spoken.truncated {
+                    spoken.transcript.push_str(word);
+                }
+            }
+            Some(Body::Written { text, .. }) => text.push_str(word),
+            Some(Body::Heard { .. } | Body::Given(_) | Body::Call { .. } | Body::Output { .. }) | None => {}
+        }
+        fields["delta"] = json!(word);
+        fields["obfuscation"] = json!(self.ids.obfuscation());
+        self.say(now, kind, fields, None);
+    }
+
+    fn say_audio(&mut self, response: &Response, index: usize, from: usize, to: usize, now: At) {
+        let generated = &response.items[index];
+        let GenKind::Spoken { offset, speech, .. } = generated.kind else { return };
+        let Some(Item { body: Body::Spoken(spoken), .. }) = self.items.get_mut(&generated.id) else { return };
+        let format = response.params.format;
+        let width = format.sample_bytes();
+        let speech = speech * format.rate() as usize / 24_000;
+        let bytes = voice::cut(format, offset, speech, from, to);
+        // A delta may end inside a sample; a sample counts when its last byte has gone.
+        let (first, end) = (from / width, to / width);
+        if !spoken.truncated {
+            spoken.samples = end;
+        }
+        let record = spoken.record;
+        if !self.is_mute() {
+            let record = &mut self.record.items[record];
+            if from.is_multiple_of(width) && to.is_multiple_of(width) {
+                voice::decode(format, &bytes, &mut record.audio);
+            } else {
+                let whole = voice::cut(format, offset, speech, first * width, end * width);
+                voice::decode(format, &whole, &mut record.audio);
+            }
+            if format != AudioFormat::Pcm {
+                record.coded.extend_from_slice(&bytes);
+            }
+            record.sent = end;
+        }
+        let mut fields = place_of(response, index);
+        fields["delta"] = Value::String(STANDARD.encode(&bytes));
+        let sight = ModelSight::SentAudio {
+            response: response.id.clone(),
+            item: generated.id.clone(),
+            offset: first,
+            samples: end - first,
+            late: response.cancelled.is_some(),
+        };
+        self.say(now, "response.output_audio.delta", fields, Some(sight));
+    }
+
+    fn say_arguments(&mut self, response: &mut Response, index: usize, from: usize, to: usize, now: At) {
+        let generated = &mut response.items[index];
+        let GenKind::Call { call_id, arguments, .. } = &generated.kind else { return };
+        let piece = &arguments[from..to];
+        generated.said.push_str(piece);
+        if let Some(Item { body: Body::Call { arguments, .. }, .. }) = self.items.get_mut(&generated.id) {
+            arguments.push_str(piece);
+        }
+        let fields = json!({
+            "response_id": response.id, "item_id": generated.id, "output_index": index, "call_id": call_id,
+            "delta": piece, "obfuscation": self.ids.obfuscation(),
+        });
+        self.say(now, "response.function_call_arguments.delta", fields, None);
+    }
+
+    /// The closing run of an item. All of it also comes when the item was interrupted.
+    fn close_item(&mut self, response: &mut Response, index: usize, now: At) {
+        let place = place_of(response, index);
+        let generated = &mut response.items[index];
+        generated.closed = true;
+        let whole = response.cancelled.is_none() && !matches!(response.turn.status, Outcome::Incomplete(_));
+        let (id, said) = (generated.id.clone(), generated.said.clone());
+        let Some(item) = self.items.get_mut(&id) else { return };
+        item.status = if whole { "completed" } else { "incomplete" };
+        let opened = match &item.body {
+            Body::Spoken(spoken) => spoken.opened,
+            Body::Written { opened, .. } => *opened,
+            Body::Heard { .. } | Body::Given(_) | Body::Call { .. } | Body::Output { .. } => false,
+        };
+        let with = |key: &str, value: Value| {
+            let mut fields = place.clone();
+            fields[key] = value;
+            fields
+        };
+        let mut sight = None;
+        match &generated.kind {
+            GenKind::Spoken { .. } if opened => {
+                let done = ModelSight::SentAudioDone { response: response.id.clone(), item: id.clone() };
+                self.say(now, "response.output_audio.done", place.clone(), Some(done));
+                self.say(now, "response.output_audio_transcript.done", with("transcript", json!(said)), None);
+                let part = json!({"type": "audio", "transcript": said});
+                self.say(now, "response.content_part.done", with("part", part), None);
+            }
+            GenKind::Written { .. } if opened => {
+                self.say(now, "response.output_text.done", with("text", json!(said)), None);
+                let part = json!({"type": "text", "text": said});
+                self.say(now, "response.content_part.done", with("part", part), None);
+            }
+            GenKind::Spoken { .. } | GenKind::Written { .. } => {}
+            GenKind::Call { name, call_id, .. } => {
+                let mut fields = json!({
+                    "response_id": response.id, "item_id": id, "output_index": index, "call_id": call_id,
+                });
+                if self.script.dialect == Dialect::Ga {
+                    fields["name"] = json!(name);
+                }
+                fields["arguments"] = json!(said);
+                self.say(now, "response.function_call_arguments.done", fields, None);
+                sight = whole.then(|| ModelSight::SentFunctionCall {
+                    call_id: call_id.clone(),
+                    response: response.id.clone(),
+                    name: name.clone(),
+                });
+            }
+        }
+        if response.params.in_conversation {
+            self.say_item_done(&id, now);
+        }
+        let item = self.items.get(&id).map_or(Value::Null, |item| item.json(self.script.dialect));
+        let fields = json!({"response_id": response.id, "output_index": index, "item": item});
+        self.say(now, "response.output_item.done", fields, sight);
+    }
+
+    fn done(&mut self, key: u64, response: &mut Response, now: At) {
+        response.done = true;
+        let (status, details) = match (response.cancelled, &response.turn.status) {
+            (Some(reason), _) => ("cancelled", json!({"type": "cancelled", "reason": reason})),
+            (None, Outcome::Completed) => ("completed", Value::Null),
+            (None, Outcome::Incomplete(reason)) => {
+                ("incomplete", json!({"type": "incomplete", "reason": reason}))
+            }
+            (None, Outcome::Failed(ErrorSpec { kind, code, message })) => {
+                let error = json!({"type": kind, "code": code, "message": message});
+                ("failed", json!({"type": "failed", "error": error}))
+            }
+        };
+        let usage = self.usage(response);
+        let fields = json!({"response": self.response_json(response, status, &details, &usage)});
+        let sight = ModelSight::SentResponseDone { response: response.id.clone(), status: status.to_owned() };
+        self.say(now, "response.done", fields, Some(sight));
+        if self.active == Some(key) {
+            self.active = None;
+        }
+        let idle_ms = self.session.turns.as_ref().and_then(|turns| turns.idle_timeout_ms);
+        if let (Some(idle_ms), None) = (idle_ms, response.cancelled) {
+            let spoken_ms: u64 = response
+                .items
+                .iter()
+                .map(|generated| match generated.kind {
+                    GenKind::Spoken { samples, .. } => samples as u64 / 24,
+                    GenKind::Written { .. } | GenKind::Call { .. } => 0,
+                })
+                .sum();
+            let task = Task::IdleTimeout { epoch: self.idle_epoch };
+            self.later(now.plus_ms(spoken_ms + idle_ms), task);
+        }
+    }
+
+    /// A delta of a response that does not exist, as loud as any other.
+    pub(super) fn say_unknown_delta(&mut self, now: At) {
+        let (response, item) = (self.ids.make(Kind::Response), self.ids.make(Kind::Item));
+        let format = self.session.output;
+        let bytes = voice::cut(format, 0, usize::MAX, 0, format.bytes_per_ms() * 200);
+        let fields = json!({
+            "response_id": response, "item_id": item, "output_index": 0, "content_index": 0,
+            "delta": STANDARD.encode(&bytes),
+        });
+        let sight = ModelSight::SentOther { kind: "delta_for_unknown_response".to_owned() };
+        self.say(now, "response.output_audio.delta", fields, Some(sight));
+    }
+
+    // ------------------------------------------------------------------------------------------ showing
+
+    fn response_json(&self, response: &Response, status: &str, details: &Value, usage: &Value) -> Value {
+        let dialect = self.script.dialect;
+        let params = &response.params;
+        let output: Vec<_> = response
+            .items
+            .iter()
+            .filter(|generated| generated.added)
+            .filter_map(|generated| self.items.get(&generated.id))
+            .map(|item| item.json(dialect))
+            .collect();
+        let conversation = params.in_conversation.then_some(&self.conversation_id);
+        let modalities = session::modalities(params.text, dialect);
+        let format = session::format_json(params.format, dialect);
+        match dialect {
+            Dialect::Ga => json!({
+                "object": "realtime.response",
+                "id": response.id,
+                "status": status,
+                "status_details": details,
+                "output": output,
+                "conversation_id": conversation,
+                "output_modalities": modalities,
+                "max_output_tokens": params.max_output_tokens,
+                "audio": {"output": {"format": format, "voice": params.voice}},
+                "usage": usage,
+                "metadata": params.metadata,
+            }),
+            Dialect::Beta => json!({
+                "object": "realtime.response",
+                "id": response.id,
+                "status": status,
+                "status_details": details,
+                "output": output,
+                "conversation_id": conversation,
+                "modalities": modalities,
+                "voice": params.voice,
+                "output_audio_format": format,
+                "temperature": params.temperature,
+                "max_output_tokens": params.max_output_tokens,
+                "usage": usage,
+                "metadata": params.metadata,
+            }),
+        }
+    }
+
+    fn usage(&self, response: &Response) -> Value {
+        let sum = |tokens: &mut dyn Iterator<Item = (u64, u64)>| {
+            tokens.fold((0, 0), |(text, audio), (t, a)| (text + t, audio + a))
+        };
+        let mine = |id: &str| response.items.iter().any(|generated| generated.id == id);
+        let mut before = self
+            .record
+            .conversation
+            .iter()
+            .filter(|id| !mine(id))
+            .filter_map(|id| self.items.get(id))
+            .map(Item::tokens);
+        let (text_in, audio_in) = sum(&mut before);
+        let text_in = text_in + self.session.instructions.len() as u64 / 4;
+        let mut own =
+            response.items.iter().filter_map(|generated| self.items.get(&generated.id)).map(Item::tokens);
+        let (text_out, audio_out) = sum(&mut own);
+        json!({
+            "total_tokens": text_in + audio_in + text_out + audio_out,
+            "input_tokens": text_in + audio_in,
+            "output_tokens": text_out + audio_out,
+            "input_token_details": {
+                "text_tokens": text_in, "audio_tokens": audio_in, "image_tokens": 0, "cached_tokens": 0,
+                "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0},
+            },
+            "output_token_details": {"text_tokens": text_out, "audio_tokens": audio_out},
+        })
+    }
+}
+
+impl Gen {
+    const fn new(id: String, kind: GenKind) -> Self {
+        Self { id, kind, added: false, closed: false, said: String::new() }
+    }
+}
+
+/// The four fields that name a content part.
+fn place_of(response: &Response, index: usize) -> Value {
+    json!({
+        "response_id": response.id, "item_id": response.items[index].id,
+        "output_index": index, "content_index": 0,
+    })
+}
+
+/// Lays a turn out on the clock.
+fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecDeque<(At, Step)> {
+    let mut plan = VecDeque::new();
+    if turn.never_audio {
+        return plan;
+    }
+    let first = created.plus_ms(turn.first_audio_ms);
+    let mut clock = match turn.status {
+        Outcome::Failed(_) => created.plus_ms(FAILS_AFTER_MS),
+        Outcome::Completed | Outcome::Incomplete(_) => first,
+    };
+    let mut stall = turn.stall;
+    let mut generated_ms = 0;
+    // Messages are closed together at the end, and never before the call that follows them was added.
+    let mut open = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let added = if i == 0 { created.plus_ms(turn.first_audio_ms / 2) } else { clock };
+        plan.push_back((added, Step::Add(i)));
+        match &item.kind {
+            GenKind::Spoken { samples, words, .. } => {
+                plan.push_back((added, Step::OpenPart(i)));
+                let began = clock;
+                let total = samples * format.rate() as usize / 24_000 * format.sample_bytes();
+                let per_ms = format.bytes_per_ms();
+                let sizes = delta_sizes(turn, total, per_ms);
+                let burst: usize = sizes.iter().take(FIRST_DELTAS).sum();
+                let (mut from, mut word, mut stalled_ms) = (0, 0, 0);
+                for size in sizes {
+                    let to = from + size;
+                    if let Some(pause) =
+                        stall.filter(|pause| generated_ms + (from / per_ms) as u64 >= pause.after_ms)
+                    {
+                        stalled_ms += pause.for_ms;
+                        stall = None;
+                    }
+                    let generation_us =
+                        to.saturating_sub(burst) as f64 / per_ms as f64 * 1_000.0 / turn.speed.max(0.01);
+                    clock = At(began.0 + generation_us as u64).plus_ms(stalled_ms);
+                    let reached = to / per_ms + WORDS_AHEAD_MS;
+                    let total_ms = (total / per_ms).max(1);
+                    while word < words.len()
+                        && (word < FIRST_DELTAS || word * total_ms < reached * words.len())
+                    {
+                        plan.push_back((clock, Step::Word { item: i, word }));
+                        word += 1;
+                    }
+                    plan.push_back((clock, Step::Audio { item: i, from, to }));
+                    from = to;
+                }
+                plan.extend((word..words.len()).map(|word| (clock, Step::Word { item: i, word })));
+                generated_ms += (total / per_ms) as u64;
+                open.push(i);
+            }
+            GenKind::Written { words } => {
+                plan.push_back((added, Step::OpenPart(i)));
+                for word in 0..words.len() {
+                    plan.push_back((clock, Step::Word { item: i, word }));
+                    clock = clock.plus_ms(ARGUMENTS_MS);
+                }
+                open.push(i);
+            }
+            GenKind::Call { arguments, .. } => {
+                plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
+                let mut from = 0;
+                while from < arguments.len() {
+                    let to = arguments.ceil_char_boundary(from + ARGUMENTS_PIECE);
+                    plan.push_back((clock, Step::Arguments { item: i, from, to }));
+                    clock = clock.plus_ms(ARGUMENTS_MS);
+                    from = to;
+                }
+                plan.push_back((clock, Step::Close(i)));
+            }
+        }
+    }
+    plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
+    plan.push_back((clock, Step::Done));
+    plan.push_back((clock.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+    if let Some(error) = &turn.error {
+        let audio: Vec<_> =
+            (0..plan.len()).filter(|&step| matches!(plan[step].1, Step::Audio { .. })).collect();
+        let middle = audio.get(audio.len() / 2).copied().unwrap_or(0);
+        plan.insert(middle, (plan[middle].0, Step::Error(error.clone())));
+    }
+    plan
+}
+
+/// Bytes of each audio delta of an item.
+fn delta_sizes(turn: &Turn, total: usize, per_ms: usize) -> Vec<usize> {
+    let usual = turn.delta_ms.max(1) as usize * per_ms;
+    let mut sizes = Vec::new();
+    let mut left = total;
+    while left > 0 {
+        let size = match turn.delta_bytes {
+            _ if turn.one_delta => total,
+            Some(bytes) => bytes.max(1),
+            None if sizes.len() < FIRST_DELTAS => usual.min(FIRST_DELTA_MS * per_ms),
+            None => usual,
+        };
+        sizes.push(size.min(left));
+        left -= size.min(left);
+    }
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_three_deltas_are_short() {
+        assert_eq!(delta_sizes(&Turn::default(), 8 * 1_000, 8), [800, 800, 800, 2_000, 2_000, 1_600]);
+    }
+
+    #[test]
+    fn exact_bytes_may_be_odd() {
+        let turn = Turn { delta_bytes: Some(777), ..Turn::default() };
+        assert_eq!(delta_sizes(&turn, 2_000, 48), [777, 777, 446]);
+    }
+
+    #[test]
+    fn audio_is_generated_at_its_speed() {
+        let spoken =
+            GenKind::Spoken { offset: 0, speech: 24 * 2_300, samples: 24 * 2_300, words: pieces("One two.") };
+        let items = [Gen::new("item_1".to_owned(), spoken)];
+        let plan = lay_out(&Turn::default(), &items, AudioFormat::Pcmu, At::ms(1_000));
+        let audio: Vec<_> = plan
+            .iter()
+            .filter(|(_, step)| matches!(step, Step::Audio { .. }))
+            .map(|(at, _)| at.as_ms())
+            .collect();
+        assert_eq!(audio, [1_300, 1_300, 1_300, 1_350, 1_400, 1_450, 1_500, 1_550, 1_600, 1_650, 1_700]);
+        assert!(matches!(plan[plan.len() - 2], (at, Step::Done) if at == At::ms(1_700)));
+    }
+
+    #[test]
+    fn plans_never_go_back_in_time() {
+        let turn = Turn {
+            items: vec![700, 900],
+            stall: Some(super::super::Stall { after_ms: 500, for_ms: 2_000 }),
+            error: Some(ErrorSpec::default()),
+            ..Turn::default()
+        };
+        let spoken =
+            |ms| GenKind::Spoken { offset: 0, speech: ms, samples: ms * 24, words: pieces("One two.") };
+        let items = [Gen::new("a".to_owned(), spoken(700)), Gen::new("b".to_owned(), spoken(900))];
+        let plan = lay_out(&turn, &items, AudioFormat::Pcm, At::ms(0));
+        assert!(plan.iter().zip(plan.iter().skip(1)).all(|(one, next)| one.0 <= next.0));
+        let closes: Vec<_> = plan
+            .iter()
+            .filter(|(_, step)| matches!(step, Step::Close(_)))
+            .map(|(at, _)| at.as_ms())
+            .collect();
+        assert_eq!(closes.len(), 2);
+        assert_eq!(closes[0], closes[1], "items of one response are closed together");
+    }
+}

@@ -1,0 +1,494 @@
+//! What a scripted model does, as data: how it is reached, how it opens, what it answers, how it misbehaves.
+//!
+//! Every field has a default, so a script names only what is unusual about it, and only that is written back
+//! when a script is serialised. `ModelScript::default()` is a well-behaved model that answers every turn with
+//! one and a half seconds of speech.
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+
+/// A struct whose fields all have defaults and whose serialised form leaves the defaults out.
+macro_rules! knobs {
+    ($(#[$meta:meta])* pub struct $name:ident {
+        $($(#[$field_meta:meta])* pub $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let usual = Self::default();
+                let mut map = serializer.serialize_map(None)?;
+                $(if self.$field != usual.$field {
+                    map.serialize_entry(stringify!($field), &self.$field)?;
+                })*
+                map.end()
+            }
+        }
+    };
+}
+
+knobs! {
+    /// One model connection, from the dial to the end.
+    pub struct ModelScript {
+        /// What happens when the bridge dials. Played by the stage, before any frame exists.
+        pub dial: Dial = Dial::Accepts,
+        /// Extra milliseconds before the dial has its outcome. Played by the stage.
+        pub dial_ms: u64 = 0,
+        /// What comes first on the open WebSocket.
+        pub opening: Opening = Opening::Normal,
+        /// Milliseconds from the open WebSocket to the first frame (`session.created` or the refusal).
+        pub created_after_ms: u64 = 20,
+        /// Milliseconds from `session.update` to `session.updated` or its refusal.
+        pub updated_after_ms: u64 = 10,
+        /// `session.update` is never answered.
+        pub never_updates: bool = false,
+        /// Every `session.update` is refused with this error code and changes nothing.
+        pub refuses_update: Option<String> = None,
+        /// The session takes and echoes this audio format in both directions, whatever was asked for:
+        /// `audio/pcm`, `audio/pcmu` or `audio/pcma`.
+        pub echoes_format: Option<AudioFormat> = None,
+        /// Closes with a close frame, counted from the open WebSocket.
+        pub close_after: Option<CloseAfter> = None,
+        /// Drops the connection without a close frame, ms from the open WebSocket.
+        pub drops_after_ms: Option<u64> = None,
+        /// Sends and answers nothing any more (no pong, no close) while the socket stays open; ms from the
+        /// open WebSocket.
+        pub goes_dark_after_ms: Option<u64> = None,
+        /// Session length, seconds from the open WebSocket; 60 minutes when absent.
+        pub expires_after_s: Option<u64> = None,
+        /// The end of the session is announced by an `error` event before the close.
+        pub expiry_error_frame: bool = true,
+        /// Which generation of event names and shapes is spoken.
+        pub dialect: Dialect = Dialect::Ga,
+        /// `silence_duration_ms` of a session that did not say; it depends on the model in the field.
+        pub default_silence_ms: u64 = 500,
+        /// `prefix_padding_ms` of a session that did not say.
+        pub default_prefix_ms: u64 = 300,
+        /// A bearer token that is refused. A missing or empty token is always refused.
+        pub bad_key: Option<String> = None,
+        /// What the model does, response by response, however each came about; afterwards the default turn.
+        pub turns: Vec<Turn> = Vec::new(),
+        /// What becomes of the transcription of each user turn; afterwards the default.
+        pub transcription: Vec<Transcription> = Vec::new(),
+        /// How the model hears.
+        pub vad: Vad = Vad::default(),
+        /// Things that happen by the clock.
+        pub events: Vec<TimedEvent> = Vec::new(),
+        /// Milliseconds between pings; 0 for none.
+        pub ping_ms: u64 = 20_260,
+    }
+}
+
+/// What happens when the bridge dials.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dial {
+    /// The connection is made and upgraded.
+    #[default]
+    Accepts,
+    /// TCP refuses the connection.
+    Refuses,
+    /// TCP never answers.
+    Hangs,
+    /// TCP connects, the upgrade request is never answered.
+    HangsInUpgrade,
+    /// The upgrade is answered with this HTTP status.
+    AnswersHttp(u16),
+}
+
+/// What comes first on the open WebSocket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opening {
+    /// `session.created`.
+    #[default]
+    Normal,
+    /// An `error` event, then a close.
+    ErrorThenClose(Refusal),
+    /// The refusal of a bad API key: `invalid_api_key`, close 3000.
+    BadKey,
+    /// The refusal of a retired or forbidden model: `model_not_found`, close 4004.
+    UnknownModel,
+    /// Nothing, ever.
+    Silent,
+}
+
+/// An `error` event followed by a close.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// `error.type`.
+    #[serde(rename = "type", default = "invalid_request")]
+    pub kind: String,
+    /// `error.code`.
+    pub code: String,
+    /// `error.message`.
+    #[serde(default)]
+    pub message: String,
+    /// The close code.
+    pub close: u16,
+    /// The close reason; `<type>.<code>` when absent, as the service forms it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+fn invalid_request() -> String {
+    "invalid_request_error".to_owned()
+}
+
+/// A close frame, some time later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloseAfter {
+    /// Milliseconds from the moment the field that holds this names.
+    pub ms: u64,
+    /// The close code.
+    #[serde(default = "internal_error")]
+    pub code: u16,
+    /// The close reason.
+    #[serde(default)]
+    pub reason: String,
+}
+
+const fn internal_error() -> u16 {
+    1011
+}
+
+/// An audio format of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AudioFormat {
+    /// 16-bit little-endian mono at 24 kHz.
+    #[serde(rename = "audio/pcm")]
+    Pcm,
+    /// G.711 mu-law at 8 kHz.
+    #[serde(rename = "audio/pcmu")]
+    Pcmu,
+    /// G.711 A-law at 8 kHz.
+    #[serde(rename = "audio/pcma")]
+    Pcma,
+}
+
+/// Which generation of event names and shapes is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// Today's names: `response.output_audio.delta`, a nested session with a `type`.
+    #[default]
+    Ga,
+    /// The retired names: `response.audio.delta`, `conversation.item.created`, a flat session.
+    Beta,
+}
+
+knobs! {
+    /// What the model does for one response.
+    pub struct Turn {
+        /// Milliseconds of speech; 1,500 when absent, or none when the turn calls functions. 0 for none.
+        pub answers: Option<u64> = None,
+        /// Audio is generated this many times faster than it plays.
+        pub speed: f64 = 5.0,
+        /// From `response.created` to the first audio (or function call) delta.
+        pub first_audio_ms: u64 = 300,
+        /// From the end of speech or `response.create` to `response.created`.
+        pub created_ms: u64 = 60,
+        /// Audio per delta; the first three carry at most 100 ms each and come together.
+        pub delta_ms: u64 = 250,
+        /// Exact bytes per delta instead, odd numbers allowed.
+        pub delta_bytes: Option<usize> = None,
+        /// All audio of an item in one delta.
+        pub one_delta: bool = false,
+        /// Silence generated after the speech of the last message.
+        pub trailing_silence_ms: u64 = 0,
+        /// Generation pauses once.
+        pub stall: Option<Stall> = None,
+        /// Several messages in one response, ms of speech each; replaces `answers`.
+        pub items: Vec<u64> = Vec::new(),
+        /// At most this many audio deltas are still sent after a cancel.
+        pub late_deltas: u32 = 1,
+        /// `response.done` of a cancelled response comes this much later, even past the next
+        /// `response.created`.
+        pub late_done_ms: u64 = 0,
+        /// How the response ends when nobody cancels it.
+        pub status: Outcome = Outcome::Completed,
+        /// Drops the connection without a close frame, ms from `response.created`.
+        pub drop_after_ms: Option<u64> = None,
+        /// Closes the connection, counted from `response.created`.
+        pub close_after: Option<CloseAfter> = None,
+        /// An `error` event in the middle of the audio.
+        pub error: Option<ErrorSpec> = None,
+        /// Completes without any item.
+        pub silent: bool = false,
+        /// Answers with text instead of audio.
+        pub text_only: bool = false,
+        /// Function calls, after the speech if there is any.
+        pub calls: Vec<Call> = Vec::new(),
+        /// Each function call appears twice, in two items with one call id.
+        pub duplicate_call: bool = false,
+        /// What is said; words in proportion to the audio when absent.
+        pub transcript: Option<String> = None,
+        /// The request is swallowed: no `response.created`, no error.
+        pub never_created: bool = false,
+        /// `response.created` comes, and nothing after it until someone cancels.
+        pub never_audio: bool = false,
+    }
+}
+
+/// The longest message; nothing outlasts a session.
+const MESSAGE_MS_MAX: u64 = 3_600_000;
+
+impl Turn {
+    /// A turn of `ms` milliseconds of speech.
+    pub fn answers(ms: u64) -> Self {
+        Self { answers: Some(ms), ..Self::default() }
+    }
+
+    /// Milliseconds of speech of each message of the turn.
+    pub fn messages(&self) -> Vec<u64> {
+        if !self.items.is_empty() {
+            return self.items.iter().map(|&ms| ms.min(MESSAGE_MS_MAX)).collect();
+        }
+        match self.answers {
+            Some(0) => Vec::new(),
+            Some(ms) => vec![ms.min(MESSAGE_MS_MAX)],
+            None if self.calls.is_empty() => vec![1_500],
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A pause of the generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stall {
+    /// After this much audio of the response, ms.
+    pub after_ms: u64,
+    /// For this long, ms.
+    pub for_ms: u64,
+}
+
+/// How a response ends when nobody cancels it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All went well.
+    #[default]
+    Completed,
+    /// Fails 50 ms after `response.created`, with no items.
+    Failed(ErrorSpec),
+    /// The audio stops short, for this reason: `max_output_tokens` or `content_filter`.
+    Incomplete(String),
+}
+
+/// The contents of an `error`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorSpec {
+    /// `type`.
+    #[serde(rename = "type", default = "server_error")]
+    pub kind: String,
+    /// `code`; null on the wire when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// `message`.
+    #[serde(default = "server_error_text")]
+    pub message: String,
+}
+
+impl Default for ErrorSpec {
+    fn default() -> Self {
+        Self { kind: server_error(), code: None, message: server_error_text() }
+    }
+}
+
+fn server_error() -> String {
+    "server_error".to_owned()
+}
+
+fn server_error_text() -> String {
+    "The server had an error while processing your request.".to_owned()
+}
+
+/// A function call of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// The function.
+    pub name: String,
+    /// The arguments, sent exactly as given: padded, invalid or empty text included.
+    #[serde(default = "no_arguments")]
+    pub arguments: String,
+    /// The call id; made up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+}
+
+fn no_arguments() -> String {
+    "{}".to_owned()
+}
+
+knobs! {
+    /// The transcription of one user turn. Nothing is sent unless the session turned transcription on.
+    pub struct Transcription {
+        /// When it comes, or how it fails.
+        pub when: When = When::Normal,
+        /// The text; words in proportion to the audio when absent.
+        pub text: Option<String> = None,
+    }
+}
+
+/// When a transcription comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// 500 ms after the commit.
+    #[default]
+    Normal,
+    /// Never.
+    Never,
+    /// It fails, 500 ms after the commit.
+    Fails,
+    /// This many ms after the commit.
+    Late(u64),
+    /// Together with the commit, before any response to it.
+    BeforeResponse,
+}
+
+knobs! {
+    /// How the model hears: energy in 20 ms windows of appended audio.
+    pub struct Vad {
+        /// Level that counts as speech, dB below full scale.
+        pub threshold_dbfs: f64 = -42.0,
+        /// Milliseconds from the append that proves a decision to its event.
+        pub vad_latency_ms: u64 = 40,
+        /// Audio above the threshold that makes a start.
+        pub onset_ms: u64 = 40,
+        /// `speech_started` comes twice in each utterance, with two item ids.
+        pub extra_speech_started: bool = false,
+    }
+}
+
+/// Something that happens by the clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimedEvent {
+    /// Milliseconds after the first `session.updated`.
+    pub at_ms: u64,
+    /// What happens.
+    pub does: Happening,
+}
+
+/// What can happen by the clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happening {
+    /// An event whose type does not exist yet.
+    UnknownEvent,
+    /// A text frame that is not JSON.
+    Malformed,
+    /// A binary frame.
+    Binary,
+    /// An `error` event nobody caused.
+    Error(ErrorSpec),
+    /// The detector takes the next `for_ms` milliseconds of appended audio for speech, whatever is in it.
+    FalseSpeech {
+        /// Milliseconds of audio.
+        for_ms: u64,
+    },
+    /// `rate_limits.updated` out of turn.
+    RateLimits,
+    /// A ping out of turn.
+    Ping,
+    /// An audible audio delta of a response nobody has heard of.
+    DeltaForUnknownResponse,
+    /// From now on every event carries fields that do not exist yet.
+    ExtraFields,
+    /// A close frame.
+    Close {
+        /// The close code.
+        code: u16,
+        /// The close reason.
+        #[serde(default)]
+        reason: String,
+    },
+}
+
+impl ModelScript {
+    /// Reads a script from TOML text.
+    ///
+    /// # Errors
+    /// When the text is not TOML, or names a field or value that does not exist; the message says where.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_script() {
+        assert_eq!(ModelScript::from_toml("").unwrap(), ModelScript::default());
+    }
+
+    #[test]
+    fn a_script_reads_as_it_is_written() {
+        let script = ModelScript::from_toml(
+            r#"
+            dial = { answers_http = 503 }
+            opening = { error_then_close = { code = "insufficient_permissions", close = 3000 } }
+            echoes_format = "audio/pcm"
+            dialect = "beta"
+            vad = { threshold_dbfs = -36.0 }
+
+            [[turns]]
+            answers = 4000
+            speed = 1.0
+            stall = { after_ms = 500, for_ms = 2000 }
+
+            [[turns]]
+            status = { failed = { type = "server_error" } }
+
+            [[turns]]
+            calls = [{ name = "lookup_order", arguments = "{\"order\":1}" }]
+
+            [[transcription]]
+            when = { late = 4000 }
+            text = ""
+
+            [[events]]
+            at_ms = 900
+            does = "malformed"
+
+            [[events]]
+            at_ms = 1000
+            does = { false_speech = { for_ms = 300 } }
+            "#,
+        )
+        .unwrap();
+        assert_eq!(script.dial, Dial::AnswersHttp(503));
+        assert_eq!(script.turns[0].messages(), [4_000]);
+        assert_eq!(script.turns[2].messages(), [0; 0]);
+        assert_eq!(script.events[1].does, Happening::FalseSpeech { for_ms: 300 });
+
+        let written = toml::to_string(&script).unwrap();
+        assert_eq!(ModelScript::from_toml(&written).unwrap(), script);
+        assert!(!written.contains("created_after_ms"), "defaults are left out:\n{written}");
+    }
+
+    #[test]
+    fn a_misspelt_knob_is_refused_by_name() {
+        let error = ModelScript::from_toml("[[turns]]\nanswer = 3").unwrap_err().to_string();
+        assert!(error.contains("answer"), "{error}");
+    }
+}

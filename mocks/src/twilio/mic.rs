@@ -1,0 +1,340 @@
+//! The microphone: one frame every 20 ms, speech or the noise of an idle line, and the network behind it.
+//!
+//! A frame is *made* on the 20 ms grid and *leaves* then or later: a stall or arrival jitter holds it back, and
+//! order is kept. Timestamps tell when a frame was made, never when it left.
+
+use super::script::{CallerScript, Idle};
+use crate::peer::At;
+use crate::ulaw;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+
+/// Bytes of one frame.
+pub(super) const FRAME: usize = 160;
+/// Milliseconds of one frame.
+pub(super) const FRAME_MS: u64 = 20;
+
+/// One named random stream for each concern, so that a new draw in one does not reshuffle the others.
+#[derive(Clone, Copy)]
+enum Concern {
+    Noise = 1,
+    Timestamps = 2,
+    Arrival = 3,
+}
+
+fn stream(seed: u64, concern: Concern) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(concern as u64);
+    rng
+}
+
+/// The caller's voice in mu-law, a tape without end.
+pub(super) fn tape() -> &'static [u8] {
+    static TAPE: OnceLock<Vec<u8>> = OnceLock::new();
+    TAPE.get_or_init(|| ulaw::encode_all(golden::caller_voice()))
+}
+
+/// What leaves the microphone at one point of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Made {
+    /// `media.timestamp`.
+    pub(super) timestamp_ms: u64,
+    /// The audio, or nothing when silence is left out.
+    pub(super) audio: Option<[u8; FRAME]>,
+    /// The utterance it belongs to.
+    pub(super) speech: Option<usize>,
+}
+
+/// The microphone of one call.
+#[derive(Debug)]
+pub(super) struct Mic {
+    dtx: bool,
+    jitters: bool,
+    arrival_jitter_us: u64,
+    noise: ChaCha8Rng,
+    timestamps: ChaCha8Rng,
+    arrival: ChaCha8Rng,
+    first_timestamp_ms: u64,
+    /// How far the timestamps are off their grid.
+    wander_ms: i64,
+    /// Frames made so far, left out or not.
+    made: u64,
+    /// When the next frame is made; `None` before the stream runs and after it.
+    next: Option<At>,
+    /// Frames held back, with the time they leave at.
+    held: VecDeque<(At, Made)>,
+    last_leaves: At,
+    stalled_until: At,
+    /// Frames of speech still to come, one entry for each utterance; a 0 is the silence that ends one.
+    speech: VecDeque<usize>,
+    ended: usize,
+    tape_at: usize,
+}
+
+impl Mic {
+    pub(super) fn new(script: &CallerScript, seed: u64) -> Self {
+        let mut timestamps = stream(seed, Concern::Timestamps);
+        // Captured streams begin at 102, 155 and 171 ms: the clock starts before the first frame does.
+        let drawn = 100 + u64::from(timestamps.next_u32() % 71);
+        Self {
+            dtx: script.idle == Idle::Dtx,
+            jitters: script.timestamp_jitter,
+            arrival_jitter_us: script.arrival_jitter_ms * 1_000,
+            noise: stream(seed, Concern::Noise),
+            timestamps,
+            arrival: stream(seed, Concern::Arrival),
+            first_timestamp_ms: script.first_timestamp_ms.unwrap_or(drawn),
+            wander_ms: 0,
+            made: 0,
+            next: None,
+            held: VecDeque::new(),
+            last_leaves: At(0),
+            stalled_until: At(0),
+            speech: VecDeque::new(),
+            ended: 0,
+            tape_at: 0,
+        }
+    }
+
+    /// The stream runs: the first frame is made now.
+    pub(super) fn begin(&mut self, now: At) {
+        self.next = Some(now);
+    }
+
+    /// Nothing is made any more.
+    pub(super) fn end(&mut self) {
+        self.next = None;
+    }
+
+    /// Leaves silence out, or sends it.
+    pub(super) fn set_dtx(&mut self, dtx: bool) {
+        self.dtx = dtx;
+    }
+
+    /// The network holds back what leaves before `until`.
+    pub(super) fn stall(&mut self, until: At) {
+        self.stalled_until = self.stalled_until.max(until);
+    }
+
+    /// Speaks for `ms` once everything asked for before has been said. Returns which utterance that is.
+    pub(super) fn say(&mut self, ms: u64) -> usize {
+        let frames = usize::try_from(ms.div_ceil(FRAME_MS)).unwrap_or(usize::MAX);
+        if frames == 0 {
+            return self.ended.saturating_sub(1);
+        }
+        self.speech.push_back(frames);
+        self.ended + self.speech.len() - 1
+    }
+
+    /// Whether this utterance is over. An utterance of no length is over at once.
+    pub(super) fn has_said(&self, utterance: usize) -> bool {
+        self.speech.is_empty() || utterance < self.ended
+    }
+
+    /// When the next frame is made.
+    pub(super) fn next_made(&self) -> Option<At> {
+        self.next
+    }
+
+    /// When the next frame that was held back leaves.
+    pub(super) fn next_leaves(&self) -> Option<At> {
+        self.held.front().map(|(at, _)| *at)
+    }
+
+    /// Makes the frame of grid point `at`. Returns it when it leaves at once; otherwise it is held back.
+    pub(super) fn make(&mut self, at: At) -> Option<Made> {
+        self.next = Some(at.plus_ms(FRAME_MS));
+        let made = self.made();
+        if self.arrival_jitter_us == 0 && self.stalled_until <= at && self.held.is_empty() {
+            return Some(made);
+        }
+        let late = match self.arrival_jitter_us {
+            0 => 0,
+            most => self.arrival.next_u64() % (most + 1),
+        };
+        self.last_leaves = self.last_leaves.max(At(at.0 + late)).max(self.stalled_until);
+        self.held.push_back((self.last_leaves, made));
+        None
+    }
+
+    /// The next frame held back; the caller of this knows that its time has come, or does not care.
+    pub(super) fn release(&mut self) -> Option<Made> {
+        self.held.pop_front().map(|(_, made)| made)
+    }
+
+    /// A frame of idle line at the current timestamp, off the grid.
+    pub(super) fn idle_frame(&mut self) -> Made {
+        let timestamp_ms = self.timestamp();
+        Made { timestamp_ms, audio: Some(self.idle_audio()), speech: None }
+    }
+
+    fn made(&mut self) -> Made {
+        let timestamp_ms = self.timestamp();
+        match self.speech.front_mut() {
+            Some(0) => {
+                self.speech.pop_front();
+                self.ended += 1;
+            }
+            Some(frames) => {
+                *frames -= 1;
+                let utterance = self.ended;
+                return Made { timestamp_ms, audio: Some(self.spoken_audio()), speech: Some(utterance) };
+            }
+            None => {}
+        }
+        let audio = (!self.dtx).then(|| self.idle_audio());
+        Made { timestamp_ms, audio, speech: None }
+    }
+
+    fn timestamp(&mut self) -> u64 {
+        const FARTHEST_MS: i64 = 2;
+        if self.jitters && self.made > 0 {
+            let step = i64::from(self.timestamps.next_u32() % 3) - 1;
+            self.wander_ms = (self.wander_ms + step).clamp(-FARTHEST_MS, FARTHEST_MS);
+        }
+        let grid = self.first_timestamp_ms + self.made * FRAME_MS;
+        self.made += 1;
+        grid.saturating_add_signed(self.wander_ms)
+    }
+
+    fn spoken_audio(&mut self) -> [u8; FRAME] {
+        let tape = tape();
+        let mut audio = [0xFF; FRAME];
+        for byte in &mut audio {
+            *byte = tape.get(self.tape_at).copied().unwrap_or(0xFF);
+            self.tape_at += 1;
+            if self.tape_at >= tape.len() {
+                self.tape_at = 0;
+            }
+        }
+        audio
+    }
+
+    /// Captured near-silence is the two zeros of mu-law in equal parts, now and then a neighbour of theirs.
+    fn idle_audio(&mut self) -> [u8; FRAME] {
+        let mut audio = [0; FRAME];
+        self.noise.fill_bytes(&mut audio);
+        for byte in &mut audio {
+            *byte = match *byte {
+                0 => 0x7E,
+                1 => 0xFE,
+                even if even % 2 == 0 => 0x7F,
+                _odd => 0xFF,
+            };
+        }
+        audio
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mic(script: &CallerScript) -> Mic {
+        let mut mic = Mic::new(script, 7);
+        mic.begin(At(0));
+        mic
+    }
+
+    fn frames(mic: &mut Mic, count: usize) -> Vec<Made> {
+        (0..count).filter_map(|_| mic.next_made().and_then(|at| mic.make(at))).collect()
+    }
+
+    #[test]
+    fn the_first_timestamp_is_drawn_as_captured() {
+        for seed in 0..500 {
+            let first = Mic::new(&CallerScript::default(), seed).first_timestamp_ms;
+            assert!((100..=170).contains(&first), "{first}");
+        }
+    }
+
+    #[test]
+    fn timestamps_stay_within_two_milliseconds_of_their_grid_and_use_them() {
+        let made = frames(&mut mic(&CallerScript::default()), 5_000);
+        let off: Vec<i64> = made
+            .iter()
+            .zip(0..)
+            .map(|(frame, k)| frame.timestamp_ms as i64 - made[0].timestamp_ms as i64 - 20 * k)
+            .collect();
+        assert_eq!((off.iter().min(), off.iter().max()), (Some(&-2), Some(&2)));
+        assert!(made.windows(2).all(|two| two[0].timestamp_ms < two[1].timestamp_ms));
+    }
+
+    #[test]
+    fn an_idle_line_is_both_zeros_and_rarely_their_neighbours() {
+        let made = frames(&mut mic(&CallerScript::default()), 1_000);
+        let count = |code: u8| made.iter().filter_map(|m| m.audio).flatten().filter(|b| *b == code).count();
+        let (low, high) = (count(0x7F), count(0xFF));
+        assert!(low.abs_diff(high) < 4_000, "{low} {high}");
+        let rare = count(0x7E) + count(0xFE);
+        assert!((1..3_000).contains(&rare), "{rare}");
+        assert_eq!(low + high + rare, 160_000);
+    }
+
+    #[test]
+    fn utterances_take_the_tape_one_after_the_other() {
+        let mut mic = mic(&CallerScript::default());
+        mic.say(30);
+        mic.say(40);
+        let made = frames(&mut mic, 6);
+        assert_eq!(
+            made.iter().map(|m| m.speech).collect::<Vec<_>>(),
+            [Some(0), Some(0), None, Some(1), Some(1), None]
+        );
+        let spoken: Vec<u8> =
+            made.iter().filter(|m| m.speech.is_some()).filter_map(|m| m.audio).flatten().collect();
+        assert_eq!(spoken, tape()[..640]);
+        assert!(mic.has_said(1));
+    }
+
+    #[test]
+    fn an_utterance_is_over_with_the_first_silent_frame() {
+        let mut mic = mic(&CallerScript::default());
+        let utterance = mic.say(20);
+        frames(&mut mic, 1);
+        assert!(!mic.has_said(utterance));
+        frames(&mut mic, 1);
+        assert!(mic.has_said(utterance));
+    }
+
+    #[test]
+    fn dtx_leaves_frames_out_while_timestamps_run_on() {
+        let script = CallerScript { idle: Idle::Dtx, timestamp_jitter: false, ..CallerScript::default() };
+        let mut mic = mic(&script);
+        let silent = frames(&mut mic, 3);
+        assert!(silent.iter().all(|m| m.audio.is_none()));
+        mic.say(20);
+        let spoken = frames(&mut mic, 1)[0];
+        assert_eq!(spoken.timestamp_ms, silent[0].timestamp_ms + 60);
+        assert!(spoken.audio.is_some());
+    }
+
+    #[test]
+    fn a_stall_holds_frames_back_and_lets_them_go_in_order() {
+        let script = CallerScript { timestamp_jitter: false, ..CallerScript::default() };
+        let mut mic = mic(&script);
+        mic.stall(At::ms(50));
+        for k in 0..3 {
+            assert_eq!(mic.make(At::ms(20 * k)), None);
+        }
+        assert_eq!(mic.next_leaves(), Some(At::ms(50)));
+        let left: Vec<u64> = std::iter::from_fn(|| mic.release()).map(|m| m.timestamp_ms).collect();
+        assert_eq!(left, [left[0], left[0] + 20, left[0] + 40]);
+        assert!(mic.make(At::ms(60)).is_some(), "after the stall frames leave at once again");
+    }
+
+    #[test]
+    fn arrival_jitter_is_bounded_and_keeps_order() {
+        let mut mic = mic(&CallerScript { arrival_jitter_ms: 30, ..CallerScript::default() });
+        let mut last = At(0);
+        for k in 0..2_000 {
+            let at = At::ms(20 * k);
+            assert_eq!(mic.make(at), None);
+            let (leaves, _) = *mic.held.back().unwrap();
+            assert!(leaves >= last.max(at) && leaves <= at.plus_ms(30));
+            last = leaves;
+        }
+    }
+}
