@@ -1,0 +1,1009 @@
+//! One phone call, as a value: no I/O, no clock, no randomness.
+//!
+//! What came in is a method, what is to be done is a queue, time is an argument. A ten-minute call therefore
+//! runs in milliseconds, and a bug is a list of inputs. This file is the table of contents; in the order a
+//! caller meets them:
+//! * `phase`: where a call can be, and who may be heard there.
+//! * `uplink`: caller to model: order, gaps, backlog.
+//! * [`settings`]: every limit and every wait.
+//! * `talk`: the conversation: turns, barge-in, keypad, functions.
+//! * `responses`: at most one response asked for, and a fence around the interrupted ones.
+//! * `downlink`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
+//! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
+
+mod downlink;
+pub mod event;
+mod keypad;
+mod phase;
+mod playback;
+mod responses;
+pub mod settings;
+mod talk;
+pub mod timers;
+mod tools;
+mod transcript;
+mod uplink;
+
+use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
+use crate::twilio::{self, FromTwilio, ToTwilio};
+use downlink::Downlink;
+use event::{CallEvent, Counts, EndReason};
+use phase::Phase;
+use settings::{CallConfig, ms};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use talk::{Conversation, Failure};
+use timers::{Timer, Timers};
+use transcript::Transcript;
+use uplink::Uplink;
+
+/// One of the two connections of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Leg {
+    /// Towards Twilio.
+    Caller,
+    /// Towards the model.
+    Model,
+}
+
+/// Something happened to a connection itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegChange {
+    /// The model's WebSocket is open. (The caller's is open when the call begins.)
+    Open,
+    /// The model could not be reached: refused, an HTTP status instead of the upgrade, a TLS failure.
+    DialFailed {
+        /// In words, without secrets.
+        why: String,
+    },
+    /// The other side sent a close frame.
+    Closed {
+        /// Its code, if it named one.
+        code: Option<u16>,
+        /// Its reason.
+        reason: String,
+    },
+    /// The connection ended without a close frame, or broke the WebSocket protocol (an oversized frame, too).
+    Lost {
+        /// In words.
+        why: String,
+    },
+    /// The writer's queue is filling up: send only what must go.
+    Clogged,
+    /// The writer has room again.
+    Flowing,
+    /// A pong came back.
+    Pong,
+}
+
+/// The world outside the two legs wants something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Another stream of the same call took over: this one ends without touching it.
+    Replaced,
+    /// The server is shutting down; calls may finish until then.
+    Drain {
+        /// The end of the drain time.
+        by: Instant,
+    },
+    /// The operator ends the call.
+    HangUp,
+}
+
+/// How a function call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolResult {
+    /// The call.
+    pub call_id: String,
+    /// The output for the model, or why there is none (in words for the model).
+    pub output: Result<String, String>,
+}
+
+/// Something to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transmit {
+    /// Send to the caller leg.
+    Caller {
+        /// The stream it belongs to.
+        stream_sid: Arc<str>,
+        /// The message.
+        message: ToTwilio,
+    },
+    /// Send to the model leg.
+    Model(ClientEvent),
+    /// Send a ping.
+    Ping(Leg),
+    /// Dial the model; answer with [`LegChange::Open`] or [`LegChange::DialFailed`].
+    Dial {
+        /// For the request id header, so that both sides can name the call.
+        call_sid: String,
+    },
+    /// Send a close frame after everything queued; answer with [`LegChange::Closed`] or [`LegChange::Lost`].
+    Close {
+        /// Which.
+        leg: Leg,
+        /// The close code.
+        code: u16,
+        /// At most 123 bytes.
+        reason: &'static str,
+    },
+    /// Drop the connection now, whatever is queued; stop dialling if it is not open yet. Nothing is answered.
+    Drop(Leg),
+    /// Stop (`true`) or go on (`false`) reading from the model.
+    HoldModel(bool),
+    /// Run a function; answer with [`Call::handle_tool`], exactly once, unless it is cancelled.
+    RunTool {
+        /// The call.
+        call_id: String,
+        /// The function.
+        name: String,
+        /// A JSON object.
+        arguments: String,
+    },
+    /// Stop running this function: nobody waits for it any more.
+    CancelTool {
+        /// The call.
+        call_id: String,
+    },
+}
+
+impl Transmit {
+    /// The text frame to send and the leg to send it on, for messages.
+    pub fn encode(&self, config: &CallConfig) -> Option<(Leg, String)> {
+        match self {
+            Self::Caller { stream_sid, message } => Some((Leg::Caller, message.encode(stream_sid))),
+            Self::Model(event) => Some((Leg::Model, event.encode(config.dialect))),
+            Self::Ping(_)
+            | Self::Dial { .. }
+            | Self::Close { .. }
+            | Self::Drop(_)
+            | Self::HoldModel(_)
+            | Self::RunTool { .. }
+            | Self::CancelTool { .. } => None,
+        }
+    }
+}
+
+/// What arrived on a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A text frame.
+    Text(&'a str),
+    /// A binary frame of this many bytes: neither protocol has them.
+    Binary(usize),
+}
+
+/// The stream Twilio announced.
+#[derive(Clone, Debug)]
+struct Stream {
+    sid: Arc<str>,
+    call_sid: String,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LegState {
+    Absent,
+    Dialing,
+    Open,
+    Closing,
+    Gone,
+}
+
+/// A connection, as the call sees it.
+#[derive(Clone, Copy, Debug)]
+struct LegStatus {
+    state: LegState,
+    clogged: bool,
+}
+
+/// What every phase writes to.
+struct Desk {
+    config: Arc<CallConfig>,
+    timers: Timers,
+    outbox: VecDeque<Transmit>,
+    events: VecDeque<CallEvent>,
+    counts: Counts,
+    transcript: Transcript,
+    scratch: Vec<ToTwilio>,
+}
+
+impl Desk {
+    fn event(&mut self, event: CallEvent) {
+        self.events.push_back(event);
+    }
+
+    fn tolerate(&mut self, what: &str) {
+        self.event(CallEvent::Tolerated { what: what.to_owned() });
+    }
+
+    fn tell_model(&mut self, event: ClientEvent) {
+        self.outbox.push_back(Transmit::Model(event));
+    }
+
+    fn tell_caller(&mut self, stream: &Stream, message: ToTwilio) {
+        if let ToTwilio::Media { audio } = &message {
+            self.counts.sent_ms += audio.len() as u64 / 8;
+        }
+        self.outbox.push_back(Transmit::Caller { stream_sid: stream.sid.clone(), message });
+    }
+
+    /// Sends the audio that may be sent and sets the timers for the rest.
+    fn pump(&mut self, downlink: &mut Downlink, stream: &Stream, clogged: bool, now: Instant) {
+        self.timers.stop(Timer::Pace);
+        if !clogged {
+            let mut out = std::mem::take(&mut self.scratch);
+            if let Some(at) = downlink.pump(now, &mut out) {
+                self.timers.set(Timer::Pace, at);
+            }
+            out.drain(..).for_each(|message| self.tell_caller(stream, message));
+            self.scratch = out;
+        }
+        match downlink.marks_due(ms(self.config.timeouts.mark_ms)) {
+            Some(at) => self.timers.set(Timer::Mark, at),
+            None => self.timers.stop(Timer::Mark),
+        }
+    }
+
+    fn check_formats(&self, formats: &Formats) -> Result<(), Failure> {
+        let asked = self.config.format.wire_name();
+        for (way, got) in [("input", &formats.input), ("output", &formats.output)] {
+            if got.as_deref() != Some(asked) {
+                let got = got.as_deref().unwrap_or("none");
+                let detail = format!("the {way} format is {got} where {asked} was asked for");
+                return Err(Failure { reason: EndReason::SessionRefused, detail });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One phone call. Does no I/O, reads no clock, draws no randomness.
+///
+/// **After each `handle_*`, drain `poll_transmit` and `poll_event` to `None` before the next `handle_*`.**
+pub struct Call {
+    desk: Desk,
+    notice: Arc<[u8]>,
+    began: Instant,
+    /// Unix seconds at `began`.
+    unix_began: i64,
+    phase: Phase,
+    uplink: Uplink,
+    /// Keys pressed before the model was ready.
+    early_keys: String,
+    caller: LegStatus,
+    model: LegStatus,
+    /// When the server will end the session.
+    expires: Option<Instant>,
+    started: Option<Stream>,
+}
+
+impl Call {
+    /// A caller's WebSocket was opened. `notice` is what the caller hears when the call has to end early, in
+    /// G.711 mu-law. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
+    /// `expires_at` on the monotonic clock.
+    pub fn new(config: Arc<CallConfig>, notice: Arc<[u8]>, now: Instant, unix_now: i64) -> Self {
+        let uplink = Uplink::new(&config);
+        let mut timers = Timers::default();
+        timers.set(Timer::Start, now + ms(config.timeouts.start_ms));
+        timers.set(Timer::CallerSilent, now + ms(config.timeouts.caller_silent_ms));
+        timers.set(Timer::CallerPing, now + ms(config.timeouts.ping_ms));
+        timers.set(Timer::CallLimit, now + ms(config.timeouts.call_ms));
+        Self {
+            desk: Desk {
+                config,
+                timers,
+                outbox: VecDeque::new(),
+                events: VecDeque::new(),
+                counts: Counts::default(),
+                transcript: Transcript::default(),
+                scratch: Vec::new(),
+            },
+            notice,
+            began: now,
+            unix_began: unix_now,
+            phase: Phase::AwaitingStart,
+            uplink,
+            early_keys: String::new(),
+            caller: LegStatus { state: LegState::Open, clogged: false },
+            model: LegStatus { state: LegState::Absent, clogged: false },
+            expires: None,
+            started: None,
+        }
+    }
+
+    /// A frame arrived.
+    pub fn handle_frame(&mut self, leg: Leg, frame: Incoming<'_>, now: Instant) {
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        self.sign_of_life(leg, now);
+        match (leg, frame) {
+            (Leg::Caller, Incoming::Text(text)) => match twilio::decode(text) {
+                Ok(envelope) => self.handle_twilio(envelope, now),
+                Err(error) => self.malformed(leg, &error.to_string(), now),
+            },
+            (Leg::Model, Incoming::Text(text)) => match realtime::decode(text) {
+                Ok(event) => self.handle_model(event, now),
+                Err(error) => self.malformed(leg, &error.to_string(), now),
+            },
+            (_, Incoming::Binary(len)) => self.malformed(leg, &format!("a binary frame of {len} bytes"), now),
+        }
+        self.settle(now);
+    }
+
+    /// Something happened to a connection.
+    pub fn handle_leg(&mut self, leg: Leg, change: LegChange, now: Instant) {
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        match change {
+            LegChange::Pong => self.sign_of_life(leg, now),
+            LegChange::Clogged => self.clogged(leg, true, now),
+            LegChange::Flowing => self.clogged(leg, false, now),
+            LegChange::Open => self.model_open(now),
+            LegChange::DialFailed { why } => {
+                self.model.state = LegState::Gone;
+                self.fail(EndReason::DialFailed, why, now);
+            }
+            LegChange::Closed { code, reason } => {
+                let detail = match code {
+                    Some(code) => format!("closed with {code} {reason}"),
+                    None => "closed without a code".to_owned(),
+                };
+                self.gone(leg, EndReason::CallerClosed, code, &reason, detail.trim_end().to_owned(), now);
+            }
+            LegChange::Lost { why } => self.gone(leg, EndReason::CallerLost, None, "", why, now),
+        }
+        self.settle(now);
+    }
+
+    /// A function call ended.
+    pub fn handle_tool(&mut self, result: ToolResult, now: Instant) {
+        if let Phase::Live { talk, .. } = &mut self.phase {
+            talk.tool_ended(&mut self.desk, result, now);
+        }
+        self.settle(now);
+    }
+
+    /// The world outside wants something.
+    pub fn handle_control(&mut self, control: Control, now: Instant) {
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        match control {
+            Control::Replaced => self.end(EndReason::Replaced, "another stream of this call", now),
+            Control::HangUp => self.end(EndReason::HungUp, "by the operator", now),
+            Control::Drain { by } => self.desk.timers.set(Timer::Drain, by),
+        }
+        self.settle(now);
+    }
+
+    /// The time of [`Call::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.desk.timers.take_due(now) {
+            self.fire(timer, now);
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do, in order, for both legs.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.desk.outbox.pop_front()
+    }
+
+    /// What happened, for people.
+    pub fn poll_event(&mut self) -> Option<CallEvent> {
+        self.desk.events.pop_front()
+    }
+
+    /// When to come back, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        self.desk.timers.next()
+    }
+
+    /// Nothing is left to do: both legs are gone and [`CallEvent::Ended`] has been handed out.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over) && self.desk.events.is_empty() && self.desk.outbox.is_empty()
+    }
+
+    // ---------------------------------------------------------------------------------------- caller leg
+
+    fn handle_twilio(&mut self, envelope: twilio::Envelope, now: Instant) {
+        let twilio::Envelope { stream_sid, message } = envelope;
+        if let (Some(stream), Some(sid)) = (self.phase.stream(), &stream_sid)
+            && stream.sid.as_ref() != sid
+            && !matches!(message, FromTwilio::Start(_))
+        {
+            return self.malformed(Leg::Caller, "a message of another stream", now);
+        }
+        match message {
+            FromTwilio::Connected => {}
+            FromTwilio::Start(start) => self.started(start, now),
+            FromTwilio::Media(media) => self.media(&media, now),
+            FromTwilio::Dtmf { digit } => match &mut self.phase {
+                Phase::Live { stream, talk } => talk.key(&mut self.desk, stream, digit, now),
+                Phase::AwaitingStart
+                | Phase::AwaitingMedia { .. }
+                | Phase::Dialing { .. }
+                | Phase::Configuring { .. } => {
+                    if self.early_keys.len() < self.desk.config.dtmf.max_digits {
+                        self.early_keys.push(digit);
+                    }
+                }
+                Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
+            },
+            FromTwilio::Mark { name } => match &mut self.phase {
+                Phase::Live { stream, talk } => {
+                    talk.mark_returned(&mut self.desk, stream, self.caller.clogged, &name, now);
+                }
+                Phase::Notice { stream, downlink, .. } => {
+                    downlink.mark_returned(&name, now);
+                    self.desk.pump(downlink, stream, self.caller.clogged, now);
+                }
+                Phase::AwaitingStart
+                | Phase::AwaitingMedia { .. }
+                | Phase::Dialing { .. }
+                | Phase::Configuring { .. }
+                | Phase::Closing { .. }
+                | Phase::Over => {}
+            },
+            FromTwilio::Stop => self.end(EndReason::Stopped, "stop", now),
+            FromTwilio::Unknown { event } => {
+                self.desk.counts.unknown += 1;
+                self.desk.tolerate(&format!("unknown event {event}"));
+            }
+        }
+    }
+
+    fn started(&mut self, start: twilio::Start, now: Instant) {
+        if !matches!(self.phase, Phase::AwaitingStart) {
+            // The first one stands: the stream's identity is settled.
+            return self.desk.tolerate("a second start");
+        }
+        self.desk.timers.stop(Timer::Start);
+        let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid };
+        self.started = Some(stream.clone());
+        self.desk.event(CallEvent::Started {
+            call_sid: stream.call_sid.clone(),
+            stream_sid: stream.sid.to_string(),
+        });
+        if !start.format.is_mulaw_8k() {
+            let format = start.format;
+            let detail =
+                format!("{} at {} Hz, {} channels", format.encoding, format.sample_rate, format.channels);
+            return self.end(EndReason::UnsupportedMedia, &detail, now);
+        }
+        let media_came = self.uplink.waiting() > 0;
+        match self.desk.config.dial {
+            settings::DialWhen::OnMedia if !media_came => {
+                let by = now + ms(self.desk.config.timeouts.first_media_ms);
+                self.desk.timers.set(Timer::FirstMedia, by);
+                self.phase = Phase::AwaitingMedia { stream };
+            }
+            settings::DialWhen::OnMedia | settings::DialWhen::OnStart => self.dial(stream, now),
+        }
+    }
+
+    fn dial(&mut self, stream: Stream, now: Instant) {
+        self.desk.timers.stop(Timer::FirstMedia);
+        self.desk.timers.set(Timer::Dial, now + ms(self.desk.config.timeouts.dial_ms));
+        self.desk.event(CallEvent::Dialing);
+        self.desk.outbox.push_back(Transmit::Dial { call_sid: stream.call_sid.clone() });
+        self.model.state = LegState::Dialing;
+        self.phase = Phase::Dialing { stream };
+    }
+
+    fn media(&mut self, media: &twilio::Media, now: Instant) {
+        if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
+            return; // the model is gone: what the caller says now is discarded quietly
+        }
+        self.desk.counts.caller_frames += 1;
+        let taken = self.uplink.take(media);
+        self.desk.counts.filled_ms += taken.filled_ms;
+        self.desk.counts.dropped_uplink_ms += taken.dropped_ms;
+        if taken.repeated {
+            return self.desk.tolerate("a repeated media chunk");
+        }
+        match &mut self.phase {
+            Phase::AwaitingMedia { stream } => {
+                let stream = stream.clone();
+                self.dial(stream, now);
+            }
+            Phase::Live { talk, .. } => {
+                talk.caller_audio(&mut self.desk, &mut self.uplink, self.model.clogged, now);
+            }
+            Phase::AwaitingStart | Phase::Dialing { .. } | Phase::Configuring { .. } => {}
+            Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------- model leg
+
+    fn model_open(&mut self, now: Instant) {
+        let Phase::Dialing { stream } = &self.phase else { return };
+        let stream = stream.clone();
+        self.model.state = LegState::Open;
+        let timeouts = &self.desk.config.timeouts;
+        self.desk.timers.stop(Timer::Dial);
+        self.desk.timers.set(Timer::SessionCreated, now + ms(timeouts.session_created_ms));
+        self.desk.timers.set(Timer::ModelPing, now + ms(timeouts.ping_ms));
+        self.phase = Phase::Configuring { stream, asked: false };
+    }
+
+    fn handle_model(&mut self, event: ServerEvent, now: Instant) {
+        match &mut self.phase {
+            Phase::Configuring { .. } => self.configure(event, now),
+            Phase::Live { stream, talk } => {
+                let stream = stream.clone();
+                if let Err(failure) =
+                    talk.model_event(&mut self.desk, &stream, self.caller.clogged, event, now)
+                {
+                    self.fail(failure.reason, failure.detail, now);
+                }
+            }
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Notice { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => {}
+        }
+    }
+
+    /// One complete `session.update` after `session.created`; caller audio only once its formats are confirmed.
+    fn configure(&mut self, event: ServerEvent, now: Instant) {
+        let Phase::Configuring { stream, asked } = &mut self.phase else { return };
+        match event {
+            ServerEvent::SessionCreated { expires_at } if !*asked => {
+                *asked = true;
+                self.expires_at(expires_at, now);
+                self.desk.timers.stop(Timer::SessionCreated);
+                let by = now + ms(self.desk.config.timeouts.session_updated_ms);
+                self.desk.timers.set(Timer::SessionUpdated, by);
+                let settings = Box::new(self.desk.config.as_ref().clone());
+                self.desk.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
+            }
+            ServerEvent::SessionUpdated { formats, expires_at } if *asked => {
+                if let Err(failure) = self.desk.check_formats(&formats) {
+                    return self.fail(failure.reason, failure.detail, now);
+                }
+                let stream = stream.clone();
+                self.expires_at(expires_at, now);
+                self.desk.timers.stop(Timer::SessionUpdated);
+                self.desk.event(CallEvent::Live { after: now - self.began });
+                let talk =
+                    Box::new(Conversation::begin(&mut self.desk, &mut self.uplink, &self.early_keys, now));
+                self.phase = Phase::Live { stream, talk };
+            }
+            ServerEvent::Error(error) => {
+                let reason = talk::fatal(error.name()).unwrap_or(if *asked {
+                    EndReason::SessionRefused
+                } else {
+                    EndReason::ModelRefused
+                });
+                self.fail(reason, error.name().to_owned(), now);
+            }
+            ServerEvent::Other { kind, known: false } => {
+                self.desk.counts.unknown += 1;
+                self.desk.tolerate(&format!("unknown event {kind}"));
+            }
+            // Nothing else means anything before the session is configured.
+            ServerEvent::SessionCreated { .. }
+            | ServerEvent::SessionUpdated { .. }
+            | ServerEvent::SpeechStarted { .. }
+            | ServerEvent::SpeechStopped
+            | ServerEvent::Committed { .. }
+            | ServerEvent::ItemAdded { .. }
+            | ServerEvent::Truncated { .. }
+            | ServerEvent::Transcribed { .. }
+            | ServerEvent::TranscriptionFailed { .. }
+            | ServerEvent::ResponseCreated { .. }
+            | ServerEvent::ResponseDone(_)
+            | ServerEvent::AudioDelta { .. }
+            | ServerEvent::AudioDone { .. }
+            | ServerEvent::AgentWords { .. }
+            | ServerEvent::AgentWordsDone { .. }
+            | ServerEvent::OutputItemDone { .. }
+            | ServerEvent::Other { .. } => {}
+        }
+    }
+
+    fn expires_at(&mut self, unix: Option<i64>, now: Instant) {
+        let Some(unix) = unix else { return };
+        let Some(left) = u64::try_from(unix - self.unix_began).ok().filter(|&left| left > 0) else {
+            return self.desk.tolerate("an expiry in the past: the clocks disagree");
+        };
+        let expires = self.began + Duration::from_secs(left);
+        self.expires = Some(expires);
+        let warn = expires.checked_sub(ms(self.desk.config.timeouts.before_expiry_ms)).unwrap_or(now);
+        self.desk.timers.set(Timer::Expiry, warn.max(now));
+    }
+
+    // ---------------------------------------------------------------------------------------- both legs
+
+    fn leg(&mut self, leg: Leg) -> &mut LegStatus {
+        match leg {
+            Leg::Caller => &mut self.caller,
+            Leg::Model => &mut self.model,
+        }
+    }
+
+    fn sign_of_life(&mut self, leg: Leg, now: Instant) {
+        match leg {
+            Leg::Caller => {
+                self.desk.timers.stop(Timer::CallerPong);
+                if self.desk.timers.is_set(Timer::CallerSilent) {
+                    let by = now + ms(self.desk.config.timeouts.caller_silent_ms);
+                    self.desk.timers.set(Timer::CallerSilent, by);
+                }
+            }
+            Leg::Model => self.desk.timers.stop(Timer::ModelPong),
+        }
+    }
+
+    fn malformed(&mut self, leg: Leg, what: &str, now: Instant) {
+        self.desk.counts.malformed += 1;
+        let (side, reason) = match leg {
+            Leg::Caller => ("Twilio", EndReason::CallerMalformed),
+            Leg::Model => ("the model", EndReason::ModelLost),
+        };
+        self.desk.tolerate(&format!("from {side}: {what}"));
+        if self.desk.counts.malformed > u64::from(self.desk.config.limits.malformed) {
+            self.fail(reason, format!("too many malformed messages, the last from {side}: {what}"), now);
+        }
+    }
+
+    fn clogged(&mut self, leg: Leg, clogged: bool, now: Instant) {
+        self.leg(leg).clogged = clogged;
+        let timer = match leg {
+            Leg::Caller => Timer::CallerClogged,
+            Leg::Model => Timer::ModelClogged,
+        };
+        if clogged {
+            self.desk.tolerate(match leg {
+                Leg::Caller => "Twilio reads too slowly",
+                Leg::Model => "the model reads too slowly",
+            });
+            let by = now + ms(self.desk.config.timeouts.clogged_ms);
+            return self.desk.timers.set_if_unset(timer, by);
+        }
+        self.desk.timers.stop(timer);
+        match (&mut self.phase, leg) {
+            (Phase::Live { stream, talk }, Leg::Caller) => talk.pump(&mut self.desk, stream, false, now),
+            (Phase::Live { talk, .. }, Leg::Model) => {
+                talk.send_uplink(&mut self.desk, &mut self.uplink, false)
+            }
+            (Phase::Notice { stream, downlink, .. }, Leg::Caller) => {
+                self.desk.pump(downlink, stream, false, now);
+            }
+            (
+                Phase::AwaitingStart
+                | Phase::AwaitingMedia { .. }
+                | Phase::Dialing { .. }
+                | Phase::Configuring { .. }
+                | Phase::Notice { .. }
+                | Phase::Closing { .. }
+                | Phase::Over,
+                _,
+            ) => {}
+        }
+    }
+
+    /// A connection is no more.
+    fn gone(
+        &mut self,
+        leg: Leg,
+        caller_reason: EndReason,
+        code: Option<u16>,
+        words: &str,
+        detail: String,
+        now: Instant,
+    ) {
+        self.leg(leg).state = LegState::Gone;
+        match leg {
+            Leg::Caller => self.end(caller_reason, &detail, now),
+            Leg::Model => {
+                let expired = match &self.phase {
+                    Phase::Live { talk, .. } => talk.expired(),
+                    Phase::AwaitingStart
+                    | Phase::AwaitingMedia { .. }
+                    | Phase::Dialing { .. }
+                    | Phase::Configuring { .. }
+                    | Phase::Notice { .. }
+                    | Phase::Closing { .. }
+                    | Phase::Over => false,
+                };
+                let reason = match code {
+                    _ if expired || words.contains("maximum duration") => EndReason::SessionExpired,
+                    Some(3000..=4999) => EndReason::ModelRefused,
+                    _ => EndReason::ModelLost,
+                };
+                self.fail(reason, detail, now);
+            }
+        }
+    }
+
+    fn fire(&mut self, timer: Timer, now: Instant) {
+        match timer {
+            // Routine: these say nothing about the health of the call.
+            Timer::Pace | Timer::CallerPing | Timer::ModelPing | Timer::Keypad | Timer::Closing => {}
+            Timer::Start
+            | Timer::FirstMedia
+            | Timer::Dial
+            | Timer::SessionCreated
+            | Timer::SessionUpdated
+            | Timer::Mark
+            | Timer::FirstAudio
+            | Timer::Retry
+            | Timer::MediaPause
+            | Timer::CallerSilent
+            | Timer::CallerClogged
+            | Timer::ModelClogged
+            | Timer::CallerPong
+            | Timer::ModelPong
+            | Timer::Tool
+            | Timer::Expiry
+            | Timer::CallLimit
+            | Timer::Drain
+            | Timer::Notice => self.desk.event(CallEvent::TimerFired(timer)),
+        }
+        let overdue = |what: &str| format!("{what} did not come in time");
+        match timer {
+            Timer::Start => self.end(EndReason::NoStart, &overdue("start"), now),
+            Timer::FirstMedia => self.fail(EndReason::NoMedia, overdue("media"), now),
+            Timer::Dial => self.fail(EndReason::DialFailed, overdue("the connection"), now),
+            Timer::SessionCreated => self.fail(EndReason::SessionTimeout, overdue("session.created"), now),
+            Timer::SessionUpdated => self.fail(EndReason::SessionTimeout, overdue("session.updated"), now),
+            Timer::CallerSilent => self.lost_caller(EndReason::CallerSilent, "nothing came from Twilio", now),
+            Timer::CallerPong => self.lost_caller(EndReason::CallerSilent, "no pong came from Twilio", now),
+            Timer::CallerClogged => self.lost_caller(EndReason::CallerClogged, "Twilio does not read", now),
+            Timer::ModelPong => self.lost_model(EndReason::ModelSilent, "no pong came from the model", now),
+            Timer::ModelClogged => self.lost_model(EndReason::ModelClogged, "the model does not read", now),
+            Timer::CallLimit => self.fail(EndReason::TooLong, "the longest call".to_owned(), now),
+            Timer::Drain => self.fail(EndReason::Drained, "the server is shutting down".to_owned(), now),
+            Timer::Expiry => self.expiring(now),
+            Timer::CallerPing => self.ping(Leg::Caller, now),
+            Timer::ModelPing => self.ping(Leg::Model, now),
+            Timer::Notice => {
+                if let Phase::Notice { reason, detail, .. } = &self.phase {
+                    let (reason, detail) = (*reason, detail.clone());
+                    self.end(reason, &detail, now);
+                }
+            }
+            Timer::Closing => self.drop_legs(),
+            Timer::Mark => {
+                let patience = ms(self.desk.config.timeouts.mark_ms);
+                match &mut self.phase {
+                    Phase::Live { stream, talk } => {
+                        self.desk.counts.lost_marks += talk.downlink.give_up_marks(patience, now) as u64;
+                        talk.pump(&mut self.desk, stream, self.caller.clogged, now);
+                    }
+                    Phase::Notice { stream, downlink, .. } => {
+                        self.desk.counts.lost_marks += downlink.give_up_marks(patience, now) as u64;
+                        self.desk.pump(downlink, stream, self.caller.clogged, now);
+                    }
+                    Phase::AwaitingStart
+                    | Phase::AwaitingMedia { .. }
+                    | Phase::Dialing { .. }
+                    | Phase::Configuring { .. }
+                    | Phase::Closing { .. }
+                    | Phase::Over => {}
+                }
+            }
+            Timer::Pace => match &mut self.phase {
+                Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, self.caller.clogged, now),
+                Phase::Notice { stream, downlink, .. } => {
+                    self.desk.pump(downlink, stream, self.caller.clogged, now);
+                }
+                Phase::AwaitingStart
+                | Phase::AwaitingMedia { .. }
+                | Phase::Dialing { .. }
+                | Phase::Configuring { .. }
+                | Phase::Closing { .. }
+                | Phase::Over => {}
+            },
+            Timer::FirstAudio | Timer::Retry | Timer::Keypad | Timer::MediaPause | Timer::Tool => {
+                let Phase::Live { talk, .. } = &mut self.phase else { return };
+                let mut result = Ok(());
+                if timer == Timer::FirstAudio {
+                    result = talk.first_audio_overdue(&mut self.desk, now);
+                } else if timer == Timer::Retry {
+                    talk.retry(&mut self.desk, now);
+                } else if timer == Timer::Keypad {
+                    talk.keypad_complete(&mut self.desk, now);
+                } else if timer == Timer::MediaPause {
+                    talk.media_paused(&mut self.desk, &mut self.uplink, self.model.clogged);
+                } else {
+                    talk.tool_overdue(&mut self.desk, now);
+                }
+                if let Err(Failure { reason, detail }) = result {
+                    self.fail(reason, detail, now);
+                }
+            }
+        }
+    }
+
+    fn ping(&mut self, leg: Leg, now: Instant) {
+        let (ping, pong) = match leg {
+            Leg::Caller => (Timer::CallerPing, Timer::CallerPong),
+            Leg::Model => (Timer::ModelPing, Timer::ModelPong),
+        };
+        if self.leg(leg).state != LegState::Open {
+            return;
+        }
+        self.desk.outbox.push_back(Transmit::Ping(leg));
+        let timeouts = &self.desk.config.timeouts;
+        let (again, by) = (now + ms(timeouts.ping_ms), now + ms(timeouts.pong_ms));
+        self.desk.timers.set(ping, again);
+        self.desk.timers.set_if_unset(pong, by);
+    }
+
+    fn expiring(&mut self, now: Instant) {
+        let Some(expires) = self.expires.take() else {
+            return self.fail(
+                EndReason::SessionExpired,
+                "the session nears its maximum duration".to_owned(),
+                now,
+            );
+        };
+        self.desk.event(CallEvent::ExpiringSoon);
+        // Leave room for what is at the ear, the last words and the round trips.
+        let room = ms(u64::try_from(self.notice.len()).unwrap_or(0) / 8)
+            + ms(self.desk.config.pacing.lead_ms.min(10_000))
+            + ms(1_000);
+        let last = expires.checked_sub(room).unwrap_or(now);
+        self.desk.timers.set(Timer::Expiry, last.max(now));
+    }
+
+    // ---------------------------------------------------------------------------------------- the end
+
+    /// The caller's connection is dead: there is nobody left to tell.
+    fn lost_caller(&mut self, reason: EndReason, detail: &str, now: Instant) {
+        if self.caller.state == LegState::Open {
+            self.drop_leg(Leg::Caller);
+        }
+        self.end(reason, detail, now);
+    }
+
+    /// The model's connection is dead: closing it politely would only wait.
+    fn lost_model(&mut self, reason: EndReason, detail: &str, now: Instant) {
+        self.drop_leg(Leg::Model);
+        self.fail(reason, detail.to_owned(), now);
+    }
+
+    /// The call cannot go on, but the caller is still there: say so, then let the TwiML go on.
+    fn fail(&mut self, reason: EndReason, detail: String, now: Instant) {
+        if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
+            return;
+        }
+        let Some(stream) = self.phase.stream().cloned().filter(|_| self.caller.state == LegState::Open)
+        else {
+            return self.end(reason, &detail, now);
+        };
+        self.close_leg(Leg::Model);
+        self.desk.timers.stop_conversation();
+        let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Live { talk, .. } => talk.end(&mut self.desk),
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Notice { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => Downlink::new(&self.desk.config),
+        };
+        let cuts = downlink.drop_held();
+        self.desk.transcript.cut_all(&cuts);
+        downlink.push_prompt(&self.notice);
+        let spoken = ms(u64::try_from(self.notice.len()).unwrap_or(0) / 8);
+        let patience = ms(self.desk.config.timeouts.notice_ms);
+        // What is at the ear plays out first, but the notice is not kept waiting for ever.
+        let by = now + downlink.lead(now).min(Duration::from_secs(30)) + spoken + patience;
+        self.desk.timers.set(Timer::Notice, by);
+        self.desk.event(CallEvent::Notice { reason });
+        self.desk.pump(&mut downlink, &stream, self.caller.clogged, now);
+        self.phase = Phase::Notice { stream, reason, detail, downlink: Box::new(downlink) };
+    }
+
+    /// The call is over. Closes whatever is open; nothing of it remains after the closing time.
+    fn end(&mut self, reason: EndReason, detail: &str, now: Instant) {
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
+            return;
+        }
+        // A call that was failing when its caller left ended because it was failing.
+        let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Live { talk, .. } => {
+                let downlink = talk.end(&mut self.desk);
+                self.desk.transcript.cut_all(&downlink.unheard(now));
+                (reason, detail.to_owned())
+            }
+            Phase::Notice { reason, detail, downlink, .. } => {
+                self.desk.transcript.cut_all(&downlink.unheard(now));
+                (reason, detail)
+            }
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => (reason, detail.to_owned()),
+        };
+        self.desk.timers.stop_all();
+        self.phase = Phase::Closing { reason, detail };
+        self.close_leg(Leg::Model);
+        self.close_leg(Leg::Caller);
+        self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+    }
+
+    fn close_leg(&mut self, leg: Leg) {
+        match self.leg(leg).state {
+            LegState::Open => {
+                self.leg(leg).state = LegState::Closing;
+                self.desk.outbox.push_back(Transmit::Close { leg, code: 1000, reason: "" });
+            }
+            LegState::Dialing => self.drop_leg(leg),
+            LegState::Absent => self.leg(leg).state = LegState::Gone,
+            LegState::Closing | LegState::Gone => {}
+        }
+    }
+
+    fn drop_leg(&mut self, leg: Leg) {
+        self.leg(leg).state = LegState::Gone;
+        self.desk.outbox.push_back(Transmit::Drop(leg));
+    }
+
+    fn drop_legs(&mut self) {
+        for leg in [Leg::Caller, Leg::Model] {
+            if self.leg(leg).state != LegState::Gone {
+                self.drop_leg(leg);
+            }
+        }
+    }
+
+    /// Restores what must hold between two inputs.
+    fn settle(&mut self, now: Instant) {
+        let held = match &self.phase {
+            Phase::Live { talk, .. } => talk.downlink.held_bytes(),
+            Phase::Notice { downlink, .. } => downlink.held_bytes(),
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => 0,
+        };
+        let held = (held + self.uplink.waiting()) as u64;
+        self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
+        if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
+            && downlink.is_quiet()
+        {
+            let (reason, detail) = (*reason, detail.clone());
+            self.end(reason, &detail, now);
+        }
+        if let Phase::Closing { reason, detail } = &self.phase
+            && self.caller.state == LegState::Gone
+            && self.model.state == LegState::Gone
+        {
+            let ended = CallEvent::Ended {
+                reason: *reason,
+                detail: detail.clone(),
+                lasted: now - self.began,
+                counts: self.desk.counts.clone(),
+                transcript: self.desk.transcript.lines(),
+            };
+            self.desk.timers.stop_all();
+            self.desk.event(ended);
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// The call's identity, once `start` has come.
+    pub fn call_sid(&self) -> Option<&str> {
+        self.started.as_ref().map(|stream| stream.call_sid.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! Where a call can be. What makes sense only there lives inside.
+
+use super::Stream;
+use super::downlink::Downlink;
+use super::event::EndReason;
+use super::talk::Conversation;
+
+/// The phases, in the order a call meets them. Any of them may go straight to `Closing`.
+pub(super) enum Phase {
+    /// The socket is open; Twilio has not said which call this is.
+    AwaitingStart,
+    /// The stream is known; the model is dialled when audio flows.
+    AwaitingMedia { stream: Stream },
+    /// The model is being dialled; what the caller says meanwhile waits in the uplink.
+    Dialing { stream: Stream },
+    /// The model's socket is open; the session is being settled. `asked`: the `session.update` was sent.
+    Configuring { stream: Stream, asked: bool },
+    /// Both ends can hear each other.
+    Live { stream: Stream, talk: Box<Conversation> },
+    /// The model is gone; the caller is being told.
+    Notice { stream: Stream, reason: EndReason, detail: String, downlink: Box<Downlink> },
+    /// Both ends are being closed.
+    Closing { reason: EndReason, detail: String },
+    /// Nothing is left.
+    Over,
+}
+
+impl Phase {
+    /// The stream, while there is one to speak to.
+    pub(super) const fn stream(&self) -> Option<&Stream> {
+        match self {
+            Self::AwaitingMedia { stream }
+            | Self::Dialing { stream }
+            | Self::Configuring { stream, .. }
+            | Self::Live { stream, .. }
+            | Self::Notice { stream, .. } => Some(stream),
+            Self::AwaitingStart | Self::Closing { .. } | Self::Over => None,
+        }
+    }
+}

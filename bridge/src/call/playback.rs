@@ -1,0 +1,363 @@
+//! The ledger of the ear: what was generated, what was sent, what was heard. Three different numbers.
+//!
+//! Twilio plays what it is sent at exactly 8 bytes a millisecond and returns a mark when all audio before it was
+//! played. Between two marks the clock interpolates: audio sent into an idle ear starts at once, audio sent into
+//! a busy one starts when the ear is free. A mark that comes later than that model predicts, by more than the
+//! smallest delay seen on this call, shows that the ear was held up (a stalled network), and shifts the model by
+//! the difference. A mark that is overdue stops the clock: the ear cannot have passed it.
+//!
+//! Marks returned because of a `clear` prove nothing: they belong to an earlier generation and are ignored.
+
+use super::settings::ms;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// G.711 bytes per millisecond.
+const BYTES_PER_MS: u64 = 8;
+
+/// How long past its usual delay a mark may be before the ear counts as held up: jitter of one frame each way.
+const OVERDUE_AFTER: Duration = Duration::from_millis(40);
+
+/// The delay assumed for the first mark of a call, before one was seen: a generous round trip.
+const FIRST_ROUND_TRIP: Duration = Duration::from_millis(1_000);
+
+/// A stretch of one item on its way to the ear, up to and including the mark behind it.
+#[derive(Clone, Debug)]
+struct Segment {
+    /// Which item, by the number the downlink gave it.
+    item: u64,
+    /// Bytes of the item before this segment.
+    from: u64,
+    len: u64,
+    /// When its first byte plays if nothing holds the ear up.
+    starts: Instant,
+}
+
+impl Segment {
+    fn ends(&self) -> Instant {
+        self.starts + playing_time(self.len)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct PendingMark {
+    name: String,
+    item: u64,
+    /// Bytes of the item before the mark.
+    position: u64,
+    /// When it comes back if nothing holds the ear up and the network took no time.
+    expected: Instant,
+}
+
+/// What a returned mark means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// All audio before it was heard.
+    Played,
+    /// A `clear` sent it back: nothing was heard because of it.
+    Flushed,
+    /// No mark of ours.
+    Unknown,
+}
+
+/// What was sent to the ear and what of it was heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Playback {
+    generation: u64,
+    segments: VecDeque<Segment>,
+    pending: VecDeque<PendingMark>,
+    /// Bytes known to be heard of the item a mark was last returned for.
+    confirmed: Option<(u64, u64)>,
+    /// When the ear runs dry if nothing holds it up.
+    free: Option<Instant>,
+    /// How much the ear is behind that.
+    skew: Duration,
+    /// The smallest delay of a mark on this call: the round trip.
+    round_trip: Option<Duration>,
+    /// Marks have been coming back; without them only the clock is left.
+    trusted: bool,
+}
+
+impl Playback {
+    pub(crate) const fn new() -> Self {
+        Self {
+            generation: 0,
+            segments: VecDeque::new(),
+            pending: VecDeque::new(),
+            confirmed: None,
+            free: None,
+            skew: Duration::ZERO,
+            round_trip: None,
+            trusted: true,
+        }
+    }
+
+    /// When the ear will have played everything sent, by the best estimate.
+    pub(crate) fn free_at(&self, now: Instant) -> Instant {
+        self.free.map_or(now, |free| free + self.skew).max(now)
+    }
+
+    /// How much sent audio is still ahead of the ear.
+    pub(crate) fn lead(&self, now: Instant) -> Duration {
+        self.free_at(now) - now
+    }
+
+    /// Whether sent audio may still be unheard.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        self.free_at(now) > now || self.held_up_at(now).is_some()
+    }
+
+    /// Notes `len` bytes of item `item`, which follow `from` bytes of it, as sent at `now`.
+    pub(crate) fn sent(&mut self, item: u64, from: u64, len: u64, now: Instant) {
+        let starts = match self.free {
+            Some(free) if free + self.skew > now => free,
+            _ => {
+                self.skew = Duration::ZERO;
+                now
+            }
+        };
+        self.free = Some(starts + playing_time(len));
+        match self.segments.back_mut() {
+            Some(last) if last.item == item && last.from + last.len == from && last.ends() == starts => {
+                last.len += len;
+            }
+            _ => self.segments.push_back(Segment { item, from, len, starts }),
+        }
+    }
+
+    /// A name for a mark behind `position` bytes of item `item`, noted as sent at `now`.
+    pub(crate) fn mark(&mut self, item: u64, position: u64, now: Instant) -> String {
+        let name = format!("{}/{item}/{}", self.generation, position / BYTES_PER_MS);
+        let expected = self.free.unwrap_or(now);
+        self.pending.push_back(PendingMark { name: name.clone(), item, position, expected });
+        name
+    }
+
+    /// A mark came back.
+    pub(crate) fn returned(&mut self, name: &str, now: Instant) -> Returned {
+        let Some(index) = self.pending.iter().position(|mark| mark.name == name) else {
+            let generation = name.split('/').next().and_then(|g| g.parse::<u64>().ok());
+            return match generation {
+                Some(g) if g < self.generation => Returned::Flushed,
+                _ => Returned::Unknown,
+            };
+        };
+        let late = now.saturating_duration_since(self.pending[index].expected);
+        let usual = self.round_trip.map_or(late, |usual| usual.min(late));
+        self.round_trip = Some(usual);
+        self.skew = late - usual;
+        self.trusted = true;
+        self.confirm_through(index);
+        Returned::Played
+    }
+
+    /// Everything up to and including pending mark `index` was heard.
+    fn confirm_through(&mut self, index: usize) {
+        let Some(mark) = self.pending.drain(..=index).next_back() else { return };
+        self.confirmed = Some((mark.item, mark.position));
+        // Segments end at marks or run on past them within one item.
+        while let Some(first) = self.segments.front_mut() {
+            if first.item == mark.item && first.from + first.len > mark.position {
+                if first.from < mark.position {
+                    first.starts += playing_time(mark.position - first.from);
+                    first.len -= mark.position - first.from;
+                    first.from = mark.position;
+                }
+                break;
+            }
+            let reached = first.item == mark.item && first.from + first.len == mark.position;
+            self.segments.pop_front();
+            if reached {
+                break;
+            }
+        }
+    }
+
+    /// Gives up on marks that are overdue by `patience`: they are taken as lost, their audio as heard.
+    /// Returns how many there were.
+    pub(crate) fn give_up_marks(&mut self, patience: Duration, now: Instant) -> usize {
+        let lost = self.pending.iter().take_while(|mark| mark.expected + self.skew + patience <= now).count();
+        if lost > 0 {
+            self.trusted = false;
+            self.confirm_through(lost - 1);
+        }
+        lost
+    }
+
+    /// When the oldest outstanding mark will have to be given up.
+    pub(crate) fn marks_due(&self, patience: Duration) -> Option<Instant> {
+        self.pending.front().map(|mark| mark.expected + self.skew + patience)
+    }
+
+    /// No mark is outstanding.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
+    fn held_up_at(&self, now: Instant) -> Option<Instant> {
+        let mark = self.pending.front().filter(|_| self.trusted)?;
+        let usual = self.round_trip.unwrap_or(FIRST_ROUND_TRIP);
+        (now > mark.expected + self.skew + usual + OVERDUE_AFTER).then_some(mark.expected)
+    }
+
+    /// Bytes of item `item` heard by `now`.
+    pub(crate) fn heard(&self, item: u64, now: Instant) -> u64 {
+        let mut ear = now - self.skew.min(ms(u64::from(u32::MAX)));
+        if let Some(wall) = self.held_up_at(now) {
+            ear = ear.min(wall);
+        }
+        let confirmed = match self.confirmed {
+            Some((confirmed, position)) if confirmed == item => position,
+            Some((confirmed, _)) if confirmed > item => u64::MAX,
+            _ => 0,
+        };
+        let by_clock = self
+            .segments
+            .iter()
+            .filter(|s| s.item == item)
+            .map(|s| s.from + bytes_in(ear.saturating_duration_since(s.starts)).min(s.len))
+            .max()
+            .unwrap_or(0);
+        confirmed.max(by_clock)
+    }
+
+    /// The caller took the floor: what is not heard will not be. Returns whether anything was queued at the ear,
+    /// that is, whether a `clear` is due.
+    pub(crate) fn clear(&mut self, now: Instant) -> bool {
+        let busy = self.is_busy(now);
+        self.segments.clear();
+        self.pending.clear();
+        self.free = None;
+        self.skew = Duration::ZERO;
+        self.generation += 1;
+        busy
+    }
+}
+
+const fn playing_time(bytes: u64) -> Duration {
+    Duration::from_micros(bytes * 1_000 / BYTES_PER_MS)
+}
+
+fn bytes_in(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX / BYTES_PER_MS) * BYTES_PER_MS / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ITEM: u64 = 1;
+
+    struct Ear {
+        playback: Playback,
+        zero: Instant,
+        at: u64,
+    }
+
+    impl Ear {
+        #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+        fn new() -> Self {
+            Self { playback: Playback::new(), zero: Instant::now(), at: 0 }
+        }
+        fn now(&self) -> Instant {
+            self.zero + ms(self.at)
+        }
+        fn sent(&mut self, from_ms: u64, len_ms: u64) -> String {
+            let now = self.now();
+            self.playback.sent(ITEM, from_ms * 8, len_ms * 8, now);
+            self.playback.mark(ITEM, (from_ms + len_ms) * 8, now)
+        }
+        fn heard_ms(&self) -> u64 {
+            self.playback.heard(ITEM, self.now()) / 8
+        }
+    }
+
+    #[test]
+    fn a_burst_is_heard_at_the_speed_of_speech() {
+        let mut t = Ear::new();
+        for i in 0..15 {
+            t.sent(i * 200, 200);
+        }
+        t.at = 140;
+        assert_eq!(t.heard_ms(), 140);
+        assert!(t.playback.is_busy(t.now()));
+    }
+
+    #[test]
+    fn a_usual_round_trip_does_not_count_as_delay() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        for (i, mark) in marks.iter().enumerate().take(6) {
+            t.at = (i as u64 + 1) * 200 + 50;
+            assert_eq!(t.playback.returned(mark, t.now()), Returned::Played);
+        }
+        t.at = 1_330;
+        assert_eq!(t.heard_ms(), 1_330);
+    }
+
+    #[test]
+    fn a_late_mark_shows_that_the_ear_was_held_up() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 250;
+        t.playback.returned(&marks[0], t.now());
+        t.at = 750; // usual would have been 450: something held the ear up for 300 ms
+        t.playback.returned(&marks[1], t.now());
+        t.at = 800;
+        assert_eq!(t.heard_ms(), 500);
+    }
+
+    #[test]
+    fn an_overdue_mark_stops_the_clock() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 250;
+        t.playback.returned(&marks[0], t.now());
+        t.at = 2_000;
+        assert_eq!(t.heard_ms(), 400, "the second mark should have been back by 490 ms");
+        assert!(t.playback.is_busy(t.now()));
+    }
+
+    #[test]
+    fn marks_returned_by_a_clear_prove_nothing() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 300;
+        assert!(t.playback.clear(t.now()), "there was audio to clear");
+        for mark in &marks {
+            assert_eq!(t.playback.returned(mark, t.now()), Returned::Flushed);
+        }
+        assert!(!t.playback.clear(t.now()), "nothing is queued any more");
+    }
+
+    #[test]
+    fn a_carrier_without_marks_leaves_the_clock_in_charge() {
+        let mut t = Ear::new();
+        for i in 0..50 {
+            t.sent(i * 200, 200);
+        }
+        t.at = 5_200;
+        assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 1);
+        t.at = 6_000;
+        assert_eq!(t.heard_ms(), 6_000);
+    }
+
+    #[test]
+    fn a_gap_in_generation_restarts_the_ear() {
+        let mut t = Ear::new();
+        t.sent(0, 200);
+        t.at = 1_000;
+        assert!(t.playback.free_at(t.now()) == t.now());
+        t.sent(200, 200);
+        t.at = 1_100;
+        assert_eq!(t.heard_ms(), 300);
+    }
+
+    #[test]
+    fn a_mark_we_never_sent_is_told_apart() {
+        let mut t = Ear::new();
+        assert_eq!(t.playback.returned("responsePart", t.now()), Returned::Unknown);
+        assert_eq!(t.playback.returned("9/1/20", t.now()), Returned::Unknown);
+    }
+}

@@ -1,0 +1,296 @@
+//! One sequencer for everything the model says: at most one `response.create` outstanding, at most one response
+//! active, and a fence around every response the caller interrupted.
+//!
+//! Three ways a response comes about: the server's voice detection answers a turn by itself, the bridge asks for
+//! one, or a server starts one unasked (taken like the first). What the bridge wants while it may not ask is
+//! remembered, once; a turn the server will answer by itself satisfies what was wanted before it, because the
+//! answer is generated from a conversation that already holds the items the want was about.
+//!
+//! The fence is a list of who may be heard, not of who may not: a response is on it from its creation until the
+//! caller interrupts, so that audio of a response nobody announced, or that ended long ago, is dropped as well.
+
+use std::collections::VecDeque;
+
+/// Responses that may be heard, remembered by id. More than one is there only because the last deltas of a
+/// response may come after its end.
+const WELCOME_MAX: usize = 16;
+
+/// Why the bridge wants a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The first words of the call.
+    Greeting,
+    /// The caller's turn ended and the server does not answer by itself.
+    Turn,
+    /// The caller used the keypad.
+    Keypad,
+    /// Function calls were answered.
+    ToolOutput,
+    /// The last response failed.
+    Retry,
+}
+
+impl Why {
+    /// Whether a response that was already running when the wish came up makes it needless.
+    const fn is_met_by_a_running_response(self) -> bool {
+        match self {
+            Self::Greeting | Self::Turn | Self::Retry => true,
+            Self::Keypad | Self::ToolOutput => false,
+        }
+    }
+}
+
+/// A response that is being generated.
+#[derive(Clone, Debug)]
+pub(crate) struct Active {
+    pub(crate) id: String,
+    /// Its first audio was taken.
+    pub(crate) spoke: bool,
+    /// It called a function.
+    pub(crate) called: bool,
+    /// It was interrupted: nothing of it is played.
+    pub(crate) fenced: bool,
+}
+
+/// A `response.create` that was sent and not yet answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Requested {
+    pub(crate) number: u64,
+    pub(crate) event_id: String,
+    why: Why,
+    fenced: bool,
+}
+
+/// What to do about a response that was just created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// Let it speak.
+    Welcome,
+    /// It was interrupted before it existed: cancel it by id.
+    Unwanted,
+}
+
+/// The responses of one call.
+#[derive(Debug, Default)]
+pub(crate) struct Responses {
+    active: Option<Active>,
+    requested: Option<Requested>,
+    wanted: Option<Why>,
+    /// The server will answer the turn that just ended.
+    auto_pending: bool,
+    /// ... but the caller interrupted it already.
+    auto_fenced: bool,
+    welcome: VecDeque<String>,
+    next_request: u64,
+}
+
+impl Responses {
+    /// Notes that a response is wanted; asked for by [`Responses::ask`] as soon as it may be.
+    pub(crate) fn want(&mut self, why: Why) {
+        self.wanted = Some(why);
+    }
+
+    /// Asks for the wanted response if nothing stands in the way. Returns the request to send.
+    pub(crate) fn ask(&mut self, caller_speaks: bool) -> Option<(Requested, Why)> {
+        if caller_speaks || self.active.is_some() || self.requested.is_some() || self.auto_pending {
+            return None;
+        }
+        let why = self.wanted.take()?;
+        self.next_request += 1;
+        let number = self.next_request;
+        let request = Requested { number, event_id: format!("create_{number}"), why, fenced: false };
+        self.requested = Some(request.clone());
+        Some((request, why))
+    }
+
+    /// The caller's turn ended and the server answers it by itself.
+    pub(crate) fn expect_auto(&mut self) {
+        self.auto_pending = true;
+        self.auto_fenced = false;
+        self.wanted = None;
+    }
+
+    /// A response came into being.
+    pub(crate) fn created(&mut self, id: &str, request: Option<u64>, caller_speaks: bool) -> Created {
+        // A server that does not return metadata still answers requests in order.
+        let unnamed = request.is_none() && !self.auto_pending;
+        let ours = self.requested.take_if(|r| Some(r.number) == request || unnamed);
+        let fenced = match &ours {
+            Some(ours) => ours.fenced,
+            None if request.is_some() => true, // one we gave up waiting for
+            None => {
+                // The server answers turns, and a turn is over when it does: while the caller is speaking an
+                // unasked response belongs to the turn before, which has just been interrupted.
+                let fenced = caller_speaks || (self.auto_pending && self.auto_fenced);
+                self.auto_pending = false;
+                self.auto_fenced = false;
+                fenced
+            }
+        };
+        // A cancelled predecessor may end later than its successor begins.
+        self.active = Some(Active { id: id.to_owned(), spoke: false, called: false, fenced });
+        if fenced {
+            return Created::Unwanted;
+        }
+        if self.welcome.len() >= WELCOME_MAX {
+            self.welcome.pop_front();
+        }
+        self.welcome.push_back(id.to_owned());
+        Created::Welcome
+    }
+
+    /// A response ended. Returns it if it was the active one.
+    pub(crate) fn done(&mut self, id: &str) -> Option<Active> {
+        self.active.take_if(|active| active.id == id)
+    }
+
+    /// The caller took the floor: nothing that exists or was asked for may be heard any more.
+    /// Returns the active response if it was not fenced before.
+    pub(crate) fn interrupt(&mut self) -> Option<String> {
+        self.wanted = None;
+        self.welcome.clear();
+        if let Some(requested) = &mut self.requested {
+            requested.fenced = true;
+        }
+        if self.auto_pending {
+            self.auto_fenced = true;
+        }
+        let active = self.active.as_mut().filter(|active| !active.fenced)?;
+        active.fenced = true;
+        Some(active.id.clone())
+    }
+
+    /// Whether this response may be heard: it was announced, and not interrupted since.
+    pub(crate) fn is_welcome(&self, id: &str) -> bool {
+        self.welcome.iter().any(|welcome| welcome == id)
+    }
+
+    /// A response was asked for and has not come into being.
+    pub(crate) const fn is_requested(&self) -> bool {
+        self.requested.is_some()
+    }
+
+    /// Our request was refused because another response is running. Returns whether it was ours.
+    pub(crate) fn refused_as_busy(&mut self, event_id: Option<&str>) -> bool {
+        let Some(ours) = self.requested.take_if(|r| event_id.is_none_or(|id| id == r.event_id)) else {
+            return false;
+        };
+        if !ours.fenced && !ours.why.is_met_by_a_running_response() {
+            self.wanted = Some(ours.why);
+        }
+        true
+    }
+
+    /// Our request was refused for another reason. Returns whether it was ours and still wanted.
+    pub(crate) fn refused(&mut self, event_id: &str) -> bool {
+        self.requested.take_if(|r| r.event_id == event_id).is_some_and(|r| !r.fenced)
+    }
+
+    /// Nothing came of what was expected: forget it, so that it can be asked for again. Returns the response to
+    /// cancel, if one exists.
+    pub(crate) fn give_up(&mut self) -> Option<String> {
+        self.requested = None;
+        self.auto_pending = false;
+        self.auto_fenced = false;
+        let running = self.interrupt();
+        self.active = None;
+        running
+    }
+
+    /// The response being generated.
+    pub(crate) const fn active(&self) -> Option<&Active> {
+        self.active.as_ref()
+    }
+
+    /// The response being generated, if it is this one.
+    pub(crate) fn active_mut(&mut self, id: &str) -> Option<&mut Active> {
+        self.active.as_mut().filter(|active| active.id == id)
+    }
+
+    /// A response is running, asked for, or about to be made by the server, and not interrupted.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| !a.fenced)
+            || self.requested.as_ref().is_some_and(|r| !r.fenced)
+            || (self.auto_pending && !self.auto_fenced)
+            || self.wanted.is_some()
+    }
+
+    /// Something that must be cancelled explicitly when a key press interrupts: voice detection does not see it.
+    pub(crate) fn is_anything_coming(&self) -> bool {
+        self.active.is_some() || self.requested.is_some() || self.auto_pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_two_requests_outstanding() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        assert!(t.ask(false).is_some());
+        t.want(Why::Keypad);
+        assert!(t.ask(false).is_none());
+        t.created("r1", Some(1), false);
+        assert!(t.ask(false).is_none());
+        t.done("r1");
+        assert!(t.ask(false).is_some());
+    }
+
+    #[test]
+    fn a_request_interrupted_in_flight_is_unwanted_when_it_is_created() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        t.ask(false);
+        assert_eq!(t.interrupt(), None, "there is no id to cancel yet");
+        assert_eq!(t.created("r1", Some(1), true), Created::Unwanted);
+        assert!(!t.is_welcome("r1"));
+    }
+
+    #[test]
+    fn an_unasked_response_during_speech_belongs_to_the_turn_before() {
+        let mut t = Responses::default();
+        t.expect_auto();
+        t.interrupt();
+        assert_eq!(t.created("r1", None, true), Created::Unwanted);
+        t.done("r1");
+        t.expect_auto();
+        assert_eq!(t.created("r2", None, false), Created::Welcome);
+    }
+
+    #[test]
+    fn a_late_done_of_the_old_response_does_not_end_the_new_one() {
+        let mut t = Responses::default();
+        t.created("old", None, false);
+        t.interrupt();
+        t.created("new", None, false);
+        assert!(t.done("old").is_none());
+        assert!(t.active().is_some_and(|a| a.id == "new"));
+    }
+
+    #[test]
+    fn a_busy_refusal_keeps_what_the_running_response_cannot_know() {
+        let mut t = Responses::default();
+        t.want(Why::ToolOutput);
+        t.ask(false);
+        assert!(t.refused_as_busy(Some("create_1")));
+        assert!(t.ask(false).is_some(), "a tool's output is still to be spoken about");
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        t.ask(false);
+        assert!(t.refused_as_busy(Some("create_1")));
+        assert!(t.ask(false).is_none(), "somebody is speaking already: no greeting");
+    }
+
+    #[test]
+    fn the_turn_the_server_answers_satisfies_what_was_wanted_before() {
+        let mut t = Responses::default();
+        t.want(Why::Keypad);
+        assert!(t.ask(true).is_none(), "not while the caller speaks");
+        t.expect_auto();
+        t.created("r1", None, false);
+        t.done("r1");
+        assert!(t.ask(false).is_none());
+    }
+}

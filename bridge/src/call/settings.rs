@@ -1,0 +1,283 @@
+//! What a call needs to know before it begins. Every limit has a default and a sentence.
+//!
+//! The same type is a section of the configuration file, part of a scenario, and all that the core ever sees
+//! of the configuration. Durations are whole milliseconds and end in `_ms`.
+
+use crate::audio::Format;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Settings of one call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallConfig {
+    /// Audio format on the model leg: `pcm24k` (transcoded) or `pcmu` (passed through).
+    pub format: Format,
+    /// Event names spoken to the model: `ga`, or `beta` for servers that still speak the retired names.
+    pub dialect: Dialect,
+    /// When to dial the model.
+    pub dial: DialWhen,
+    /// The model's name, as in the `model` query parameter.
+    pub model: String,
+    /// The voice to speak with; `None` leaves the server's default.
+    pub voice: Option<String>,
+    /// The system instructions.
+    pub instructions: String,
+    /// Instructions for a greeting spoken as soon as the session is ready; `None` waits for the caller.
+    pub greeting: Option<String>,
+    /// Transcription of the caller; `None` switches it off.
+    pub transcription: Option<Transcription>,
+    /// Server-side noise reduction: `near_field`, `far_field` or none.
+    pub noise_reduction: Option<String>,
+    /// Server-side voice activity detection.
+    pub vad: Vad,
+    /// The caller may interrupt the agent. Switched off, speech over the agent is heard but stops nothing.
+    pub barge_in: bool,
+    /// Functions the model may call.
+    pub tools: Vec<ToolSpec>,
+    /// How far the audio sent to the caller may run ahead of the ear.
+    pub pacing: Pacing,
+    /// How keypad presses are gathered.
+    pub dtmf: Dtmf,
+    /// Bounds on what a call may hold.
+    pub limits: Limits,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+}
+
+impl Default for CallConfig {
+    fn default() -> Self {
+        Self {
+            format: Format::default(),
+            dialect: Dialect::Ga,
+            dial: DialWhen::OnMedia,
+            model: "gpt-realtime-2.1".into(),
+            voice: None,
+            instructions: "You are a helpful assistant on a phone call. Keep your answers short.".into(),
+            greeting: None,
+            transcription: None,
+            noise_reduction: None,
+            vad: Vad::default(),
+            barge_in: true,
+            tools: Vec::new(),
+            pacing: Pacing::default(),
+            dtmf: Dtmf::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Which event names are written to the model. Both are always understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// The current protocol.
+    #[default]
+    Ga,
+    /// The retired beta names and flat session object.
+    Beta,
+}
+
+/// When to dial the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DialWhen {
+    /// On the first `media` message: an early `start` is never taken for audio.
+    #[default]
+    OnMedia,
+    /// On `start`: a few milliseconds earlier.
+    OnStart,
+}
+
+/// Transcription of the caller's speech.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transcription {
+    /// The transcription model.
+    pub model: String,
+    /// ISO 639-1 language; naming it keeps noise from flipping the language.
+    pub language: Option<String>,
+}
+
+/// Server-side voice activity detection. Every field is always sent, because the server's defaults differ by model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vad {
+    /// `server_vad` threshold, 0 to 1. Higher ignores more noise.
+    pub threshold: f64,
+    /// Audio kept from before the detected start, ms.
+    pub prefix_padding_ms: u32,
+    /// Silence that ends a turn, ms.
+    pub silence_duration_ms: u32,
+    /// The server answers each turn by itself.
+    pub create_response: bool,
+    /// The server cancels its response when the caller speaks.
+    pub interrupt_response: bool,
+}
+
+impl Default for Vad {
+    fn default() -> Self {
+        Self {
+            threshold: 0.5,
+            prefix_padding_ms: 300,
+            silence_duration_ms: 500,
+            create_response: true,
+            interrupt_response: true,
+        }
+    }
+}
+
+/// A function the model may call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for, told to the model.
+    #[serde(default)]
+    pub description: String,
+    /// JSON schema of its arguments.
+    #[serde(default = "empty_schema")]
+    pub parameters: serde_json::Value,
+    /// How long one run may take before the model is told it timed out, ms.
+    #[serde(default = "tool_timeout")]
+    pub timeout_ms: u64,
+}
+
+fn empty_schema() -> serde_json::Value {
+    serde_json::json!({"type": "object", "properties": {}})
+}
+
+const fn tool_timeout() -> u64 {
+    15_000
+}
+
+/// How far the audio sent to the caller may run ahead of the ear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pacing {
+    /// Largest lead, ms. Survives network stalls of that length; what is not yet sent need not be cleared.
+    /// 540,000 and more means "at once": Twilio discards what would queue beyond ten minutes.
+    pub lead_ms: u64,
+    /// Distance between marks, ms. Marks say what was heard.
+    pub mark_every_ms: u64,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self { lead_ms: 3_000, mark_every_ms: 200 }
+    }
+}
+
+/// How keypad presses become one message to the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dtmf {
+    /// The key that ends an entry at once.
+    pub terminator: char,
+    /// Quiet that ends an entry, ms.
+    pub quiet_ms: u64,
+    /// Most keys in one entry.
+    pub max_digits: usize,
+}
+
+impl Default for Dtmf {
+    fn default() -> Self {
+        Self { terminator: '#', quiet_ms: 1_500, max_digits: 32 }
+    }
+}
+
+/// Bounds on what one call may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Caller audio kept while the model is not ready, ms; beyond it the oldest is dropped.
+    pub backlog_ms: u64,
+    /// Model audio waiting to be sent, ms; beyond it the bridge stops reading from the model. The default is
+    /// above the longest response (4,096 tokens of 50 ms), so that speech events are never stuck behind it.
+    pub held_ms: u64,
+    /// Longest gap in caller audio that is filled with silence, ms.
+    pub gap_ms: u64,
+    /// Function calls running at once; more are answered with an error.
+    pub tools_running: usize,
+    /// Malformed messages tolerated on one leg before the call is ended.
+    pub malformed: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { backlog_ms: 10_000, held_ms: 300_000, gap_ms: 10_000, tools_running: 8, malformed: 100 }
+    }
+}
+
+/// How long to wait for what. Each is one named timer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From the WebSocket's opening to `start`, ms.
+    pub start_ms: u64,
+    /// From `start` to the first `media`, ms.
+    pub first_media_ms: u64,
+    /// DNS, TCP, TLS and the WebSocket upgrade towards the model together, ms.
+    pub dial_ms: u64,
+    /// From the upgrade to `session.created`, ms.
+    pub session_created_ms: u64,
+    /// From `session.update` to `session.updated`, ms.
+    pub session_updated_ms: u64,
+    /// From a turn's end or a `response.create` to the first audio of its response, ms. The first time it
+    /// passes the response is asked for again, the second time the caller is told and the call ends.
+    pub first_audio_ms: u64,
+    /// Nothing at all from Twilio, not even a pong, ms. Longer than any gap of silence.
+    pub caller_silent_ms: u64,
+    /// While the caller is speaking, this long without media makes the bridge supply the silence that lets the
+    /// turn end, ms.
+    pub media_pause_ms: u64,
+    /// A mark this late is taken as lost, ms.
+    pub mark_ms: u64,
+    /// A leg whose writer makes no room for this long is given up, ms.
+    pub clogged_ms: u64,
+    /// Between pings on each leg, ms.
+    pub ping_ms: u64,
+    /// A pong this late means the leg is dead, ms.
+    pub pong_ms: u64,
+    /// The longest call, ms.
+    pub call_ms: u64,
+    /// How long before `expires_at` of the session the call is ended politely, ms.
+    pub before_expiry_ms: u64,
+    /// The last words of a failing call: how long after they should have been heard their mark may take, ms.
+    pub notice_ms: u64,
+    /// From our close frame to dropping the socket, ms.
+    pub closing_ms: u64,
+    /// From a failed response to asking for it again, ms.
+    pub retry_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            start_ms: 5_000,
+            first_media_ms: 10_000,
+            dial_ms: 8_000,
+            session_created_ms: 8_000,
+            session_updated_ms: 5_000,
+            first_audio_ms: 8_000,
+            caller_silent_ms: 60_000,
+            media_pause_ms: 750,
+            mark_ms: 5_000,
+            clogged_ms: 10_000,
+            ping_ms: 5_000,
+            pong_ms: 8_000,
+            call_ms: 4 * 60 * 60 * 1_000,
+            before_expiry_ms: 60_000,
+            notice_ms: 3_000,
+            closing_ms: 800,
+            retry_ms: 500,
+        }
+    }
+}
+
+/// Milliseconds as a [`Duration`].
+pub(crate) const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

@@ -1,0 +1,542 @@
+//! Both ends can hear each other: turns, barge-in, keypad, function calls.
+
+use super::downlink::{Downlink, Interruption};
+use super::event::{CallEvent, EndReason, Speaker};
+use super::keypad::Keypad;
+use super::playback::Returned;
+use super::responses::{Created, Responses, Why};
+use super::settings::ms;
+use super::timers::Timer;
+use super::tools::{self, Tools, Verdict};
+use super::uplink::Uplink;
+use super::{Desk, Stream, ToolResult, Transmit};
+use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
+use crate::twilio::ToTwilio;
+use std::time::Instant;
+
+/// Why the conversation cannot go on.
+pub(super) struct Failure {
+    pub(super) reason: EndReason,
+    pub(super) detail: String,
+}
+
+/// A conversation in progress.
+pub(super) struct Conversation {
+    pub(super) downlink: Downlink,
+    responses: Responses,
+    keypad: Keypad,
+    tools: Tools,
+    /// By the server's voice detection: started and not stopped.
+    caller_speaks: bool,
+    /// When the turn ended or the response was asked for that the next audio answers.
+    asked_at: Option<Instant>,
+    /// Responses in a row of which nothing could be heard.
+    strikes: u32,
+    /// Reading from the model is suspended.
+    held: bool,
+    /// The server said that the session is over; the close will follow.
+    expired: bool,
+}
+
+impl Conversation {
+    /// `keys` were pressed before the model was ready.
+    pub(super) fn begin(desk: &mut Desk, uplink: &mut Uplink, keys: &str, now: Instant) -> Self {
+        let mut talk = Self {
+            downlink: Downlink::new(&desk.config),
+            responses: Responses::default(),
+            keypad: Keypad::default(),
+            tools: Tools::default(),
+            caller_speaks: false,
+            asked_at: None,
+            strikes: 0,
+            held: false,
+            expired: false,
+        };
+        talk.send_uplink(desk, uplink, false);
+        if desk.config.greeting.is_some() {
+            talk.responses.want(Why::Greeting);
+        }
+        // A finished entry takes the greeting's place: its answer is what the caller waits for.
+        keys.chars().for_each(|key| talk.gather(desk, key, now));
+        talk.ask(desk, now);
+        talk
+    }
+
+    // ---------------------------------------------------------------------------------------- caller leg
+
+    /// Caller audio was taken into the uplink.
+    pub(super) fn caller_audio(
+        &mut self,
+        desk: &mut Desk,
+        uplink: &mut Uplink,
+        model_clogged: bool,
+        now: Instant,
+    ) {
+        if self.caller_speaks {
+            desk.timers.set(Timer::MediaPause, now + ms(desk.config.timeouts.media_pause_ms));
+        }
+        self.send_uplink(desk, uplink, model_clogged);
+    }
+
+    pub(super) fn send_uplink(&mut self, desk: &mut Desk, uplink: &mut Uplink, model_clogged: bool) {
+        if model_clogged {
+            return;
+        }
+        for audio in uplink.drain() {
+            desk.tell_model(ClientEvent::AppendAudio { audio });
+        }
+    }
+
+    /// The caller's carrier sends nothing although the caller was speaking: supply the silence it leaves out, or
+    /// voice detection, which runs on audio time, would wait for ever.
+    pub(super) fn media_paused(&mut self, desk: &mut Desk, uplink: &mut Uplink, model_clogged: bool) {
+        if !self.caller_speaks {
+            return;
+        }
+        let silence_ms = u64::from(desk.config.vad.silence_duration_ms) + 500;
+        uplink.supply_silence(silence_ms);
+        desk.counts.filled_ms += silence_ms;
+        self.send_uplink(desk, uplink, model_clogged);
+    }
+
+    pub(super) fn mark_returned(
+        &mut self,
+        desk: &mut Desk,
+        stream: &Stream,
+        clogged: bool,
+        name: &str,
+        now: Instant,
+    ) {
+        match self.downlink.mark_returned(name, now) {
+            Returned::Played => self.pump(desk, stream, clogged, now),
+            Returned::Flushed => {}
+            Returned::Unknown => desk.tolerate("a mark the bridge never sent"),
+        }
+    }
+
+    pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, now: Instant) {
+        // A key press is a barge-in that voice detection cannot see, so the cancelling is up to us.
+        let interrupts = self.downlink.is_audible(now) || self.responses.is_anything_coming();
+        if desk.config.barge_in && interrupts {
+            let interrupted = self.interrupt(desk, stream, now);
+            if let Some(response) = interrupted {
+                desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+            }
+        }
+        self.gather(desk, key, now);
+    }
+
+    fn gather(&mut self, desk: &mut Desk, key: char, now: Instant) {
+        desk.timers.set(Timer::Keypad, now + ms(desk.config.dtmf.quiet_ms));
+        if self.keypad.press(key, &desk.config.dtmf) {
+            self.keypad_complete(desk, now);
+        }
+    }
+
+    pub(super) fn keypad_complete(&mut self, desk: &mut Desk, now: Instant) {
+        desk.timers.stop(Timer::Keypad);
+        let Some(entry) = self.keypad.finish() else { return };
+        desk.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
+        desk.event(CallEvent::Keypad { keys: entry.keys });
+        desk.tell_model(ClientEvent::UserText { item: entry.item, text: entry.text });
+        self.responses.want(Why::Keypad);
+        self.ask(desk, now);
+        if !self.caller_speaks {
+            // Even when it has to wait for a cancelled response to end, the answer may not fail to come.
+            let by = now + ms(desk.config.timeouts.first_audio_ms);
+            desk.timers.set_if_unset(Timer::FirstAudio, by);
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------- model leg
+
+    pub(super) fn model_event(
+        &mut self,
+        desk: &mut Desk,
+        stream: &Stream,
+        clogged: bool,
+        event: ServerEvent,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        match event {
+            ServerEvent::AudioDelta { response, item, content, audio } => {
+                self.audio(desk, stream, clogged, &response, &item, content, &audio, now);
+            }
+            ServerEvent::SpeechStarted { item } => self.speech_started(desk, stream, item, now),
+            ServerEvent::SpeechStopped => self.speech_stopped(desk, now),
+            ServerEvent::AudioDone { response, item } => {
+                if self.responses.is_welcome(&response) {
+                    self.downlink.finish_item(&item);
+                    self.pump(desk, stream, clogged, now);
+                }
+            }
+            ServerEvent::ResponseCreated { response, request } => {
+                if self.responses.created(&response, request, self.caller_speaks) == Created::Unwanted {
+                    desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+                }
+            }
+            ServerEvent::ResponseDone(done) => return self.response_done(desk, stream, clogged, done, now),
+            ServerEvent::OutputItemDone { response, call: Some(call) } => {
+                self.function_call(desk, &response, &call, now);
+            }
+            ServerEvent::OutputItemDone { call: None, .. } | ServerEvent::Truncated { .. } => {}
+            ServerEvent::Committed { item, previous } => {
+                desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+            }
+            ServerEvent::ItemAdded { item, previous, role } => match role.as_str() {
+                "assistant" => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
+                "user" => desk.transcript.item(&item, previous.as_deref(), Speaker::Caller),
+                _ => {}
+            },
+            ServerEvent::AgentWords { item, delta } => desk.transcript.agent_words(&item, &delta),
+            ServerEvent::AgentWordsDone { item, text } => desk.transcript.words(&item, Speaker::Agent, &text),
+            ServerEvent::Transcribed { item, text } => desk.transcript.words(&item, Speaker::Caller, &text),
+            ServerEvent::TranscriptionFailed { .. } => desk.tolerate("a turn that could not be transcribed"),
+            ServerEvent::Error(error) => return self.error(desk, &error, now),
+            ServerEvent::SessionCreated { .. } => desk.tolerate("a second session.created"),
+            ServerEvent::SessionUpdated { formats, .. } => {
+                // We never change a running session. If somebody did, go on only if the audio is the same.
+                desk.check_formats(&formats)?;
+            }
+            ServerEvent::Other { kind, known } => {
+                if !known {
+                    desk.counts.unknown += 1;
+                    desk.event(CallEvent::Tolerated { what: format!("unknown event {kind}") });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one audio delta, plus where it goes")]
+    fn audio(
+        &mut self,
+        desk: &mut Desk,
+        stream: &Stream,
+        clogged: bool,
+        response: &str,
+        item: &str,
+        content: u32,
+        audio: &[u8],
+        now: Instant,
+    ) {
+        desk.counts.deltas += 1;
+        if !self.responses.is_welcome(response) {
+            desk.counts.stale_bytes += audio.len() as u64;
+            return;
+        }
+        if audio.is_empty() {
+            return;
+        }
+        self.downlink.push(response, item, content, audio);
+        if let Some(active) = self.responses.active_mut(response)
+            && !active.spoke
+        {
+            active.spoke = true;
+            desk.timers.stop(Timer::FirstAudio);
+            self.strikes = 0;
+            let after = self.asked_at.take().map(|asked| now - asked);
+            desk.event(CallEvent::Speaking { response: response.to_owned(), after });
+        }
+        self.pump(desk, stream, clogged, now);
+        let held_max = desk.config.limits.held_ms * 8;
+        if !self.held && self.downlink.held_bytes() as u64 > held_max {
+            self.held = true;
+            // What is not read cannot answer.
+            desk.timers.stop(Timer::ModelPing);
+            desk.timers.stop(Timer::ModelPong);
+            desk.outbox.push_back(Transmit::HoldModel(true));
+        }
+    }
+
+    fn speech_started(&mut self, desk: &mut Desk, stream: &Stream, item: Option<String>, now: Instant) {
+        self.caller_speaks = true;
+        desk.timers.set(Timer::MediaPause, now + ms(desk.config.timeouts.media_pause_ms));
+        if let Some(item) = item {
+            desk.transcript.item(&item, None, Speaker::Caller);
+        }
+        if desk.config.barge_in {
+            desk.timers.stop(Timer::FirstAudio);
+            desk.timers.stop(Timer::Retry);
+            let interrupted = self.interrupt(desk, stream, now);
+            if let Some(response) = interrupted.filter(|_| !desk.config.vad.interrupt_response) {
+                desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+            }
+        }
+        desk.event(CallEvent::SpeechStarted);
+    }
+
+    fn speech_stopped(&mut self, desk: &mut Desk, now: Instant) {
+        self.caller_speaks = false;
+        desk.timers.stop(Timer::MediaPause);
+        desk.event(CallEvent::SpeechStopped);
+        if desk.config.vad.create_response {
+            // A response that runs, or was asked for, and that the server does not cancel by itself keeps it from
+            // answering this turn.
+            let cancels = desk.config.barge_in && desk.config.vad.interrupt_response;
+            let running = self.responses.active().is_some_and(|active| !active.fenced);
+            if running || (!cancels && self.responses.is_requested()) {
+                self.responses.want(Why::Turn);
+                self.ask(desk, now);
+            } else {
+                self.responses.expect_auto();
+                self.expect_audio(desk, now);
+            }
+        } else {
+            self.responses.want(Why::Turn);
+            self.ask(desk, now);
+        }
+    }
+
+    /// The caller takes the floor. Silences the ear first, then tells the model what was heard. Returns the
+    /// active response when it was interrupted by this.
+    fn interrupt(&mut self, desk: &mut Desk, stream: &Stream, now: Instant) -> Option<String> {
+        let playing = self.downlink.at_the_ear(now);
+        let coming = self.responses.is_expected();
+        let Interruption { clear, cuts, discarded } = self.downlink.interrupt(now);
+        if clear {
+            desk.tell_caller(stream, ToTwilio::Clear);
+        }
+        desk.transcript.cut_all(&cuts);
+        for cut in &cuts {
+            desk.tell_model(ClientEvent::Truncate {
+                item: cut.item.clone(),
+                content: cut.content,
+                audio_end_ms: cut.heard_ms,
+            });
+        }
+        desk.timers.stop(Timer::Pace);
+        desk.timers.stop(Timer::Mark);
+        self.release(desk, now);
+        let active = self.responses.interrupt();
+        if clear || coming || !cuts.is_empty() {
+            desk.counts.barge_ins += 1;
+            let (item, heard) = playing.map_or_else(Default::default, |(item, heard)| (Some(item), heard));
+            desk.event(CallEvent::BargeIn { item, heard, discarded });
+        }
+        self.asked_at = None;
+        active
+    }
+
+    fn response_done(
+        &mut self,
+        desk: &mut Desk,
+        stream: &Stream,
+        clogged: bool,
+        done: ResponseDone,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        if self.responses.is_welcome(&done.response) {
+            self.downlink.finish_response(&done.response);
+            self.pump(desk, stream, clogged, now);
+        }
+        for call in &done.calls {
+            self.function_call(desk, &done.response, call, now);
+        }
+        let active = self.responses.done(&done.response);
+        desk.event(CallEvent::ResponseDone {
+            response: done.response,
+            status: done.status.clone(),
+            tokens: done.tokens,
+        });
+        if let Some(active) = active
+            && !active.fenced
+            && !active.spoke
+            && !active.called
+            && done.status != "cancelled"
+        {
+            return self.nothing_was_said(desk, done.error.as_deref().unwrap_or(&done.status), now);
+        }
+        self.speak_about_tools();
+        self.ask(desk, now);
+        Ok(())
+    }
+
+    /// A response ended, or never came, and the caller heard nothing of it: try once more, then say so.
+    fn nothing_was_said(&mut self, desk: &mut Desk, why: &str, now: Instant) -> Result<(), Failure> {
+        self.strikes += 1;
+        desk.timers.stop(Timer::FirstAudio);
+        if self.strikes > 1 || is_hopeless(why) {
+            return Err(Failure { reason: EndReason::ResponseFailed, detail: why.to_owned() });
+        }
+        desk.event(CallEvent::ModelError { code: why.to_owned() });
+        desk.timers.set(Timer::Retry, now + ms(desk.config.timeouts.retry_ms));
+        Ok(())
+    }
+
+    pub(super) fn retry(&mut self, desk: &mut Desk, now: Instant) {
+        desk.counts.retries += 1;
+        self.responses.want(Why::Retry);
+        self.ask(desk, now);
+    }
+
+    pub(super) fn first_audio_overdue(&mut self, desk: &mut Desk, now: Instant) -> Result<(), Failure> {
+        if self.tools.is_running() {
+            self.expect_audio(desk, now);
+            return Ok(());
+        }
+        if let Some(response) = self.responses.give_up() {
+            desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+        }
+        self.nothing_was_said(desk, "no audio in time", now)
+    }
+
+    fn error(&mut self, desk: &mut Desk, error: &ApiError, now: Instant) -> Result<(), Failure> {
+        let name = error.name();
+        if let Some(reason) = fatal(name) {
+            if reason == EndReason::SessionExpired {
+                // The close with its own words follows; what is queued may still be heard.
+                self.expired = true;
+            }
+            return Err(Failure { reason, detail: name.to_owned() });
+        }
+        desk.counts.errors += 1;
+        desk.event(CallEvent::ModelError { code: name.to_owned() });
+        if name == "conversation_already_has_active_response" {
+            // The running response will speak; should it not, the first-audio timer is still there.
+            self.responses.refused_as_busy(error.event_id.as_deref());
+        } else if error.event_id.as_deref().is_some_and(|id| self.responses.refused(id)) {
+            return self.nothing_was_said(desk, name, now);
+        }
+        Ok(())
+    }
+
+    // ---------------------------------------------------------------------------------------- functions
+
+    fn function_call(&mut self, desk: &mut Desk, response: &str, call: &FunctionCall, now: Instant) {
+        let interrupted = !self.responses.is_welcome(response);
+        match self.tools.called(call, interrupted, &desk.config, now) {
+            Verdict::Ignore => return,
+            Verdict::Run { arguments } => {
+                desk.event(CallEvent::ToolCalled { call_id: call.call_id.clone(), name: call.name.clone() });
+                desk.outbox.push_back(Transmit::RunTool {
+                    call_id: call.call_id.clone(),
+                    name: call.name.clone(),
+                    arguments,
+                });
+                self.watch_tools(desk);
+            }
+            Verdict::Answer { output } => {
+                self.answer(desk, call.call_id.clone(), output, false);
+                if !interrupted {
+                    self.tools.answered();
+                }
+            }
+        }
+        if let Some(active) = self.responses.active_mut(response) {
+            active.called = true;
+            desk.timers.stop(Timer::FirstAudio);
+        }
+    }
+
+    pub(super) fn tool_ended(&mut self, desk: &mut Desk, result: ToolResult, now: Instant) {
+        if !self.tools.ended(&result.call_id) {
+            return; // it took too long and was answered already
+        }
+        let ok = result.output.is_ok();
+        let output = result.output.unwrap_or_else(|why| tools::failure(&why));
+        self.answer(desk, result.call_id, output, ok);
+        self.tools.answered();
+        self.watch_tools(desk);
+        self.speak_about_tools();
+        self.ask(desk, now);
+    }
+
+    pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) {
+        while let Some(call_id) = self.tools.take_late(now) {
+            desk.outbox.push_back(Transmit::CancelTool { call_id: call_id.clone() });
+            self.answer(desk, call_id, tools::failure("the function took too long"), false);
+            self.tools.answered();
+        }
+        self.watch_tools(desk);
+        self.speak_about_tools();
+        self.ask(desk, now);
+    }
+
+    fn answer(&mut self, desk: &mut Desk, call_id: String, output: String, ok: bool) {
+        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), ok });
+        desk.tell_model(ClientEvent::ToolOutput { call_id, output });
+    }
+
+    fn watch_tools(&self, desk: &mut Desk) {
+        match self.tools.due() {
+            Some(at) => desk.timers.set(Timer::Tool, at),
+            None => desk.timers.stop(Timer::Tool),
+        }
+    }
+
+    /// Once every call is answered, one response speaks about all of them. A caller who is speaking has the
+    /// floor: the answer to that turn will know the outputs.
+    fn speak_about_tools(&mut self) {
+        if self.tools.take_unspoken() {
+            self.responses.want(Why::ToolOutput);
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------- common
+
+    /// Asks for what is wanted, if it may.
+    fn ask(&mut self, desk: &mut Desk, now: Instant) {
+        let Some((request, why)) = self.responses.ask(self.caller_speaks) else { return };
+        let instructions = (why == Why::Greeting).then(|| desk.config.greeting.clone()).flatten();
+        desk.tell_model(ClientEvent::CreateResponse {
+            event_id: request.event_id,
+            request: request.number,
+            instructions,
+        });
+        self.expect_audio(desk, now);
+    }
+
+    fn expect_audio(&mut self, desk: &mut Desk, now: Instant) {
+        self.asked_at = Some(now);
+        desk.timers.set(Timer::FirstAudio, now + ms(desk.config.timeouts.first_audio_ms));
+    }
+
+    /// Sends the audio that may be sent and comes back for the rest.
+    pub(super) fn pump(&mut self, desk: &mut Desk, stream: &Stream, clogged: bool, now: Instant) {
+        desk.pump(&mut self.downlink, stream, clogged, now);
+        self.release(desk, now);
+    }
+
+    fn release(&mut self, desk: &mut Desk, now: Instant) {
+        if self.held && (self.downlink.held_bytes() as u64) < desk.config.limits.held_ms * 8 / 2 {
+            self.held = false;
+            desk.timers.set(Timer::ModelPing, now + ms(desk.config.timeouts.ping_ms));
+            desk.outbox.push_back(Transmit::HoldModel(false));
+        }
+    }
+
+    /// The conversation is over. Hands out what is on its way to the ear.
+    pub(super) fn end(mut self, desk: &mut Desk) -> Downlink {
+        for call_id in self.tools.abandon() {
+            desk.outbox.push_back(Transmit::CancelTool { call_id });
+        }
+        self.downlink
+    }
+
+    pub(super) const fn expired(&self) -> bool {
+        self.expired
+    }
+}
+
+/// Errors after which asking again is pointless.
+fn is_hopeless(code: &str) -> bool {
+    matches!(code, "insufficient_quota" | "billing_hard_limit_reached" | "account_deactivated")
+}
+
+/// Errors that end the session, and what to call it.
+pub(super) fn fatal(code: &str) -> Option<EndReason> {
+    match code {
+        "invalid_api_key"
+        | "insufficient_permissions"
+        | "missing_model"
+        | "invalid_model"
+        | "model_not_found"
+        | "beta_api_shape_disabled"
+        | "insufficient_quota"
+        | "billing_hard_limit_reached"
+        | "account_deactivated" => Some(EndReason::ModelRefused),
+        "session_expired" => Some(EndReason::SessionExpired),
+        _ => None,
+    }
+}

@@ -1,0 +1,770 @@
+//! A call, step by step: each test states one fact.
+
+use super::event::{CallEvent, EndReason};
+use super::settings::{CallConfig, ms};
+use super::*;
+use crate::audio::Format;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+const NOTICE_MS: u64 = 1_000;
+
+struct Bench {
+    call: Call,
+    zero: Instant,
+    at: u64,
+    sent: VecDeque<Transmit>,
+    events: Vec<CallEvent>,
+    chunk: u64,
+    /// When the ear runs dry, and the marks it owes; `deaf` ears return none.
+    ear_free: u64,
+    owed: VecDeque<(u64, String)>,
+    deaf: bool,
+}
+
+impl Bench {
+    #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+    fn with(change: impl FnOnce(&mut CallConfig)) -> Self {
+        let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
+        change(&mut config);
+        let config = Arc::new(config);
+        let zero = Instant::now();
+        let notice: Arc<[u8]> = vec![0x33; NOTICE_MS as usize * 8].into();
+        Self {
+            call: Call::new(config, notice, zero, 1_795_330_800),
+            zero,
+            at: 0,
+            sent: VecDeque::new(),
+            events: Vec::new(),
+            chunk: 0,
+            ear_free: 0,
+            owed: VecDeque::new(),
+            deaf: false,
+        }
+    }
+
+    fn live() -> Self {
+        Self::live_with(|_| {})
+    }
+
+    fn live_with(change: impl FnOnce(&mut CallConfig)) -> Self {
+        let mut t = Self::with(change);
+        t.start();
+        t.caller_frame();
+        t.model_opens();
+        t.model(r#"{"type":"session.created","session":{}}"#);
+        t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+        t.sent.clear();
+        t
+    }
+
+    fn now(&self) -> Instant {
+        self.zero + ms(self.at)
+    }
+
+    fn drain(&mut self) {
+        while let Some(transmit) = self.call.poll_transmit() {
+            if let Transmit::Caller { message, .. } = &transmit {
+                match message {
+                    ToTwilio::Media { audio } => {
+                        self.ear_free = self.ear_free.max(self.at) + audio.len() as u64 / 8;
+                    }
+                    ToTwilio::Mark { name } => self.owed.push_back((self.ear_free, name.clone())),
+                    ToTwilio::Clear => {
+                        self.owed.clear();
+                        self.ear_free = self.at;
+                    }
+                }
+            }
+            self.sent.push_back(transmit);
+        }
+        while let Some(event) = self.call.poll_event() {
+            self.events.push(event);
+        }
+    }
+
+    fn twilio(&mut self, text: &str) {
+        self.call.handle_frame(Leg::Caller, Incoming::Text(text), self.now());
+        self.drain();
+    }
+
+    fn model(&mut self, text: &str) {
+        self.call.handle_frame(Leg::Model, Incoming::Text(text), self.now());
+        self.drain();
+    }
+
+    fn leg(&mut self, leg: Leg, change: LegChange) {
+        self.call.handle_leg(leg, change, self.now());
+        self.drain();
+    }
+
+    fn model_opens(&mut self) {
+        self.leg(Leg::Model, LegChange::Open);
+    }
+
+    fn start(&mut self) {
+        self.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
+    }
+
+    fn caller_frame(&mut self) {
+        self.chunk += 1;
+        let payload = BASE64.encode([0xFF; 160]);
+        let (chunk, timestamp) = (self.chunk, self.at);
+        self.twilio(&format!(r#"{{"event":"media","media":{{"chunk":"{chunk}","timestamp":"{timestamp}","payload":"{payload}"}},"streamSid":"MZ1"}}"#));
+    }
+
+    fn mark(&mut self, name: &str) {
+        self.twilio(&format!(r#"{{"event":"mark","mark":{{"name":"{name}"}},"streamSid":"MZ1"}}"#));
+    }
+
+    fn key(&mut self, key: char) {
+        self.twilio(&format!(r#"{{"event":"dtmf","dtmf":{{"digit":"{key}"}},"streamSid":"MZ1"}}"#));
+    }
+
+    fn response_begins(&mut self, response: &str) {
+        self.model(&format!(r#"{{"type":"response.created","response":{{"id":"{response}"}}}}"#));
+    }
+
+    fn requested_response_begins(&mut self, response: &str, number: u64) {
+        self.model(&format!(r#"{{"type":"response.created","response":{{"id":"{response}","metadata":{{"bridge_request":"{number}"}}}}}}"#));
+    }
+
+    fn model_says(&mut self, response: &str, item: &str, audio_ms: usize) {
+        let audio = BASE64.encode(vec![0x55; audio_ms * 8]);
+        self.model(&format!(r#"{{"type":"response.output_audio.delta","response_id":"{response}","item_id":"{item}","content_index":0,"delta":"{audio}"}}"#));
+    }
+
+    fn response_done(&mut self, response: &str, status: &str) {
+        self.model(&format!(
+            r#"{{"type":"response.done","response":{{"id":"{response}","status":"{status}","output":[]}}}}"#
+        ));
+    }
+
+    fn model_detects_speech(&mut self) {
+        self.model(
+            r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":0,"item_id":"item_user"}"#,
+        );
+    }
+
+    fn model_detects_silence(&mut self) {
+        self.model(r#"{"type":"input_audio_buffer.speech_stopped","audio_end_ms":0,"item_id":"item_user"}"#);
+    }
+
+    /// Lets time pass, firing timers when they are due.
+    fn advance(&mut self, by: u64) {
+        let end = self.at + by;
+        loop {
+            let timer = self.call.poll_timeout().map_or(u64::MAX, |(due, _)| {
+                u64::try_from((due - self.zero).as_micros()).unwrap().div_ceil(1_000)
+            });
+            let mark = self.owed.front().filter(|_| !self.deaf).map_or(u64::MAX, |(due, _)| *due);
+            if timer.min(mark) > end {
+                break;
+            }
+            self.at = self.at.max(timer.min(mark));
+            if mark <= timer {
+                let (_, name) = self.owed.pop_front().expect("a mark is owed");
+                self.mark(&name);
+            } else {
+                self.call.handle_timeout(self.now());
+                self.drain();
+            }
+        }
+        self.at = end;
+    }
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            return Some(match self.sent.pop_front()? {
+                Transmit::Caller { message: ToTwilio::Media { .. }, .. } | Transmit::Ping(_) => continue,
+                Transmit::Caller { message: ToTwilio::Mark { .. }, .. } => continue,
+                Transmit::Caller { message: ToTwilio::Clear, .. } => "clear".into(),
+                Transmit::Model(ClientEvent::Truncate { item, audio_end_ms, .. }) => {
+                    format!("truncate {item} {audio_end_ms}")
+                }
+                Transmit::Model(ClientEvent::CreateResponse { request, .. }) => format!("create {request}"),
+                Transmit::Model(ClientEvent::CancelResponse { response }) => {
+                    format!("cancel {}", response.unwrap_or_default())
+                }
+                Transmit::Model(ClientEvent::AppendAudio { audio }) => format!("append {}", audio.len()),
+                Transmit::Model(ClientEvent::UserText { text, .. }) => text,
+                Transmit::Model(ClientEvent::ToolOutput { call_id, output }) => {
+                    format!("output {call_id} {output}")
+                }
+                Transmit::Model(ClientEvent::SessionUpdate { .. }) => "update".into(),
+                Transmit::Dial { .. } => "dial".into(),
+                Transmit::Close { leg, code, .. } => format!("close {leg:?} {code}"),
+                Transmit::Drop(leg) => format!("drop {leg:?}"),
+                Transmit::HoldModel(held) => format!("hold {held}"),
+                Transmit::RunTool { call_id, name, arguments } => format!("run {call_id} {name} {arguments}"),
+                Transmit::CancelTool { call_id } => format!("stop running {call_id}"),
+            });
+        }
+    }
+
+    #[track_caller]
+    fn expect(&mut self, want: &str) {
+        assert_eq!(self.next().as_deref(), Some(want));
+    }
+
+    #[track_caller]
+    fn expect_quiet(&mut self) {
+        assert_eq!(self.next(), None);
+    }
+
+    fn sent_media_ms(&mut self) -> u64 {
+        self.sent
+            .drain(..)
+            .map(|t| {
+                let Transmit::Caller { message: ToTwilio::Media { audio }, .. } = t else { return 0 };
+                audio.len() as u64 / 8
+            })
+            .sum()
+    }
+
+    fn end_reason(&self) -> Option<EndReason> {
+        self.events.iter().find_map(|event| {
+            let CallEvent::Ended { reason, .. } = event else { return None };
+            Some(*reason)
+        })
+    }
+}
+
+// -------------------------------------------------------------------------------------------- set-up
+
+#[test]
+fn the_model_is_dialled_on_the_first_media_not_on_start() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.expect_quiet();
+    t.caller_frame();
+    t.expect("dial");
+}
+
+#[test]
+fn audio_before_the_session_is_settled_is_held_then_sent_in_order() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    for _ in 0..3 {
+        t.caller_frame();
+        t.advance(20);
+    }
+    t.expect("dial");
+    t.model_opens();
+    t.expect_quiet();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.expect("update");
+    t.caller_frame();
+    t.expect_quiet();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect("append 640");
+    t.expect_quiet();
+}
+
+#[test]
+fn other_formats_than_asked_for_end_the_call_with_a_notice() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.sent.clear();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcm","rate":24000}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionRefused }));
+    t.expect("close Model 1000");
+    assert_eq!(t.sent_media_ms(), NOTICE_MS);
+}
+
+#[test]
+fn a_refused_update_fails_closed() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter","event_id":"update_1"}}"#);
+    assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionRefused }));
+}
+
+#[test]
+fn an_unknown_media_format_is_refused_not_played_as_noise() {
+    let mut t = Bench::with(|_| {});
+    t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/l16","sampleRate":16000,"channels":1}},"streamSid":"MZ1"}"#);
+    t.expect("close Caller 1000");
+    t.leg(Leg::Caller, LegChange::Closed { code: Some(1000), reason: String::new() });
+    assert_eq!(t.end_reason(), Some(EndReason::UnsupportedMedia));
+    assert!(t.call.is_over());
+}
+
+#[test]
+fn a_greeting_is_asked_for_once_the_session_is_settled() {
+    let mut t = Bench::with(|c| c.greeting = Some("Say hello.".into()));
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.sent.clear();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect("append 160");
+    t.expect("create 1");
+}
+
+#[test]
+fn start_that_never_comes_ends_the_call() {
+    let mut t = Bench::with(|_| {});
+    t.advance(5_000);
+    t.expect("close Caller 1000");
+    t.advance(800);
+    t.expect("drop Caller");
+    assert_eq!(t.end_reason(), Some(EndReason::NoStart));
+}
+
+// -------------------------------------------------------------------------------------------- barge-in
+
+#[test]
+fn barge_in_cuts_at_what_was_heard_not_at_what_was_sent() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 3_000);
+    t.advance(1_240);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_7 1240");
+    t.expect_quiet();
+}
+
+#[test]
+fn barge_in_after_generation_ended_still_silences_the_ear() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 5_000);
+    t.response_done("r1", "completed");
+    t.advance(2_000);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_7 2000");
+    t.expect_quiet();
+}
+
+#[test]
+fn speech_after_everything_was_heard_sends_nothing() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.response_done("r1", "completed");
+    t.advance(1_001);
+    t.model_detects_speech();
+    t.expect_quiet();
+}
+
+#[test]
+fn late_deltas_of_an_interrupted_response_are_dropped_and_counted() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.advance(100);
+    t.model_detects_speech();
+    t.sent.clear();
+    t.model_says("r1", "item_7", 250);
+    t.response_done("r1", "cancelled");
+    t.model_says("r1", "item_7", 250);
+    assert_eq!(t.sent_media_ms(), 0);
+    assert_eq!(t.call.desk.counts.stale_bytes, 4_000);
+}
+
+#[test]
+fn audio_of_a_response_nobody_announced_is_not_played() {
+    let mut t = Bench::live();
+    t.model_says("r9", "item_9", 250);
+    assert_eq!(t.sent_media_ms(), 0);
+}
+
+#[test]
+fn a_turn_the_server_will_not_answer_is_asked_about() {
+    let mut t = Bench::live_with(|c| {
+        c.vad.interrupt_response = false;
+        c.greeting = Some("Say hello.".into());
+    });
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.requested_response_begins("r1", 1);
+    t.expect("cancel r1");
+    t.response_done("r1", "cancelled");
+    t.expect("create 2");
+}
+
+#[test]
+fn barge_in_before_the_first_delta_fences_the_response() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_detects_speech();
+    t.expect_quiet();
+    t.model_says("r1", "item_7", 250);
+    assert_eq!(t.sent_media_ms(), 0);
+}
+
+#[test]
+fn a_response_asked_for_but_not_created_is_cancelled_when_it_appears() {
+    let mut t = Bench::live_with(|c| c.greeting = Some("Say hello.".into()));
+    t.model_detects_speech();
+    t.expect_quiet();
+    t.requested_response_begins("r1", 1);
+    t.expect("cancel r1");
+    t.model_says("r1", "item_7", 250);
+    assert_eq!(t.sent_media_ms(), 0);
+}
+
+#[test]
+fn every_unheard_item_is_cut() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_1", 1_000);
+    t.model_says("r1", "item_2", 1_000);
+    t.advance(300);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_1 300");
+    t.expect("truncate item_2 0");
+    t.expect_quiet();
+}
+
+#[test]
+fn without_server_interruption_the_bridge_cancels_by_id() {
+    let mut t = Bench::live_with(|c| c.vad.interrupt_response = false);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.advance(100);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_7 100");
+    t.expect("cancel r1");
+}
+
+#[test]
+fn an_uninterruptible_agent_speaks_on() {
+    let mut t = Bench::live_with(|c| c.barge_in = false);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.advance(100);
+    t.model_detects_speech();
+    t.expect_quiet();
+}
+
+#[test]
+fn marks_returned_by_the_clear_are_not_credited() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 3_000);
+    t.advance(100);
+    t.model_detects_speech();
+    t.mark("0/1/200");
+    t.response_done("r1", "cancelled");
+    t.model_detects_silence();
+    t.response_begins("r2");
+    t.sent.clear();
+    t.model_says("r2", "item_8", 1_000);
+    t.advance(50);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_8 50");
+}
+
+// -------------------------------------------------------------------------------------------- responses
+
+#[test]
+fn a_failed_response_is_asked_for_once_more_and_then_spoken_about() {
+    let mut t = Bench::live();
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.response_begins("r1");
+    t.response_done("r1", "failed");
+    t.expect_quiet();
+    t.advance(500);
+    t.expect("create 1");
+    t.requested_response_begins("r2", 1);
+    t.response_done("r2", "failed");
+    t.expect("close Model 1000");
+    assert_eq!(t.sent_media_ms(), NOTICE_MS);
+}
+
+#[test]
+fn a_turn_without_an_answer_is_asked_about_once_more() {
+    let mut t = Bench::live();
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.advance(8_000);
+    t.sent.clear();
+    t.advance(500);
+    t.expect("create 1");
+}
+
+#[test]
+fn a_busy_refusal_is_benign() {
+    let mut t = Bench::live_with(|c| c.greeting = Some("Say hello.".into()));
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","event_id":"create_1"}}"#);
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"response_cancel_not_active","event_id":null}}"#);
+    t.expect_quiet();
+    t.response_begins("r1");
+    t.model_says("r1", "item_1", 200);
+    assert_eq!(t.sent_media_ms(), 200);
+}
+
+// -------------------------------------------------------------------------------------------- keypad, tools
+
+#[test]
+fn keys_become_one_message_and_one_response() {
+    let mut t = Bench::live();
+    t.key('4');
+    t.advance(300);
+    t.key('2');
+    t.expect_quiet();
+    t.advance(1_500);
+    t.expect("The caller entered 4 2 on the keypad.");
+    t.expect("create 1");
+    t.expect_quiet();
+}
+
+#[test]
+fn keys_pressed_before_the_model_is_ready_are_kept() {
+    let mut t = Bench::with(|c| c.greeting = Some("Say hello.".into()));
+    t.start();
+    t.key('3');
+    t.caller_frame();
+    t.key('#');
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.sent.clear();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect("append 160");
+    t.expect("The caller entered 3 # on the keypad.");
+    t.expect("create 1");
+    t.expect_quiet();
+}
+
+#[test]
+fn a_key_does_not_interrupt_an_uninterruptible_agent() {
+    let mut t = Bench::live_with(|c| c.barge_in = false);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.key('#');
+    t.expect("The caller pressed # on the keypad.");
+    t.expect_quiet();
+    t.response_done("r1", "completed");
+    t.expect("create 1");
+}
+
+#[test]
+fn a_key_interrupts_and_its_response_waits_for_the_cancelled_one() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 3_000);
+    t.advance(500);
+    t.key('#');
+    t.expect("clear");
+    t.expect("truncate item_7 500");
+    t.expect("cancel r1");
+    t.expect("The caller pressed # on the keypad.");
+    t.expect_quiet();
+    t.response_done("r1", "cancelled");
+    t.expect("create 1");
+}
+
+const CALL: &str = r#"{"type":"response.output_item.done","response_id":"r1","item":{"type":"function_call","status":"completed","call_id":"call_1","name":"lookup","arguments":" {\"id\":7} \n"}}"#;
+
+fn with_lookup(config: &mut CallConfig) {
+    config.tools = vec![settings::ToolSpec {
+        name: "lookup".into(),
+        description: String::new(),
+        parameters: serde_json::json!({}),
+        timeout_ms: 3_000,
+    }];
+}
+
+#[test]
+fn a_function_runs_once_and_its_output_is_spoken_about_after_the_response() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.expect(r#"run call_1 lookup {"id":7}"#);
+    t.model(CALL);
+    t.expect_quiet();
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
+    t.drain();
+    t.expect("output call_1 {}");
+    t.expect_quiet();
+    t.response_done("r1", "completed");
+    t.expect("create 1");
+    t.expect_quiet();
+}
+
+#[test]
+fn a_slow_function_is_answered_by_a_time_out_and_only_once() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.response_done("r1", "completed");
+    t.sent.clear();
+    t.advance(3_000);
+    t.expect("stop running call_1");
+    t.expect(r#"output call_1 {"error":"the function took too long"}"#);
+    t.expect("create 1");
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
+    t.drain();
+    t.expect_quiet();
+}
+
+#[test]
+fn a_call_of_an_interrupted_response_is_answered_without_being_run() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model_detects_speech();
+    t.model(CALL);
+    t.expect(r#"output call_1 {"error":"not run: the caller interrupted"}"#);
+    t.expect_quiet();
+}
+
+#[test]
+fn bad_arguments_are_answered_with_what_is_wrong() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(&CALL.replace(r#" {\"id\":7} \n"#, "seven"));
+    t.expect(r#"output call_1 {"error":"the arguments are not a JSON object"}"#);
+}
+
+// -------------------------------------------------------------------------------------------- the end
+
+#[test]
+fn stop_closes_the_model_and_nothing_remains() {
+    let mut t = Bench::live();
+    t.twilio(r#"{"event":"stop","streamSid":"MZ1","stop":{}}"#);
+    t.expect("close Model 1000");
+    t.expect("close Caller 1000");
+    t.leg(Leg::Caller, LegChange::Closed { code: Some(1000), reason: String::new() });
+    t.leg(Leg::Model, LegChange::Closed { code: Some(1000), reason: String::new() });
+    assert_eq!(t.end_reason(), Some(EndReason::Stopped));
+    assert!(t.call.is_over());
+    assert_eq!(t.call.poll_timeout(), None);
+}
+
+#[test]
+fn the_transcript_of_a_caller_who_leaves_ends_where_hearing_stopped() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 2_000);
+    t.model(r#"{"type":"response.output_audio_transcript.done","item_id":"item_7","transcript":"one two three four five"}"#);
+    t.advance(1_000);
+    t.leg(Leg::Caller, LegChange::Lost { why: "reset".into() });
+    t.leg(Leg::Model, LegChange::Closed { code: None, reason: String::new() });
+    let Some(CallEvent::Ended { transcript, .. }) = t.events.last() else { panic!("the call is not over") };
+    assert_eq!((transcript[0].text.as_str(), transcript[0].cut), ("one two", true));
+}
+
+#[test]
+fn a_model_lost_in_mid_answer_is_told_to_the_caller_after_what_was_sent() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 2_000);
+    t.sent.clear();
+    t.leg(Leg::Model, LegChange::Lost { why: "reset".into() });
+    assert_eq!(t.sent_media_ms(), NOTICE_MS);
+    t.advance(2_000 + NOTICE_MS - 1);
+    t.expect_quiet();
+    t.advance(1);
+    t.expect("close Caller 1000");
+    t.leg(Leg::Caller, LegChange::Closed { code: None, reason: String::new() });
+    assert_eq!(t.end_reason(), Some(EndReason::ModelLost));
+}
+
+#[test]
+fn a_notice_whose_mark_never_comes_ends_in_time() {
+    let mut t = Bench::live();
+    t.deaf = true;
+    t.leg(Leg::Model, LegChange::Closed { code: Some(1011), reason: String::new() });
+    t.sent.clear();
+    t.advance(NOTICE_MS + 3_000);
+    t.expect("close Caller 1000");
+    t.advance(800);
+    t.expect("drop Caller");
+    assert!(t.call.is_over());
+}
+
+#[test]
+fn the_session_ends_politely_before_the_server_ends_it() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{"expires_at":1795330900}}"#);
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    for _ in 0..50 {
+        t.advance(2_000);
+        t.leg(Leg::Caller, LegChange::Pong);
+        t.leg(Leg::Model, LegChange::Pong);
+    }
+    assert!(t.events.contains(&CallEvent::ExpiringSoon));
+    assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionExpired }));
+}
+
+#[test]
+fn a_dead_model_leg_is_found_by_its_missing_pong() {
+    let mut t = Bench::live();
+    for _ in 0..14 {
+        t.advance(1_000);
+        t.caller_frame();
+    }
+    assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::ModelSilent }));
+}
+
+#[test]
+fn a_replaced_call_leaves_at_once_without_a_word() {
+    let mut t = Bench::live();
+    t.call.handle_control(Control::Replaced, t.now());
+    t.drain();
+    t.expect("close Model 1000");
+    t.expect("close Caller 1000");
+}
+
+#[test]
+fn a_clogged_caller_leg_holds_audio_but_not_the_clear() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.leg(Leg::Caller, LegChange::Clogged);
+    t.sent.clear();
+    t.model_says("r1", "item_7", 1_000);
+    assert_eq!(t.sent_media_ms(), 0);
+    t.advance(500);
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_7 500");
+}
+
+#[test]
+fn a_flood_of_audio_stops_the_reading_and_goes_on_later() {
+    let mut t = Bench::live_with(|c| c.limits.held_ms = 10_000);
+    t.response_begins("r1");
+    for _ in 0..14 {
+        t.model_says("r1", "item_7", 1_000);
+    }
+    t.expect("hold true");
+    for _ in 0..10 {
+        t.advance(1_000);
+        t.leg(Leg::Caller, LegChange::Pong);
+    }
+    t.expect("hold false");
+    assert_eq!(t.end_reason(), None, "a leg that is not read is not asked for pongs");
+}
+
+#[test]
+fn nothing_hostile_panics() {
+    let mut t = Bench::live();
+    for text in ["", "{}", "[]", "null", r#"{"event":1}"#, r#"{"type":{}}"#, "\u{0}", r#"{"event":"media"}"#]
+    {
+        t.twilio(text);
+        t.model(text);
+    }
+    t.call.handle_frame(Leg::Caller, Incoming::Binary(3), t.now());
+    t.drain();
+    assert_eq!(t.end_reason(), None);
+    assert_eq!(t.call.desk.counts.malformed, 17);
+}

@@ -1,0 +1,115 @@
+//! Function calls in flight. Each is answered exactly once, whatever becomes of it; audio never waits for one.
+
+use super::settings::{CallConfig, ms};
+use crate::realtime::FunctionCall;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Call ids remembered, so that a call reported twice runs once.
+const SEEN_MAX: usize = 256;
+
+#[derive(Debug)]
+struct Running {
+    call_id: String,
+    give_up_at: Instant,
+}
+
+/// What to do with a function call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Run it with these arguments (a JSON object).
+    Run { arguments: String },
+    /// Answer it now.
+    Answer { output: String },
+    /// Nothing: it was seen before, or the model never finished writing it.
+    Ignore,
+}
+
+/// The function calls of one phone call.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    running: Vec<Running>,
+    seen: VecDeque<String>,
+    /// Something was answered that no response has spoken about.
+    unspoken: bool,
+}
+
+impl Tools {
+    /// The model called a function.
+    pub(crate) fn called(
+        &mut self,
+        call: &FunctionCall,
+        interrupted: bool,
+        config: &CallConfig,
+        now: Instant,
+    ) -> Verdict {
+        if !call.complete || self.seen.contains(&call.call_id) {
+            return Verdict::Ignore;
+        }
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(call.call_id.clone());
+        let refuse = |why: &str| Verdict::Answer { output: failure(why) };
+        if interrupted {
+            return refuse("not run: the caller interrupted");
+        }
+        let Some(spec) = config.tools.iter().find(|tool| tool.name == call.name) else {
+            return refuse("there is no such function");
+        };
+        if self.running.len() >= config.limits.tools_running {
+            return refuse("too many functions are running");
+        }
+        let arguments = call.arguments.trim();
+        let arguments = if arguments.is_empty() { "{}" } else { arguments };
+        if !serde_json::from_str::<Value>(arguments).is_ok_and(|value| value.is_object()) {
+            return refuse("the arguments are not a JSON object");
+        }
+        self.running.push(Running { call_id: call.call_id.clone(), give_up_at: now + ms(spec.timeout_ms) });
+        Verdict::Run { arguments: arguments.to_owned() }
+    }
+
+    /// A run ended. Returns whether anybody still waits for it.
+    pub(crate) fn ended(&mut self, call_id: &str) -> bool {
+        let before = self.running.len();
+        self.running.retain(|running| running.call_id != call_id);
+        self.running.len() < before
+    }
+
+    /// An output was sent to the model.
+    pub(crate) const fn answered(&mut self) {
+        self.unspoken = true;
+    }
+
+    /// All calls are answered and something is to be said about it. Says so once.
+    pub(crate) fn take_unspoken(&mut self) -> bool {
+        self.running.is_empty() && std::mem::take(&mut self.unspoken)
+    }
+
+    /// When the first of them takes too long.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.running.iter().map(|running| running.give_up_at).min()
+    }
+
+    /// Takes one that takes too long.
+    pub(crate) fn take_late(&mut self, now: Instant) -> Option<String> {
+        let late = self.running.iter().position(|running| running.give_up_at <= now)?;
+        Some(self.running.remove(late).call_id)
+    }
+
+    /// Forgets all of them; nobody is left to answer to.
+    pub(crate) fn abandon(&mut self) -> Vec<String> {
+        self.running.drain(..).map(|running| running.call_id).collect()
+    }
+
+    /// Whether the model is waiting for an output.
+    pub(crate) const fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+}
+
+/// An output that tells the model why there is none.
+pub(crate) fn failure(why: &str) -> String {
+    json!({ "error": why }).to_string()
+}

@@ -1,0 +1,164 @@
+//! Who said what, in conversation order.
+//!
+//! Order is the order of items, not of arrival: transcription of the caller runs beside the model and may come
+//! before, during or long after the answer. What the caller did not hear is cut from the agent's words, in
+//! proportion, at a word boundary: the server gives no shortened text.
+
+use super::downlink::Cut;
+use super::event::{Line, Speaker};
+
+/// Items remembered; a longer conversation forgets its beginning.
+const ITEMS_MAX: usize = 10_000;
+
+/// Bytes of text kept for one item.
+const TEXT_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
+struct Entry {
+    item: String,
+    speaker: Speaker,
+    text: String,
+    /// Heard and generated, ms, when the item was cut.
+    cut: Option<(u64, u64)>,
+}
+
+/// The transcript as it grows.
+#[derive(Debug, Default)]
+pub(crate) struct Transcript {
+    entries: Vec<Entry>,
+}
+
+impl Transcript {
+    /// An item entered the conversation behind `previous`.
+    pub(crate) fn item(&mut self, item: &str, previous: Option<&str>, speaker: Speaker) {
+        if let Some(at) = self.entries.iter().rposition(|e| e.item == item) {
+            // Words may come before the item does; now its place is known.
+            let Some(previous) = previous.and_then(|p| self.entries.iter().rposition(|e| e.item == p)) else {
+                return;
+            };
+            if at != previous + 1 {
+                let entry = self.entries.remove(at);
+                let behind = if previous > at { previous } else { previous + 1 };
+                self.entries.insert(behind, entry);
+            }
+            return;
+        }
+        if self.entries.len() >= ITEMS_MAX {
+            self.entries.remove(0);
+        }
+        let at = previous
+            .and_then(|p| self.entries.iter().rposition(|e| e.item == p))
+            .map_or(self.entries.len(), |previous| previous + 1);
+        let entry = Entry { item: item.to_owned(), speaker, text: String::new(), cut: None };
+        self.entries.insert(at, entry);
+    }
+
+    fn entry(&mut self, item: &str, speaker: Speaker) -> &mut Entry {
+        let at = self.entries.iter().rposition(|e| e.item == item).unwrap_or_else(|| {
+            self.item(item, None, speaker);
+            self.entries.len() - 1
+        });
+        &mut self.entries[at]
+    }
+
+    /// More words of the agent.
+    pub(crate) fn agent_words(&mut self, item: &str, delta: &str) {
+        let entry = self.entry(item, Speaker::Agent);
+        if entry.text.len() + delta.len() <= TEXT_MAX {
+            entry.text.push_str(delta);
+        }
+    }
+
+    /// All words of an item.
+    pub(crate) fn words(&mut self, item: &str, speaker: Speaker, text: &str) {
+        let entry = self.entry(item, speaker);
+        entry.text.clear();
+        let mut end = text.len().min(TEXT_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        entry.text.push_str(&text[..end]);
+    }
+
+    /// These items were not heard to their ends.
+    pub(crate) fn cut_all(&mut self, cuts: &[Cut]) {
+        cuts.iter().for_each(|cut| self.cut(&cut.item, cut.heard_ms, cut.generated_ms));
+    }
+
+    /// Of an item's `generated_ms`, only `heard_ms` were heard.
+    fn cut(&mut self, item: &str, heard_ms: u64, generated_ms: u64) {
+        self.entry(item, Speaker::Agent).cut = Some((heard_ms, generated_ms));
+    }
+
+    /// The lines with words in them.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.entries
+            .iter()
+            .map(|entry| Line {
+                item: entry.item.clone(),
+                speaker: entry.speaker,
+                text: match entry.cut {
+                    Some((heard, generated)) => shortened(&entry.text, heard, generated).to_owned(),
+                    None => entry.text.trim().to_owned(),
+                },
+                cut: entry.cut.is_some(),
+            })
+            .filter(|line| !line.text.is_empty())
+            .collect()
+    }
+}
+
+/// The whole words of `text` that fit into `heard` parts of `generated`.
+fn shortened(text: &str, heard: u64, generated: u64) -> &str {
+    let text = text.trim();
+    if generated == 0 || heard >= generated {
+        return text;
+    }
+    let fits = text.len() as u64 * heard / generated;
+    let mut end = 0;
+    for (at, c) in text.char_indices() {
+        if at as u64 > fits {
+            break;
+        }
+        if c.is_whitespace() {
+            end = at;
+        }
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_transcription_stands_before_the_answer() {
+        let mut t = Transcript::default();
+        t.item("user", None, Speaker::Caller);
+        t.item("agent", Some("user"), Speaker::Agent);
+        t.agent_words("agent", "It has");
+        t.agent_words("agent", " shipped.");
+        t.words("user", Speaker::Caller, "Where is my order?");
+        let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
+        assert_eq!(texts, ["Where is my order?", "It has shipped."]);
+    }
+
+    #[test]
+    fn words_before_their_item_find_their_place() {
+        let mut t = Transcript::default();
+        t.words("user2", Speaker::Caller, "two");
+        t.item("agent1", None, Speaker::Agent);
+        t.agent_words("agent1", "one");
+        t.item("user2", Some("agent1"), Speaker::Caller);
+        let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
+        assert_eq!(texts, ["one", "two"]);
+    }
+
+    #[test]
+    fn what_was_not_heard_is_cut_at_a_word() {
+        assert_eq!(shortened("one two three four", 500, 1_000), "one two");
+        assert_eq!(shortened("one two three four", 0, 1_000), "");
+        assert_eq!(shortened("one two three four", 1_000, 1_000), "one two three four");
+        assert_eq!(shortened("äöü äöü äöü", 1, 2), "äöü");
+    }
+}

@@ -1,0 +1,189 @@
+//! Caller to model: order, gaps, and what waits while the model is not ready.
+//!
+//! Twilio may leave silence out (a muted caller, a carrier that does not transmit pauses). The model's voice
+//! detection runs on audio time, not on the clock, so a gap in the timestamps is filled with silence, and a pause
+//! in mid-speech is supplied as silence so that the turn can end.
+//!
+//! **Drop rule:** while the model is not ready or not reading, the newest `backlog_ms` are kept and the oldest
+//! are dropped: the caller's last words are the ones worth answering.
+
+use super::settings::CallConfig;
+use crate::audio::{self, SILENCE};
+use crate::twilio::Media;
+use std::collections::VecDeque;
+
+/// Bytes of G.711 in a millisecond.
+const BYTES_PER_MS: u64 = 8;
+
+/// Timestamps wander by a few milliseconds; only a whole missing frame is a gap.
+const GAP_MIN_MS: u64 = 20;
+
+/// Largest append when a backlog is handed over, in G.711 bytes: one second.
+const APPEND_MAX: usize = 8_000;
+
+/// What one media message amounted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// It was a repeat and was left out.
+    pub(crate) repeated: bool,
+    /// Silence put in front of it, ms.
+    pub(crate) filled_ms: u64,
+    /// Older audio dropped to make room, ms.
+    pub(crate) dropped_ms: u64,
+}
+
+/// The caller's audio on its way to the model.
+pub(crate) struct Uplink {
+    codec: audio::Uplink,
+    gap_max_ms: u64,
+    backlog_max: usize,
+    backlog: VecDeque<u8>,
+    last_chunk: u64,
+    /// Where the next frame should begin on the caller's clock, ms.
+    position_ms: Option<u64>,
+    /// Bytes beyond whole milliseconds of `position_ms`.
+    position_rest: u64,
+}
+
+impl Uplink {
+    pub(crate) fn new(config: &CallConfig) -> Self {
+        Self {
+            codec: audio::Uplink::new(config.format),
+            gap_max_ms: config.limits.gap_ms,
+            backlog_max: usize::try_from(config.limits.backlog_ms * BYTES_PER_MS).unwrap_or(usize::MAX),
+            backlog: VecDeque::new(),
+            last_chunk: 0,
+            position_ms: None,
+            position_rest: 0,
+        }
+    }
+
+    /// Takes a frame from the caller into the backlog.
+    pub(crate) fn take(&mut self, media: &Media) -> Taken {
+        if media.chunk != 0 && media.chunk <= self.last_chunk {
+            return Taken { repeated: true, ..Taken::default() };
+        }
+        self.last_chunk = media.chunk.max(self.last_chunk);
+        let filled_ms = match (self.position_ms, media.timestamp_ms) {
+            (Some(expected), Some(at)) if at >= expected + GAP_MIN_MS => (at - expected).min(self.gap_max_ms),
+            _ => 0,
+        };
+        self.backlog.extend(std::iter::repeat_n(SILENCE, (filled_ms * BYTES_PER_MS) as usize));
+        self.backlog.extend(&media.audio);
+        // Small wander is followed without filling, so that it cannot add up.
+        let begins = media.timestamp_ms.or(self.position_ms).unwrap_or(0);
+        self.advance(begins, media.audio.len() as u64);
+        Taken { repeated: false, filled_ms, dropped_ms: self.shed() }
+    }
+
+    /// Supplies silence the caller's carrier leaves out.
+    pub(crate) fn supply_silence(&mut self, silence_ms: u64) {
+        self.backlog.extend(std::iter::repeat_n(SILENCE, (silence_ms * BYTES_PER_MS) as usize));
+        if let Some(position) = self.position_ms {
+            self.advance(position, silence_ms * BYTES_PER_MS);
+        }
+        self.shed();
+    }
+
+    fn advance(&mut self, begins_ms: u64, bytes: u64) {
+        let bytes = bytes + self.position_rest;
+        self.position_ms = Some(begins_ms + bytes / BYTES_PER_MS);
+        self.position_rest = bytes % BYTES_PER_MS;
+    }
+
+    /// Keeps the newest audio within the limit. Returns what was dropped, ms.
+    fn shed(&mut self) -> u64 {
+        let excess = self.backlog.len().saturating_sub(self.backlog_max);
+        self.backlog.drain(..excess);
+        excess as u64 / BYTES_PER_MS
+    }
+
+    /// Hands over what waits, in the session's format, as appends of at most a second.
+    pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
+        let mut appends = Vec::new();
+        while !self.backlog.is_empty() {
+            let take = self.backlog.len().min(APPEND_MAX);
+            let ulaw: Vec<u8> = self.backlog.drain(..take).collect();
+            let mut audio = Vec::new();
+            self.codec.push(&ulaw, &mut audio);
+            if !audio.is_empty() {
+                appends.push(audio);
+            }
+        }
+        appends
+    }
+
+    /// Bytes of G.711 waiting.
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::Format;
+
+    fn uplink(backlog_ms: u64) -> Uplink {
+        let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
+        config.limits.backlog_ms = backlog_ms;
+        Uplink::new(&config)
+    }
+
+    fn frame(chunk: u64, timestamp_ms: u64) -> Media {
+        Media { chunk, timestamp_ms: Some(timestamp_ms), audio: vec![chunk as u8; 160] }
+    }
+
+    #[test]
+    fn a_wandering_clock_adds_no_silence() {
+        let mut t = uplink(60_000);
+        let mut at = 155;
+        for chunk in 1..=500 {
+            assert_eq!(t.take(&frame(chunk, at)), Taken::default());
+            at += if chunk % 3 == 0 { 18 } else { 21 };
+        }
+        assert_eq!(t.waiting(), 500 * 160);
+    }
+
+    #[test]
+    fn a_gap_in_the_timestamps_becomes_silence() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 100));
+        assert_eq!(t.take(&frame(2, 1_120)).filled_ms, 1_000);
+        assert_eq!(t.take(&frame(3, 1_140)).filled_ms, 0);
+        let audio = t.drain().concat();
+        assert_eq!(audio.len(), 3 * 160 + 8_000);
+        assert!(audio[160..8_160].iter().all(|&b| b == SILENCE));
+    }
+
+    #[test]
+    fn a_gap_is_bounded() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 100));
+        assert_eq!(t.take(&frame(2, 900_000)).filled_ms, 10_000);
+    }
+
+    #[test]
+    fn a_repeated_chunk_is_left_out() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 100));
+        assert!(t.take(&frame(1, 100)).repeated);
+        assert_eq!(t.waiting(), 160);
+    }
+
+    #[test]
+    fn silence_already_supplied_is_not_filled_again() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 100));
+        t.supply_silence(1_000);
+        assert_eq!(t.take(&frame(2, 1_420)).filled_ms, 300);
+    }
+
+    #[test]
+    fn the_newest_audio_is_kept() {
+        let mut t = uplink(100);
+        let dropped: u64 = (1..=10).map(|chunk| t.take(&frame(chunk, 80 + 20 * chunk)).dropped_ms).sum();
+        assert_eq!(dropped, 100);
+        assert_eq!(t.drain().concat()[0], 6, "frames 6 to 10 are left");
+    }
+}

@@ -1,0 +1,916 @@
+//! Settings of the process: defaults, then a TOML file, then the environment, then flags.
+//!
+//! Everything is checked before the bridge listens. What is missing or wrong is refused by name, with its value and
+//! what would be right, and all of it at once.
+
+use crate::audio::FRAME_BYTES;
+use crate::call::settings::CallConfig;
+use crate::leg::BURST_MAX;
+use axum::http::Uri;
+use clap::{Parser, Subcommand};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
+
+/// Longest wait that can be configured, ms: a week. Nobody means more, and the clock can add it safely.
+const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// Longest notice, bytes of mu-law: 30 seconds.
+const NOTICE_MAX: usize = 30 * 8_000;
+/// Twilio keeps this much audio of a call at most, ms: a longer lead is cut to it.
+const LEAD_MS_MAX: u64 = 540_000;
+
+/// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-law.
+pub fn notice() -> Arc<[u8]> {
+    Arc::from(include_bytes!("../assets/notice.ulaw").as_slice())
+}
+
+/// Settings of the process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    #[serde(deserialize_with = "parsed")]
+    pub listen: SocketAddr,
+    /// The address Twilio reaches this bridge at. Without it the webhook answers with the `Host` it was asked for.
+    pub public_url: Option<PublicUrl>,
+    /// Most calls at once; more are refused before the upgrade.
+    pub max_calls: usize,
+    /// How long running calls may go on after the signal to stop, ms.
+    pub drain_ms: u64,
+    /// Raw mu-law at 8 kHz to play instead of the bundled notice when a call has to end early.
+    pub notice_file: Option<PathBuf>,
+    /// The model's service.
+    pub openai: OpenAi,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Settings of each call.
+    pub call: CallConfig,
+    /// The notice itself, mu-law at 8 kHz.
+    #[serde(skip, default = "notice")]
+    pub notice: Arc<[u8]>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8084)),
+            public_url: None,
+            max_calls: 200,
+            drain_ms: 600_000,
+            notice_file: None,
+            openai: OpenAi::default(),
+            log: Log::default(),
+            call: CallConfig::default(),
+            notice: notice(),
+        }
+    }
+}
+
+/// The model's service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenAi {
+    /// Where its WebSocket is.
+    pub url: ModelUrl,
+    /// The key of the project that pays. Better given as `OPENAI_API_KEY` than in a file.
+    pub api_key: Secret,
+}
+
+impl Default for OpenAi {
+    fn default() -> Self {
+        Self {
+            url: ModelUrl {
+                secure: true,
+                host: "api.openai.com".into(),
+                port: 443,
+                text: "wss://api.openai.com/v1/realtime".into(),
+            },
+            api_key: Secret::default(),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or filters such as `info,bridge=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A value that must not be shown: it prints as `***`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The value itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { "***" }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}
+
+/// Where the model's WebSocket is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModelUrl {
+    /// `wss`: with TLS.
+    pub secure: bool,
+    /// Host name or address, IPv6 without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    text: String,
+}
+
+impl ModelUrl {
+    /// The URL to open for `model`. A `model` in the configured URL stands.
+    pub fn with_model(&self, model: &str) -> String {
+        let query = self.text.split_once('?').map(|(_, query)| query);
+        match query {
+            Some(query) if query.split('&').any(|pair| pair.starts_with("model=")) => self.text.clone(),
+            Some(_) => format!("{}&model={}", self.text, percent_encoded(model)),
+            None => format!("{}?model={}", self.text, percent_encoded(model)),
+        }
+    }
+}
+
+impl FromStr for ModelUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = "a WebSocket URL such as wss://api.openai.com/v1/realtime";
+        let url = Url::parse(text).ok_or_else(|| format!("{text:?} is not {wanted}"))?;
+        let secure = match url.scheme.as_str() {
+            "wss" => true,
+            "ws" => false,
+            scheme => return Err(format!("{text:?} has the scheme {scheme}; write {wanted}")),
+        };
+        let port = url.port.unwrap_or(if secure { 443 } else { 80 });
+        Ok(Self { secure, host: url.host, port, text: text.to_owned() })
+    }
+}
+
+impl TryFrom<String> for ModelUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ModelUrl> for String {
+    fn from(url: ModelUrl) -> Self {
+        url.text
+    }
+}
+
+/// The address Twilio reaches this bridge at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicUrl {
+    text: String,
+    /// `wss://host/path`, without a slash at the end.
+    socket: String,
+}
+
+impl PublicUrl {
+    /// Where Twilio opens its WebSocket.
+    pub fn stream_url(&self) -> String {
+        format!("{}/twilio", self.socket)
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = "an address such as https://voice.example.com";
+        let url = Url::parse(text).ok_or_else(|| format!("{text:?} is not {wanted}"))?;
+        if text.contains('?') {
+            return Err(format!("{text:?} has a query, which Twilio drops; write {wanted}"));
+        }
+        let (_, rest) = text.split_once("://").unwrap_or_default();
+        let scheme = match url.scheme.as_str() {
+            "https" | "wss" => "wss",
+            "http" | "ws" => "ws",
+            scheme => return Err(format!("{text:?} has the scheme {scheme}; write {wanted}")),
+        };
+        Ok(Self { text: text.to_owned(), socket: format!("{scheme}://{}", rest.trim_end_matches('/')) })
+    }
+}
+
+impl TryFrom<String> for PublicUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PublicUrl> for String {
+    fn from(url: PublicUrl) -> Self {
+        url.text
+    }
+}
+
+/// The parts of an absolute URL without user, password or fragment.
+struct Url {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+impl Url {
+    fn parse(text: &str) -> Option<Self> {
+        let uri: Uri = text.parse().ok()?;
+        let authority = uri.authority()?.as_str();
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        // The parser lets a port beyond 65535 and an empty one pass as no port at all.
+        let names_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        let whole = !authority.contains('@') && !text.contains('#') && !host.is_empty();
+        (whole && names_port == uri.port_u16().is_some() && uri.port_u16() != Some(0)).then_some(())?;
+        Some(Self { scheme: uri.scheme_str()?.to_owned(), host, port: uri.port_u16() })
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    listen(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an IP address and a port, such as 0.0.0.0:8084"))
+}
+
+/// What the command line says.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "bridge",
+    version,
+    about = "Carry phone calls between Twilio Media Streams and an OpenAI Realtime model.",
+    after_help = HELP,
+    propagate_version = true
+)]
+pub struct Args {
+    /// What to do; serving is the default.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings in TOML; deploy/bridge.example.toml shows them all [env: BRIDGE_CONFIG].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to listen [env: BRIDGE_LISTEN] [default: 0.0.0.0:8084].
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The address Twilio reaches this bridge at [env: BRIDGE_PUBLIC_URL] [default: the Host it is asked for].
+    #[arg(long, global = true, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Where the model's WebSocket is [env: OPENAI_REALTIME_URL] [default: wss://api.openai.com/v1/realtime].
+    #[arg(long, global = true, value_name = "URL")]
+    pub openai_url: Option<String>,
+    /// The model to talk to [env: OPENAI_MODEL] [default: gpt-realtime-2.1].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Audio towards the model: pcm24k or pcmu [env: BRIDGE_FORMAT] [default: pcm24k].
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Most calls at once [env: BRIDGE_MAX_CALLS] [default: 200].
+    #[arg(long, global = true, value_name = "N")]
+    pub max_calls: Option<String>,
+    /// How long calls may go on after the signal to stop [env: BRIDGE_DRAIN_MS] [default: 600000].
+    #[arg(long, global = true, value_name = "MS")]
+    pub drain_ms: Option<String>,
+    /// Raw 8 kHz mu-law to play when a call has to end early [env: BRIDGE_NOTICE_FILE] [default: bundled].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub notice_file: Option<String>,
+    /// Log lines as text or json [env: BRIDGE_LOG_FORMAT] [default: text].
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug, trace, or filters such as info,bridge=debug [env: BRIDGE_LOG] [default: info].
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve calls until SIGTERM or SIGINT (the default).
+    Serve,
+    /// Check the settings and print what would be in force, without serving.
+    Check,
+}
+
+const HELP: &str = "\
+OPENAI_API_KEY, the key of the project that pays, comes from the environment or the file, never
+from a flag. Flags win over the environment, the environment over the file, the file over the
+defaults. An empty variable counts as unset.
+
+Examples:
+  OPENAI_API_KEY=sk-... bridge --public-url https://voice.example.com
+  bridge --config /etc/bridge.toml --log-format json
+  bridge check --config deploy/bridge.example.toml
+  OPENAI_API_KEY=any bridge --openai-url ws://127.0.0.1:9100/v1/realtime
+
+Serves:
+  /voice     the webhook of a Twilio number: TwiML that connects the call to /twilio
+  /twilio    the WebSocket of Twilio Media Streams
+  /healthz   200 while calls are taken, 503 while draining
+
+Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
+
+/// Stores one overriding value.
+type Store = fn(&mut Config, &str) -> Result<(), String>;
+/// A flag, its value, the variable that stands in for it, and where it goes.
+type Override<'a> = (&'static str, Option<&'a str>, &'static str, Store);
+
+impl Args {
+    fn overrides(&self) -> [Override<'_>; 10] {
+        [
+            ("--listen", self.listen.as_deref(), "BRIDGE_LISTEN", |config, text| {
+                listen(text).map(|address| config.listen = address)
+            }),
+            ("--public-url", self.public_url.as_deref(), "BRIDGE_PUBLIC_URL", |config, text| {
+                text.parse().map(|url| config.public_url = Some(url))
+            }),
+            ("--openai-url", self.openai_url.as_deref(), "OPENAI_REALTIME_URL", |config, text| {
+                text.parse().map(|url| config.openai.url = url)
+            }),
+            ("--model", self.model.as_deref(), "OPENAI_MODEL", |config, text| {
+                config.call.model = text.to_owned();
+                Ok(())
+            }),
+            ("--format", self.format.as_deref(), "BRIDGE_FORMAT", |config, text| {
+                word(text, "pcm24k or pcmu").map(|format| config.call.format = format)
+            }),
+            ("--max-calls", self.max_calls.as_deref(), "BRIDGE_MAX_CALLS", |config, text| {
+                text.parse()
+                    .map(|calls| config.max_calls = calls)
+                    .map_err(|_| format!("{text:?} is not a number of calls"))
+            }),
+            ("--drain-ms", self.drain_ms.as_deref(), "BRIDGE_DRAIN_MS", |config, text| {
+                text.parse()
+                    .map(|ms| config.drain_ms = ms)
+                    .map_err(|_| format!("{text:?} is not a number of milliseconds"))
+            }),
+            ("--notice-file", self.notice_file.as_deref(), "BRIDGE_NOTICE_FILE", |config, text| {
+                config.notice_file = Some(text.into());
+                Ok(())
+            }),
+            ("--log-format", self.log_format.as_deref(), "BRIDGE_LOG_FORMAT", |config, text| {
+                word(text, "text or json").map(|format| config.log.format = format)
+            }),
+            ("--log-level", self.log_level.as_deref(), "BRIDGE_LOG", |config, text| {
+                config.log.level = text.to_owned();
+                Ok(())
+            }),
+        ]
+    }
+}
+
+/// Reads a word that is one of an enum's.
+fn word<T: for<'de> Deserialize<'de>>(text: &str, words: &str) -> Result<T, String> {
+    let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+    T::deserialize(deserializer).map_err(|_| format!("{text:?} is not {words}"))
+}
+
+/// Why the bridge does not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(Vec<String>);
+
+impl ConfigError {
+    /// Every problem, in words.
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl Config {
+    /// Puts the settings together and checks them all. `env` looks up a variable of the environment.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong, by name.
+    pub fn load(args: &Args, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = |name: &str| env(name).filter(|value| !value.is_empty());
+        let file = args.config.clone().or_else(|| env("BRIDGE_CONFIG").map(PathBuf::from));
+        let mut config = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", path.display())]))?;
+                Self::from_toml(&text, &path)?
+            }
+            None => Self::default(),
+        };
+        let mut problems = Vec::new();
+        if let Some(key) = env("OPENAI_API_KEY") {
+            config.openai.api_key = Secret::new(key);
+        }
+        for (flag, given, variable, store) in args.overrides() {
+            let (name, value) = match (given, env(variable)) {
+                (Some(value), _) => (flag, value.to_owned()),
+                (None, Some(value)) => (variable, value),
+                (None, None) => continue,
+            };
+            problems.extend(store(&mut config, &value).err().map(|problem| format!("{name}: {problem}")));
+        }
+        if let Some(path) = &config.notice_file {
+            match read_notice(path) {
+                Ok(notice) => config.notice = notice,
+                Err(problem) => problems.push(format!("notice_file {}: {problem}", path.display())),
+            }
+        }
+        config.check(&mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+    }
+
+    fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError(vec![toml_problem(&error, text, path)]))
+    }
+
+    /// What is in force, as TOML, with secrets left out.
+    ///
+    /// # Errors
+    /// When a function's parameters hold a JSON value that TOML has no word for.
+    pub fn shown(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(self)
+    }
+
+    fn check(&self, problems: &mut Vec<String>) {
+        let mut refuse = |problem: String| problems.push(problem);
+        let key = self.openai.api_key.expose();
+        if key.is_empty() {
+            refuse("OPENAI_API_KEY is missing: set it to the key of your OpenAI project".into());
+        } else if !key.bytes().all(|b| b.is_ascii_graphic()) {
+            refuse("OPENAI_API_KEY holds spaces or characters no key has: copy it again".into());
+        } else if key == "***" {
+            refuse(
+                "OPENAI_API_KEY is ***, which stands for a key that is not shown: put the key itself".into(),
+            );
+        }
+        if !(1..=100_000).contains(&self.max_calls) {
+            refuse(format!("max_calls = {}: between 1 and 100000", self.max_calls));
+        }
+        if self.drain_ms > WAIT_MS_MAX {
+            refuse(format!("drain_ms = {}: at most {WAIT_MS_MAX}, a week", self.drain_ms));
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log.level) {
+            refuse(format!(
+                "log.level = {:?}: {error}; write one such as info or info,bridge=debug",
+                self.log.level
+            ));
+        }
+        check_call(&self.call, &mut refuse);
+    }
+}
+
+/// What the call's own settings must obey beyond their types.
+fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
+    if call.model.is_empty() || call.model.contains(char::is_whitespace) {
+        refuse(format!("call.model = {:?}: a model's name, such as gpt-realtime-2.1", call.model));
+    }
+    for (name, text) in [("call.voice", &call.voice), ("call.greeting", &call.greeting)] {
+        if text.as_deref().is_some_and(|text| text.trim().is_empty()) {
+            refuse(format!("{name} is empty: give it words, or leave it out"));
+        }
+    }
+    if let Some(kind) = &call.noise_reduction
+        && !["near_field", "far_field"].contains(&kind.as_str())
+    {
+        refuse(format!("call.noise_reduction = {kind:?}: near_field, far_field, or leave it out"));
+    }
+    if let Some(transcription) = &call.transcription {
+        if transcription.model.trim().is_empty() {
+            refuse("call.transcription.model is empty: a model's name, such as gpt-realtime-whisper".into());
+        }
+        if let Some(language) = &transcription.language
+            && !(language.len() == 2 && language.bytes().all(|b| b.is_ascii_lowercase()))
+        {
+            refuse(format!("call.transcription.language = {language:?}: two small letters, such as en"));
+        }
+    }
+
+    if !(0.0..=1.0).contains(&call.vad.threshold) {
+        refuse(format!("call.vad.threshold = {}: between 0 and 1", call.vad.threshold));
+    }
+    for (name, value) in [
+        ("call.vad.prefix_padding_ms", call.vad.prefix_padding_ms),
+        ("call.vad.silence_duration_ms", call.vad.silence_duration_ms),
+    ] {
+        if value > 60_000 {
+            refuse(format!("{name} = {value}: at most 60000"));
+        }
+    }
+
+    let pacing = &call.pacing;
+    let mut range = |name: &str, value: u64, least: u64, most: u64| {
+        if !(least..=most).contains(&value) {
+            refuse(format!("{name} = {value}: between {least} and {most}"));
+        }
+    };
+    range("call.pacing.lead_ms", pacing.lead_ms, 20, WAIT_MS_MAX);
+    range("call.pacing.mark_every_ms", pacing.mark_every_ms, 20, 60_000);
+    range("call.dtmf.max_digits", call.dtmf.max_digits as u64, 1, 1_000);
+    range("call.limits.backlog_ms", call.limits.backlog_ms, 20, 600_000);
+    range("call.limits.held_ms", call.limits.held_ms, 1_000, 3_600_000);
+    range("call.limits.gap_ms", call.limits.gap_ms, 0, 600_000);
+    range("call.limits.tools_running", call.limits.tools_running as u64, 1, 1_000);
+    let waits = &call.timeouts;
+    for (name, value) in [
+        ("call.dtmf.quiet_ms", call.dtmf.quiet_ms),
+        ("call.timeouts.start_ms", waits.start_ms),
+        ("call.timeouts.first_media_ms", waits.first_media_ms),
+        ("call.timeouts.dial_ms", waits.dial_ms),
+        ("call.timeouts.session_created_ms", waits.session_created_ms),
+        ("call.timeouts.session_updated_ms", waits.session_updated_ms),
+        ("call.timeouts.first_audio_ms", waits.first_audio_ms),
+        ("call.timeouts.caller_silent_ms", waits.caller_silent_ms),
+        ("call.timeouts.media_pause_ms", waits.media_pause_ms),
+        ("call.timeouts.mark_ms", waits.mark_ms),
+        ("call.timeouts.clogged_ms", waits.clogged_ms),
+        ("call.timeouts.ping_ms", waits.ping_ms),
+        ("call.timeouts.pong_ms", waits.pong_ms),
+        ("call.timeouts.call_ms", waits.call_ms),
+        ("call.timeouts.before_expiry_ms", waits.before_expiry_ms),
+        ("call.timeouts.notice_ms", waits.notice_ms),
+        ("call.timeouts.closing_ms", waits.closing_ms),
+        ("call.timeouts.retry_ms", waits.retry_ms),
+    ] {
+        range(name, value, 1, WAIT_MS_MAX);
+    }
+    for tool in &call.tools {
+        range(&format!("timeout_ms of the function {:?}", tool.name), tool.timeout_ms, 1, WAIT_MS_MAX);
+    }
+
+    if pacing.mark_every_ms > pacing.lead_ms {
+        refuse(format!(
+            "call.pacing.mark_every_ms = {} is longer than call.pacing.lead_ms = {}: a mark is needed within the lead",
+            pacing.mark_every_ms, pacing.lead_ms
+        ));
+    }
+    let burst = pacing.lead_ms.min(LEAD_MS_MAX) / pacing.mark_every_ms.max(1);
+    if burst > BURST_MAX as u64 {
+        refuse(format!(
+            "call.pacing: a mark every {} ms in a lead of {} ms makes {burst} messages in a burst, and {BURST_MAX} \
+             is the most: mark less often, or lead less",
+            pacing.mark_every_ms, pacing.lead_ms
+        ));
+    }
+    if waits.caller_silent_ms <= waits.ping_ms {
+        refuse(format!(
+            "call.timeouts.caller_silent_ms = {} is not longer than call.timeouts.ping_ms = {}: a caller who only \
+             listens would be cut off",
+            waits.caller_silent_ms, waits.ping_ms
+        ));
+    }
+    if !"0123456789*#ABCD".contains(call.dtmf.terminator) {
+        refuse(format!("call.dtmf.terminator = {:?}: a key, such as #", call.dtmf.terminator));
+    }
+    for (at, tool) in call.tools.iter().enumerate() {
+        let name = &tool.name;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+            refuse(format!("call.tools: the name {name:?}: 1 to 64 letters, digits, _ and -"));
+        }
+        if call.tools[..at].iter().any(|earlier| earlier.name == *name) {
+            refuse(format!("call.tools: the name {name:?} is given twice"));
+        }
+        if !tool.parameters.is_object() {
+            refuse(format!("call.tools: the parameters of {name:?}: a JSON schema, that is a table"));
+        }
+    }
+}
+
+fn read_notice(path: &Path) -> Result<Arc<[u8]>, String> {
+    let convert = "make one with: ffmpeg -i words.wav -ar 8000 -ac 1 -f mulaw notice.ulaw";
+    let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read it: {error}; {convert}"))?;
+    if bytes.starts_with(b"RIFF") {
+        return Err(format!("this is a WAV file, not raw mu-law; {convert}"));
+    }
+    if bytes.is_empty() || bytes.len() > NOTICE_MAX {
+        return Err(format!(
+            "{} bytes; between 1 and {NOTICE_MAX}, which is 30 seconds; {convert}",
+            bytes.len()
+        ));
+    }
+    // A whole number of frames, the last filled with silence.
+    bytes.resize(bytes.len().next_multiple_of(FRAME_BYTES), crate::audio::SILENCE);
+    Ok(bytes.into())
+}
+
+/// Where in the file, what, and what would be right.
+fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
+    let message = error.message();
+    let Some(span) = error.span() else { return format!("{}: {message}", path.display()) };
+    let before = &text[..span.start.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let place = format!("{}:{line}", path.display());
+    let known: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if let (true, [unknown, known @ ..]) = (message.starts_with("unknown field"), known.as_slice()) {
+        let nearest = known.iter().min_by_key(|key| distance(key, unknown));
+        return match nearest.filter(|key| distance(key, unknown) <= unknown.len().div_ceil(2)) {
+            Some(key) => format!("{place}: unknown key `{unknown}`; did you mean `{key}`?"),
+            None => format!("{place}: unknown key `{unknown}`; the keys here are {}", known.join(", ")),
+        };
+    }
+    let source = text.lines().nth(line - 1).unwrap_or_default();
+    if source.contains("api_key") {
+        return format!("{place}: api_key: {}", message.split(": ").next().unwrap_or(message));
+    }
+    match source.split_once('=') {
+        Some((key, _)) => format!("{place}: {}: {message}", key.trim()),
+        None => format!("{place}: {message}"),
+    }
+}
+
+/// How many letters must be added, left out or changed to make one word the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn file(name: &str, text: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("bridge-config-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(flags: &[&str], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let args = Args::try_parse_from([&["bridge"], flags].concat()).unwrap();
+        let env: Vec<(String, String)> =
+            env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Config::load(&args, |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+    }
+
+    /// The problems of a file that is all the settings there are.
+    fn problems(name: &str, toml: &str) -> Vec<String> {
+        let path = file(name, toml);
+        let flag = path.to_str().unwrap();
+        let problems = load(&["--config", flag], &[("OPENAI_API_KEY", "sk")]).unwrap_err().0;
+        problems.into_iter().map(|problem| problem.replace(flag, "F")).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_key_is_all_that_is_needed() {
+        let config = load(&[], &[("OPENAI_API_KEY", "sk-1")]).unwrap();
+        assert_eq!(config.openai.api_key.expose(), "sk-1");
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8084");
+        let missing = load(&[], &[("OPENAI_API_KEY", "")]).unwrap_err();
+        assert_eq!(missing.0, ["OPENAI_API_KEY is missing: set it to the key of your OpenAI project"]);
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let path = file(
+            "order",
+            "max_calls = 1\ndrain_ms = 1\nlisten = \"127.0.0.1:1\"\n[openai]\napi_key = \"sk-file\"",
+        );
+        let flags = ["check", "--config", path.to_str().unwrap(), "--listen", "127.0.0.1:3"];
+        let env = [("BRIDGE_LISTEN", "127.0.0.1:2"), ("BRIDGE_DRAIN_MS", "2"), ("BRIDGE_PUBLIC_URL", "")];
+        let config = load(&flags, &env).unwrap();
+        assert_eq!((config.max_calls, config.drain_ms), (1, 2));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:3");
+        assert_eq!(config.openai.api_key.expose(), "sk-file");
+        assert_eq!(config.public_url, None, "an empty variable is no setting");
+    }
+
+    #[test]
+    fn a_bad_override_names_where_it_came_from() {
+        let env =
+            [("OPENAI_API_KEY", "sk"), ("BRIDGE_MAX_CALLS", "many"), ("OPENAI_REALTIME_URL", "https://x/y")];
+        let error = load(&["--listen", "8084", "--log-format", "xml"], &env).unwrap_err();
+        assert_eq!(
+            error.0,
+            [
+                "--listen: \"8084\" is not an IP address and a port, such as 0.0.0.0:8084",
+                "OPENAI_REALTIME_URL: \"https://x/y\" has the scheme https; write a WebSocket URL such as \
+                 wss://api.openai.com/v1/realtime",
+                "BRIDGE_MAX_CALLS: \"many\" is not a number of calls",
+                "--log-format: \"xml\" is not text or json",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+        assert_eq!(
+            problems("near", "max_calls = 3\n[call.vad]\nthreshhold = 0.5\n"),
+            ["F:3: unknown key `threshhold`; did you mean `threshold`?"]
+        );
+        assert_eq!(
+            problems("far", "[log]\nzzzzzzzz = 1\n"),
+            ["F:2: unknown key `zzzzzzzz`; the keys here are format, level"]
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_with_its_key_and_line() {
+        let wrong = problems("kind", "max_calls = 3\n[call.timeouts]\nstart_ms = \"5s\"\n");
+        assert_eq!(wrong, ["F:3: start_ms: invalid type: string \"5s\", expected u64"]);
+        let wrong = problems("url", "public_url = \"ftp://x\"\n");
+        assert_eq!(
+            wrong,
+            [
+                "F:1: public_url: \"ftp://x\" has the scheme ftp; write an address such as https://voice.example.com"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_secret_is_in_no_message_and_no_dump() {
+        let config = Config {
+            openai: OpenAi { api_key: Secret::new("sk-hidden"), ..OpenAi::default() },
+            ..Config::default()
+        };
+        let shown = config.shown().unwrap();
+        assert!(shown.contains("api_key = \"***\""), "{shown}");
+        assert!(!shown.contains("sk-hidden") && !format!("{config:?}").contains("sk-hidden"));
+        let wrong = problems("secret", "[openai]\napi_key = [\"sk-hidden\"]\n").concat();
+        assert!(wrong.contains("api_key") && !wrong.contains("hidden"), "{wrong}");
+        let spaced = load(&[], &[("OPENAI_API_KEY", "sk-hid den")]).unwrap_err().to_string();
+        assert!(!spaced.contains("hid"), "{spaced}");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back() {
+        let public_url = Some("https://voice.example.com/".parse().unwrap());
+        let mut config = Config { public_url, ..Config::default() };
+        config.call.greeting = Some("Say hello.".into());
+        config.call.tools = vec![crate::call::settings::ToolSpec {
+            name: "look_up".into(),
+            description: "Looks up.".into(),
+            parameters: serde_json::json!({"type": "object", "properties": {"id": {"type": "string"}}}),
+            timeout_ms: 1_000,
+        }];
+        assert_eq!(Config::from_toml(&config.shown().unwrap(), Path::new("shown")).unwrap(), config);
+    }
+
+    #[test]
+    fn the_example_states_the_defaults() {
+        let example = include_str!("../../deploy/bridge.example.toml");
+        assert_eq!(Config::from_toml(example, Path::new("example")).unwrap(), Config::default());
+        for key in Config::default().shown().unwrap().lines().filter_map(|line| line.split_once(" = ")) {
+            assert!(example.contains(&format!("{} = ", key.0)), "{} is not in the example", key.0);
+        }
+    }
+
+    #[test]
+    fn every_range_is_guarded() {
+        let cases = [
+            ("max_calls = 0", "max_calls = 0: between 1 and 100000"),
+            ("drain_ms = 604800001", "drain_ms = 604800001: at most 604800000, a week"),
+            ("[log]\nlevel = \"bridge=loud\"", "log.level = \"bridge=loud\": error parsing level filter"),
+            ("[call]\nmodel = \"\"", "call.model = \"\": a model's name"),
+            ("[call]\nvoice = \" \"", "call.voice is empty"),
+            ("[call]\nnoise_reduction = \"yes\"", "call.noise_reduction = \"yes\": near_field, far_field"),
+            (
+                "[call.transcription]\nmodel = \"w\"\nlanguage = \"English\"",
+                "call.transcription.language = \"English\"",
+            ),
+            ("[call.vad]\nthreshold = 1.5", "call.vad.threshold = 1.5: between 0 and 1"),
+            ("[call.vad]\nthreshold = nan", "call.vad.threshold = NaN: between 0 and 1"),
+            (
+                "[call.pacing]\nlead_ms = 100",
+                "call.pacing.mark_every_ms = 200 is longer than call.pacing.lead_ms = 100",
+            ),
+            (
+                "[call.pacing]\nlead_ms = 600000\nmark_every_ms = 20",
+                "makes 27000 messages in a burst, and 4096",
+            ),
+            ("[call.pacing]\nmark_every_ms = 0", "call.pacing.mark_every_ms = 0: between 20 and 60000"),
+            ("[call.timeouts]\ndial_ms = 0", "call.timeouts.dial_ms = 0: between 1 and 604800000"),
+            (
+                "[call.timeouts]\ncall_ms = 18446744073709551",
+                "call.timeouts.call_ms = 18446744073709551: between",
+            ),
+            ("[call.timeouts]\ncaller_silent_ms = 5000", "is not longer than call.timeouts.ping_ms = 5000"),
+            ("[call.dtmf]\nterminator = \"x\"", "call.dtmf.terminator = 'x': a key"),
+            ("[call.limits]\ntools_running = 0", "call.limits.tools_running = 0: between 1 and 1000"),
+            ("[[call.tools]]\nname = \"a b\"", "call.tools: the name \"a b\": 1 to 64 letters"),
+            ("[[call.tools]]\nname = \"a\"\n[[call.tools]]\nname = \"a\"", "the name \"a\" is given twice"),
+            ("[[call.tools]]\nname = \"a\"\nparameters = 3", "the parameters of \"a\": a JSON schema"),
+            ("notice_file = \"/nowhere/notice.ulaw\"", "notice_file /nowhere/notice.ulaw: cannot read it"),
+        ];
+        for (n, (toml, words)) in cases.iter().enumerate() {
+            let found = problems(&format!("range{n}"), toml);
+            assert!(found.len() == 1 && found[0].contains(words), "{toml:?} gave {found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_notice_is_filled_up_to_whole_frames() {
+        assert!(notice().len() >= 8_000 && notice().len().is_multiple_of(FRAME_BYTES), "the bundled one");
+        let path = file("notice", &"x".repeat(161));
+        let notice = read_notice(&path).unwrap();
+        assert_eq!((notice.len(), notice[160], notice[161]), (320, b'x', 0xFF));
+        assert!(read_notice(&file("wav", "RIFF....WAVE")).unwrap_err().contains("WAV"));
+        assert!(
+            read_notice(&file("long", &"x".repeat(NOTICE_MAX + 1))).unwrap_err().contains("240001 bytes")
+        );
+    }
+
+    #[test]
+    fn urls_are_taken_apart_and_put_together() {
+        let url: ModelUrl = "ws://127.0.0.1:9100/v1/realtime".parse().unwrap();
+        assert_eq!((url.secure, url.host.as_str(), url.port), (false, "127.0.0.1", 9100));
+        assert_eq!(url.with_model("a b/c"), "ws://127.0.0.1:9100/v1/realtime?model=a%20b%2Fc");
+        let url: ModelUrl = "wss://[::1]/rt?api-version=1".parse().unwrap();
+        assert_eq!((url.host.as_str(), url.port), ("::1", 443));
+        assert_eq!(url.with_model("m"), "wss://[::1]/rt?api-version=1&model=m");
+        let url: ModelUrl = "wss://x/rt?model=mine".parse().unwrap();
+        assert_eq!(url.with_model("m"), "wss://x/rt?model=mine");
+        for bad in [
+            "",
+            "api.openai.com",
+            "wss://",
+            "wss://x:99999/",
+            "wss://x:0/",
+            "wss://key@x/",
+            "wss://x/#f",
+            "http://x/",
+        ] {
+            assert!(bad.parse::<ModelUrl>().is_err(), "{bad}");
+        }
+        for (given, stream) in [
+            ("https://voice.example.com", "wss://voice.example.com/twilio"),
+            ("https://voice.example.com:8443/base/", "wss://voice.example.com:8443/base/twilio"),
+            ("http://127.0.0.1:8084", "ws://127.0.0.1:8084/twilio"),
+        ] {
+            assert_eq!(given.parse::<PublicUrl>().unwrap().stream_url(), stream);
+        }
+        assert!("https://x/?a=b".parse::<PublicUrl>().unwrap_err().contains("query"));
+    }
+}

@@ -1,0 +1,345 @@
+//! The one loop that owns a call and its two connections, and the only reader of its clock.
+//!
+//! Selecting only names what happened; everything else is a plain synchronous call. There are no locks, because
+//! there is nothing to share. When the call is over the loop returns, and with it goes all that was the call's:
+//! both sockets with what waited to be written, a dial in progress, running functions.
+
+use crate::call::event::CallEvent;
+use crate::call::settings::Dialect;
+use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use crate::config::Config;
+use crate::dial::Dial;
+use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
+use crate::tools::Tools;
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error as WebSocketError;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+/// What a call is made with.
+pub(crate) struct Parts<D, T> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) dial: D,
+    pub(crate) tools: T,
+    pub(crate) control: mpsc::Receiver<Control>,
+    /// The wall clock at the beginning, Unix seconds.
+    pub(crate) unix_now: i64,
+}
+
+/// The time of a call.
+#[expect(clippy::disallowed_methods, reason = "the one place where a call's clock is read")]
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Carries one call from its opened WebSocket to its end. `happened` hears every event, in order.
+pub(crate) async fn drive<S, D, T>(
+    socket: S,
+    parts: Parts<D, T>,
+    mut happened: impl FnMut(&CallEvent, Instant),
+) where
+    S: Socket,
+    D: Dial,
+    T: Tools,
+{
+    let Parts { config, dial, tools, mut control, unix_now } = parts;
+    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), now(), unix_now);
+    let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
+    let mut dialing: Option<Dialing<D>> = None;
+    let mut functions = Functions::default();
+    let mut changes: Vec<(Leg, LegChange)> = Vec::new();
+    let mut alarm = pin!(tokio::time::sleep_until(tokio::time::Instant::from_std(now())));
+
+    loop {
+        while let Some(transmit) = call.poll_transmit() {
+            if let Some((leg, text)) = transmit.encode(&config.call) {
+                changes.extend(legs.send(leg, Outgoing::Text(text)));
+                continue;
+            }
+            match transmit {
+                Transmit::Caller { .. } | Transmit::Model(_) => {}
+                Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping)),
+                Transmit::Close { leg, code, reason } => {
+                    changes.extend(legs.send(leg, Outgoing::Close(code, reason)));
+                }
+                Transmit::Drop(leg) => {
+                    legs.drop(leg);
+                    if leg == Leg::Model {
+                        dialing = None;
+                    }
+                }
+                Transmit::Dial { call_sid } => {
+                    dialing = Some(Box::pin(open(dial.clone(), config.clone(), call_sid)));
+                }
+                Transmit::HoldModel(hold) => legs.held = hold,
+                Transmit::RunTool { call_id, name, arguments } => {
+                    let (tools, call_sid) = (tools.clone(), call.call_sid().unwrap_or_default().to_owned());
+                    functions.run(call_id, async move { tools.run(&call_sid, &name, &arguments).await });
+                }
+                Transmit::CancelTool { call_id } => functions.cancel(&call_id),
+            }
+        }
+        while let Some(event) = call.poll_event() {
+            happened(&event, now());
+        }
+        if call.is_over() {
+            return;
+        }
+        if !changes.is_empty() {
+            // One input, then drain again: the call may want to answer each of them.
+            let (leg, change) = changes.remove(0);
+            call.handle_leg(leg, change, now());
+            continue;
+        }
+
+        let wake = call.poll_timeout().map(|(at, _why)| tokio::time::Instant::from_std(at));
+        if let Some(at) = wake
+            && alarm.deadline() != at
+        {
+            alarm.as_mut().reset(at);
+        }
+        tokio::select! {
+            biased; // same seed, same branch; and a flood of audio cannot starve the timers
+            () = alarm.as_mut(), if wake.is_some() => call.handle_timeout(now()),
+            Some(wish) = control.recv() => call.handle_control(wish, now()),
+            dialed = finished(&mut dialing) => {
+                dialing = None;
+                let change = match dialed {
+                    Ok(socket) => {
+                        legs.model = Some(LegIo::new(socket));
+                        LegChange::Open
+                    }
+                    Err(why) => LegChange::DialFailed { why },
+                };
+                call.handle_leg(Leg::Model, change, now());
+            }
+            result = functions.next() => call.handle_tool(result, now()),
+            (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
+                Arrived::Text(text) => call.handle_frame(leg, Incoming::Text(&text), now()),
+                Arrived::Binary(len) => call.handle_frame(leg, Incoming::Binary(len), now()),
+                // A ping is as good a sign of life as a pong.
+                Arrived::StrayPong => {}
+                Arrived::Ping => call.handle_leg(leg, LegChange::Pong, now()),
+                Arrived::Changed(change) => {
+                    if matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
+                        legs.drop(leg);
+                    }
+                    call.handle_leg(leg, change, now());
+                }
+            },
+        }
+    }
+}
+
+/// The two connections, as far as they are there.
+struct Legs<S, M> {
+    caller: Option<LegIo<S>>,
+    model: Option<LegIo<M>>,
+    /// The model is not read for now.
+    held: bool,
+    /// Who is asked first: the legs take turns, so neither can starve the other.
+    model_first: bool,
+}
+
+impl<S: Socket, M: Socket> Legs<S, M> {
+    fn send(&mut self, leg: Leg, frame: Outgoing) -> Option<(Leg, LegChange)> {
+        let change = match leg {
+            Leg::Caller => self.caller.as_mut()?.send(frame),
+            Leg::Model => self.model.as_mut()?.send(frame),
+        }?;
+        if matches!(change, LegChange::Lost { .. }) {
+            self.drop(leg);
+        }
+        Some((leg, change))
+    }
+
+    fn drop(&mut self, leg: Leg) {
+        match leg {
+            Leg::Caller => self.caller = None,
+            Leg::Model => self.model = None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Leg, Arrived)> {
+        // Both write, whoever has something to say.
+        if let Some(model) = &mut self.model {
+            model.poll_write(cx);
+        }
+        if let Some(caller) = &mut self.caller {
+            caller.poll_write(cx);
+        }
+        let order = if self.model_first { [Leg::Model, Leg::Caller] } else { [Leg::Caller, Leg::Model] };
+        for leg in order {
+            let arrived = match leg {
+                Leg::Caller => self.caller.as_mut().map(|caller| caller.poll(false, cx)),
+                Leg::Model => self.model.as_mut().map(|model| model.poll(self.held, cx)),
+            };
+            if let Some(Poll::Ready(arrived)) = arrived {
+                self.model_first = leg == Leg::Caller;
+                return Poll::Ready((leg, arrived));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// The functions that run for a call, each beside the audio.
+#[derive(Default)]
+struct Functions {
+    tasks: JoinSet<Result<String, String>>,
+    running: Vec<(String, AbortHandle)>,
+}
+
+impl Functions {
+    fn run(
+        &mut self,
+        call_id: String,
+        function: impl Future<Output = Result<String, String>> + Send + 'static,
+    ) {
+        let handle = self.tasks.spawn(function);
+        self.running.push((call_id, handle));
+    }
+
+    fn cancel(&mut self, call_id: &str) {
+        self.running.retain(|(id, handle)| {
+            if id == call_id {
+                handle.abort();
+            }
+            id != call_id
+        });
+    }
+
+    /// The next result somebody still waits for. A function that panics has failed like any other.
+    async fn next(&mut self) -> ToolResult {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            let (task, output) = match ended {
+                Ok((task, output)) => (task, output),
+                Err(error) => {
+                    if error.is_panic() {
+                        tracing::error!(%error, "a function panicked; the model is told that it failed");
+                    }
+                    (error.id(), Err("the function failed".to_owned()))
+                }
+            };
+            if let Some(at) = self.running.iter().position(|(_, handle)| handle.id() == task) {
+                return ToolResult { call_id: self.running.remove(at).0, output };
+            }
+        }
+        pending().await
+    }
+}
+
+type Dialing<D> = Pin<Box<dyn Future<Output = Result<WebSocketStream<<D as Dial>::Stream>, String>> + Send>>;
+
+async fn finished<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+/// Dials and upgrades. The words of a failure carry no secret.
+async fn open<D: Dial>(
+    dial: D,
+    config: Arc<Config>,
+    call_sid: String,
+) -> Result<WebSocketStream<D::Stream>, String> {
+    let request = request(&config, &call_sid)?;
+    let stream = dial.dial().await.map_err(|error| format!("cannot connect: {error}"))?;
+    // What the server sends right behind its answer is kept and read first.
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(model_limits())).await {
+        Ok((socket, _answer)) => Ok(socket),
+        Err(WebSocketError::Http(answer)) => {
+            Err(format!("the server answered {} instead of upgrading", answer.status()))
+        }
+        Err(error) => Err(format!("the upgrade failed: {error}")),
+    }
+}
+
+fn request(config: &Config, call_sid: &str) -> Result<Request, String> {
+    let url = config.openai.url.with_model(&config.call.model);
+    let mut request = url.into_client_request().map_err(|error| format!("no usable URL: {error}"))?;
+    let headers = request.headers_mut();
+    let bearer = format!("Bearer {}", config.openai.api_key.expose());
+    let mut bearer =
+        HeaderValue::try_from(bearer).map_err(|_| "the API key is no header value".to_owned())?;
+    bearer.set_sensitive(true);
+    headers.insert("Authorization", bearer);
+    // The service logs it, so that both sides can name the call; a name that fits no header stays here.
+    if let Ok(id) = HeaderValue::from_str(call_sid) {
+        headers.insert("X-Client-Request-Id", id);
+    }
+    match config.call.dialect {
+        // The current service refuses connections that send this header.
+        Dialect::Ga => {}
+        Dialect::Beta => {
+            headers.insert("OpenAI-Beta", HeaderValue::from_static("realtime=v1"));
+        }
+    }
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn config() -> Config {
+        let mut config = Config::default();
+        config.openai.api_key = Secret::new("sk-hidden");
+        config
+    }
+
+    #[test]
+    fn the_request_names_model_key_and_call() {
+        let request = request(&config(), "CA1").unwrap();
+        assert_eq!(request.uri().to_string(), "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1");
+        assert_eq!(request.headers()["Authorization"], "Bearer sk-hidden");
+        assert_eq!(request.headers()["X-Client-Request-Id"], "CA1");
+        assert!(!request.headers().contains_key("OpenAI-Beta"));
+        assert!(!request.headers().contains_key("Sec-WebSocket-Extensions"), "no compression");
+        assert!(!format!("{request:?}").contains("sk-hidden"), "a request in a log shows no key");
+    }
+
+    #[test]
+    fn only_the_retired_dialect_asks_for_it() {
+        let mut config = config();
+        config.call.dialect = Dialect::Beta;
+        assert_eq!(request(&config, "CA1").unwrap().headers()["OpenAI-Beta"], "realtime=v1");
+    }
+
+    #[tokio::test]
+    async fn a_function_is_answered_once_and_a_cancelled_one_never() {
+        let mut functions = Functions::default();
+        functions.run("cancelled".into(), async { Ok("late".into()) });
+        tokio::task::yield_now().await; // it has ended, but nobody has asked yet
+        functions.cancel("cancelled");
+        functions.run("answered".into(), async { Ok("yes".into()) });
+        let result = functions.next().await;
+        assert_eq!((result.call_id.as_str(), result.output), ("answered", Ok("yes".into())));
+        assert!(functions.running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn dropping_the_functions_stops_them() {
+        let (alive, mut gone) = tokio::sync::oneshot::channel::<()>();
+        let mut functions = Functions::default();
+        functions.run("endless".into(), async move {
+            pending::<()>().await;
+            drop(alive);
+            Ok(String::new())
+        });
+        tokio::task::yield_now().await;
+        assert!(gone.try_recv().is_err_and(|e| e == tokio::sync::oneshot::error::TryRecvError::Empty));
+        drop(functions);
+        assert!(gone.await.is_err(), "the function is gone with whoever ran it");
+    }
+}

@@ -1,0 +1,26 @@
+//! Carries a phone call between Twilio Media Streams and an OpenAI Realtime model.
+//!
+//! In the order a 20 ms frame travels from the caller to the model and back:
+//! * [`serve`]: the HTTP face; accepts, carries, drains.
+//! * [`leg`]: one WebSocket: a reader that is asked, a writer that is never waited for.
+//! * [`twilio`]: Twilio's messages on the wire.
+//! * [`driver`]: the one loop that owns a call, and the only reader of its clock.
+//! * [`call`]: the call itself, as a value. Nothing in it can await, read a clock or draw a random number.
+//! * [`audio`]: G.711, 8 kHz to 24 kHz and back.
+//! * [`realtime`]: the model's events on the wire.
+//! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
+//!   who owns which phone call.
+//! * [`config`], [`telemetry`]: settings in, log lines out.
+
+pub mod audio;
+pub mod call;
+pub mod config;
+pub mod dial;
+pub mod driver;
+pub mod leg;
+pub mod realtime;
+pub mod registry;
+pub mod serve;
+pub mod telemetry;
+pub mod tools;
+pub mod twilio;

@@ -1,0 +1,84 @@
+//! The process: parse, log, bind, serve, wait for the signal.
+
+use axum::serve::ListenerExt;
+use bridge::config::{Args, Command, Config};
+use bridge::dial::TlsDial;
+use bridge::telemetry::{self, LogCalls};
+use bridge::tools::NoTools;
+use clap::Parser;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::load(&args, |name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            for problem in error.problems() {
+                eprintln!("bridge: {problem}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    let done = match args.command.unwrap_or(Command::Serve) {
+        Command::Check => check(&config),
+        Command::Serve => serve(config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(config: &Config) -> anyhow::Result<()> {
+    print!("{}", config.shown()?);
+    Ok(())
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::install(&config.log)?;
+    // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dial = TlsDial::new(&config.openai.url)?;
+    if !config.openai.url.secure {
+        tracing::warn!(
+            host = config.openai.url.host,
+            "the model is reached without TLS: key and audio travel openly"
+        );
+    }
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with --listen")
+    })?;
+    tracing::info!(listen = %listener.local_addr()?, model = config.call.model, "taking calls");
+    // Frames are small and due now.
+    let listener = listener.tap_io(|tcp| {
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = async move {
+        tokio::select! {
+            biased;
+            _ = term.recv() => tracing::info!("SIGTERM: draining"),
+            _ = int.recv() => tracing::info!("SIGINT: draining; once more ends the calls"),
+        }
+        tokio::spawn(async move {
+            int.recv().await;
+            tracing::warn!("SIGINT again: leaving without waiting for the calls");
+            std::process::exit(1);
+        });
+    };
+    let served = bridge::serve::serve(listener, dial, NoTools, LogCalls, Arc::new(config), shutdown).await;
+    tracing::info!(calls = served.calls, refused = served.refused, panicked = served.panicked, "stopped");
+    anyhow::ensure!(served.active_at_end == 0, "{} calls did not end and were cut", served.active_at_end);
+    Ok(())
+}

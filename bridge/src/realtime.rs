@@ -1,0 +1,684 @@
+//! OpenAI Realtime on the wire. Decoding is lenient, encoding is exact.
+//!
+//! The wire carries fields and events that no published type lists, and servers that speak nearly this protocol
+//! carry more; so an unknown event is [`ServerEvent::Other`], unknown fields are ignored, and both the current
+//! (GA) and the retired (beta) event names are read. What is written is one dialect, with no key the server
+//! could refuse: one unknown key makes it discard a whole `session.update`.
+
+use crate::audio::Format;
+use crate::call::settings::{CallConfig, Dialect};
+use crate::twilio::shape_of;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+
+/// An event from the model, with what the bridge uses of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerEvent {
+    /// The session exists. `expires_at` is in Unix seconds.
+    SessionCreated {
+        /// When the server will end the session.
+        expires_at: Option<i64>,
+    },
+    /// The session's effective settings, after an accepted `session.update`.
+    SessionUpdated {
+        /// Effective audio formats.
+        formats: Formats,
+        /// When the server will end the session.
+        expires_at: Option<i64>,
+    },
+    /// Something went wrong; most errors leave the session usable.
+    Error(ApiError),
+    /// The caller began to speak, by the server's VAD.
+    SpeechStarted {
+        /// The future user item.
+        item: Option<String>,
+    },
+    /// The caller's turn ended, by the server's VAD.
+    SpeechStopped,
+    /// The caller's audio became an item.
+    Committed {
+        /// The user item.
+        item: String,
+        /// The item it follows.
+        previous: Option<String>,
+    },
+    /// An item entered the conversation.
+    ItemAdded {
+        /// The item.
+        item: String,
+        /// The item it follows.
+        previous: Option<String>,
+        /// `user`, `assistant`, `system`; empty for items that are no message.
+        role: String,
+    },
+    /// A truncation was carried out.
+    Truncated {
+        /// The item.
+        item: String,
+    },
+    /// The words of a user item.
+    Transcribed {
+        /// The user item.
+        item: String,
+        /// The final text.
+        text: String,
+    },
+    /// A user item could not be transcribed; the turn itself is fine.
+    TranscriptionFailed {
+        /// The user item.
+        item: String,
+    },
+    /// A response began.
+    ResponseCreated {
+        /// Its id.
+        response: String,
+        /// The number we gave the request, if it was ours.
+        request: Option<u64>,
+    },
+    /// A response ended.
+    ResponseDone(ResponseDone),
+    /// Agent audio.
+    AudioDelta {
+        /// The response.
+        response: String,
+        /// The item.
+        item: String,
+        /// The content part.
+        content: u32,
+        /// Bytes in the session's output format.
+        audio: Vec<u8>,
+    },
+    /// No more audio for this item. Says nothing about playback.
+    AudioDone {
+        /// The response.
+        response: String,
+        /// The item.
+        item: String,
+    },
+    /// Words of the agent, ahead of the audio.
+    AgentWords {
+        /// The item.
+        item: String,
+        /// The next piece of text.
+        delta: String,
+    },
+    /// All words of an agent item.
+    AgentWordsDone {
+        /// The item.
+        item: String,
+        /// The whole text.
+        text: String,
+    },
+    /// An item of a response is complete; the only ones acted on are function calls.
+    OutputItemDone {
+        /// The response.
+        response: String,
+        /// The function call, when the item is one.
+        call: Option<FunctionCall>,
+    },
+    /// An event with nothing the bridge acts on, known or not.
+    Other {
+        /// Its type.
+        kind: String,
+        /// The type is one of the protocol's.
+        known: bool,
+    },
+}
+
+/// Effective audio formats of a session, as wire names (`audio/pcm`, `audio/pcmu`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Formats {
+    /// Caller to model; `None` when the server did not echo it.
+    pub input: Option<String>,
+    /// Model to caller.
+    pub output: Option<String>,
+}
+
+/// The body of an `error` event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiError {
+    /// `invalid_request_error`, `server_error`, ...
+    pub kind: String,
+    /// The code, if any.
+    pub code: Option<String>,
+    /// Which of our events it answers.
+    pub event_id: Option<String>,
+}
+
+impl ApiError {
+    /// The code, or the type when there is none.
+    pub fn name(&self) -> &str {
+        self.code.as_deref().unwrap_or(&self.kind)
+    }
+}
+
+/// The body of `response.done`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponseDone {
+    /// The response.
+    pub response: String,
+    /// `completed`, `cancelled`, `incomplete`, `failed`.
+    pub status: String,
+    /// Why it failed: the error's code or type.
+    pub error: Option<String>,
+    /// Function calls among its items.
+    pub calls: Vec<FunctionCall>,
+    /// Total tokens used.
+    pub tokens: Option<u64>,
+}
+
+/// A complete function call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionCall {
+    /// Names the call; the output must carry it.
+    pub call_id: String,
+    /// The function.
+    pub name: String,
+    /// JSON text, as the model wrote it: may be padded, empty or invalid.
+    pub arguments: String,
+    /// The model finished writing it; an interrupted call is not to be run, and not to be answered.
+    pub complete: bool,
+}
+
+/// A frame that is not an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not a JSON object with a `type`.
+    #[error("not a Realtime event: {0}")]
+    Json(String),
+    /// The event lacks a field it cannot do without.
+    #[error("`{kind}` without `{field}`")]
+    Missing {
+        /// The event's type.
+        kind: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// The audio is not base64.
+    #[error("`delta` of an audio event is not base64")]
+    Audio,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    response_id: Cow<'a, str>,
+    #[serde(borrow)]
+    item_id: Cow<'a, str>,
+    #[serde(default)]
+    content_index: u32,
+    #[serde(borrow)]
+    delta: Cow<'a, str>,
+}
+
+/// Reads one text frame from the model.
+///
+/// # Errors
+/// [`Malformed`] when the frame is no JSON object with a `type`, or an event the bridge acts on lacks its core.
+pub fn decode(text: &str) -> Result<ServerEvent, Malformed> {
+    let head: Head<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+    let kind = head.kind.as_ref();
+    match kind {
+        // The one event that comes by the dozen and carries kilobytes is read without an intermediate tree.
+        "response.output_audio.delta" | "response.audio.delta" => {
+            let delta: Delta<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+            let audio = BASE64.decode(delta.delta.as_bytes()).map_err(|_| Malformed::Audio)?;
+            Ok(ServerEvent::AudioDelta {
+                response: delta.response_id.into_owned(),
+                item: delta.item_id.into_owned(),
+                content: delta.content_index,
+                audio,
+            })
+        }
+        known if acted_on(known) => {
+            let value: Value = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+            decode_value(kind, &value)
+        }
+        other => Ok(ServerEvent::Other { kind: other.chars().take(80).collect(), known: is_known(other) }),
+    }
+}
+
+fn acted_on(kind: &str) -> bool {
+    matches!(
+        kind,
+        "session.created"
+            | "session.updated"
+            | "error"
+            | "input_audio_buffer.speech_started"
+            | "input_audio_buffer.speech_stopped"
+            | "input_audio_buffer.committed"
+            | "conversation.item.added"
+            | "conversation.item.created"
+            | "conversation.item.truncated"
+            | "conversation.item.input_audio_transcription.completed"
+            | "conversation.item.input_audio_transcription.failed"
+            | "response.created"
+            | "response.done"
+            | "response.output_audio.done"
+            | "response.audio.done"
+            | "response.output_audio_transcript.delta"
+            | "response.audio_transcript.delta"
+            | "response.output_audio_transcript.done"
+            | "response.audio_transcript.done"
+            | "response.output_item.done"
+    )
+}
+
+/// Types of the protocol that need no action here.
+fn is_known(kind: &str) -> bool {
+    matches!(
+        kind,
+        "conversation.created"
+            | "conversation.item.done"
+            | "conversation.item.deleted"
+            | "conversation.item.retrieved"
+            | "conversation.item.input_audio_transcription.delta"
+            | "conversation.item.input_audio_transcription.segment"
+            | "input_audio_buffer.cleared"
+            | "input_audio_buffer.timeout_triggered"
+            | "input_audio_buffer.dtmf_event_received"
+            | "rate_limits.updated"
+            | "response.output_item.added"
+            | "response.content_part.added"
+            | "response.content_part.done"
+            | "response.output_text.delta"
+            | "response.output_text.done"
+            | "response.text.delta"
+            | "response.text.done"
+            | "response.function_call_arguments.delta"
+            | "response.function_call_arguments.done"
+            | "response.mcp_call_arguments.delta"
+            | "response.mcp_call_arguments.done"
+            | "response.mcp_call.in_progress"
+            | "response.mcp_call.completed"
+            | "response.mcp_call.failed"
+            | "mcp_list_tools.in_progress"
+            | "mcp_list_tools.completed"
+            | "mcp_list_tools.failed"
+            | "output_audio_buffer.started"
+            | "output_audio_buffer.stopped"
+            | "output_audio_buffer.cleared"
+    )
+}
+
+fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
+    let missing = |field| Malformed::Missing { kind: kind.to_owned(), field };
+    let text = |field: &'static str| string(&v[field]).ok_or_else(|| missing(field));
+    Ok(match kind {
+        "session.created" => ServerEvent::SessionCreated { expires_at: v["session"]["expires_at"].as_i64() },
+        "session.updated" => ServerEvent::SessionUpdated {
+            formats: formats(&v["session"]),
+            expires_at: v["session"]["expires_at"].as_i64(),
+        },
+        "error" => ServerEvent::Error(api_error(&v["error"])),
+        "input_audio_buffer.speech_started" => ServerEvent::SpeechStarted { item: string(&v["item_id"]) },
+        "input_audio_buffer.speech_stopped" => ServerEvent::SpeechStopped,
+        "input_audio_buffer.committed" => {
+            ServerEvent::Committed { item: text("item_id")?, previous: string(&v["previous_item_id"]) }
+        }
+        "conversation.item.added" | "conversation.item.created" => ServerEvent::ItemAdded {
+            item: string(&v["item"]["id"]).ok_or_else(|| missing("item.id"))?,
+            previous: string(&v["previous_item_id"]),
+            role: string(&v["item"]["role"]).unwrap_or_default(),
+        },
+        "conversation.item.truncated" => ServerEvent::Truncated { item: text("item_id")? },
+        "conversation.item.input_audio_transcription.completed" => ServerEvent::Transcribed {
+            item: text("item_id")?,
+            text: string(&v["transcript"]).unwrap_or_default(),
+        },
+        "conversation.item.input_audio_transcription.failed" => {
+            ServerEvent::TranscriptionFailed { item: text("item_id")? }
+        }
+        "response.created" => ServerEvent::ResponseCreated {
+            response: string(&v["response"]["id"]).ok_or_else(|| missing("response.id"))?,
+            request: v["response"]["metadata"][REQUEST_KEY].as_str().and_then(|n| n.parse().ok()),
+        },
+        "response.done" => {
+            ServerEvent::ResponseDone(response_done(&v["response"]).ok_or_else(|| missing("response.id"))?)
+        }
+        "response.output_audio.done" | "response.audio.done" => {
+            ServerEvent::AudioDone { response: text("response_id")?, item: text("item_id")? }
+        }
+        "response.output_audio_transcript.delta" | "response.audio_transcript.delta" => {
+            ServerEvent::AgentWords { item: text("item_id")?, delta: string(&v["delta"]).unwrap_or_default() }
+        }
+        "response.output_audio_transcript.done" | "response.audio_transcript.done" => {
+            ServerEvent::AgentWordsDone {
+                item: text("item_id")?,
+                text: string(&v["transcript"]).unwrap_or_default(),
+            }
+        }
+        "response.output_item.done" => {
+            ServerEvent::OutputItemDone { response: text("response_id")?, call: function_call(&v["item"]) }
+        }
+        other => ServerEvent::Other { kind: other.to_owned(), known: true },
+    })
+}
+
+fn string(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn formats(session: &Value) -> Formats {
+    // GA nests {"type": ...} under audio; beta has a flat word.
+    let one = |ga: &Value, beta: &Value| {
+        string(&ga["format"]["type"]).or_else(|| {
+            Some(match beta.as_str()? {
+                "pcm16" => "audio/pcm".to_owned(),
+                "g711_ulaw" => "audio/pcmu".to_owned(),
+                "g711_alaw" => "audio/pcma".to_owned(),
+                other => other.to_owned(),
+            })
+        })
+    };
+    Formats {
+        input: one(&session["audio"]["input"], &session["input_audio_format"]),
+        output: one(&session["audio"]["output"], &session["output_audio_format"]),
+    }
+}
+
+fn api_error(error: &Value) -> ApiError {
+    ApiError {
+        kind: string(&error["type"]).unwrap_or_default(),
+        code: string(&error["code"]),
+        event_id: string(&error["event_id"]),
+    }
+}
+
+fn response_done(response: &Value) -> Option<ResponseDone> {
+    let details = &response["status_details"]["error"];
+    Some(ResponseDone {
+        response: string(&response["id"])?,
+        status: string(&response["status"]).unwrap_or_default(),
+        error: string(&details["code"]).or_else(|| string(&details["type"])),
+        calls: response["output"].as_array().into_iter().flatten().filter_map(function_call).collect(),
+        tokens: response["usage"]["total_tokens"].as_u64(),
+    })
+}
+
+fn function_call(item: &Value) -> Option<FunctionCall> {
+    (item["type"] == "function_call").then_some(())?;
+    Some(FunctionCall {
+        call_id: string(&item["call_id"])?,
+        name: string(&item["name"]).unwrap_or_default(),
+        arguments: string(&item["arguments"]).unwrap_or_default(),
+        complete: item["status"].as_str().is_none_or(|status| status == "completed"),
+    })
+}
+
+/// The metadata key under which a request's number travels to its `response.created` and back.
+const REQUEST_KEY: &str = "bridge_request";
+
+/// An event to the model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientEvent {
+    /// The one complete `session.update` of a call.
+    SessionUpdate {
+        /// Names the event, so that a refusal can be matched.
+        event_id: String,
+        /// All that the update says.
+        settings: Box<CallConfig>,
+    },
+    /// Caller audio in the session's input format.
+    AppendAudio {
+        /// The bytes.
+        audio: Vec<u8>,
+    },
+    /// Asks for a response.
+    CreateResponse {
+        /// Names the event.
+        event_id: String,
+        /// Comes back in `response.created`.
+        request: u64,
+        /// Replaces the session's instructions for this response.
+        instructions: Option<String>,
+    },
+    /// Stops a response.
+    CancelResponse {
+        /// The response; `None` means whichever is active.
+        response: Option<String>,
+    },
+    /// Cuts an item at what was heard.
+    Truncate {
+        /// The item.
+        item: String,
+        /// The content part.
+        content: u32,
+        /// From the item's first sample, ms.
+        audio_end_ms: u64,
+    },
+    /// A message from the user in text: the keypad.
+    UserText {
+        /// A name of ours, at most 32 characters.
+        item: String,
+        /// The words.
+        text: String,
+    },
+    /// Answers a function call.
+    ToolOutput {
+        /// The call.
+        call_id: String,
+        /// Usually JSON text.
+        output: String,
+    },
+}
+
+impl ClientEvent {
+    /// The text frame for this event.
+    pub fn encode(&self, dialect: Dialect) -> String {
+        match self {
+            Self::AppendAudio { audio } => {
+                let mut text = String::with_capacity(60 + audio.len().div_ceil(3) * 4);
+                text.push_str(r#"{"type":"input_audio_buffer.append","audio":""#);
+                BASE64.encode_string(audio, &mut text);
+                text.push_str(r#""}"#);
+                text
+            }
+            Self::SessionUpdate { event_id, settings } => json!({
+                "type": "session.update",
+                "event_id": event_id,
+                "session": match dialect {
+                    Dialect::Ga => session_ga(settings),
+                    Dialect::Beta => session_beta(settings),
+                },
+            })
+            .to_string(),
+            Self::CreateResponse { event_id, request, instructions } => {
+                let mut response = json!({ "metadata": { REQUEST_KEY: request.to_string() } });
+                if let Some(instructions) = instructions {
+                    response["instructions"] = json!(instructions);
+                }
+                json!({ "type": "response.create", "event_id": event_id, "response": response }).to_string()
+            }
+            Self::CancelResponse { response: Some(id) } => {
+                json!({ "type": "response.cancel", "response_id": id }).to_string()
+            }
+            Self::CancelResponse { response: None } => r#"{"type":"response.cancel"}"#.to_owned(),
+            Self::Truncate { item, content, audio_end_ms } => json!({
+                "type": "conversation.item.truncate",
+                "item_id": item,
+                "content_index": content,
+                "audio_end_ms": audio_end_ms,
+            })
+            .to_string(),
+            Self::UserText { item, text } => json!({
+                "type": "conversation.item.create",
+                "item": {
+                    "id": item,
+                    "type": "message",
+                    "role": "user",
+                    "content": [{ "type": "input_text", "text": text }],
+                },
+            })
+            .to_string(),
+            Self::ToolOutput { call_id, output } => json!({
+                "type": "conversation.item.create",
+                "item": { "type": "function_call_output", "call_id": call_id, "output": output },
+            })
+            .to_string(),
+        }
+    }
+}
+
+fn tools(settings: &CallConfig) -> Value {
+    settings
+        .tools
+        .iter()
+        .map(|t| json!({ "type": "function", "name": t.name, "description": t.description, "parameters": t.parameters }))
+        .collect()
+}
+
+fn vad(settings: &CallConfig) -> Value {
+    let vad = &settings.vad;
+    json!({
+        "type": "server_vad",
+        "threshold": vad.threshold,
+        "prefix_padding_ms": vad.prefix_padding_ms,
+        "silence_duration_ms": vad.silence_duration_ms,
+        "create_response": vad.create_response,
+        "interrupt_response": vad.interrupt_response && settings.barge_in,
+    })
+}
+
+fn transcription(settings: &CallConfig) -> Value {
+    settings.transcription.as_ref().map_or(Value::Null, |t| {
+        let mut value = json!({ "model": t.model });
+        if let Some(language) = &t.language {
+            value["language"] = json!(language);
+        }
+        value
+    })
+}
+
+fn session_ga(settings: &CallConfig) -> Value {
+    // PCM needs its rate spelled out, although the published types call it optional.
+    let format = match settings.format {
+        Format::Pcm24k => json!({ "type": "audio/pcm", "rate": 24_000 }),
+        Format::Pcmu => json!({ "type": "audio/pcmu" }),
+    };
+    let mut output = json!({ "format": format });
+    if let Some(voice) = &settings.voice {
+        output["voice"] = json!(voice);
+    }
+    json!({
+        "type": "realtime",
+        "instructions": settings.instructions,
+        "output_modalities": ["audio"],
+        "audio": {
+            "input": {
+                "format": format,
+                "noise_reduction": settings.noise_reduction.as_ref().map(|kind| json!({ "type": kind })),
+                "transcription": transcription(settings),
+                "turn_detection": vad(settings),
+            },
+            "output": output,
+        },
+        "tools": tools(settings),
+        "tool_choice": "auto",
+    })
+}
+
+fn session_beta(settings: &CallConfig) -> Value {
+    let format = match settings.format {
+        Format::Pcm24k => "pcm16",
+        Format::Pcmu => "g711_ulaw",
+    };
+    let mut session = json!({
+        "instructions": settings.instructions,
+        "modalities": ["audio", "text"],
+        "input_audio_format": format,
+        "output_audio_format": format,
+        "input_audio_transcription": transcription(settings),
+        "turn_detection": vad(settings),
+        "tools": tools(settings),
+        "tool_choice": "auto",
+    });
+    if let Some(voice) = &settings.voice {
+        session["voice"] = json!(voice);
+    }
+    if let Some(kind) = &settings.noise_reduction {
+        session["input_audio_noise_reduction"] = json!({ "type": kind });
+    }
+    session
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beta_and_ga_names_read_the_same() {
+        let ga = r#"{"type":"response.output_audio.delta","event_id":"e","response_id":"r","item_id":"i","output_index":0,"content_index":0,"delta":"AAE="}"#;
+        let beta = ga.replace("output_audio", "audio");
+        assert_eq!(decode(ga), decode(&beta));
+        assert_eq!(
+            decode(ga).unwrap(),
+            ServerEvent::AudioDelta { response: "r".into(), item: "i".into(), content: 0, audio: vec![0, 1] }
+        );
+    }
+
+    #[test]
+    fn null_transcripts_and_string_details_do_not_hurt() {
+        let text = r#"{"type":"response.done","response":{"id":"r","status":"failed","status_details":"unimplemented","output":[{"type":"message","id":"i","content":[{"type":"input_audio","transcript":null}]}],"usage":null}}"#;
+        let ServerEvent::ResponseDone(done) = decode(text).unwrap() else { panic!("not a done") };
+        assert_eq!((done.status.as_str(), done.error, done.tokens), ("failed", None, None));
+    }
+
+    #[test]
+    fn unknown_types_are_told_from_known_ones() {
+        assert_eq!(
+            decode(r#"{"type":"session.hologram"}"#).unwrap(),
+            ServerEvent::Other { kind: "session.hologram".into(), known: false }
+        );
+        assert_eq!(
+            decode(r#"{"type":"rate_limits.updated","rate_limits":[]}"#).unwrap(),
+            ServerEvent::Other { kind: "rate_limits.updated".into(), known: true }
+        );
+    }
+
+    #[test]
+    fn malformed_events_are_named_and_never_quoted() {
+        for (text, want) in [
+            ("a secret", "not a Realtime event"),
+            (r#"{"secret":1}"#, "not a Realtime event"),
+            (r#"{"type":"response.done","response":{"secret":1}}"#, "`response.done` without `response.id`"),
+            (
+                r#"{"type":"response.audio.delta","response_id":"r","item_id":"i","delta":"a secret"}"#,
+                "`delta` of an",
+            ),
+        ] {
+            let error = decode(text).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_session_update_says_every_vad_field_and_the_pcm_rate() {
+        let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings: Box::default() };
+        let v: Value = serde_json::from_str(&event.encode(Dialect::Ga)).unwrap();
+        let input = &v["session"]["audio"]["input"];
+        assert_eq!(input["format"], json!({ "type": "audio/pcm", "rate": 24_000 }));
+        assert_eq!(input["turn_detection"].as_object().unwrap().len(), 6);
+        assert!(input["transcription"].is_null());
+        assert!(v["session"]["audio"]["output"].get("voice").is_none(), "an unset voice is absent, not null");
+    }
+
+    #[test]
+    fn a_request_number_comes_back_in_response_created() {
+        let text = r#"{"type":"response.created","response":{"id":"r","metadata":{"bridge_request":"7"}}}"#;
+        assert_eq!(
+            decode(text).unwrap(),
+            ServerEvent::ResponseCreated { response: "r".into(), request: Some(7) }
+        );
+    }
+}

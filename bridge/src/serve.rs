@@ -1,0 +1,511 @@
+//! The HTTP face: the webhook, the upgrade, the health of the process, and a clean end.
+//!
+//! The listener, the dialler, the clock on the wall and the signal to stop come from outside, so production and
+//! simulation differ in those and in nothing else. Connections are served by hyper's own loop instead of axum's,
+//! which has no time limit for a request's header and does not wait for calls when it stops.
+
+use crate::call::Control;
+use crate::call::event::CallEvent;
+use crate::config::Config;
+use crate::dial::Dial;
+use crate::driver::{self, Parts};
+use crate::leg::{CALLER_MESSAGE_MAX, READ_BUFFER};
+use crate::registry::{CallKey, Registry};
+use crate::tools::Tools;
+use axum::Router;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tracing::{Instrument, Span, field::Empty};
+
+/// How long the header of a request may take, and how long a connection may stay idle between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that are no calls (yet), at once. Further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
+const CONTROLS_MAX: usize = 8;
+/// After the end of the drain time calls say their last words and close: what a call may take for that at most
+/// (30 s of lead, the notice, its mark) is well below this. Whatever is left then is cut.
+const DRAIN_GRACE: Duration = Duration::from_secs(90);
+
+/// Is told what happens on every call. Called in the call's own task: whoever is slow here slows that call.
+pub trait Observe: Clone + Send + Sync + 'static {
+    /// `event` happened on `call` at `now`.
+    fn event(&self, call: CallKey, now: Instant, event: &CallEvent);
+}
+
+/// Observes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observe for Unobserved {
+    fn event(&self, _call: CallKey, _now: Instant, _event: &CallEvent) {}
+}
+
+/// What a server did, once it has stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Calls carried.
+    pub calls: u64,
+    /// Calls and connections that ended in a panic: each one is a bug.
+    pub panicked: u64,
+    /// Upgrades refused because the server was full or draining.
+    pub refused: u64,
+    /// Calls that did not end in time after the drain and were cut.
+    pub active_at_end: usize,
+}
+
+/// What a server is doing now. A handle: clones see the same server.
+#[derive(Clone, Default)]
+pub struct Stats(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    active: AtomicUsize,
+    calls: AtomicU64,
+    refused: AtomicU64,
+    panicked: AtomicU64,
+    draining: AtomicBool,
+    /// A call, or an upgrade on its way to one, has ended.
+    freed: Notify,
+    rooms: Mutex<Rooms>,
+}
+
+#[derive(Default)]
+struct Rooms {
+    registry: Registry,
+    controls: BTreeMap<CallKey, mpsc::Sender<Control>>,
+}
+
+impl Stats {
+    /// Calls now, and upgrades on their way to one.
+    pub fn active(&self) -> usize {
+        self.0.active.load(SeqCst)
+    }
+
+    /// Phone calls with an owner: callSids in the registry.
+    pub fn registered(&self) -> usize {
+        self.rooms().registry.len()
+    }
+
+    /// Calls carried so far.
+    pub fn calls(&self) -> u64 {
+        self.0.calls.load(SeqCst)
+    }
+
+    /// Upgrades refused so far.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(SeqCst)
+    }
+
+    /// Panics so far.
+    pub fn panicked(&self) -> u64 {
+        self.0.panicked.load(SeqCst)
+    }
+
+    /// No new calls are taken any more.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(SeqCst)
+    }
+
+    /// Ends a call politely. Returns whether there was one.
+    pub fn hang_up(&self, call: CallKey) -> bool {
+        self.tell(call, Control::HangUp)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        // Nothing can panic while this is locked; and if it did, the maps would still be whole.
+        self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call that has eight wishes unanswered is on its way out already.
+    fn tell(&self, call: CallKey, control: Control) -> bool {
+        self.rooms().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
+    }
+
+    /// Takes a place for a call, if there is one.
+    fn admit(&self, max_calls: usize) -> Result<Place, &'static str> {
+        if self.is_draining() {
+            return Err("shutting down: no new calls");
+        }
+        let more = |active| (active < max_calls).then_some(active + 1);
+        match self.0.active.fetch_update(SeqCst, SeqCst, more) {
+            Ok(_) => Ok(Place(self.clone())),
+            Err(_) => Err("all lines are busy"),
+        }
+    }
+
+    fn count_panic(&self, error: &JoinError) {
+        if error.is_panic() {
+            self.0.panicked.fetch_add(1, SeqCst);
+            tracing::error!(%error, "a task panicked; the others go on");
+        }
+    }
+}
+
+/// One of `max_calls`, given back when dropped.
+struct Place(Stats);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.active.fetch_sub(1, SeqCst);
+        self.0.0.freed.notify_one();
+    }
+}
+
+/// A call's name on the door: in the registry and for whoever wants to tell it something.
+struct Seat {
+    place: Place,
+    key: CallKey,
+    call_sid: Option<String>,
+}
+
+impl Seat {
+    /// Says which phone call this is; an older stream of the same one has to go.
+    fn claim(&mut self, call_sid: &str) {
+        let stats = &self.place.0;
+        let predecessor = stats.rooms().registry.claim(call_sid, self.key);
+        if let Some(predecessor) = predecessor {
+            stats.tell(predecessor, Control::Replaced);
+        }
+        self.call_sid = Some(call_sid.to_owned());
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut rooms = self.place.0.rooms();
+        rooms.controls.remove(&self.key);
+        if let Some(call_sid) = &self.call_sid {
+            rooms.registry.release(call_sid, self.key);
+        }
+        drop(rooms);
+        if std::thread::panicking() {
+            tracing::error!("the call panicked and is cut");
+        }
+    }
+}
+
+/// What the webhook and the upgrade need to know.
+#[derive(Clone)]
+struct Desk {
+    stats: Stats,
+    config: Arc<Config>,
+    upgraded: mpsc::UnboundedSender<(WebSocket, Place)>,
+}
+
+/// A bridge, with everything it needs from the world but the listener and the signal to stop.
+pub struct Server<D, T, O> {
+    dial: D,
+    tools: T,
+    observe: O,
+    config: Arc<Config>,
+    stats: Stats,
+    unix_now: Box<dyn Fn() -> i64 + Send + Sync>,
+}
+
+/// Serves calls with the system's clock on the wall until `shutdown` and the drain after it are over.
+pub async fn serve<L, D, T, O>(
+    listener: L,
+    dial: D,
+    tools: T,
+    observe: O,
+    config: Arc<Config>,
+    shutdown: impl Future<Output = ()>,
+) -> Served
+where
+    L: Listener,
+    D: Dial,
+    T: Tools,
+    O: Observe,
+{
+    Server::new(dial, tools, observe, config).run(listener, shutdown).await
+}
+
+impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
+    /// A server that looks at the system's clock on the wall.
+    pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
+        Self { dial, tools, observe, config, stats: Stats::default(), unix_now: Box::new(system_unix_now) }
+    }
+
+    /// Looks at another clock on the wall, in Unix seconds. It only places a session's `expires_at`.
+    #[must_use]
+    pub fn with_wall_clock(mut self, unix_now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        self.unix_now = Box::new(unix_now);
+        self
+    }
+
+    /// What the server is doing.
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    /// Serves calls until `shutdown`, then waits for the calls that run, for the drain time and their last words at
+    /// most. The listener's `accept` must lose nothing when its future is dropped and asked anew.
+    pub async fn run<L: Listener>(self, mut listener: L, shutdown: impl Future<Output = ()>) -> Served {
+        let (upgraded, mut arriving) = mpsc::unbounded_channel(); // bounded by the places
+        let desk = Desk { stats: self.stats.clone(), config: self.config.clone(), upgraded };
+        let service = TowerToHyperService::new(router(desk));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+
+        let mut connections = JoinSet::new();
+        let mut calls = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        let mut give_up = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut drain_by: Option<Instant> = None;
+        let mut next_key = 0;
+
+        while drain_by.is_none() || self.stats.active() > 0 || !calls.is_empty() {
+            tokio::select! {
+                biased;
+                () = &mut shutdown, if drain_by.is_none() => {
+                    let by = driver::now() + Duration::from_millis(self.config.drain_ms);
+                    drain_by = Some(by);
+                    give_up.as_mut().reset(tokio::time::Instant::from_std(by + DRAIN_GRACE));
+                    self.stats.0.draining.store(true, SeqCst);
+                    for to in self.stats.rooms().controls.values() {
+                        let _ = to.try_send(Control::Drain { by }); // full: it is being told to go already
+                    }
+                    tracing::info!(active = self.stats.active(), drain_ms = self.config.drain_ms, "draining");
+                }
+                () = give_up.as_mut(), if drain_by.is_some() => break,
+                Some(ended) = calls.join_next() => {
+                    let _ = ended.inspect_err(|error| self.stats.count_panic(error));
+                }
+                Some((socket, place)) = arriving.recv() => {
+                    next_key += 1;
+                    self.begin(CallKey(next_key), socket, place, drain_by, &mut calls);
+                }
+                () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
+                Some(ended) = connections.join_next() => {
+                    let _ = ended.inspect_err(|error| self.stats.count_panic(error));
+                }
+                (io, _from) = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
+                    let connection = http.serve_connection(TokioIo::new(io), service.clone()).with_upgrades();
+                    connections.spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "a connection ended badly");
+                        }
+                    });
+                }
+            }
+        }
+
+        let active_at_end = calls.len();
+        calls.abort_all();
+        while let Some(ended) = calls.join_next().await {
+            let _ = ended.inspect_err(|error| self.stats.count_panic(error));
+        }
+        let stats = &self.stats;
+        Served { calls: stats.calls(), panicked: stats.panicked(), refused: stats.refused(), active_at_end }
+    }
+
+    /// Starts a call in a task of its own.
+    fn begin(
+        &self,
+        key: CallKey,
+        socket: WebSocket,
+        place: Place,
+        drain_by: Option<Instant>,
+        calls: &mut JoinSet<()>,
+    ) {
+        let (control, wishes) = mpsc::channel(CONTROLS_MAX);
+        if let Some(by) = drain_by {
+            let _ = control.try_send(Control::Drain { by }); // the queue is empty
+        }
+        self.stats.0.calls.fetch_add(1, SeqCst);
+        self.stats.rooms().controls.insert(key, control);
+        let mut seat = Seat { place, key, call_sid: None };
+        let parts = Parts {
+            config: self.config.clone(),
+            dial: self.dial.clone(),
+            tools: self.tools.clone(),
+            control: wishes,
+            unix_now: (self.unix_now)(),
+        };
+        let observe = self.observe.clone();
+        let carry = async move {
+            driver::drive(socket, parts, |event, now| {
+                if let CallEvent::Started { call_sid, stream_sid } = event {
+                    Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
+                    seat.claim(call_sid);
+                }
+                observe.event(key, now, event);
+            })
+            .await;
+        };
+        let span = tracing::error_span!("call", key = key.0, call_sid = Empty, stream_sid = Empty);
+        calls.spawn(carry.instrument(span));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the wall clock of production enters here")]
+fn system_unix_now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn router(desk: Desk) -> Router {
+    Router::new()
+        .route("/twilio", get(twilio))
+        .route("/voice", get(voice).post(voice))
+        .route("/healthz", get(healthz))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "nothing here: this bridge serves /voice, /twilio and /healthz\n")
+        })
+        .with_state(desk)
+}
+
+/// Twilio opens its WebSocket. No subprotocol is offered, and none is chosen.
+async fn twilio(
+    State(desk): State<Desk>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => return no_upgrade(&refusal.body_text()),
+    };
+    let place = match desk.stats.admit(desk.config.max_calls) {
+        Ok(place) => place,
+        Err(why) => {
+            desk.stats.0.refused.fetch_add(1, SeqCst);
+            tracing::warn!(active = desk.stats.active(), why, "a call was refused");
+            return busy(why);
+        }
+    };
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(CALLER_MESSAGE_MAX)
+        .max_frame_size(CALLER_MESSAGE_MAX)
+        .on_failed_upgrade(|error| tracing::debug!(%error, "an upgrade failed"))
+        // Handed to the server's own loop: axum would forget the task, and with it a panic.
+        .on_upgrade(|socket| async move {
+            let _ = desk.upgraded.send((socket, place)); // fails only when the server is gone
+        })
+}
+
+fn no_upgrade(why: &str) -> Response {
+    let text = format!(
+        "{why}\nThis is where Twilio Media Streams opens its WebSocket; point your number at /voice\n"
+    );
+    let headers: [(HeaderName, &str); 2] = [(header::UPGRADE, "websocket"), (header::CONNECTION, "Upgrade")];
+    (StatusCode::UPGRADE_REQUIRED, headers, text).into_response()
+}
+
+fn busy(why: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+/// Twilio asks what to do with a call.
+async fn voice(State(desk): State<Desk>, headers: HeaderMap) -> Response {
+    let url = match &desk.config.public_url {
+        Some(url) => url.stream_url(),
+        None => match headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
+            Some(host) if !host.is_empty() => format!("wss://{host}/twilio"),
+            Some(_) | None => {
+                let text =
+                    "no Host in the request: set public_url to the address Twilio reaches this bridge at\n";
+                return (StatusCode::BAD_REQUEST, text).into_response();
+            }
+        },
+    };
+    ([(header::CONTENT_TYPE, "text/xml")], twiml(&url)).into_response()
+}
+
+/// The answer that connects a call to the WebSocket at `url`.
+fn twiml(url: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Connect><Stream url=\"{}\"/></Connect></Response>\n",
+        xml_escaped(url)
+    )
+}
+
+fn xml_escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// For load balancers and people.
+async fn healthz(State(desk): State<Desk>) -> Response {
+    let draining = desk.stats.is_draining();
+    let (status, word) =
+        if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
+    (status, format!("{word}\nactive calls: {}\n", desk.stats.active())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(stats: &Stats) -> Place {
+        stats.admit(9).unwrap_or_else(|why| panic!("no place: {why}"))
+    }
+
+    #[test]
+    fn an_address_cannot_break_out_of_its_attribute() {
+        assert_eq!(
+            twiml("wss://a/t?x=1&y=\"><Hangup/>'"),
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Connect>\
+             <Stream url=\"wss://a/t?x=1&amp;y=&quot;&gt;&lt;Hangup/&gt;&apos;\"/></Connect></Response>\n"
+        );
+    }
+
+    #[test]
+    fn places_are_limited_and_given_back() {
+        let stats = Stats::default();
+        let first = place(&stats);
+        assert_eq!(stats.admit(1).err(), Some("all lines are busy"));
+        drop(first);
+        assert_eq!(stats.active(), 0);
+        assert!(stats.admit(1).is_ok());
+        stats.0.draining.store(true, SeqCst);
+        assert_eq!(stats.admit(1).err(), Some("shutting down: no new calls"));
+    }
+
+    #[test]
+    fn a_successor_tells_its_predecessor_to_go_and_keeps_its_name() {
+        let stats = Stats::default();
+        let mut seats = Vec::new();
+        let mut wishes = Vec::new();
+        for key in [CallKey(1), CallKey(2)] {
+            let (control, receiver) = mpsc::channel(CONTROLS_MAX);
+            stats.rooms().controls.insert(key, control);
+            let mut seat = Seat { place: place(&stats), key, call_sid: None };
+            seat.claim("CA1");
+            seats.push(seat);
+            wishes.push(receiver);
+        }
+        assert_eq!(wishes[0].try_recv(), Ok(Control::Replaced));
+        assert!(wishes[1].try_recv().is_err(), "the newest is left alone");
+        drop(seats.remove(0));
+        assert_eq!((stats.registered(), stats.active()), (1, 1));
+        assert!(stats.hang_up(CallKey(2)) && !stats.hang_up(CallKey(1)));
+        drop(seats);
+        assert_eq!((stats.registered(), stats.active()), (0, 0));
+    }
+}

@@ -1,0 +1,148 @@
+//! Logs: what happened, to which call, never what anyone said.
+//!
+//! A call's start and end are `info`, a caller who had to be told that it cannot go on is `warn`, a change of
+//! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
+
+use crate::call::event::CallEvent;
+use crate::config::{Log, LogFormat};
+use crate::registry::CallKey;
+use crate::serve::Observe;
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Sends the process's logs to standard error.
+///
+/// # Errors
+/// When `log.level` is no filter, or logs were installed before.
+pub fn install(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
+    }
+    .map_err(|error| anyhow::anyhow!("cannot install the log: {error}"))
+}
+
+/// Writes what happens on calls to the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogCalls;
+
+impl Observe for LogCalls {
+    fn event(&self, _call: CallKey, _now: Instant, event: &CallEvent) {
+        // The call itself is named by the span that every event happens in.
+        match event {
+            CallEvent::Started { .. } => info!("call started"),
+            CallEvent::Dialing => debug!("dialing the model"),
+            CallEvent::Live { after } => debug!(after_ms = ms(*after), "live"),
+            CallEvent::SpeechStarted => debug!("the caller speaks"),
+            CallEvent::SpeechStopped => debug!("the caller's turn ended"),
+            CallEvent::BargeIn { item, heard, discarded } => {
+                let item = item.as_deref();
+                debug!(item, heard_ms = ms(*heard), discarded_ms = ms(*discarded), "barge-in");
+            }
+            CallEvent::Speaking { response, after } => {
+                debug!(response = response.as_str(), after_ms = after.map(ms), "the agent speaks");
+            }
+            CallEvent::ResponseDone { response, status, tokens } => {
+                debug!(response = response.as_str(), status = status.as_str(), tokens, "response done");
+            }
+            CallEvent::Keypad { keys } => debug!(keys, "keypad entry"),
+            CallEvent::ToolCalled { call_id, name } => {
+                debug!(call_id = call_id.as_str(), name = name.as_str(), "function called");
+            }
+            CallEvent::ToolAnswered { call_id, ok } => {
+                debug!(call_id = call_id.as_str(), ok, "function answered")
+            }
+            CallEvent::ModelError { code } => debug!(code = code.as_str(), "the model reported a problem"),
+            CallEvent::Tolerated { what } => debug!(what = what.as_str(), "tolerated"),
+            CallEvent::TimerFired(timer) => debug!(timer = timer.name(), "timer fired"),
+            CallEvent::ExpiringSoon => debug!("the session nears its maximum duration"),
+            CallEvent::Notice { reason } => {
+                warn!(reason = reason.name(), "the caller is told that the call ends")
+            }
+            CallEvent::Ended { reason, detail, lasted, counts, transcript } => info!(
+                reason = reason.name(),
+                detail = detail.as_str(),
+                lasted_ms = ms(*lasted),
+                lines = transcript.len(),
+                caller_frames = counts.caller_frames,
+                filled_ms = counts.filled_ms,
+                dropped_uplink_ms = counts.dropped_uplink_ms,
+                deltas = counts.deltas,
+                stale_bytes = counts.stale_bytes,
+                sent_ms = counts.sent_ms,
+                barge_ins = counts.barge_ins,
+                unknown = counts.unknown,
+                malformed = counts.malformed,
+                lost_marks = counts.lost_marks,
+                errors = counts.errors,
+                retries = counts.retries,
+                peak_held_bytes = counts.peak_held_bytes,
+                "call ended"
+            ),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::event::{Counts, EndReason, Line, Speaker};
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_end_is_logged_with_its_numbers_and_without_a_word_of_the_call() {
+        let paper = Paper::default();
+        let writer = paper.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("trace"))
+            .json()
+            .with_writer(move || writer.clone())
+            .finish();
+        let said =
+            Line { item: "item_1".into(), speaker: Speaker::Caller, text: "my secret".into(), cut: false };
+        tracing::subscriber::with_default(log, || {
+            let _call = tracing::error_span!("call", call_sid = "CA1").entered();
+            LogCalls.event(
+                CallKey(1),
+                crate::driver::now(),
+                &CallEvent::Ended {
+                    reason: EndReason::Stopped,
+                    detail: "stop".into(),
+                    lasted: Duration::from_millis(1_234),
+                    counts: Counts { barge_ins: 7, ..Counts::default() },
+                    transcript: vec![said],
+                },
+            );
+        });
+        let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["span"]["call_sid"], "CA1");
+        let fields = &line["fields"];
+        assert_eq!((&fields["reason"], &fields["lasted_ms"]), (&"stopped".into(), &1_234.into()));
+        assert_eq!((&fields["barge_ins"], &fields["lines"]), (&7.into(), &1.into()));
+        assert!(!written.contains("secret"), "{written}");
+    }
+}

@@ -1,0 +1,379 @@
+//! Twilio Media Streams on the wire. Decoding is lenient, encoding is exact.
+//!
+//! Twilio sends one JSON object per text frame; every number but `sampleRate` and `channels` is a string, and
+//! both forms are accepted. Unknown events and fields are data about the future, not errors. The bridge sends
+//! exactly three messages (`media`, `mark`, `clear`) with exactly the documented fields: Twilio raises warning
+//! 31951 for anything else.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use thiserror::Error;
+
+/// A message from Twilio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromTwilio {
+    /// The first message of a socket; carries nothing a bridge needs.
+    Connected,
+    /// The stream is known.
+    Start(Start),
+    /// Audio from the caller.
+    Media(Media),
+    /// One key press.
+    Dtmf {
+        /// `0`-`9`, `*`, `#`, or `A`-`D`.
+        digit: char,
+    },
+    /// A mark we sent came back: its audio was played, or a `clear` flushed it.
+    Mark {
+        /// The name we gave it.
+        name: String,
+    },
+    /// The stream has ended: the caller hung up or the call was redirected.
+    Stop,
+    /// An event this version does not know.
+    Unknown {
+        /// Its name.
+        event: String,
+    },
+}
+
+/// The body of `start`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// `MZ...`, repeated in every message both ways.
+    pub stream_sid: String,
+    /// `CA...`.
+    pub call_sid: String,
+    /// `AC...`, empty when absent.
+    pub account_sid: String,
+    /// What the caller's audio is: read, not assumed.
+    pub format: MediaFormat,
+    /// The `<Parameter>`s of the TwiML.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// `start.mediaFormat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaFormat {
+    /// `audio/x-mulaw` in all documented cases.
+    pub encoding: String,
+    /// Hz.
+    pub sample_rate: u32,
+    /// Channels.
+    pub channels: u32,
+}
+
+impl MediaFormat {
+    /// Whether this is 8 kHz mono mu-law, the one format the bridge decodes.
+    pub fn is_mulaw_8k(&self) -> bool {
+        matches!(self.encoding.as_str(), "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "audio/PCMU")
+            && self.sample_rate == 8_000
+            && self.channels == 1
+    }
+}
+
+/// The body of `media`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// Counts media messages from 1; 0 when absent.
+    pub chunk: u64,
+    /// Presentation time on the caller's clock, ms; `None` when absent.
+    pub timestamp_ms: Option<u64>,
+    /// Raw G.711 bytes.
+    pub audio: Vec<u8>,
+}
+
+/// A message that cannot be understood. The words name the field, never its content.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// Not a JSON object of the documented shape.
+    #[error("not a Media Streams message: {0}")]
+    Json(String),
+    /// The event lacks its body or a field of it.
+    #[error("`{event}` without `{field}`")]
+    Missing {
+        /// The event.
+        event: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+    /// The audio is not base64.
+    #[error("`media.payload` is not base64")]
+    Payload,
+}
+
+/// A decoded message with the stream it claims to belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Top-level `streamSid`, absent on `connected`.
+    pub stream_sid: Option<String>,
+    /// The message.
+    pub message: FromTwilio,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    stream_sid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    media: Option<WireMedia<'a>>,
+    #[serde(default)]
+    start: Option<WireStart>,
+    #[serde(default)]
+    dtmf: Option<WireDtmf>,
+    #[serde(default)]
+    mark: Option<WireMark>,
+}
+
+#[derive(Deserialize)]
+struct WireMedia<'a> {
+    #[serde(default, deserialize_with = "number")]
+    chunk: Option<u64>,
+    #[serde(default, deserialize_with = "number")]
+    timestamp: Option<u64>,
+    #[serde(borrow, default)]
+    payload: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireStart {
+    #[serde(default)]
+    stream_sid: Option<String>,
+    #[serde(default)]
+    call_sid: Option<String>,
+    #[serde(default)]
+    account_sid: Option<String>,
+    #[serde(default)]
+    media_format: Option<WireFormat>,
+    #[serde(default)]
+    custom_parameters: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFormat {
+    encoding: String,
+    #[serde(default, deserialize_with = "number")]
+    sample_rate: Option<u64>,
+    #[serde(default, deserialize_with = "number")]
+    channels: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct WireDtmf {
+    digit: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireMark {
+    name: Option<String>,
+}
+
+/// A whole number that may be written as a string; anything else counts as absent.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<'a> {
+        Number(u64),
+        Text(#[serde(borrow)] Cow<'a, str>),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Number(n) => Some(n),
+        Either::Text(text) => text.trim().parse().ok(),
+        Either::Other(_) => None,
+    })
+}
+
+/// Reads one text frame from Twilio.
+///
+/// # Errors
+/// [`Malformed`] when the frame is not a JSON object with an `event`, or a known event lacks what it is for.
+pub fn decode(text: &str) -> Result<Envelope, Malformed> {
+    let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+    let stream_sid = wire.stream_sid.map(Cow::into_owned);
+    let message = match wire.event.as_ref() {
+        "media" => FromTwilio::Media(media(wire.media)?),
+        "mark" => FromTwilio::Mark {
+            name: wire
+                .mark
+                .and_then(|m| m.name)
+                .ok_or(Malformed::Missing { event: "mark", field: "mark.name" })?,
+        },
+        "dtmf" => FromTwilio::Dtmf {
+            digit: wire
+                .dtmf
+                .and_then(|d| d.digit)
+                .and_then(|d| d.chars().next())
+                .filter(|c| c.is_ascii_digit() || matches!(c, '*' | '#' | 'A'..='D' | 'a'..='d'))
+                .ok_or(Malformed::Missing { event: "dtmf", field: "dtmf.digit" })?
+                .to_ascii_uppercase(),
+        },
+        "connected" => FromTwilio::Connected,
+        "start" => FromTwilio::Start(start(wire.start, stream_sid.as_deref())?),
+        "stop" => FromTwilio::Stop,
+        other => FromTwilio::Unknown { event: other.chars().take(40).collect() },
+    };
+    Ok(Envelope { stream_sid, message })
+}
+
+fn media(body: Option<WireMedia<'_>>) -> Result<Media, Malformed> {
+    let body = body.ok_or(Malformed::Missing { event: "media", field: "media" })?;
+    let payload = body.payload.ok_or(Malformed::Missing { event: "media", field: "media.payload" })?;
+    let audio = BASE64.decode(payload.as_bytes()).map_err(|_| Malformed::Payload)?;
+    Ok(Media { chunk: body.chunk.unwrap_or(0), timestamp_ms: body.timestamp, audio })
+}
+
+fn start(body: Option<WireStart>, envelope_sid: Option<&str>) -> Result<Start, Malformed> {
+    let missing = |field| Malformed::Missing { event: "start", field };
+    let body = body.ok_or_else(|| missing("start"))?;
+    let stream_sid =
+        body.stream_sid.or(envelope_sid.map(str::to_owned)).ok_or_else(|| missing("start.streamSid"))?;
+    let format = body.media_format.ok_or_else(|| missing("start.mediaFormat"))?;
+    let small = |n: Option<u64>| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    Ok(Start {
+        stream_sid,
+        call_sid: body.call_sid.ok_or_else(|| missing("start.callSid"))?,
+        account_sid: body.account_sid.unwrap_or_default(),
+        format: MediaFormat {
+            encoding: format.encoding,
+            sample_rate: small(format.sample_rate),
+            channels: small(format.channels),
+        },
+        parameters: body
+            .custom_parameters
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                (name, text)
+            })
+            .collect(),
+    })
+}
+
+/// serde_json's complaint without the content it may quote.
+pub(crate) fn shape_of(error: &serde_json::Error) -> String {
+    format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())
+}
+
+/// A message to Twilio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToTwilio {
+    /// Audio to play after what is queued: raw G.711, any whole number of 20 ms frames.
+    Media {
+        /// The bytes.
+        audio: Vec<u8>,
+    },
+    /// Tell us when everything sent so far has been played.
+    Mark {
+        /// Comes back verbatim.
+        name: String,
+    },
+    /// Forget everything queued, at once.
+    Clear,
+}
+
+impl ToTwilio {
+    /// The text frame for this message on stream `stream_sid`.
+    pub fn encode(&self, stream_sid: &str) -> String {
+        let sid = serde_json::Value::from(stream_sid);
+        match self {
+            Self::Media { audio } => {
+                let mut text = String::with_capacity(100 + audio.len().div_ceil(3) * 4);
+                let _ = write!(text, r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
+                BASE64.encode_string(audio, &mut text);
+                text.push_str(r#""}}"#);
+                text
+            }
+            Self::Mark { name } => {
+                let name = serde_json::Value::from(name.as_str());
+                format!(r#"{{"event":"mark","streamSid":{sid},"mark":{{"name":{name}}}}}"#)
+            }
+            Self::Clear => format!(r#"{{"event":"clear","streamSid":{sid}}}"#),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_may_be_strings_or_numbers() {
+        for chunk in [r#""7""#, "7"] {
+            let text = format!(
+                r#"{{"event":"media","sequenceNumber":"9","media":{{"track":"inbound","chunk":{chunk},"timestamp":"155","payload":"/38="}},"streamSid":"MZ1"}}"#
+            );
+            let Envelope { stream_sid, message } = decode(&text).unwrap();
+            assert_eq!(stream_sid.as_deref(), Some("MZ1"));
+            assert_eq!(
+                message,
+                FromTwilio::Media(Media { chunk: 7, timestamp_ms: Some(155), audio: vec![0xFF, 0x7F] })
+            );
+        }
+    }
+
+    #[test]
+    fn a_payload_may_carry_json_escapes() {
+        let message = decode(r#"{"event":"media","media":{"payload":"\/38="}}"#).unwrap().message;
+        assert_eq!(
+            message,
+            FromTwilio::Media(Media { chunk: 0, timestamp_ms: None, audio: vec![0xFF, 0x7F] })
+        );
+    }
+
+    #[test]
+    fn start_is_read_whole() {
+        let text = r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"tenant":"t-42"},"new":1},"streamSid":"MZ1"}"#;
+        let FromTwilio::Start(start) = decode(text).unwrap().message else { panic!("not a start") };
+        assert_eq!((start.stream_sid.as_str(), start.call_sid.as_str()), ("MZ1", "CA1"));
+        assert!(start.format.is_mulaw_8k());
+        assert_eq!(start.parameters["tenant"], "t-42");
+    }
+
+    #[test]
+    fn an_unknown_event_is_not_an_error() {
+        let message = decode(r#"{"event":"hologram","streamSid":"MZ1","x":{}}"#).unwrap().message;
+        assert_eq!(message, FromTwilio::Unknown { event: "hologram".into() });
+    }
+
+    #[test]
+    fn what_is_malformed_is_named_and_never_quoted() {
+        let cases = [
+            ("hello secret", "not a Media Streams message"),
+            (r#"{"event":"media","media":{}}"#, "`media` without `media.payload`"),
+            (r#"{"event":"media","media":{"payload":"a secret"}}"#, "`media.payload` is not base64"),
+            (r#"{"event":"mark","mark":{}}"#, "`mark` without `mark.name`"),
+            (r#"{"event":"start","start":{"streamSid":"MZ1"}}"#, "`start` without `start.mediaFormat`"),
+            (r#"{"event":"dtmf","dtmf":{"digit":"x"}}"#, "`dtmf` without `dtmf.digit`"),
+            ("[1,2]", "not a Media Streams message"),
+        ];
+        for (text, want) in cases {
+            let error = decode(text).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_the_documented_fields_are_written() {
+        assert_eq!(
+            ToTwilio::Media { audio: vec![0xFF, 0x7F] }.encode("MZ1"),
+            r#"{"event":"media","streamSid":"MZ1","media":{"payload":"/38="}}"#
+        );
+        assert_eq!(
+            ToTwilio::Mark { name: "1/2/300".into() }.encode("MZ1"),
+            r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"1/2/300"}}"#
+        );
+        assert_eq!(ToTwilio::Clear.encode("MZ1"), r#"{"event":"clear","streamSid":"MZ1"}"#);
+    }
+}
