@@ -73,8 +73,10 @@ pub enum LegChange {
     Clogged,
     /// The writer has room again.
     Flowing,
-    /// A pong came back.
+    /// The pong of our ping came back.
     Pong,
+    /// The other side pinged.
+    Ping,
 }
 
 /// The world outside the two legs wants something.
@@ -272,6 +274,10 @@ pub struct Call {
     uplink: Uplink,
     /// Keys pressed before the model was ready.
     early_keys: String,
+    /// When the last ping to Twilio left, until its pong is back.
+    pinged: Option<Instant>,
+    /// The smallest round trip to Twilio and back.
+    round_trip: Option<Duration>,
     caller: LegStatus,
     model: LegStatus,
     /// When the server will end the session.
@@ -306,6 +312,8 @@ impl Call {
             phase: Phase::AwaitingStart,
             uplink,
             early_keys: String::new(),
+            pinged: None,
+            round_trip: None,
             caller: LegStatus { state: LegState::Open, clogged: false },
             model: LegStatus { state: LegState::Absent, clogged: false },
             expires: None,
@@ -339,7 +347,8 @@ impl Call {
             return;
         }
         match change {
-            LegChange::Pong => self.sign_of_life(leg, now),
+            LegChange::Pong => self.pong(leg, now),
+            LegChange::Ping => self.sign_of_life(leg, now),
             LegChange::Clogged => self.clogged(leg, true, now),
             LegChange::Flowing => self.clogged(leg, false, now),
             LegChange::Open => self.model_open(now),
@@ -465,6 +474,8 @@ impl Call {
         self.desk.timers.stop(Timer::Start);
         let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid };
         self.started = Some(stream.clone());
+        // The first ping goes at once: the round trip is wanted before the first word is spoken.
+        self.ping(Leg::Caller, now);
         self.desk.event(CallEvent::Started {
             call_sid: stream.call_sid.clone(),
             stream_sid: stream.sid.to_string(),
@@ -573,8 +584,12 @@ impl Call {
                 self.expires_at(expires_at, now);
                 self.desk.timers.stop(Timer::SessionUpdated);
                 self.desk.event(CallEvent::Live { after: now - self.began });
-                let talk =
-                    Box::new(Conversation::begin(&mut self.desk, &mut self.uplink, &self.early_keys, now));
+                let keys = &self.early_keys;
+                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, keys, now);
+                if let Some(round_trip) = self.round_trip {
+                    talk.downlink.round_trip_seen(round_trip);
+                }
+                let talk = Box::new(talk);
                 self.phase = Phase::Live { stream, talk };
             }
             ServerEvent::Error(error) => {
@@ -825,6 +840,20 @@ impl Call {
         }
     }
 
+    /// A pong proves life, and how long the way to Twilio and back takes.
+    fn pong(&mut self, leg: Leg, now: Instant) {
+        self.sign_of_life(leg, now);
+        if leg == Leg::Caller
+            && let Some(pinged) = self.pinged.take()
+        {
+            let round_trip = self.round_trip.map_or(now - pinged, |usual| usual.min(now - pinged));
+            self.round_trip = Some(round_trip);
+            if let Phase::Live { talk, .. } = &mut self.phase {
+                talk.downlink.round_trip_seen(round_trip);
+            }
+        }
+    }
+
     fn ping(&mut self, leg: Leg, now: Instant) {
         let (ping, pong) = match leg {
             Leg::Caller => (Timer::CallerPing, Timer::CallerPong),
@@ -834,6 +863,9 @@ impl Call {
             return;
         }
         self.desk.outbox.push_back(Transmit::Ping(leg));
+        if leg == Leg::Caller {
+            self.pinged = Some(now);
+        }
         let timeouts = &self.desk.config.timeouts;
         let (again, by) = (now + ms(timeouts.ping_ms), now + ms(timeouts.pong_ms));
         self.desk.timers.set(ping, again);

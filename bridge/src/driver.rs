@@ -125,9 +125,8 @@ pub(crate) async fn drive<S, D, T>(
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => call.handle_frame(leg, Incoming::Text(&text), now()),
                 Arrived::Binary(len) => call.handle_frame(leg, Incoming::Binary(len), now()),
-                // A ping is as good a sign of life as a pong.
                 Arrived::StrayPong => {}
-                Arrived::Ping => call.handle_leg(leg, LegChange::Pong, now()),
+                Arrived::Ping => call.handle_leg(leg, LegChange::Ping, now()),
                 Arrived::Changed(change) => {
                     if matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
                         legs.drop(leg);

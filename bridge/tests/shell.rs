@@ -345,7 +345,8 @@ async fn dropping_the_server_drops_its_calls() {
     let mut caller = t.call("CA1").await;
     until(|| t.stats.registered() == 1).await;
     t.running.abort();
-    assert!(matches!(caller.next().await, None | Some(Err(_))));
+    // Whatever was on its way may still arrive; then the connection just ends.
+    while let Some(Ok(_)) = caller.next().await {}
     until(|| t.stats.active() == 0 && t.stats.registered() == 0).await;
 }
 

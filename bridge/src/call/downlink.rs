@@ -191,7 +191,8 @@ impl Downlink {
                 let room = lead_max.saturating_sub(lead).as_millis() as u64 * BYTES_PER_MS;
                 let to_mark = item.marked + mark_bytes - item.sent;
                 let take = (whole as u64).min(to_mark).min(room / FRAME_BYTES as u64 * FRAME_BYTES as u64);
-                let worthwhile = to_mark.min(whole as u64).min(mark_bytes);
+                let half = lead_max.as_millis() as u64 / 2 * BYTES_PER_MS;
+                let worthwhile = to_mark.min(whole as u64).min(half);
                 if take == 0 || (take < worthwhile && lead > lead_max / 2) {
                     // Wait until a whole message's worth fits, unless the ear is about to run dry.
                     let excess = ms(worthwhile.div_ceil(BYTES_PER_MS)) + lead;
@@ -217,6 +218,11 @@ impl Downlink {
             }
         }
         None
+    }
+
+    /// The network to the ear and back takes no longer than this.
+    pub(crate) fn round_trip_seen(&mut self, round_trip: Duration) {
+        self.playback.round_trip_seen(round_trip);
     }
 
     /// A mark came back.

@@ -3,8 +3,9 @@
 //! Twilio plays what it is sent at exactly 8 bytes a millisecond and returns a mark when all audio before it was
 //! played. Between two marks the clock interpolates: audio sent into an idle ear starts at once, audio sent into
 //! a busy one starts when the ear is free. A mark that comes later than that model predicts, by more than the
-//! smallest delay seen on this call, shows that the ear was held up (a stalled network), and shifts the model by
-//! the difference. A mark that is overdue stops the clock: the ear cannot have passed it.
+//! usual delay of marks on this call, shows that the ear was held up (a stalled network), and shifts the model by
+//! the difference. The usual delay is the smallest one seen; while the ear plays its first stretch of audio, which
+//! may have been held up from its beginning, a ping's round trip is the better witness. A mark that is overdue stops the clock: the ear cannot have passed it.
 //!
 //! Marks returned because of a `clear` prove nothing: they belong to an earlier generation and are ignored.
 
@@ -72,8 +73,12 @@ pub(crate) struct Playback {
     free: Option<Instant>,
     /// How much the ear is behind that.
     skew: Duration,
-    /// The smallest delay of a mark on this call: the round trip.
+    /// The smallest delay of a mark on this call: the round trip, and the carrier's own slowness.
+    mark_delay: Option<Duration>,
+    /// The smallest round trip of a ping.
     round_trip: Option<Duration>,
+    /// The ear has not run dry since the first mark came back.
+    first_stretch: bool,
     /// Marks have been coming back; without them only the clock is left.
     trusted: bool,
 }
@@ -87,7 +92,9 @@ impl Playback {
             confirmed: None,
             free: None,
             skew: Duration::ZERO,
+            mark_delay: None,
             round_trip: None,
+            first_stretch: true,
             trusted: true,
         }
     }
@@ -113,6 +120,7 @@ impl Playback {
             Some(free) if free + self.skew > now => free,
             _ => {
                 self.skew = Duration::ZERO;
+                self.first_stretch &= self.mark_delay.is_none();
                 now
             }
         };
@@ -133,6 +141,11 @@ impl Playback {
         name
     }
 
+    /// The network to the ear and back takes no longer than this: a ping came back.
+    pub(crate) fn round_trip_seen(&mut self, round_trip: Duration) {
+        self.round_trip = Some(self.round_trip.map_or(round_trip, |usual| usual.min(round_trip)));
+    }
+
     /// A mark came back.
     pub(crate) fn returned(&mut self, name: &str, now: Instant) -> Returned {
         let Some(index) = self.pending.iter().position(|mark| mark.name == name) else {
@@ -143,9 +156,8 @@ impl Playback {
             };
         };
         let late = now.saturating_duration_since(self.pending[index].expected);
-        let usual = self.round_trip.map_or(late, |usual| usual.min(late));
-        self.round_trip = Some(usual);
-        self.skew = late - usual;
+        self.mark_delay = Some(self.mark_delay.map_or(late, |delay| delay.min(late)));
+        self.skew = late.saturating_sub(self.usual_delay());
         self.trusted = true;
         self.confirm_through(index);
         Returned::Played
@@ -197,8 +209,14 @@ impl Playback {
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
     fn held_up_at(&self, now: Instant) -> Option<Instant> {
         let mark = self.pending.front().filter(|_| self.trusted)?;
-        let usual = self.round_trip.unwrap_or(FIRST_ROUND_TRIP);
-        (now > mark.expected + self.skew + usual + OVERDUE_AFTER).then_some(mark.expected)
+        (now > mark.expected + self.skew + self.usual_delay() + OVERDUE_AFTER).then_some(mark.expected)
+    }
+
+    /// How late a mark is when nothing holds the ear up.
+    fn usual_delay(&self) -> Duration {
+        let witnesses =
+            if self.first_stretch { [self.round_trip, self.mark_delay] } else { [None, self.mark_delay] };
+        witnesses.into_iter().flatten().min().or(self.round_trip).unwrap_or(FIRST_ROUND_TRIP)
     }
 
     /// Bytes of item `item` heard by `now`.
@@ -306,6 +324,33 @@ mod tests {
         t.playback.returned(&marks[1], t.now());
         t.at = 800;
         assert_eq!(t.heard_ms(), 500);
+    }
+
+    #[test]
+    fn a_ping_tells_a_late_first_mark_from_a_long_way() {
+        let mut t = Ear::new();
+        t.playback.round_trip_seen(ms(50));
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 750; // 500 ms later than a round trip of 50 ms would have it
+        t.playback.returned(&marks[0], t.now());
+        t.at = 980;
+        assert_eq!(t.heard_ms(), 480);
+    }
+
+    #[test]
+    fn a_carrier_that_is_always_slow_with_marks_is_known_by_its_second_stretch() {
+        let mut t = Ear::new();
+        t.playback.round_trip_seen(ms(50));
+        let mark = t.sent(0, 200);
+        t.at = 550; // 300 ms slower than the network
+        t.playback.returned(&mark, t.now());
+        t.at = 2_000;
+        let mark = t.sent(200, 200);
+        t.sent(400, 1_000);
+        t.at = 2_550;
+        t.playback.returned(&mark, t.now());
+        t.at = 2_600;
+        assert_eq!(t.heard_ms(), 800);
     }
 
     #[test]

@@ -228,7 +228,9 @@ impl Conversation {
         if audio.is_empty() {
             return;
         }
-        self.downlink.push(response, item, content, audio);
+        if self.downlink.push(response, item, content, audio) {
+            desk.transcript.voiced(item);
+        }
         if let Some(active) = self.responses.active_mut(response)
             && !active.spoke
         {

@@ -20,6 +20,8 @@ struct Entry {
     text: String,
     /// Heard and generated, ms, when the item was cut.
     cut: Option<(u64, u64)>,
+    /// Audio of it was on its way to the ear.
+    voiced: bool,
 }
 
 /// The transcript as it grows.
@@ -49,7 +51,7 @@ impl Transcript {
         let at = previous
             .and_then(|p| self.entries.iter().rposition(|e| e.item == p))
             .map_or(self.entries.len(), |previous| previous + 1);
-        let entry = Entry { item: item.to_owned(), speaker, text: String::new(), cut: None };
+        let entry = Entry { item: item.to_owned(), speaker, text: String::new(), cut: None, voiced: false };
         self.entries.insert(at, entry);
     }
 
@@ -67,6 +69,11 @@ impl Transcript {
         if entry.text.len() + delta.len() <= TEXT_MAX {
             entry.text.push_str(delta);
         }
+    }
+
+    /// The first audio of an item of the agent is on its way to the ear.
+    pub(crate) fn voiced(&mut self, item: &str) {
+        self.entry(item, Speaker::Agent).voiced = true;
     }
 
     /// All words of an item.
@@ -98,6 +105,8 @@ impl Transcript {
                 item: entry.item.clone(),
                 speaker: entry.speaker,
                 text: match entry.cut {
+                    // Words run ahead of the audio; without audio nobody heard them.
+                    _ if entry.speaker == Speaker::Agent && !entry.voiced => String::new(),
                     Some((heard, generated)) => shortened(&entry.text, heard, generated).to_owned(),
                     None => entry.text.trim().to_owned(),
                 },
@@ -136,6 +145,7 @@ mod tests {
         let mut t = Transcript::default();
         t.item("user", None, Speaker::Caller);
         t.item("agent", Some("user"), Speaker::Agent);
+        t.voiced("agent");
         t.agent_words("agent", "It has");
         t.agent_words("agent", " shipped.");
         t.words("user", Speaker::Caller, "Where is my order?");
@@ -148,10 +158,18 @@ mod tests {
         let mut t = Transcript::default();
         t.words("user2", Speaker::Caller, "two");
         t.item("agent1", None, Speaker::Agent);
+        t.voiced("agent1");
         t.agent_words("agent1", "one");
         t.item("user2", Some("agent1"), Speaker::Caller);
         let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
         assert_eq!(texts, ["one", "two"]);
+    }
+
+    #[test]
+    fn words_without_audio_were_not_said() {
+        let mut t = Transcript::default();
+        t.agent_words("agent", "never heard");
+        assert_eq!(t.lines(), []);
     }
 
     #[test]
