@@ -1,0 +1,502 @@
+//! `scn`, the command line: list, show, run, explain, judge the judges.
+
+use crate::catalogue;
+use crate::explain;
+use crate::oracle;
+use crate::report::{self, Outcome};
+use crate::sabotage;
+use crate::scenario::Scenario;
+use crate::seed::Seed;
+use crate::stage::{self, StageKind};
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal as _;
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Plays scenarios of phone calls against the bridge, and judges what both ends really heard.
+#[derive(Debug, Parser)]
+#[command(
+    name = "scn",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Exit status: 0 all passed, 1 something failed, 2 it could not run.
+
+Examples:
+  cargo scn list
+  cargo scn run                                  the whole catalogue on both stages
+  cargo scn run barge_in --stage simulated       every scenario with `barge_in` in its name
+  cargo scn run my_call.toml --seed 42           a file of your own
+  cargo scn explain barge_in/mid_answer          the call, line by line"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Lists the scenarios of the catalogue.
+    List,
+    /// Shows a scenario as a file.
+    Show {
+        /// Name, pattern with `*`, or file ending in .toml.
+        name: String,
+    },
+    /// Plays scenarios and judges them.
+    Run {
+        #[command(flatten)]
+        what: What,
+        /// How many are played at one time; as many as there are processors when absent.
+        #[arg(long)]
+        jobs: Option<NonZeroUsize>,
+        /// Play each twice, on parallel threads, and demand the same bytes.
+        #[arg(long)]
+        twice: bool,
+        /// Play each in a second process, too, and demand the same bytes.
+        #[arg(long)]
+        processes: bool,
+    },
+    /// Tells a call line by line: the caller on the left, the model on the right.
+    Explain {
+        /// Name, or file ending in .toml.
+        name: String,
+        /// Where to play it.
+        #[arg(long, value_enum, default_value_t = OneStage::Memory)]
+        stage: OneStage,
+        /// Decimal, 0x hexadecimal, or a commit hash.
+        #[arg(long, default_value = "1")]
+        seed: Seed,
+        /// Which call of the scenario, counted from 0; all of them when absent.
+        #[arg(long)]
+        call: Option<usize>,
+        /// Every message, as the hash of the trace sees it.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Lists the oracles and what they demand.
+    Oracles,
+    /// Tries every saboteur on its oracle.
+    Sabotage,
+    /// Prints `scenario stage seed hash` for each run, for comparing two processes.
+    #[command(hide = true)]
+    Hash {
+        #[command(flatten)]
+        what: What,
+    },
+}
+
+/// Which runs.
+#[derive(Clone, Debug, clap::Args)]
+struct What {
+    /// Part of a name, pattern with `*`, or file ending in .toml; the whole catalogue when absent.
+    pattern: Option<String>,
+    /// Where to play; each scenario on every stage it names when absent.
+    #[arg(long, value_enum, default_value_t = Stages::Both)]
+    stage: Stages,
+    /// Decimal, 0x hexadecimal, or a commit hash.
+    #[arg(long, default_value = "1")]
+    seed: Seed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stages {
+    Memory,
+    Simulated,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OneStage {
+    Memory,
+    Simulated,
+}
+
+impl Stages {
+    fn has(self, kind: StageKind) -> bool {
+        match (self, kind) {
+            (Self::Both, _) | (Self::Memory, StageKind::Memory) | (Self::Simulated, StageKind::Simulated) => {
+                true
+            }
+            (Self::Memory, StageKind::Simulated) | (Self::Simulated, StageKind::Memory) => false,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Simulated => "simulated",
+            Self::Both => "both",
+        }
+    }
+}
+
+impl From<OneStage> for StageKind {
+    fn from(stage: OneStage) -> Self {
+        match stage {
+            OneStage::Memory => Self::Memory,
+            OneStage::Simulated => Self::Simulated,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match perform(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("scn: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Says whether a command line is one.
+///
+/// # Errors
+/// What is wrong with it, in the words the command would use.
+pub fn check(words: &[&str]) -> Result<(), String> {
+    Cli::try_parse_from(words).map(drop).map_err(|error| error.to_string())
+}
+
+/// Writes to standard output; a reader who has had enough ends the program without a word.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn perform(cli: Cli) -> anyhow::Result<bool> {
+    match cli.command {
+        Task::List => list().map(|()| true),
+        Task::Show { name } => {
+            for scenario in chosen(Some(&name))? {
+                say(&format!("# {}\n{}\n", scenario.name, scenario.to_toml()));
+            }
+            Ok(true)
+        }
+        Task::Run { what, jobs, twice, processes } => run(&what, jobs, twice, processes),
+        Task::Explain { name, stage, seed, call, raw } => {
+            let mut found = chosen(Some(&name))?;
+            if found.len() > 1 {
+                let names: Vec<_> = found.iter().map(|scenario| scenario.name.as_str()).collect();
+                bail!("`{name}` names {} scenarios; choose one of: {}", names.len(), names.join(", "));
+            }
+            let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
+            explain(&scenario, stage.into(), seed, call, raw)
+        }
+        Task::Oracles => {
+            let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
+            for oracle in oracle::ALL {
+                say(&format!("{:<width$}  {}\n", oracle.name, oracle.about));
+            }
+            Ok(true)
+        }
+        Task::Sabotage => Ok(try_saboteurs()),
+        Task::Hash { what } => {
+            for (name, kind, seed, hash) in hashes(&what)? {
+                say(&format!("{name} {kind} {seed} {hash}\n"));
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// The scenarios a pattern or a file names.
+fn chosen(pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
+    let Some(pattern) = pattern else { return Ok(catalogue::check()?) };
+    if Path::new(pattern).extension().is_some_and(|ending| ending == "toml") {
+        return Ok(vec![catalogue::load(Path::new(pattern))?]);
+    }
+    catalogue::check()?;
+    let found = catalogue::find(pattern);
+    if found.is_empty() {
+        bail!("no scenario is named like `{pattern}`; `cargo scn list` shows them all");
+    }
+    Ok(found)
+}
+
+fn list() -> anyhow::Result<()> {
+    let all = catalogue::check()?;
+    let width = all.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
+    for scenario in &all {
+        let stages: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
+        say(&format!("{:<width$}  {:<16}  {}\n", scenario.name, stages.join(" "), scenario.purpose));
+    }
+    Ok(())
+}
+
+/// Every run that was asked for.
+fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
+    let scenarios = chosen(what.pattern.as_deref())?;
+    let plays: Vec<_> = scenarios
+        .iter()
+        .flat_map(|scenario| scenario.stages.iter().map(move |kind| (scenario.clone(), *kind)))
+        .filter(|(_, kind)| what.stage.has(*kind))
+        .collect();
+    if plays.is_empty() {
+        bail!("none of these scenarios is played on stage {}", what.stage.name());
+    }
+    if plays.iter().any(|(_, kind)| *kind == StageKind::Simulated) {
+        stage::simulated::ready()?;
+    }
+    Ok(plays)
+}
+
+fn run(what: &What, jobs: Option<NonZeroUsize>, twice: bool, processes: bool) -> anyhow::Result<bool> {
+    let plays = plays(what)?;
+    let jobs = jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let is_file = |name: &str| Path::new(name).extension().is_some_and(|ending| ending == "toml");
+    let file = what.pattern.as_deref().filter(|pattern| is_file(pattern));
+    let progress = Progress::new(plays.len());
+    let mut outcomes = in_parallel(&plays, jobs, |(scenario, kind)| {
+        let mut outcome = if twice {
+            let (one, other) = std::thread::scope(|scope| {
+                let other = scope.spawn(|| stage::play(*kind, scenario, what.seed).hash());
+                (stage::play_timed(*kind, scenario, what.seed), other.join())
+            });
+            let (trace, cpu) = one;
+            let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
+            let hash = trace.hash();
+            if other.ok().as_ref() != Some(&hash) {
+                let words = "determinism: two runs of the same seed on parallel threads differ";
+                outcome.problems.push((words.to_owned(), String::new()));
+            }
+            outcome.hash = Some(hash);
+            outcome
+        } else {
+            let (trace, cpu) = stage::play_timed(*kind, scenario, what.seed);
+            let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
+            outcome.hash = processes.then(|| trace.hash());
+            outcome
+        };
+        outcome.figures.answers.shrink_to_fit();
+        progress.done(&outcome);
+        outcome
+    });
+    progress.end();
+    if processes {
+        compare_processes(what, &plays, &mut outcomes)?;
+    }
+    say(&format!("{}\n", report::table(&outcomes)));
+    for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
+        say(&format!("{}\n", report::failure(outcome)));
+    }
+    let whole = what.pattern.is_none() && what.stage == Stages::Both;
+    say(&report::summary(&outcomes, whole));
+    // A suite that never reached the interesting thing proves little.
+    let reached = !whole || report::missed(&outcomes).is_empty();
+    Ok(reached && outcomes.iter().all(Outcome::passed))
+}
+
+/// Plays everything again in another process and compares.
+fn compare_processes(
+    what: &What,
+    plays: &[(Scenario, StageKind)],
+    outcomes: &mut [Outcome],
+) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find my own program")?;
+    let mut command = Command::new(program);
+    command.arg("hash").args(&what.pattern).args([
+        "--stage",
+        what.stage.name(),
+        "--seed",
+        &what.seed.to_string(),
+    ]);
+    let output = command.output().context("cannot start a second process")?;
+    if !output.status.success() {
+        bail!("the second process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let theirs = String::from_utf8_lossy(&output.stdout);
+    let mut theirs = theirs.lines();
+    for (outcome, (scenario, kind)) in outcomes.iter_mut().zip(plays) {
+        let hash = outcome.hash.as_deref().unwrap_or_default();
+        let ours = format!("{} {kind} {} {hash}", scenario.name, what.seed);
+        if theirs.next() != Some(&ours) {
+            let words = "determinism: two processes with the same seed differ";
+            outcome.problems.push((words.to_owned(), String::new()));
+        }
+    }
+    Ok(())
+}
+
+/// Name, stage, seed and hash of each run.
+fn hashes(what: &What) -> anyhow::Result<Vec<(String, StageKind, Seed, String)>> {
+    let plays = plays(what)?;
+    let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Ok(in_parallel(&plays, jobs, |(scenario, kind)| {
+        (scenario.name.clone(), *kind, what.seed, stage::play(*kind, scenario, what.seed).hash())
+    }))
+}
+
+/// The results in the order of the work, whoever was first.
+fn in_parallel<T: Sync, R: Send>(work: &[T], jobs: usize, does: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::with_capacity(work.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(work.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(one) = work.get(index) else { return };
+                    let result = does(one);
+                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A bar for people, lines for logs; both on standard error.
+enum Progress {
+    Bar(ProgressBar),
+    Lines,
+}
+
+impl Progress {
+    fn new(runs: usize) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines;
+        }
+        let bar = ProgressBar::new(runs as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self::Bar(bar)
+    }
+
+    fn done(&self, outcome: &Outcome) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_message(outcome.scenario.clone());
+                bar.inc(1);
+                if !outcome.passed() {
+                    bar.println(outcome.line());
+                }
+            }
+            Self::Lines => eprintln!("{}", outcome.line()),
+        }
+    }
+
+    fn end(&self) {
+        match self {
+            Self::Bar(bar) => bar.finish_and_clear(),
+            Self::Lines => {}
+        }
+    }
+}
+
+fn explain(
+    scenario: &Scenario,
+    kind: StageKind,
+    seed: Seed,
+    call: Option<usize>,
+    raw: bool,
+) -> anyhow::Result<bool> {
+    if kind == StageKind::Simulated {
+        stage::simulated::ready()?;
+    }
+    let trace = stage::play(kind, scenario, seed);
+    if let Some(call) = call
+        && call >= trace.calls.len()
+    {
+        bail!("{} has {} calls, counted from 0; there is no call {call}", scenario.name, trace.calls.len());
+    }
+    if raw {
+        say(&(trace.lines().join("\n") + "\n"));
+        return Ok(true);
+    }
+    say(&format!("{}    stage {kind}    seed {seed}\n{}\n", scenario.name, scenario.purpose));
+    for index in (0..trace.calls.len()).filter(|index| call.is_none_or(|call| call == *index)) {
+        say(&format!("\ncall {index}\n{}", explain::timeline(&trace, index)));
+    }
+    let violations = oracle::judge(&trace);
+    for violation in &violations {
+        say(&format!("\n{violation}"));
+    }
+    say(if violations.is_empty() { "\nno oracle objects\n" } else { "\n" });
+    Ok(true)
+}
+
+/// Whether every saboteur was caught and nobody was accused without one.
+fn try_saboteurs() -> bool {
+    let all = sabotage::all();
+    let width = all.iter().map(|sabotage| sabotage.name.len()).max().unwrap_or(0);
+    let caught =
+        in_parallel(&all, std::thread::available_parallelism().map_or(1, NonZeroUsize::get), |one| {
+            sabotage::run(one).into_iter().next()
+        });
+    let mut free = 0;
+    for (sabotage, violation) in all.iter().zip(&caught) {
+        let verdict = match violation {
+            Some(violation) => format!("caught: {}", violation.what),
+            None => "NOT CAUGHT".to_owned(),
+        };
+        free += usize::from(violation.is_none());
+        say(&format!("{:<10} {:<width$}  {verdict}\n", sabotage.oracle, sabotage.name));
+    }
+    let mut accused = 0;
+    for ground in sabotage::grounds().filter_map(sabotage::ground) {
+        for violation in oracle::judge(&stage::play(StageKind::Memory, &ground, sabotage::SEED)) {
+            accused += 1;
+            say(&format!("ACCUSED WITHOUT CAUSE in {}: {violation}\n", ground.name));
+        }
+    }
+    say(&format!("\n{} saboteurs, {free} not caught; {accused} accusations without cause\n", all.len()));
+    free == 0 && accused == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse_or_say_what_is_wrong() {
+        for good in [
+            &["scn", "list"][..],
+            &[
+                "scn",
+                "run",
+                "barge_in",
+                "--stage",
+                "both",
+                "--seed",
+                "0x5eed",
+                "--jobs",
+                "2",
+                "--twice",
+                "--processes",
+            ],
+            &["scn", "explain", "turns/one", "--stage", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
+            &["scn", "hash"],
+        ] {
+            check(good).unwrap();
+        }
+        assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
+        assert!(check(&["scn", "sing"]).is_err());
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_work() {
+        let work: Vec<u64> = (0..100).collect();
+        assert_eq!(in_parallel(&work, 4, |n| n * 2), work.iter().map(|n| n * 2).collect::<Vec<_>>());
+        assert!(in_parallel(&[] as &[u8], 4, |n| *n).is_empty());
+    }
+}

@@ -1,0 +1,765 @@
+//! What was said is what was heard, on both legs, in time.
+
+use super::barge_in::{barge_ins, cuts, stale};
+use super::terms::Leg;
+use super::{Case, Findings, Oracle, each, in_ms};
+use crate::listen::{BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
+use crate::trace::Trace;
+use bridge::call::event::CallEvent;
+use mocks::peer::At;
+use mocks::record::{CallerSight, MicFrame, ModelSight};
+
+/// A hole in an item that a listener notices: one frame.
+const HOLE_US: u64 = 20_000;
+/// How long before a hole the bridge must have had the audio to be blamed for it: three frames.
+const IN_HAND_US: u64 = 60_000;
+/// How far the lead at the ear may exceed the configured one: one mark distance, one batch and some play-out.
+const LEAD_SLACK_MS: u64 = 300;
+/// A configured lead from here on means "all at once".
+const NO_PACING_MS: u64 = 540_000;
+/// What the bridge itself may add to an answer in calm weather.
+const BRIDGE_SHARE_US: u64 = 5_000;
+/// The first 20 ms frame needs this much of the model's audio: the frame and a resampler's filter.
+const FIRST_FRAME: usize = WINDOW + DELAY;
+/// How long a caller waits for a sign of life, beyond the timeouts that were configured.
+pub const PATIENCE_MS: u64 = 12_000;
+/// Timestamps of `media` wander by 2 ms around their grid, at both ends of a gap.
+const TIMESTAMP_WANDER_MS: f64 = 4.0;
+/// Filled gaps agree with the timestamps to one frame.
+const FILL_MS: f64 = 20.0;
+/// A pause in the middle of speech may be filled by the clock, before its timestamps are known: with the silence
+/// that ends a turn, and this much more.
+const PAUSE_FILL_MS: f64 = 500.0;
+/// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.
+const ON_ITS_WAY_US: u64 = 60_000;
+
+/// See [`Oracle::about`].
+pub const BYTES_OUT: Oracle = Oracle {
+    name: "bytes_out",
+    about: "Each item reaches the ear whole, once and in order, unless it was interrupted, because a lost or repeated \
+            syllable is the first thing a caller notices.",
+    judge: bytes_out,
+};
+
+/// See [`Oracle::about`].
+pub const BYTES_IN: Oracle = Oracle {
+    name: "bytes_in",
+    about: "The model is given what the microphone sent, in order, with gaps filled by their timestamps, because its \
+            sense of time is the audio it was given.",
+    judge: bytes_in,
+};
+
+/// See [`Oracle::about`].
+pub const PACE: Oracle = Oracle {
+    name: "pace",
+    about: "The ear never runs dry while the bridge holds audio, and is never fed further ahead than agreed, because \
+            holes are heard and a long queue must be cleared.",
+    judge: pace,
+};
+
+/// See [`Oracle::about`].
+pub const LATENCY: Oracle = Oracle {
+    name: "latency",
+    about: "In calm weather an answer is heard within the budget and the bridge adds next to nothing, because every \
+            tenth of a second makes a conversation harder.",
+    judge: latency,
+};
+
+/// See [`Oracle::about`].
+pub const AUDIBLE: Oracle = Oracle {
+    name: "audible",
+    about: "A caller who waits hears an answer, a notice or the end of the call before patience is over, because \
+            silence is the one failure nobody can report.",
+    judge: audible,
+};
+
+// ------------------------------------------------------------------------------------------- bytes out
+
+fn bytes_out(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, BYTES_OUT.name, |case, findings| {
+        let interruptions = barge_ins(case);
+        let mut last_begin: Option<(usize, &Item)> = None;
+        for item in case.hearing.items.iter().filter(|item| !item.silent) {
+            let interrupted = interruptions
+                .iter()
+                .filter(|b| b.model == item.model && b.fenced.contains(&item.response))
+                .any(|b| case.hearing.heard(item, b.stopped_at()) + WINDOW < item.len);
+            // What was on its way to being made when the caller cut in may be cancelled as it comes.
+            let interrupted = interrupted
+                || cancelled_at(case, item).is_some_and(|at| interruptions.iter().any(|b| b.at <= at));
+            // What came after the interruption is the fence's business.
+            let stop = interruptions
+                .iter()
+                .filter(|b| b.model == item.model && b.fenced.contains(&item.response))
+                .filter_map(|b| b.clears.first().map(|c| c.offset))
+                .min()
+                .unwrap_or(usize::MAX);
+            judge_item(case, item, interrupted, stop, findings);
+            if let Some((stretch, _)) = case.hearing.of_item(item).next() {
+                if let Some((before, other)) = last_begin.filter(|(before, _)| *before > stretch.offset) {
+                    let at = case.hearing.arrived_at(before).unwrap_or_default();
+                    findings.say(at, format!("{} came after {}, which was made later", other.id, item.id));
+                }
+                last_begin = Some((stretch.offset, item));
+            }
+        }
+        judge_rest(case, findings);
+    })
+}
+
+/// When the response of this item ended cancelled, if it did.
+fn cancelled_at(case: &Case<'_>, item: &Item) -> Option<At> {
+    let sightings = &case.call.models[item.model].sightings;
+    sightings.iter().find_map(|seen| {
+        let ModelSight::SentResponseDone { response, status } = &seen.what else { return None };
+        (*response == item.response && status == "cancelled").then_some(seen.at)
+    })
+}
+
+fn judge_item(case: &Case<'_>, item: &Item, interrupted: bool, stop: usize, findings: &mut Findings) {
+    let hearing = case.hearing;
+    let mut reached = 0;
+    let mut last_end: Option<usize> = None;
+    for (stretch, sample) in hearing.of_item(item).filter(|(s, _)| s.offset < stop) {
+        let at = hearing.arrived_at(stretch.offset).unwrap_or_default();
+        if sample + 2 * DELAY < reached {
+            let (ms, from) = ((reached - sample) / BYTES_PER_MS, sample / BYTES_PER_MS);
+            findings
+                .say(at, format!("{} was repeated or came out of order: {ms} ms from {from} ms on", item.id));
+        } else if sample > reached + 2 * DELAY {
+            let (ms, from) = ((sample - reached) / BYTES_PER_MS, reached / BYTES_PER_MS);
+            findings.say(at, format!("{ms} ms of {} are missing, from {from} ms on", item.id));
+        }
+        if let Some(end) = last_end.filter(|end| stretch.offset > end + WINDOW) {
+            let ms = (stretch.offset - end) / BYTES_PER_MS;
+            findings.say(at, format!("{ms} ms that are not of {} came in the middle of it", item.id));
+        }
+        reached = reached.max(sample + stretch.len);
+        last_end = Some(stretch.end());
+    }
+    let wanted = item.on_time.min(item.len);
+    if interrupted || reached + 2 * DELAY >= wanted || !was_time(case, item) {
+        return;
+    }
+    let (ms, of) = ((wanted - reached) / BYTES_PER_MS, wanted / BYTES_PER_MS);
+    let at = item.sent.last().map_or(At(0), |(at, _)| *at);
+    findings.say(at, format!("the last {ms} ms of {of} ms of {} never came", item.id));
+}
+
+/// Whether the call lived long enough for all of this item to be played after everything before it.
+fn was_time(case: &Case<'_>, item: &Item) -> bool {
+    /// Who was still there when the last sample was due must have been sent it.
+    const SPARE_US: u64 = 50_000;
+    let terms = &case.terms;
+    let Some((sent, _)) = item.sent.last() else { return false };
+    let network = terms.latency(Leg::Model) + terms.latency(Leg::Caller);
+    let slack = terms.slack(Leg::Model, *sent) + terms.slack(Leg::Caller, *sent);
+    let len = item.len as u64 * 125;
+    let began =
+        case.hearing.of_item(item).next().and_then(|(s, at)| Some((case.hearing.played_at(s.offset)?, at)));
+    let end = match began {
+        Some((played, at)) => (played.0.saturating_sub(at as u64 * 125) + len).max(sent.0 + network),
+        // At worst it waits for all that was generated before it.
+        None => {
+            let before = case.hearing.items.iter().filter(|other| other.first_sent() < item.first_sent());
+            let ahead: u64 = before
+                .filter(|other| case.hearing.heard(other, *sent) < other.len)
+                .map(|other| other.len as u64 * 125)
+                .sum();
+            sent.0 + network + ahead + len
+        }
+    };
+    let end = At(end + slack + SPARE_US);
+    end < terms.over() && end < terms.model_over(item.model) && terms.ear_works()
+}
+
+/// At most one frame of silence is added to an item, and nothing that the model did not say comes between two.
+/// What follows the last item may be the notice of a failing call, which is nobody's item and may pause.
+fn judge_rest(case: &Case<'_>, findings: &mut Findings) {
+    let stretches = &case.hearing.stretches;
+    let silent_items = case.hearing.items.iter().any(|item| item.silent);
+    // Only the bridge knows that it gave a notice; a notice may begin with, or be, silence.
+    let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    for (i, stretch) in stretches.iter().enumerate().skip(1) {
+        let follows = is_item(stretches[i - 1].source);
+        let next = stretches.get(i + 1).map(|s| s.source);
+        let at = || case.hearing.arrived_at(stretch.offset).unwrap_or_default();
+        let ms = stretch.len / BYTES_PER_MS;
+        if stretch.source == Source::Silence
+            && follows
+            && next.map_or(!told, is_item)
+            && stretch.len > WINDOW + 2 * DELAY
+            && !silent_items
+        {
+            findings.say(at(), format!("{ms} ms of silence were sent that the model did not say"));
+        }
+        if stretch.source == Source::Unknown && follows && next.is_some_and(is_item) {
+            findings.say(at(), format!("{ms} ms of sound the model did not make"));
+        }
+    }
+}
+
+const fn is_item(source: Source) -> bool {
+    matches!(source, Source::Item { .. })
+}
+
+// -------------------------------------------------------------------------------------------- bytes in
+
+fn bytes_in(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, BYTES_IN.name, |case, findings| {
+        for m in 0..case.call.models.len() {
+            judge_given(case, m, findings);
+        }
+    })
+}
+
+fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let mic = &case.call.caller.mic;
+    let model = &case.call.models[m];
+    let given = &case.hearing.given[m];
+    let appends: Vec<(At, usize)> = model
+        .sightings
+        .iter()
+        .filter_map(|seen| {
+            if let ModelSight::GotAppend { offset, .. } = seen.what { Some((seen.at, offset)) } else { None }
+        })
+        .collect();
+    let Some((first_append, _)) = appends.first().copied() else {
+        judge_deafness(case, m, findings);
+        return;
+    };
+    let bytes_per_sample = if model.input_format == "audio/pcmu" { 1 } else { 6 };
+    let when = |offset: usize| {
+        let after = appends.partition_point(|(_, at)| *at <= offset * bytes_per_sample);
+        appends[after.saturating_sub(1)].0
+    };
+    let tape: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
+    if let Some(first) = tape.first() {
+        let lost = first.spoken.unwrap_or(0).saturating_sub(first.offset);
+        let waited = mic.first().map_or(0, |frame| first_append.since(frame.at));
+        let allowed = in_ms(waited) - case.terms.config.limits.backlog_ms as f64 + 2.0 * FILL_MS;
+        let allowed = allowed.max(2.0 * FILL_MS) + case.terms.early_media_ms() as f64;
+        let lost_ms = lost as f64 / BYTES_PER_MS as f64;
+        if lost_ms > allowed && has_speech(mic, 0, lost) {
+            findings.say(
+                first_append,
+                format!("the first {lost_ms:.0} ms of the caller never reached the model"),
+            );
+        }
+    }
+    for pair in tape.windows(2) {
+        let [before, after] = pair else { continue };
+        let (Some(from), Some(to)) = (before.spoken.map(|s| s + before.len), after.spoken) else { continue };
+        if to + 2 * DELAY < from {
+            let ms = (from - to) / BYTES_PER_MS;
+            let at = when(after.offset);
+            findings.say(at, format!("{ms} ms of the caller were given to the model twice or out of order"));
+        }
+    }
+    judge_distances(case, m, &tape, &when, findings);
+    for stretch in given.iter().filter(|g| g.spoken.is_none() && !g.silence && g.len > 2 * WINDOW) {
+        let ms = stretch.len / BYTES_PER_MS;
+        findings.say(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
+    }
+    let given_to = tape.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0);
+    let terms = &case.terms;
+    let end = terms.over().min(terms.model_over(m));
+    let on_its_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model) + ON_ITS_WAY_US;
+    let lost = mic.iter().find(|frame| {
+        let slack = terms.slack(Leg::Caller, frame.at) + terms.slack(Leg::Model, frame.at);
+        frame.speech
+            && frame.offset >= given_to + 2 * DELAY
+            && frame.at.0 + on_its_way + slack < end.0
+            && terms.model_listens(frame.at)
+            && spoken_is_loud(case, frame)
+    });
+    if let Some(frame) = lost {
+        findings.say(frame.at, format!("nothing of the caller reached the model from {} on", frame.at));
+    }
+}
+
+/// A session that was ready and a caller who spoke, but no audio at all.
+fn judge_deafness(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let Some(ready) = case.terms.ready_at(m) else { return };
+    let end = case.terms.over().min(case.terms.model_over(m));
+    let due =
+        At(ready.0 + 1_000_000 + case.terms.slack(Leg::Model, ready) + case.terms.slack(Leg::Caller, ready));
+    let spoke = case.call.caller.mic.iter().any(|frame| frame.speech && frame.at > ready && frame.at < due);
+    if spoke && due < end && case.terms.session_fits(m) {
+        findings.say(due, "the session was ready and the caller spoke, but the model was given nothing");
+    }
+}
+
+/// Where a frame of speech lies in what the model was given.
+struct Anchor {
+    frame: usize,
+    given: usize,
+}
+
+/// From one frame of speech to the next, what the model was given lasts as long as the timestamps say, and no
+/// speech is missing. Only speech is held on to: one silence looks like another.
+fn judge_distances(
+    case: &Case<'_>,
+    m: usize,
+    tape: &[&Given],
+    when: &dyn Fn(usize) -> At,
+    findings: &mut Findings,
+) {
+    let mic = &case.call.caller.mic;
+    let terms = &case.terms;
+    let longest = terms.config.limits.gap_ms as f64;
+    let tolerance = FILL_MS + TIMESTAMP_WANDER_MS + in_ms(2 * DELAY as u64 * 125);
+    let turn_end = f64::from(terms.config.vad.silence_duration_ms);
+    let anchors = anchors(case, tape);
+    for pair in anchors.windows(2) {
+        let [before, after] = pair else { continue };
+        let at = when(after.given);
+        if !terms.model_listens(at) || terms.model_over(m) <= at || after.given < before.given {
+            continue;
+        }
+        let (mut expected, mut gap, mut missing) = (0.0, 0.0, 0.0);
+        for i in before.frame + 1..=after.frame {
+            let step = mic[i].timestamp_ms.saturating_sub(mic[i - 1].timestamp_ms) as f64;
+            let frame = mic[i - 1].len as f64 / BYTES_PER_MS as f64;
+            let left_out = (step - frame).max(0.0);
+            expected += step.min(frame) + left_out.min(longest);
+            gap += left_out;
+            let again = mic[i].timestamp_ms == mic[i - 1].timestamp_ms;
+            if i < after.frame && mic[i].speech && !again && spoken_is_loud(case, &mic[i]) {
+                missing += mic[i].len as f64 / BYTES_PER_MS as f64;
+            }
+        }
+        let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
+        let pause = if terms.caller_may_pause(at) { turn_end + PAUSE_FILL_MS } else { 0.0 };
+        let off = given - expected;
+        if missing > 0.0 && off < -FILL_MS / 2.0 {
+            findings.say(at, format!("{missing:.0} ms of the caller's speech never reached the model"));
+        } else if off < -tolerance || off > tolerance + pause {
+            findings.say(
+                at,
+                format!("{given:.0} ms were given to the model where {expected:.0} ms were spoken, {gap:.0} ms of them left out"),
+            );
+        }
+    }
+}
+
+/// The frames of speech that were recognised in what the model was given.
+fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
+    let mic = &case.call.caller.mic;
+    let mut anchors: Vec<Anchor> = Vec::new();
+    for given in tape {
+        let Some(spoken) = given.spoken else { continue };
+        let first = mic.partition_point(|frame| frame.offset < spoken);
+        for (i, frame) in mic.iter().enumerate().skip(first) {
+            if frame.offset + frame.len > spoken + given.len {
+                break;
+            }
+            let newer = anchors.last().is_none_or(|last| last.frame < i);
+            if frame.speech && newer && spoken_is_loud(case, frame) {
+                anchors.push(Anchor { frame: i, given: given.offset + frame.offset - spoken });
+            }
+        }
+    }
+    anchors
+}
+
+fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
+    let mut seen = None;
+    mic.iter().filter(|f| f.offset + f.len > from && f.offset < to).any(|frame| {
+        // A frame sent twice may be given once.
+        let again = seen == Some(frame.timestamp_ms);
+        seen = Some(frame.timestamp_ms);
+        frame.speech && !again && frame.offset + frame.len / 2 >= from
+    })
+}
+
+fn spoken_is_loud(case: &Case<'_>, frame: &MicFrame) -> bool {
+    let bytes = &case.call.caller.spoken[frame.offset..frame.offset + frame.len];
+    let power: f64 = bytes.iter().map(|b| f64::from(mocks::ulaw::decode(*b)).powi(2)).sum();
+    power / frame.len as f64 > 250_000.0
+}
+
+// ------------------------------------------------------------------------------------------------ pace
+
+fn pace(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, PACE.name, |case, findings| {
+        judge_holes(case, findings);
+        judge_lead(case, findings);
+        for seen in &case.call.caller.sightings {
+            if let CallerSight::Warned { code: 31_931, detail } = &seen.what
+                && !case.terms.ear_is_short()
+            {
+                findings.say(seen.at, format!("the ear discarded audio (31931): {detail}"));
+            }
+        }
+    })
+}
+
+fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
+    let terms = &case.terms;
+    if !terms.ear_works() {
+        // A line too slow for speech has holes that nobody could have filled.
+        return;
+    }
+    for pair in case.hearing.played.windows(2) {
+        let [before, after] = pair else { continue };
+        let hole = after.at.since(before.end());
+        if hole < HOLE_US {
+            continue;
+        }
+        let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };
+        let last = (before.offset + before.len).saturating_sub(1);
+        let same = case.hearing.item_at(last).is_some_and(|(other, _)| other.id == item.id);
+        // The bridge sends whole frames: it had the one that was missing when all of it had been sent.
+        let whole = (sample + FIRST_FRAME).min(item.len.saturating_sub(1));
+        let Some(sent) = item.sent_at(whole).filter(|_| same) else { continue };
+        let slack = terms.held_up(Leg::Model, sent) + terms.held_up(Leg::Caller, before.end());
+        let in_hand = sent.0 + terms.latency(Leg::Model) + terms.latency(Leg::Caller) + slack + IN_HAND_US;
+        if in_hand < before.end().0 {
+            findings.say(
+                before.end(),
+                format!(
+                    "a hole of {:.0} ms in {} at {} ms, which the bridge had for {:.0} ms",
+                    in_ms(hole),
+                    item.id,
+                    sample / BYTES_PER_MS,
+                    in_ms(before.end().0 - in_hand + IN_HAND_US)
+                ),
+            );
+        }
+    }
+}
+
+fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
+    let lead_ms = case.terms.config.pacing.lead_ms;
+    if lead_ms >= NO_PACING_MS || !case.terms.ear_works() {
+        return;
+    }
+    let mut worst: Option<(At, u64)> = None;
+    let mut latest = None;
+    for arrival in &case.hearing.arrivals {
+        if latest == Some(arrival.at) {
+            continue;
+        }
+        latest = Some(arrival.at);
+        let held_up = case.terms.held_up(Leg::Caller, arrival.at);
+        let most = lead_ms + LEAD_SLACK_MS + (held_up + 2 * case.terms.latency(Leg::Caller)) / 1_000;
+        let lead = (case.hearing.queued(arrival.at) / BYTES_PER_MS) as u64;
+        if lead > most && worst.is_none_or(|(_, w)| lead > w) {
+            worst = Some((arrival.at, lead));
+        }
+    }
+    if let Some((at, lead)) = worst {
+        findings
+            .say(at, format!("the ear was {lead} ms behind what was sent; at most {lead_ms} ms were agreed"));
+    }
+}
+
+// --------------------------------------------------------------------------------------------- latency
+
+/// One answer to one turn of the caller, from the microphone to the ear, and where the time went. Milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// When the caller fell silent.
+    pub at: At,
+    /// From there to the first agent sample at the ear.
+    pub mic_to_mic: f64,
+    /// From the end of speech to the model's noticing it, without the network: the silence it waits for.
+    pub detection: f64,
+    /// From there to the model's first audio.
+    pub model: f64,
+    /// Both legs, both ways.
+    pub network: f64,
+    /// What the bridge added.
+    pub bridge: f64,
+    /// What the ear added: play-out, and what it had to play before.
+    pub carrier: f64,
+}
+
+/// The answers of one call.
+pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
+    let terms = &case.terms;
+    let ends: Vec<At> = case
+        .call
+        .caller
+        .sightings
+        .iter()
+        .filter(|seen| matches!(seen.what, CallerSight::SpeechEnded { .. }))
+        .map(|seen| seen.at)
+        .collect();
+    let mut answers = Vec::new();
+    let network_one_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model);
+    for (m, model) in case.call.models.iter().enumerate() {
+        for (index, seen) in model.sightings.iter().enumerate() {
+            let ModelSight::SentSpeechStopped { .. } = seen.what else { continue };
+            let stopped = seen.at;
+            let Some(ended) = ends.iter().rev().find(|end| end.0 + network_one_way <= stopped.0) else {
+                continue;
+            };
+            let rest = &model.sightings[index + 1..];
+            let next_turn = rest.iter().find(|s| matches!(s.what, ModelSight::SentSpeechStarted { .. }));
+            let created = rest.iter().find_map(|s| {
+                if let ModelSight::SentResponseCreated { response, .. } = &s.what {
+                    Some((s.at, response))
+                } else {
+                    None
+                }
+            });
+            let Some((created_at, response)) = created else { continue };
+            if next_turn.is_some_and(|next| next.at < created_at) {
+                continue;
+            }
+            let item =
+                case.hearing.items.iter().find(|i| i.model == m && i.response == *response && !i.silent);
+            let Some(item) = item else { continue };
+            let Some((first, sample)) = case.hearing.of_item(item).next() else { continue };
+            if sample > DELAY {
+                continue;
+            }
+            let needed = FIRST_FRAME.min(item.len.saturating_sub(1));
+            let (Some(sent), Some(arrived), Some(played)) = (
+                item.sent_at(needed),
+                case.hearing.arrived_at(first.offset),
+                case.hearing.played_at(first.offset),
+            ) else {
+                continue;
+            };
+            answers.push(Answer {
+                at: *ended,
+                mic_to_mic: in_ms(played.since(*ended)),
+                detection: in_ms(stopped.since(*ended)) - in_ms(network_one_way),
+                model: in_ms(sent.since(stopped)),
+                network: in_ms(2 * network_one_way),
+                bridge: in_ms(arrived.since(sent)) - in_ms(network_one_way),
+                carrier: in_ms(played.since(arrived)),
+            });
+        }
+    }
+    answers.sort_by_key(|answer| answer.at);
+    answers
+}
+
+fn latency(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, LATENCY.name, |case, findings| {
+        if !case.terms.is_calm() {
+            return;
+        }
+        let share = in_ms(BRIDGE_SHARE_US + case.terms.stage_us());
+        for answer in answers(case) {
+            if answer.bridge > share {
+                findings.say(
+                    answer.at,
+                    format!("the bridge held the first audio of an answer for {:.0} ms", answer.bridge),
+                );
+            }
+            if let Some(budget) = case.terms.budget_ms()
+                && answer.mic_to_mic > budget as f64
+            {
+                findings.say(
+                    answer.at,
+                    format!("the answer came after {:.0} ms; the budget is {budget} ms", answer.mic_to_mic),
+                );
+            }
+        }
+    })
+}
+
+// --------------------------------------------------------------------------------------------- audible
+
+/// What a caller waits for.
+struct Wait {
+    from: At,
+    patience_ms: u64,
+    why: &'static str,
+}
+
+fn audible(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, AUDIBLE.name, |case, findings| {
+        if !case.terms.ear_works() {
+            return;
+        }
+        for wait in waits(case) {
+            let end = end_of_wait(case, wait.from);
+            let allowed = wait.patience_ms * 1_000 + case.terms.held_up_in_all();
+            let silence = end.since(wait.from);
+            if silence > allowed {
+                findings.say(
+                    wait.from,
+                    format!("{} and heard nothing for {:.1} s", wait.why, silence as f64 / 1_000_000.0),
+                );
+            }
+        }
+    })
+}
+
+fn waits(case: &Case<'_>) -> Vec<Wait> {
+    let timeouts = &case.terms.config.timeouts;
+    // Asked, asked again, and given up.
+    let answer_ms = PATIENCE_MS + 2 * timeouts.first_audio_ms + timeouts.retry_ms;
+    let ready_ms = timeouts.dial_ms + timeouts.session_created_ms + timeouts.session_updated_ms;
+    let mut waits = Vec::new();
+    for (m, model) in case.call.models.iter().enumerate() {
+        for seen in &model.sightings {
+            if matches!(seen.what, ModelSight::SentSpeechStopped { .. }) {
+                waits.push(Wait { from: seen.at, patience_ms: answer_ms, why: "the caller's turn ended" });
+            }
+        }
+        let dead = case.terms.model_broke(m);
+        if let Some(at) = dead {
+            waits.push(Wait { from: at, patience_ms: PATIENCE_MS, why: "the model was gone" });
+        }
+    }
+    let began = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart));
+    if let Some(began) = began.filter(|_| case.terms.greets() || case.call.models.is_empty()) {
+        let media = case.call.caller.mic.first().map_or(timeouts.first_media_ms, |_| 0);
+        let patience_ms = ready_ms + answer_ms + media;
+        waits.push(Wait { from: began.at, patience_ms, why: "the call was answered" });
+    }
+    waits
+}
+
+/// When the caller no longer waits: something was heard, the caller spoke, or the call was over.
+fn end_of_wait(case: &Case<'_>, from: At) -> At {
+    let heard = case.hearing.played.iter().filter(|p| p.end() > from).map(|p| p.at.max(from)).min();
+    let spoke = case
+        .call
+        .caller
+        .sightings
+        .iter()
+        .find(|s| s.at > from && matches!(s.what, CallerSight::SpeechBegan { .. }))
+        .map(|s| s.at);
+    let end = case.terms.over().min(case.trace.ended_at);
+    [heard, spoke].into_iter().flatten().fold(end, At::min).max(from)
+}
+
+// --------------------------------------------------------------------------------------------- figures
+
+/// What a table of a run shows, in milliseconds unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// For each cut: where it was made, less what the ear had heard.
+    pub truncation_errors: Vec<f64>,
+    /// For each clear that answered an interruption: from `speech_started` to the ear.
+    pub clear_latencies: Vec<f64>,
+    /// Bytes heard or queued of responses that had been interrupted.
+    pub stale_bytes: usize,
+    /// Every answer.
+    pub answers: Vec<Answer>,
+}
+
+/// Measures a trace.
+pub fn figures(trace: &Trace) -> Figures {
+    use std::cell::RefCell;
+    let figures = RefCell::new(Figures::default());
+    each(trace, "figures", |case, _| {
+        let mut figures = figures.borrow_mut();
+        let interruptions = barge_ins(case);
+        for cut in cuts(case, &interruptions) {
+            if let (Some(heard), Some(_)) = (cut.heard_ms, cut.barge_in) {
+                figures.truncation_errors.push(cut.audio_end_ms as f64 - heard);
+            }
+        }
+        for barge_in in &interruptions {
+            if let Some(clear) = barge_in.clears.first() {
+                figures.clear_latencies.push(in_ms(clear.at.since(barge_in.at)));
+            }
+            figures.stale_bytes += stale(case, barge_in).iter().map(|(_, _, bytes)| bytes).sum::<usize>();
+        }
+        figures.answers.extend(answers(case));
+    });
+    figures.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    #[test]
+    fn an_answer_heard_whole_passes() {
+        let trace = Bench::answered(1_500).trace();
+        assert_eq!(bytes_out(&trace), []);
+        assert_eq!(pace(&trace), []);
+        assert_eq!(latency(&trace), []);
+        assert_eq!(audible(&trace), []);
+    }
+
+    #[test]
+    fn lost_and_repeated_and_swapped_audio_is_found() {
+        let lost = bytes_out(&Bench::answered_with(1_500, |frames| drop(frames.drain(20..22))).trace());
+        assert!(lost.iter().any(|v| v.what.contains("40 ms of item_1 are missing")), "{lost:?}");
+        let twice = bytes_out(&Bench::answered_with(1_500, |f| f.insert(20, f[19].clone())).trace());
+        assert!(twice.iter().any(|v| v.what.contains("repeated")), "{twice:?}");
+        let swapped = bytes_out(&Bench::answered_with(1_500, |f| f.swap(20, 25)).trace());
+        assert!(swapped.iter().any(|v| v.what.contains("out of order")), "{swapped:?}");
+        let tail = bytes_out(&Bench::answered_with(1_500, |f| f.truncate(70)).trace());
+        assert!(tail.iter().any(|v| v.what.contains("100 ms of 1500 ms of item_1 never came")), "{tail:?}");
+    }
+
+    #[test]
+    fn audio_the_model_did_not_make_is_found() {
+        let found = bytes_out(&Bench::answered_with(1_500, |f| f[30] = vec![0; WINDOW]).trace());
+        assert!(found.iter().any(|v| v.what.contains("did not make")), "{found:?}");
+    }
+
+    #[test]
+    fn a_hole_the_bridge_could_have_filled_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.tear_open(600, 100);
+        let found = pace(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("hole of 100 ms")), "{found:?}");
+    }
+
+    #[test]
+    fn too_far_a_lead_is_found() {
+        let mut bench = Bench::answered(9_000);
+        bench.all_at_once();
+        let found = pace(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("at most 3000 ms")), "{found:?}");
+    }
+
+    #[test]
+    fn an_answer_held_back_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.later(400);
+        let found = latency(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("for 400 ms")), "{found:?}");
+    }
+
+    #[test]
+    fn silence_without_end_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.say_nothing_for(60_000);
+        let found = audible(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("heard nothing")), "{found:?}");
+    }
+
+    #[test]
+    fn what_the_caller_said_reaches_the_model() {
+        for format in ["audio/pcmu", "audio/pcm"] {
+            assert_eq!(bytes_in(&Bench::spoken(format, |_| {}).trace()), [], "{format}");
+        }
+    }
+
+    #[test]
+    fn lost_repeated_and_swapped_speech_is_found() {
+        for format in ["audio/pcmu", "audio/pcm"] {
+            let lost = bytes_in(&Bench::spoken(format, |f| drop(f.drain(30..33))).trace());
+            assert!(lost.iter().any(|v| v.what.contains("never reached")), "{format} {lost:?}");
+            let twice = bytes_in(&Bench::spoken(format, |f| f.insert(30, f[29].clone())).trace());
+            assert!(!twice.is_empty(), "{format}");
+            let swapped = bytes_in(&Bench::spoken(format, |f| f.swap(30, 35)).trace());
+            assert!(!swapped.is_empty(), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_gap_must_be_filled_by_its_timestamps() {
+        for format in ["audio/pcmu", "audio/pcm"] {
+            let filled = Bench::spoken_with_gap(format, 500, 500).trace();
+            assert_eq!(bytes_in(&filled), [], "{format}");
+            let bare = bytes_in(&Bench::spoken_with_gap(format, 500, 0).trace());
+            assert!(bare.iter().any(|v| v.what.contains("500 ms of them left out")), "{format} {bare:?}");
+        }
+    }
+}

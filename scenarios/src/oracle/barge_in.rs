@@ -1,0 +1,474 @@
+//! A caller who interrupts gets silence at once, hears nothing stale, and the model remembers what was heard.
+
+use super::terms::Leg;
+use super::{Case, Findings, Oracle, each, in_ms};
+use crate::listen::{BYTES_PER_MS, Clear, Hearing, Item};
+use crate::trace::Trace;
+use mocks::peer::At;
+use mocks::record::{CallerSight, ModelSight, Sighting};
+use std::collections::BTreeSet;
+
+/// What a bridge may take from reading `speech_started` to writing `clear`. It needs no timer for it.
+pub const REACTION_US: u64 = 5_000;
+/// One frame: nobody can tell better than this where in a frame the ear stopped.
+pub const FRAME_US: u64 = 20_000;
+/// How far behind its moment a `clear` or a cut is still taken for the answer to this interruption.
+const BELONGS_US: u64 = 2_000_000;
+
+/// See [`Oracle::about`].
+pub const CLEAR: Oracle = Oracle {
+    name: "clear",
+    about: "A barge-in with unheard audio at the ear is answered by exactly one clear, at once, and one without by none, \
+            because a caller who is talked over hangs up.",
+    judge: clear,
+};
+
+/// See [`Oracle::about`].
+pub const FENCE: Oracle = Oracle {
+    name: "fence",
+    about: "After a barge-in no byte of a response that existed then reaches the ear, because half a stale sentence \
+            sounds like a broken machine.",
+    judge: fence,
+};
+
+/// See [`Oracle::about`].
+pub const HEARD: Oracle = Oracle {
+    name: "heard",
+    about: "The interrupted item is cut once, where the ear stopped, and no other is touched, because otherwise the \
+            model believes it said what nobody heard.",
+    judge: heard,
+};
+
+/// The caller began to speak, as the model said it, or pressed a key.
+pub(crate) struct BargeIn {
+    /// The model connection.
+    pub(crate) model: usize,
+    /// The caller spoke. A key may silence the agent, too, but need not.
+    pub(crate) spoken: bool,
+    /// When the model said so, or the key was sent.
+    pub(crate) at: At,
+    /// When the bridge knew, at the earliest.
+    pub(crate) at_bridge: At,
+    /// When an immediate `clear` reaches the ear, at the earliest.
+    pub(crate) at_ear: At,
+    /// How much later than that it may be.
+    pub(crate) slack_us: u64,
+    /// The clears that came because of it.
+    pub(crate) clears: Vec<Clear>,
+    /// The responses nothing more may be heard of.
+    pub(crate) fenced: BTreeSet<String>,
+}
+
+impl BargeIn {
+    /// When nothing stale may arrive any more.
+    fn fence_at(&self) -> At {
+        match self.clears.first() {
+            Some(clear) => clear.at,
+            None => At(self.at_ear.0 + REACTION_US + self.slack_us),
+        }
+    }
+
+    /// When the ear stopped.
+    pub(crate) fn stopped_at(&self) -> At {
+        self.clears.first().map_or(self.at_ear, |clear| clear.at)
+    }
+}
+
+/// Every `speech_started` and every key of a call with what it is owed, in order; those too late to matter, and
+/// those that are to interrupt nothing, are left out.
+pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
+    if !case.terms.config.barge_in {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    for (m, model) in case.call.models.iter().enumerate() {
+        let starts = |s: &&Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStarted { .. });
+        for seen in model.sightings.iter().filter(starts) {
+            all.extend(barge_in(case, m, seen.at, Leg::Model));
+        }
+    }
+    for seen in &case.call.caller.sightings {
+        let CallerSight::SentDtmf { .. } = seen.what else { continue };
+        let open = (0..case.call.models.len())
+            .rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < seen.at));
+        if let Some(m) = open {
+            all.extend(barge_in(case, m, seen.at, Leg::Caller));
+        }
+    }
+    all.sort_by_key(|b| b.at_bridge);
+    for clear in &case.hearing.clears {
+        let cause = all.iter_mut().rev().find(|b| b.at_ear <= clear.at);
+        if let Some(cause) = cause.filter(|b| clear.at.since(b.at_ear) <= BELONGS_US + b.slack_us) {
+            cause.clears.push(*clear);
+        }
+    }
+    all
+}
+
+/// The interruption the bridge was told of on this leg.
+fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> Option<BargeIn> {
+    let terms = &case.terms;
+    let at_bridge = At(at.0 + terms.latency(told_on));
+    let at_ear = At(at_bridge.0 + terms.latency(Leg::Caller));
+    let slack_us = terms.slack(told_on, at) + terms.slack(Leg::Caller, at_bridge);
+    let too_late =
+        terms.over() <= At(at_ear.0 + REACTION_US + slack_us) || terms.model_over(model) <= at_bridge;
+    (!too_late).then(|| BargeIn {
+        model,
+        spoken: told_on == Leg::Model,
+        at,
+        at_bridge,
+        at_ear,
+        slack_us,
+        clears: Vec::new(),
+        fenced: fenced(case, model, at_bridge),
+    })
+}
+
+/// The responses the bridge had been told of on this connection at `at_bridge`, and those it had asked for.
+fn fenced(case: &Case<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
+    let up = case.terms.latency(Leg::Model);
+    let created_by = At(at_bridge.0.saturating_sub(up));
+    // A request is on its way to the model for one latency; one that left before the bridge knew is fenced, too.
+    let asked_before = At(at_bridge.0 + up);
+    let mut asked = BTreeSet::new();
+    let mut fenced = BTreeSet::new();
+    for seen in &case.call.models[model].sightings {
+        if let ModelSight::GotCreate { event_id: Some(id), .. } = &seen.what
+            && seen.at < asked_before
+        {
+            asked.insert(id.clone());
+        }
+        if let ModelSight::SentResponseCreated { response, asked: by, .. } = &seen.what
+            && (seen.at <= created_by || by.as_ref().is_some_and(|id| asked.contains(id)))
+        {
+            fenced.insert(response.clone());
+        }
+    }
+    fenced
+}
+
+/// How far the ear's end and the bridge's idea of it may be apart: the mark that says so is under way.
+fn unsure_us(case: &Case<'_>, at: At) -> u64 {
+    let terms = &case.terms;
+    2 * terms.latency(Leg::Caller) + terms.held_up(Leg::Caller, at) + FRAME_US + terms.gathering_us()
+}
+
+fn clear(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, CLEAR.name, |case, findings| {
+        let barge_ins = barge_ins(case);
+        for barge_in in barge_ins.iter().filter(|b| b.spoken) {
+            judge_clear(case, barge_in, findings);
+        }
+        for clear in &case.hearing.clears {
+            let answered = barge_ins.iter().any(|b| b.clears.contains(clear));
+            if !answered && !case.terms.explains_clear(clear.at) {
+                let ms = clear.discarded / BYTES_PER_MS;
+                findings.say(clear.at, format!("a clear threw {ms} ms away and nobody had interrupted"));
+            }
+        }
+    })
+}
+
+fn judge_clear(case: &Case<'_>, barge_in: &BargeIn, findings: &mut Findings) {
+    let hearing = case.hearing;
+    let unsure = unsure_us(case, barge_in.at_bridge);
+    let latest = At(barge_in.at_ear.0 + REACTION_US + barge_in.slack_us);
+    match barge_in.clears.as_slice() {
+        [] => {
+            let unheard = hearing.queued(barge_in.at_ear);
+            let us = unheard as u64 * 125;
+            if us > unsure + barge_in.slack_us && is_agent(hearing, barge_in.at_ear, unheard) {
+                let ms = unheard / BYTES_PER_MS;
+                findings.say(latest, format!("no clear, and {ms} ms of the agent were still to be heard"));
+            }
+        }
+        [clear, more @ ..] => {
+            if clear.at > latest {
+                let late = in_ms(clear.at.since(barge_in.at));
+                let best = in_ms(barge_in.at_ear.since(barge_in.at));
+                findings.say(
+                    clear.at,
+                    format!("the clear reached the ear {late} ms after speech_started; the network takes {best} ms"),
+                );
+            }
+            let ear_ended = hearing.played.iter().rev().find(|p| p.at <= clear.at).map(|p| p.end());
+            let long_idle = ear_ended.is_none_or(|end| clear.at.since(end) > unsure + barge_in.slack_us);
+            if clear.discarded == 0 && clear.marks == 0 && long_idle {
+                findings.say(clear.at, "a clear, and nothing was queued");
+            }
+            for extra in more.iter().enumerate() {
+                // Audio of a new response may have to be cleared again by a new interruption, never by the same.
+                findings.say(extra.1.at, format!("clear number {} for one interruption", extra.0 + 2));
+            }
+        }
+    }
+}
+
+/// Whether anything the model said is among the last `unheard` bytes received by `at`.
+fn is_agent(hearing: &Hearing, at: At, unheard: usize) -> bool {
+    let end = hearing.received_by(at);
+    let from = end.saturating_sub(unheard);
+    (from..end).step_by(BYTES_PER_MS).any(|offset| hearing.item_at(offset).is_some())
+}
+
+fn fence(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, FENCE.name, |case, findings| {
+        // A key that silenced nothing is not bound to have stopped anything.
+        for barge_in in barge_ins(case).into_iter().filter(|b| b.spoken || !b.clears.is_empty()) {
+            let stale = stale(case, &barge_in);
+            if let Some((at, item, _)) = stale.first() {
+                let bytes: usize = stale.iter().map(|(_, _, bytes)| bytes).sum();
+                let ms = bytes / BYTES_PER_MS;
+                findings.say(
+                    *at,
+                    format!("{ms} ms of {} came after the interruption of {}", item.id, barge_in.at),
+                );
+            }
+        }
+    })
+}
+
+/// What arrived after the fence although it had been fenced: when, of which item, how many bytes.
+pub(crate) fn stale<'a>(case: &Case<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Item, usize)> {
+    let hearing = case.hearing;
+    let fence = barge_in.fence_at();
+    let mut stale = Vec::new();
+    let before = hearing.arrivals.partition_point(|a| a.at <= fence);
+    // A `clear` of the same instant separates by order, not by time.
+    let offset = match barge_in.clears.first() {
+        Some(clear) => clear.offset,
+        None => hearing.arrivals.get(before).map_or(usize::MAX, |a| a.offset),
+    };
+    for stretch in hearing.stretches.iter().filter(|s| s.end() > offset) {
+        let from = stretch.offset.max(offset);
+        let Some((item, _)) = hearing.item_at(from) else { continue };
+        if item.model == barge_in.model && barge_in.fenced.contains(&item.response) {
+            let at = hearing.arrived_at(from).unwrap_or(fence);
+            stale.push((at, item, stretch.end() - from));
+        }
+    }
+    stale
+}
+
+/// Where one item was cut, and where the ear was.
+pub(crate) struct Cut {
+    pub(crate) at: At,
+    pub(crate) item: String,
+    pub(crate) audio_end_ms: u64,
+    /// What the ear had heard of it when it stopped, ms; `None` when the item has no audio.
+    pub(crate) heard_ms: Option<f64>,
+    /// Which interruption it answers.
+    pub(crate) barge_in: Option<usize>,
+}
+
+/// Every `conversation.item.truncate` of a call.
+pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
+    let mut cuts = Vec::new();
+    let up = case.terms.latency(Leg::Model);
+    for (m, model) in case.call.models.iter().enumerate() {
+        for seen in &model.sightings {
+            let ModelSight::GotTruncate { item, audio_end_ms: Some(audio_end_ms), .. } = &seen.what else {
+                continue;
+            };
+            let cause =
+                barge_ins.iter().rposition(|b| b.model == m && b.at_bridge.0 + up <= seen.at.0).filter(|b| {
+                    seen.at.since(barge_ins[*b].at_bridge) <= BELONGS_US + up + barge_ins[*b].slack_us
+                });
+            let stopped = cause.map_or(seen.at, |b| barge_ins[b].stopped_at());
+            let heard_ms = case.hearing.item(m, item).map(|known| case.hearing.heard_ms(known, stopped));
+            let (item, audio_end_ms) = (item.clone(), *audio_end_ms);
+            cuts.push(Cut { at: seen.at, item, audio_end_ms, heard_ms, barge_in: cause });
+        }
+    }
+    cuts
+}
+
+fn heard(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, HEARD.name, |case, findings| {
+        let barge_ins = barge_ins(case);
+        let cuts = cuts(case, &barge_ins);
+        for (i, cut) in cuts.iter().enumerate() {
+            if cuts[..i].iter().any(|before| before.item == cut.item) {
+                findings.say(cut.at, format!("{} was cut a second time", cut.item));
+            }
+            judge_cut(case, &barge_ins, cut, findings);
+        }
+        for (b, barge_in) in barge_ins.iter().enumerate() {
+            judge_memory(case, b, barge_in, &cuts, findings);
+        }
+    })
+}
+
+/// A cut is where the ear stopped, inside what was generated, and of something not heard to its end.
+fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut Findings) {
+    let Some(barge_in) = cut.barge_in.map(|b| &barge_ins[b]) else {
+        if !case.terms.explains_clear(cut.at) && !is_near_the_end(case, cut.at) {
+            findings.say(
+                cut.at,
+                format!("{} was cut at {} ms and nobody had spoken", cut.item, cut.audio_end_ms),
+            );
+        }
+        return;
+    };
+    let (Some(heard_ms), Some(item)) = (cut.heard_ms, case.hearing.item(barge_in.model, &cut.item)) else {
+        if cut.audio_end_ms > 0 {
+            findings.say(cut.at, format!("{} was cut at {} ms and has no audio", cut.item, cut.audio_end_ms));
+        }
+        return;
+    };
+    let tolerance_us = unsure_us(case, barge_in.stopped_at()) + REACTION_US;
+    let tolerance = in_ms(tolerance_us);
+    let off = cut.audio_end_ms as f64 - heard_ms;
+    if off.abs() > tolerance {
+        findings.say(
+            cut.at,
+            format!(
+                "{} was cut at {} ms, but the ear had {heard_ms:.0} ms (at most {tolerance:.0} ms apart)",
+                cut.item, cut.audio_end_ms
+            ),
+        );
+    }
+    let generated = item.sent_by(cut.at).div_ceil(BYTES_PER_MS) as u64;
+    if cut.audio_end_ms > generated {
+        findings.say(
+            cut.at,
+            format!(
+                "{} was cut at {} ms, but only {generated} ms had been generated",
+                cut.item, cut.audio_end_ms
+            ),
+        );
+    }
+    let earlier = At(barge_in.stopped_at().0.saturating_sub(tolerance_us));
+    let was_over = item.done.is_some_and(|done| done < earlier);
+    if was_over && case.hearing.heard(item, earlier) + BYTES_PER_MS >= item.len {
+        findings.say(cut.at, format!("{} was cut although it had been heard to its end", cut.item));
+    }
+}
+
+/// The item that was playing must be cut: the model takes the whole of it for said.
+fn judge_memory(case: &Case<'_>, index: usize, barge_in: &BargeIn, cuts: &[Cut], findings: &mut Findings) {
+    let stopped = barge_in.stopped_at();
+    let up = case.terms.latency(Leg::Model);
+    let slack = barge_in.slack_us + case.terms.slack(Leg::Model, barge_in.at);
+    let due = At(barge_in.at_bridge.0 + up + 2 * REACTION_US + slack);
+    if !barge_in.spoken && barge_in.clears.is_empty() {
+        return;
+    }
+    if case.terms.model_over(barge_in.model) <= due || case.terms.over() <= due {
+        return;
+    }
+    let tolerance = unsure_us(case, stopped) + REACTION_US + barge_in.slack_us;
+    for item in case.hearing.items.iter().filter(|i| i.model == barge_in.model) {
+        if !barge_in.fenced.contains(&item.response) || item.silent {
+            continue;
+        }
+        let heard = case.hearing.heard(item, stopped);
+        let earlier = case.hearing.heard(item, At(stopped.0.saturating_sub(tolerance)));
+        // Only what was audible when the ear stopped: an item interrupted before keeps its old cut.
+        let was_cut = cuts.iter().any(|c| c.item == item.id && c.barge_in.is_some_and(|b| b <= index));
+        let generated = item.sent_by(At(barge_in.at_bridge.0.saturating_sub(up)));
+        let unheard = generated.saturating_sub(heard) as u64 * 125;
+        if earlier > 0 && unheard > tolerance && !was_cut && !was_deleted(case, barge_in.model, &item.id) {
+            findings.say(
+                due,
+                format!(
+                    "{} was never cut: {} ms were heard and {} ms were generated",
+                    item.id,
+                    heard / BYTES_PER_MS,
+                    generated / BYTES_PER_MS
+                ),
+            );
+        }
+        for cut in cuts.iter().filter(|c| c.item == item.id && c.barge_in == Some(index)) {
+            if cut.at > due {
+                findings.say(cut.at, format!("{} was cut {} ms late", item.id, in_ms(cut.at.since(due))));
+            }
+        }
+    }
+}
+
+fn was_deleted(case: &Case<'_>, model: usize, id: &str) -> bool {
+    case.call.models[model]
+        .sightings
+        .iter()
+        .any(|seen| matches!(&seen.what, ModelSight::GotDelete { item } if item == id))
+}
+
+/// A bridge that ends a call may say so by cutting what will never be heard.
+fn is_near_the_end(case: &Case<'_>, at: At) -> bool {
+    at.0 + BELONGS_US >= case.terms.over().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    #[test]
+    fn a_prompt_clear_and_an_honest_cut_pass() {
+        let trace = Bench::barge_in().trace();
+        assert_eq!(clear(&trace), []);
+        assert_eq!(fence(&trace), []);
+        assert_eq!(heard(&trace), []);
+    }
+
+    #[test]
+    fn a_missing_clear_is_found() {
+        let found = clear(&Bench::barge_in_with(|b| b.clear_after_ms = None).trace());
+        assert!(found.iter().any(|v| v.what.contains("no clear")), "{found:?}");
+    }
+
+    #[test]
+    fn a_late_clear_is_found() {
+        let found = clear(&Bench::barge_in_with(|b| b.clear_after_ms = Some(250)).trace());
+        assert!(found.iter().any(|v| v.what.contains("reached the ear")), "{found:?}");
+    }
+
+    #[test]
+    fn a_second_clear_is_found() {
+        let found = clear(&Bench::barge_in_with(|b| b.clears = 2).trace());
+        assert!(found.iter().any(|v| v.what.contains("number 2")), "{found:?}");
+    }
+
+    #[test]
+    fn a_clear_of_nothing_is_found() {
+        let mut bench = Bench::answered(1_000);
+        bench.speech_started(5_000);
+        bench.clear(5_000 + Bench::ROUND_MS);
+        let found = clear(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("nothing was queued")), "{found:?}");
+    }
+
+    #[test]
+    fn audio_of_an_interrupted_response_is_stale() {
+        let found = fence(&Bench::barge_in_with(|b| b.stale_ms = 40).trace());
+        assert!(found.iter().any(|v| v.what.contains("40 ms of")), "{found:?}");
+    }
+
+    #[test]
+    fn a_cut_too_late_or_too_early_is_found() {
+        for off in [-200, 200] {
+            let found = heard(&Bench::barge_in_with(|b| b.cut_off_ms = off).trace());
+            assert!(found.iter().any(|v| v.what.contains("but the ear had")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn an_item_that_was_never_cut_is_found() {
+        let found = heard(&Bench::barge_in_with(|b| b.cuts = 0).trace());
+        assert!(found.iter().any(|v| v.what.contains("never cut")), "{found:?}");
+    }
+
+    #[test]
+    fn an_item_that_was_cut_twice_is_found() {
+        let found = heard(&Bench::barge_in_with(|b| b.cuts = 2).trace());
+        assert!(found.iter().any(|v| v.what.contains("second time")), "{found:?}");
+    }
+
+    #[test]
+    fn a_cut_of_another_item_is_found() {
+        let found = heard(&Bench::barge_in_with(|b| b.cut_item = "item_9".into()).trace());
+        assert!(found.iter().any(|v| v.what.contains("has no audio")), "{found:?}");
+    }
+}

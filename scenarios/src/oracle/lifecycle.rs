@@ -1,0 +1,520 @@
+//! A call begins, survives what it can, ends with a name, and leaves nothing behind.
+
+use super::terms::{Leg, Terms};
+use super::{Case, Findings, Oracle, Violation, each};
+use crate::listen::BYTES_PER_MS;
+use crate::trace::Trace;
+use bridge::call::event::{CallEvent, Line, Speaker};
+use mocks::peer::At;
+use mocks::record::{CallerSight, Ending, ModelSight};
+
+/// From one end's close to the other's, beyond the network.
+const TEARDOWN_US: u64 = 1_000_000;
+/// An end that follows a malformed frame this soon follows from it.
+const BECAUSE_US: u64 = 2_000_000;
+/// Two streams of one call may overlap for this long: the new one must first be seen.
+const HANDOVER_US: u64 = 1_000_000;
+/// How much more text than audio may have been heard, in characters: the word that was being said.
+const ONE_WORD: usize = 16;
+
+/// See [`Oracle::about`].
+pub const TEAR: Oracle = Oracle {
+    name: "tear",
+    about: "When one leg ends, the other is closed within a second and nothing is left behind, because a forgotten \
+            session is paid for by the minute.",
+    judge: tear,
+};
+
+/// See [`Oracle::about`].
+pub const GOON: Oracle = Oracle {
+    name: "goon",
+    about: "After an error that ends nothing, the next response is heard, because most errors of the model are \
+            passing.",
+    judge: goon,
+};
+
+/// See [`Oracle::about`].
+pub const ROBUST: Oracle = Oracle {
+    name: "robust",
+    about: "A malformed or unknown frame is survived, and no call pays for another's, because one bad frame must not \
+            hang up on anyone.",
+    judge: robust,
+};
+
+/// See [`Oracle::about`].
+pub const OWNER: Oracle = Oracle {
+    name: "owner",
+    about: "At most one stream of a call is alive, and its predecessor's end does not end it, because two agents on \
+            one line talk to each other.",
+    judge: owner,
+};
+
+/// See [`Oracle::about`].
+pub const TEXT: Oracle = Oracle {
+    name: "text",
+    about: "The transcript is in the order of the conversation and holds of the agent what was heard, because people \
+            read it as what was said.",
+    judge: text,
+};
+
+/// See [`Oracle::about`].
+pub const EXPECT: Oracle = Oracle {
+    name: "expect",
+    about: "The call ends, as the scenario expects, without a panic, because everything else is worth nothing if it \
+            did not.",
+    judge: expect,
+};
+
+// ------------------------------------------------------------------------------------------------ tear
+
+fn tear(trace: &Trace) -> Vec<Violation> {
+    let mut all = each(trace, TEAR.name, |case, findings| {
+        let terms = &case.terms;
+        judge_caller_gone(case, findings);
+        for m in 0..case.call.models.len() {
+            let Some(died) = terms.model_broke(m) else { continue };
+            // A dead model is noticed by its close, or by a ping nobody answers. What is at the ear plays out, and
+            // the notice behind it; from then on there is nothing left to wait for.
+            let noticed = At(died.0 + terms.unnoticed_us(Leg::Model));
+            let quiet = case.hearing.played.last().map_or(noticed, |played| played.end().max(noticed));
+            let last_words = (terms.config.timeouts.notice_ms + terms.config.timeouts.closing_ms) * 1_000;
+            let network = terms.latency(Leg::Model) + 2 * terms.latency(Leg::Caller);
+            let slack = terms.slack(Leg::Model, died) + terms.slack(Leg::Caller, quiet);
+            let due = At(quiet.0 + TEARDOWN_US + last_words + network + slack);
+            if due < terms.over() && !terms.model_came_back(m) {
+                findings.say(due, "the model was gone and the caller was left in the call");
+            }
+        }
+    });
+    for left in &trace.leftovers {
+        let what = format!("left behind: {left}");
+        all.push(Violation { oracle: TEAR.name, call: 0, at: trace.ended_at, what });
+    }
+    all
+}
+
+fn judge_caller_gone(case: &Case<'_>, findings: &mut Findings) {
+    let terms = &case.terms;
+    let Some(gone) = terms.caller_gone() else { return };
+    let closing = terms.config.timeouts.closing_ms * 1_000;
+    let network = terms.latency(Leg::Model) + terms.latency(Leg::Caller);
+    let slack = terms.slack(Leg::Model, gone) + terms.slack(Leg::Caller, gone);
+    let unnoticed = terms.unnoticed_us(Leg::Caller);
+    let due = At(gone.0 + TEARDOWN_US + closing + network + slack + unnoticed);
+    for (m, model) in case.call.models.iter().enumerate() {
+        let opened = model.sightings.iter().find(|s| matches!(s.what, ModelSight::Opened));
+        let Some(opened) = opened else { continue };
+        // A dial that was given up may still come through; then it is dropped as soon as both ends know.
+        let due = due.max(At(opened.at.0 + network + slack));
+        let ended = terms.model_over(m);
+        // A model that hears and answers nothing does not see a close either.
+        if ended > due && terms.model_hears(m) && due < case.trace.ended_at {
+            let late = if ended == At(u64::MAX) { "never".to_owned() } else { format!("{ended}") };
+            findings.say(due, format!("the caller was gone at {gone}, the model's connection ended {late}"));
+        }
+    }
+    let ended = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::Ended(_)));
+    let stopped = case.call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::SentStop));
+    if stopped && terms.ear_works() && due < case.trace.ended_at && ended.is_none_or(|ended| ended.at > due) {
+        findings.say(due, format!("the call was stopped at {gone} and the stream was not closed"));
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ goon
+
+fn goon(trace: &Trace) -> Vec<Violation> {
+    each(trace, GOON.name, |case, findings| {
+        for m in 0..case.call.models.len() {
+            judge_goon(case, m, findings);
+        }
+    })
+}
+
+fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let sightings = &case.call.models[m].sightings;
+    let first_error = sightings.iter().find_map(|s| {
+        if let ModelSight::SentError { rejected: None, code, .. } = &s.what {
+            Some((s.at, code))
+        } else {
+            None
+        }
+    });
+    let Some((at, code)) = first_error else { return };
+    if terms.model_broke(m).is_some_and(|died| died.since(at) < BECAUSE_US) || !terms.ear_works() {
+        return;
+    }
+    let slack = terms.slack(Leg::Model, at) + terms.slack(Leg::Caller, at);
+    let notice = terms.config.timeouts.notice_ms * 1_000;
+    if let Some(closed) = terms.closed_by_bridge()
+        && closed.since(at) < BECAUSE_US + notice + slack
+        && terms.caller_gone().is_none_or(|gone| gone > closed)
+        && !terms.expects_bridge_to_end()
+    {
+        findings.say(closed, format!("the call was ended after an error ({code}) that ends nothing"));
+        return;
+    }
+    for item in case.hearing.items.iter().filter(|i| i.model == m && !i.silent && i.on_time > 0) {
+        let created = sightings.iter().find(
+            |s| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if *response == item.response),
+        );
+        let Some(sent) = item.first_sent() else { continue };
+        if created.is_none_or(|c| c.at < at) {
+            continue;
+        }
+        let due = At(sent.0 + 1_000_000 + slack + (case.hearing.queued(sent) * 125) as u64);
+        let interrupted = sightings.iter().any(|s| {
+            matches!(s.what, ModelSight::SentSpeechStarted { .. }) && s.at >= created.map_or(at, |c| c.at)
+        });
+        if due < terms.over() && !interrupted && case.hearing.of_item(item).next().is_none() {
+            findings.say(due, format!("{} came after an error ({code}) and was not heard", item.id));
+        }
+        return;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- robust
+
+fn robust(trace: &Trace) -> Vec<Violation> {
+    let mut all = each(trace, ROBUST.name, |case, findings| {
+        let terms = &case.terms;
+        let Some(closed) = terms.closed_by_bridge() else { return };
+        if terms.expects_bridge_to_end() || terms.caller_gone().is_some_and(|gone| gone <= closed) {
+            return;
+        }
+        let slack = terms.slack(Leg::Caller, closed) + terms.slack(Leg::Model, closed);
+        let window = BECAUSE_US + slack + terms.config.timeouts.notice_ms * 1_000;
+        let mut odd: Vec<(At, String)> = Vec::new();
+        for seen in &case.call.caller.sightings {
+            if let CallerSight::SentRaw { what } = &seen.what {
+                odd.push((seen.at, what.clone()));
+            }
+        }
+        for (m, model) in case.call.models.iter().enumerate() {
+            if terms.model_broke(m).is_some_and(|died| died <= closed) {
+                return;
+            }
+            for seen in &model.sightings {
+                if let ModelSight::SentOther { kind } = &seen.what
+                    && terms.is_odd(kind)
+                {
+                    odd.push((seen.at, kind.clone()));
+                }
+            }
+        }
+        if let Some((at, what)) = odd.iter().rev().find(|(at, _)| *at < closed && closed.since(*at) < window)
+        {
+            findings.say(closed, format!("the call was ended after {what} at {at}"));
+        }
+    });
+    // A call that sent nothing odd itself must not notice that another did.
+    let innocent = each(trace, ROBUST.name, |case, findings| {
+        let own = |s: &CallerSight| matches!(s, CallerSight::SentRaw { .. });
+        let others = trace
+            .calls
+            .iter()
+            .enumerate()
+            .any(|(i, call)| i != case.index && call.caller.sightings.iter().any(|s| own(&s.what)));
+        if !others || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
+            return;
+        }
+        let broke = (0..case.call.models.len()).any(|m| case.terms.model_broke(m).is_some());
+        if let Some(closed) = case.terms.closed_by_bridge()
+            && !broke
+            && !case.terms.expects_bridge_to_end()
+            && case.terms.caller_gone().is_none_or(|gone| gone > closed)
+        {
+            findings.say(closed, "the call was ended while another one misbehaved");
+        }
+    });
+    all.extend(innocent);
+    all
+}
+
+// ----------------------------------------------------------------------------------------------- owner
+
+fn owner(trace: &Trace) -> Vec<Violation> {
+    each(trace, OWNER.name, |case, findings| {
+        let began = |index: usize| {
+            let sightings = &trace.calls[index].caller.sightings;
+            sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart)).map(|s| s.at)
+        };
+        let Some(mine) = began(case.index) else { return };
+        let sid = &case.call.caller.call_sid;
+        for other in (0..trace.calls.len()).filter(|i| *i != case.index) {
+            let Some(theirs) = began(other).filter(|_| trace.calls[other].caller.call_sid == *sid) else {
+                continue;
+            };
+            let terms = &case.terms;
+            let takes = HANDOVER_US + 2 * terms.latency(Leg::Caller) + terms.slack(Leg::Caller, theirs);
+            let due = At(theirs.0 + takes + terms.config.timeouts.closing_ms * 1_000);
+            if mine < theirs && terms.over() > due && due < trace.ended_at {
+                findings.say(
+                    due,
+                    format!("this stream of {sid} lived on after another had taken over at {theirs}"),
+                );
+            }
+            // The older stream's end must not be the newer one's.
+            if theirs < mine
+                && let Some(closed) = terms.closed_by_bridge()
+                && terms.caller_gone().is_none_or(|gone| gone > closed)
+                && !terms.expects_bridge_to_end()
+                && ended_near(&trace.calls[other].caller.sightings, closed, takes)
+            {
+                findings.say(closed, format!("this stream of {sid} was ended along with its predecessor"));
+            }
+        }
+    })
+}
+
+fn ended_near(sightings: &[mocks::record::Sighting<CallerSight>], at: At, within: u64) -> bool {
+    sightings.iter().any(|s| matches!(s.what, CallerSight::Ended(_)) && s.at.0.abs_diff(at.0) < within)
+}
+
+// ------------------------------------------------------------------------------------------------ text
+
+fn text(trace: &Trace) -> Vec<Violation> {
+    each(trace, TEXT.name, |case, findings| {
+        let Some((at, transcript)) = case.call.bridge.iter().find_map(|(at, event)| {
+            if let CallEvent::Ended { transcript, .. } = event { Some((*at, transcript)) } else { None }
+        }) else {
+            return;
+        };
+        for m in 0..case.call.models.len() {
+            judge_order(case, m, at, transcript, findings);
+        }
+        for line in transcript {
+            match line.speaker {
+                Speaker::Agent => judge_agent_line(case, at, line, findings),
+                Speaker::Caller => judge_caller_line(case, at, line, findings),
+                Speaker::Keypad => {}
+            }
+        }
+    })
+}
+
+fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
+    let conversation = &case.call.models[m].conversation;
+    let place = |id: &str| conversation.iter().position(|known| known == id);
+    let mut before: Option<(usize, &str)> = None;
+    for line in transcript {
+        let Some(here) = place(&line.item) else { continue };
+        if let Some((there, id)) = before
+            && here < there
+        {
+            findings.say(
+                at,
+                format!("the transcript has {id} before {}; the conversation has it after", line.item),
+            );
+        }
+        before = Some((here, &line.item));
+    }
+}
+
+fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findings) {
+    let record =
+        case.call.models.iter().enumerate().find_map(|(m, model)| {
+            model.items.iter().find(|item| item.id == line.item).map(|item| (m, item))
+        });
+    let Some((m, record)) = record else { return };
+    let said = record.transcript.trim();
+    let written = line.text.trim();
+    if !said.starts_with(written.trim_end_matches(['…', '.', '-', ' '])) {
+        findings.say(at, format!("the transcript's words of {} are not the model's", line.item));
+        return;
+    }
+    let Some(item) = case.hearing.item(m, &line.item).filter(|item| item.len > 0 && !item.silent) else {
+        return;
+    };
+    // An ear that vanished cannot be asked, and the bridge cannot know when it did.
+    if !case.terms.ear_works() {
+        return;
+    }
+    let heard = case.hearing.heard(item, At(u64::MAX));
+    // Words have no times of their own: the text is held against the audio in proportion.
+    let spoken = item.len.max(record.sent / (record.rate / 8_000).max(1) as usize);
+    let fair = said.chars().count() * heard / spoken;
+    let slack = said.chars().count() * case.terms.unsure_ms() * BYTES_PER_MS / spoken;
+    let count = written.chars().count();
+    if count > fair + slack + ONE_WORD {
+        findings.say(
+            at,
+            format!(
+                "the transcript has {count} characters of {}, but only {} of {} ms were heard (about {fair} characters)",
+                line.item,
+                heard / BYTES_PER_MS,
+                spoken / BYTES_PER_MS
+            ),
+        );
+    }
+}
+
+fn judge_caller_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findings) {
+    for model in &case.call.models {
+        let heard = model.sightings.iter().find_map(|s| {
+            if let ModelSight::SentTranscription { item, text: Some(text) } = &s.what {
+                (*item == line.item).then_some(text)
+            } else {
+                None
+            }
+        });
+        if let Some(text) = heard
+            && !line.text.is_empty()
+            && text.trim() != line.text.trim()
+        {
+            findings.say(at, format!("the transcript's words of {} are not what was transcribed", line.item));
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- expect
+
+fn expect(trace: &Trace) -> Vec<Violation> {
+    let mut all = each(trace, EXPECT.name, |case, findings| {
+        let ended =
+            case.call.caller.sightings.iter().find_map(|s| {
+                if let CallerSight::Ended(ending) = &s.what { Some((s.at, ending)) } else { None }
+            });
+        let opened = case.call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::Opened));
+        if opened && ended.is_none() && case.terms.ear_works() {
+            findings.say(trace.ended_at, "the caller's connection never ended");
+        }
+        if let Some((at, Ending::ByPeer { code: Some(code), .. })) = ended
+            && !is_lawful_close(*code)
+        {
+            findings.say(at, format!("the stream was closed with {code}, which no endpoint may send"));
+        }
+        for problem in case.terms.disappointments(case.hearing) {
+            findings.say(case.terms.over().min(trace.ended_at), problem);
+        }
+    });
+    let mut whole = |what: String| {
+        all.push(Violation { oracle: EXPECT.name, call: 0, at: trace.ended_at, what });
+    };
+    if let Some(problem) = Terms::disappointment_of_all(trace) {
+        whole(problem);
+    }
+    for panic in &trace.panics {
+        whole(format!("a panic: {panic}"));
+    }
+    if trace.cut {
+        whole("the run had to be cut short: something never ended".into());
+    }
+    all
+}
+
+/// 1005, 1006 and 1015 describe what happened to a connection; they are never sent.
+const fn is_lawful_close(code: u16) -> bool {
+    !matches!(code, 0..=999 | 1_004 | 1_005 | 1_006 | 1_015 | 5_000..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    fn first_of(found: &[Violation]) -> &str {
+        found.first().map_or("", |v| v.what.as_str())
+    }
+
+    #[test]
+    fn an_ordinary_call_breaks_no_rule() {
+        let trace = Bench::answered(1_500).trace();
+        for judge in [tear, goon, robust, owner, text, expect] {
+            assert_eq!(judge(&trace), []);
+        }
+    }
+
+    #[test]
+    fn a_session_that_outlives_its_call_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.model_ends_after(30_000);
+        assert!(first_of(&tear(&bench.trace())).contains("the caller was gone"));
+        let mut trace = Bench::answered(1_500).trace();
+        trace.leftovers.push("a task".into());
+        assert!(first_of(&tear(&trace)).contains("left behind"));
+    }
+
+    #[test]
+    fn a_caller_left_without_a_model_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.model_dies(4_000);
+        bench.say_nothing_for(60_000);
+        assert!(first_of(&tear(&bench.trace())).contains("left in the call"));
+    }
+
+    #[test]
+    fn an_error_that_ends_nothing_must_not_end_the_call() {
+        let mut bench = Bench::answered(1_500);
+        bench.error(1_500);
+        assert_eq!(goon(&bench.trace()), []);
+        bench.bridge_closes(2_500);
+        assert!(first_of(&goon(&bench.trace())).contains("ends nothing"));
+    }
+
+    #[test]
+    fn a_malformed_frame_must_not_end_the_call() {
+        let mut bench = Bench::answered(1_500);
+        bench.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        assert_eq!(robust(&bench.trace()), []);
+        bench.bridge_closes(4_010);
+        assert!(first_of(&robust(&bench.trace())).contains("not json"));
+    }
+
+    #[test]
+    fn a_call_must_not_pay_for_another() {
+        let mut bad = Bench::answered(1_500);
+        bad.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        let mut good = Bench::answered(1_500);
+        assert_eq!(robust(&Bench::together([bad.clone(), good.clone()])), []);
+        good.bridge_closes(4_010);
+        assert!(first_of(&robust(&Bench::together([bad, good]))).contains("another one misbehaved"));
+    }
+
+    #[test]
+    fn two_streams_of_one_call_are_found() {
+        let twins = |second_at: u64, first_until: u64| {
+            let first = Bench::answered(1_500).named("CA1").bridge_closed(first_until);
+            let second = Bench::answered(1_500).named("CA1").shifted(second_at);
+            Bench::together([first, second])
+        };
+        assert_eq!(owner(&twins(4_000, 4_700)), []);
+        assert!(first_of(&owner(&twins(4_000, 9_000))).contains("lived on"));
+    }
+
+    #[test]
+    fn a_transcript_that_says_too_much_is_found() {
+        assert_eq!(text(&Bench::barge_in().transcript(0.4).trace()), []);
+        let found = text(&Bench::barge_in().transcript(1.0).trace());
+        assert!(first_of(&found).contains("were heard"), "{found:?}");
+    }
+
+    #[test]
+    fn a_transcript_in_another_order_or_with_other_words_is_found() {
+        let mut trace = Bench::answered(1_500).transcript(1.0).trace();
+        assert_eq!(text(&trace), []);
+        let Some((_, CallEvent::Ended { transcript, .. })) = trace.calls[0].bridge.last_mut() else {
+            panic!("the bench writes a transcript")
+        };
+        transcript.reverse();
+        assert!(first_of(&text(&trace)).contains("before"));
+        let Some((_, CallEvent::Ended { transcript, .. })) = trace.calls[0].bridge.last_mut() else {
+            panic!("the bench writes a transcript")
+        };
+        transcript.reverse();
+        for line in transcript {
+            line.text = "something else".into();
+        }
+        assert!(first_of(&text(&trace)).contains("are not"));
+    }
+
+    #[test]
+    fn a_panic_is_found() {
+        let mut trace = Bench::answered(1_500).trace();
+        trace.panics.push("index out of bounds".into());
+        assert!(first_of(&expect(&trace)).contains("panic"));
+        let mut trace = Bench::answered(1_500).trace();
+        trace.cut = true;
+        assert!(first_of(&expect(&trace)).contains("cut short"));
+    }
+}

@@ -1,0 +1,546 @@
+//! Both vendors' rules, kept in the state each end was really in.
+
+use super::terms::Leg;
+use super::{Case, Findings, Oracle, each};
+use crate::trace::Trace;
+use mocks::peer::At;
+use mocks::record::{CallerSight, ModelSight, Sighting};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a bridge may take beyond a configured timeout: one turn of its loop, its close and its answer.
+const PROMPT_MS: u64 = 1_000;
+/// How early a format's confirmation may seem to arrive: clocks of two ends are read in turns of a loop.
+const ROUNDING_US: u64 = 1_000;
+
+/// See [`Oracle::about`].
+pub const LEGAL: Oracle = Oracle {
+    name: "legal",
+    about: "Nothing is sent that the receiver must reject in the state it is known to be in, because every rejection \
+            is an effect that did not happen.",
+    judge: legal,
+};
+
+/// See [`Oracle::about`].
+pub const ONE: Oracle = Oracle {
+    name: "one",
+    about: "No response is asked for while another is known to be active or asked for, because the second is refused \
+            and its answer is lost.",
+    judge: one,
+};
+
+/// See [`Oracle::about`].
+pub const FORMAT: Oracle = Oracle {
+    name: "format",
+    about: "No audio reaches the model before its formats are confirmed and equal to the wire, because audio in the \
+            wrong format is noise to one side.",
+    judge: format,
+};
+
+/// See [`Oracle::about`].
+pub const MARK: Oracle = Oracle {
+    name: "mark",
+    about: "No two outstanding marks share a name, because then nobody can tell which of them came back.",
+    judge: mark,
+};
+
+/// See [`Oracle::about`].
+pub const TOOL: Oracle = Oracle {
+    name: "tool",
+    about: "Each function call of a finished response is answered exactly once and the model is asked to go on, \
+            because an open call leaves the model mute.",
+    judge: tool,
+};
+
+/// See [`Oracle::about`].
+pub const START: Oracle = Oracle {
+    name: "start",
+    about: "The opening messages are handled in every early order, or their absence is timed out, because a stream \
+            nobody takes is a silent call that is paid for.",
+    judge: start,
+};
+
+// ----------------------------------------------------------------------------------------------- legal
+
+fn legal(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, LEGAL.name, |case, findings| {
+        for seen in &case.call.caller.sightings {
+            if let CallerSight::Warned { code: code @ (31_950 | 31_951), detail } = &seen.what {
+                findings.say(seen.at, format!("Twilio would warn ({code}): {detail}"));
+            }
+        }
+        for (m, model) in case.call.models.iter().enumerate() {
+            for (index, seen) in model.sightings.iter().enumerate() {
+                if let ModelSight::GotBad { detail } = &seen.what {
+                    findings.say(seen.at, format!("the model was sent something off-protocol: {detail}"));
+                }
+                if let ModelSight::SentError { code, message, rejected: Some(rejected), .. } = &seen.what
+                    && !is_benign(case, m, index, code, rejected)
+                {
+                    findings.say(seen.at, format!("{rejected} was refused ({code}): {message}"));
+                }
+            }
+        }
+    })
+}
+
+/// Two races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
+fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str) -> bool {
+    let sightings = &case.call.models[m].sightings;
+    let refused = sightings[index].at;
+    // The bridge acted on what had been sent one round trip before the refusal.
+    let round_trip = 2 * case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, refused);
+    let known_by = At(refused.0.saturating_sub(round_trip + ROUNDING_US));
+    let news = || sightings[..index].iter().rev().take_while(|seen| seen.at >= known_by);
+    match code {
+        // The response ended while the cancel was on its way, or it was never created at all.
+        "response_cancel_not_active" => {
+            news().any(|seen| matches!(seen.what, ModelSight::SentResponseDone { .. }))
+                || has_unanswered_create(&sightings[..index])
+        }
+        // The server created its own response to the caller's turn while the request was on its way.
+        "conversation_already_has_active_response" => {
+            news().any(|seen| matches!(seen.what, ModelSight::SentResponseCreated { auto: true, .. }))
+        }
+        _ => rejected == "session.update" && case.terms.refuses_settings(m),
+    }
+}
+
+fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
+    let mut open = 0_usize;
+    for seen in sightings {
+        if let ModelSight::GotCreate { .. } = seen.what {
+            open += 1;
+        } else if let ModelSight::SentResponseCreated { auto: false, .. } = seen.what {
+            open = open.saturating_sub(1);
+        } else if let ModelSight::SentError { rejected: Some(rejected), .. } = &seen.what
+            && rejected == "response.create"
+        {
+            open = open.saturating_sub(1);
+        }
+    }
+    open > 0
+}
+
+// ------------------------------------------------------------------------------------------------- one
+
+fn one(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, ONE.name, |case, findings| {
+        for model in &case.call.models {
+            judge_one(case, &model.sightings, findings);
+        }
+    })
+}
+
+fn judge_one(case: &Case<'_>, sightings: &[Sighting<ModelSight>], findings: &mut Findings) {
+    let terms = &case.terms;
+    let up = terms.latency(Leg::Model);
+    let creates =
+        sightings.iter().enumerate().filter(|(_, s)| matches!(s.what, ModelSight::GotCreate { .. }));
+    let mut asked: Vec<At> = Vec::new();
+    for (index, create) in creates {
+        let slack = terms.slack(Leg::Model, create.at);
+        // What the bridge had read when it wrote this.
+        let known_by = At(create.at.0.saturating_sub(2 * up + slack + ROUNDING_US));
+        let known = &sightings[..sightings.partition_point(|s| s.at <= known_by).min(index)];
+        let mut active = BTreeSet::new();
+        for seen in known {
+            if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
+                active.insert(response.as_str());
+            } else if let ModelSight::SentResponseDone { response, .. } = &seen.what {
+                active.remove(response.as_str());
+            }
+        }
+        // One that has ended by now may have ended before the bridge wrote, with the news just ahead of it.
+        for seen in &sightings[known.len()..index] {
+            if let ModelSight::SentResponseDone { response, .. } = &seen.what {
+                active.remove(response.as_str());
+            }
+        }
+        let waited_ms = terms.config.timeouts.first_audio_ms;
+        let gave_up = |since: At| create.at.since(since) + slack + ROUNDING_US >= waited_ms * 1_000;
+        if let Some(response) = active.first() {
+            let created = known.iter().find(
+                |s| matches!(&s.what, ModelSight::SentResponseCreated { response: r, .. } if r == response),
+            );
+            if !created.is_some_and(|created| gave_up(created.at)) {
+                findings.say(create.at, format!("a response was asked for while {response} was active"));
+            }
+        }
+        // Each request ends in a response or in a refusal; one that is given up may be repeated.
+        let answers = sightings[..index]
+            .iter()
+            .filter(|s| {
+                if let ModelSight::SentResponseCreated { auto: false, .. } = s.what {
+                    true
+                } else if let ModelSight::SentError { rejected: Some(rejected), .. } = &s.what {
+                    rejected == "response.create"
+                } else {
+                    false
+                }
+            })
+            .count();
+        let outstanding = asked.iter().skip(answers).rfind(|since| !gave_up(**since));
+        if let Some(since) = outstanding {
+            findings.say(
+                create.at,
+                format!(
+                    "a response was asked for although one had been since {since} and was not created yet"
+                ),
+            );
+        }
+        asked.push(create.at);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- format
+
+fn format(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, FORMAT.name, |case, findings| {
+        for (m, model) in case.call.models.iter().enumerate() {
+            let mut confirmed: Option<At> = None;
+            let mut formats: Option<(&str, &str)> = None;
+            let mut heard_nothing = true;
+            for seen in &model.sightings {
+                if let ModelSight::SentSessionUpdated = seen.what {
+                    confirmed.get_or_insert(seen.at);
+                } else if let ModelSight::GotUpdate { input, output } = &seen.what {
+                    judge_formats(case, seen.at, input, output, formats, findings);
+                    formats = Some((input, output));
+                } else if let ModelSight::GotAppend { .. } = seen.what
+                    && heard_nothing
+                {
+                    // One is enough: the rest follows from it.
+                    heard_nothing = false;
+                    let soonest = confirmed.map(|at| at.0 + 2 * case.terms.latency(Leg::Model));
+                    match soonest {
+                        None => {
+                            findings.say(seen.at, "audio came before session.updated was sent");
+                        }
+                        Some(soonest) if seen.at.0 + ROUNDING_US < soonest => {
+                            findings.say(seen.at, "audio was sent before session.updated could be read");
+                        }
+                        Some(_) if !case.terms.session_fits(m) => {
+                            findings
+                                .say(seen.at, "audio was sent although the session confirmed other formats");
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn judge_formats(
+    case: &Case<'_>,
+    at: At,
+    input: &str,
+    output: &str,
+    before: Option<(&str, &str)>,
+    findings: &mut Findings,
+) {
+    if let Some(before) = before.filter(|before| *before != (input, output)) {
+        findings.say(
+            at,
+            format!("an update changed the formats from {}, {} to {input}, {output}", before.0, before.1),
+        );
+    }
+    if let Some(wanted) = case.terms.wanted_format()
+        && case.terms.wants_no_other_format()
+        && (input != wanted || output != wanted)
+    {
+        findings
+            .say(at, format!("the session was set to {input} in and {output} out, but the wire is {wanted}"));
+    }
+    for (which, format) in [("input", input), ("output", output)] {
+        if !matches!(format, "audio/pcm" | "audio/pcmu") && case.terms.wants_no_other_format() {
+            findings.say(at, format!("{which} format {format} is none a phone bridge can use"));
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ mark
+
+fn mark(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, MARK.name, |case, findings| {
+        let mut outstanding: BTreeMap<&str, At> = BTreeMap::new();
+        for seen in &case.call.caller.sightings {
+            if let CallerSight::GotMark { name, .. } = &seen.what {
+                if let Some(since) = outstanding.insert(name, seen.at) {
+                    findings
+                        .say(seen.at, format!("mark {name:?} came while the one of {since} was outstanding"));
+                }
+            } else if let CallerSight::SentMark { name, .. } = &seen.what {
+                outstanding.remove(name.as_str());
+            }
+        }
+    })
+}
+
+// ------------------------------------------------------------------------------------------------ tool
+
+fn tool(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, TOOL.name, |case, findings| {
+        for m in 0..case.call.models.len() {
+            judge_tools(case, m, findings);
+        }
+    })
+}
+
+fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let sightings = &case.call.models[m].sightings;
+    let end = terms.model_over(m).min(terms.over());
+    let mut calls: BTreeMap<&str, (At, &str, &str)> = BTreeMap::new();
+    for seen in sightings {
+        if let ModelSight::SentFunctionCall { call_id, response, name } = &seen.what {
+            calls.entry(call_id).or_insert((seen.at, response, name));
+        }
+    }
+    // The last output of each response, to see that the model was asked to go on.
+    let mut last_output: BTreeMap<&str, At> = BTreeMap::new();
+    for (call_id, (at, response, name)) in &calls {
+        let outputs: Vec<At> = sightings
+            .iter()
+            .filter(|s| matches!(&s.what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id))
+            .map(|s| s.at)
+            .collect();
+        if let [_, again, ..] = outputs.as_slice() {
+            findings.say(*again, format!("{name} ({call_id}) was answered {} times", outputs.len()));
+        }
+        let Some((done, status)) = done_of(sightings, response) else { continue };
+        if status == "failed" || status == "cancelled" {
+            continue;
+        }
+        let slack = terms.slack(Leg::Model, *at) + 2 * terms.latency(Leg::Model);
+        let due = At(at.0.max(done.0) + (terms.tool_timeout_ms(name) + PROMPT_MS) * 1_000 + slack);
+        match outputs.last() {
+            None if due < end => findings.say(due, format!("{name} ({call_id}) was never answered")),
+            None => {}
+            Some(last) => {
+                let entry = last_output.entry(response).or_insert(*last);
+                *entry = (*entry).max(*last).max(done);
+            }
+        }
+    }
+    for seen in sightings {
+        if let ModelSight::GotToolOutput { call_id, .. } = &seen.what
+            && !calls.contains_key(call_id.as_str())
+        {
+            findings.say(seen.at, format!("an output for {call_id}, which nobody called"));
+        }
+    }
+    for (response, last) in last_output {
+        judge_going_on(case, m, response, last, end, findings);
+    }
+}
+
+/// After its last output the model is asked to go on, unless the caller has taken the floor meanwhile.
+fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, findings: &mut Findings) {
+    let terms = &case.terms;
+    let sightings = &case.call.models[m].sightings;
+    let due = At(last.0 + PROMPT_MS * 1_000 + 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, last));
+    if due >= end || !calls_are_all_answered(sightings, response) {
+        return;
+    }
+    let created = sightings
+        .iter()
+        .find(|s| matches!(&s.what, ModelSight::SentResponseCreated { response: r, .. } if r == response))
+        .map_or(At(0), |s| s.at);
+    let mut interrupted = false;
+    let mut busy = false;
+    let mut asked = false;
+    for seen in sightings.iter().filter(|s| s.at >= created) {
+        if let ModelSight::SentSpeechStarted { .. } = seen.what {
+            interrupted |= seen.at <= due;
+        } else if let ModelSight::SentResponseCreated { response: other, .. } = &seen.what {
+            busy |= other != response && seen.at <= due;
+        } else if let ModelSight::GotCreate { .. } = seen.what {
+            asked |= seen.at >= last;
+        }
+    }
+    if !interrupted && !busy && !asked {
+        findings.say(
+            due,
+            format!("the function calls of {response} were answered, but the model was not asked to go on"),
+        );
+    }
+}
+
+fn calls_are_all_answered(sightings: &[Sighting<ModelSight>], response: &str) -> bool {
+    let called = sightings.iter().filter_map(|s| {
+        if let ModelSight::SentFunctionCall { call_id, response: r, .. } = &s.what {
+            (r == response).then_some(call_id.as_str())
+        } else {
+            None
+        }
+    });
+    let answered: BTreeSet<&str> = sightings
+        .iter()
+        .filter_map(|s| {
+            if let ModelSight::GotToolOutput { call_id, .. } = &s.what {
+                Some(call_id.as_str())
+            } else {
+                None
+            }
+        })
+        .collect();
+    called.into_iter().all(|id| answered.contains(id))
+}
+
+fn done_of<'a>(sightings: &'a [Sighting<ModelSight>], response: &str) -> Option<(At, &'a str)> {
+    sightings.iter().find_map(|s| {
+        if let ModelSight::SentResponseDone { response: r, status } = &s.what {
+            (r == response).then_some((s.at, status.as_str()))
+        } else {
+            None
+        }
+    })
+}
+
+// ----------------------------------------------------------------------------------------------- start
+
+fn start(trace: &Trace) -> Vec<super::Violation> {
+    each(trace, START.name, |case, findings| {
+        let terms = &case.terms;
+        let timeouts = &terms.config.timeouts;
+        let caller = &case.call.caller;
+        let first =
+            |is: fn(&CallerSight) -> bool| caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at);
+        let Some(opened) = first(|s| matches!(s, CallerSight::Opened)) else { return };
+        let began = first(|s| matches!(s, CallerSight::SentStart));
+        let end = terms.over();
+        let down = 2 * terms.latency(Leg::Caller) + PROMPT_MS * 1_000;
+        let due = At(opened.0 + timeouts.start_ms * 1_000 + down + terms.slack(Leg::Caller, opened));
+        if due < end && began.is_none_or(|began| began > due) {
+            findings.say(due, "start did not come and nobody timed it out");
+        }
+        if let Some(began) = began {
+            // The last words take their time, too.
+            let wait_ms = timeouts.first_media_ms + timeouts.notice_ms;
+            let due = At(began.0 + wait_ms * 1_000 + down + terms.slack(Leg::Caller, began));
+            let spoke = first(|s| matches!(s, CallerSight::SentMedia { .. }));
+            if due < end && spoke.is_none_or(|spoke| spoke > due) {
+                findings.say(due, "media did not come and nobody timed it out");
+            }
+        }
+        let soonest = began.map_or(u64::MAX, |at| at.0 + 2 * terms.latency(Leg::Caller));
+        let sent = caller.sightings.iter().find(|s| {
+            matches!(
+                s.what,
+                CallerSight::GotMedia { .. } | CallerSight::GotMark { .. } | CallerSight::GotClear { .. }
+            )
+        });
+        if let Some(sent) = sent.filter(|sent| sent.at.0 + ROUNDING_US < soonest) {
+            findings.say(sent.at, "a message for a stream that had not started");
+        }
+        let open: Vec<At> = case
+            .call
+            .models
+            .iter()
+            .filter_map(|m| m.sightings.iter().find(|s| matches!(s.what, ModelSight::Opened)))
+            .map(|s| s.at)
+            .collect();
+        for (m, at) in open.iter().enumerate().skip(1) {
+            if (0..m).any(|before| terms.model_over(before) > *at) {
+                findings.say(*at, "a second model connection while the first was open");
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::Bench;
+    use super::*;
+
+    fn first_of(found: &[super::super::Violation]) -> &str {
+        found.first().map_or("", |v| v.what.as_str())
+    }
+
+    #[test]
+    fn an_ordinary_call_breaks_no_rule() {
+        let trace = Bench::answered(1_500).trace();
+        for judge in [legal, one, format, mark, tool, start] {
+            assert_eq!(judge(&trace), []);
+        }
+    }
+
+    #[test]
+    fn a_refused_event_is_found_and_a_lost_race_is_not() {
+        let mut bench = Bench::answered(1_500);
+        bench.refused(5_000, "response_cancel_not_active", "response.cancel");
+        assert!(first_of(&legal(&bench.trace())).contains("response.cancel was refused"));
+
+        let mut bench = Bench::answered(1_500);
+        let done = bench.done_ms();
+        bench.refused(done + 10, "response_cancel_not_active", "response.cancel");
+        assert_eq!(legal(&bench.trace()), [], "the response ended while the cancel was on its way");
+    }
+
+    #[test]
+    fn what_twilio_would_warn_about_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.caller(2_000, CallerSight::Warned { code: 31_951, detail: "unexpected field track".into() });
+        assert!(first_of(&legal(&bench.trace())).contains("31951"));
+    }
+
+    #[test]
+    fn a_second_request_is_found() {
+        let mut bench = Bench::answered(1_500);
+        let during = bench.done_ms() - 50;
+        bench.model(during, ModelSight::GotCreate { event_id: Some("x".into()), busy: true });
+        assert!(first_of(&one(&bench.trace())).contains("was active"));
+
+        let mut bench = Bench::answered(1_500);
+        let after = bench.done_ms() + 1_000;
+        bench.model(after, ModelSight::GotCreate { event_id: Some("x".into()), busy: false });
+        bench.model(after + 20, ModelSight::GotCreate { event_id: Some("y".into()), busy: true });
+        assert!(first_of(&one(&bench.trace())).contains("not created yet"));
+    }
+
+    #[test]
+    fn audio_before_the_session_is_ready_is_found() {
+        let mut bench = Bench::answered(1_500);
+        bench.append_at(Bench::READY_MS + 2);
+        assert!(first_of(&format(&bench.trace())).contains("before session.updated could be read"));
+        let mut bench = Bench::answered(1_500);
+        bench.append_at(Bench::READY_MS - 10);
+        assert!(first_of(&format(&bench.trace())).contains("before session.updated was sent"));
+    }
+
+    #[test]
+    fn another_format_is_found() {
+        let mut bench = Bench::answered(1_500);
+        let (input, output) = ("audio/pcm".to_owned(), "audio/pcmu".to_owned());
+        bench.model(Bench::READY_MS + 500, ModelSight::GotUpdate { input, output });
+        bench.append_at(Bench::READY_MS + 600);
+        assert!(!format(&bench.trace()).is_empty());
+    }
+
+    #[test]
+    fn a_mark_used_twice_is_found() {
+        let mut bench = Bench::answered(1_500);
+        let name = || "a".to_owned();
+        bench.caller(2_000, CallerSight::GotMark { name: name(), offset: 0 });
+        bench.caller(2_100, CallerSight::SentMark { name: name(), flushed: false });
+        bench.caller(2_200, CallerSight::GotMark { name: name(), offset: 0 });
+        assert_eq!(mark(&bench.trace()), [], "the first had come back");
+        bench.caller(2_300, CallerSight::GotMark { name: name(), offset: 0 });
+        assert!(first_of(&mark(&bench.trace())).contains("outstanding"));
+    }
+
+    #[test]
+    fn a_function_call_is_answered_once_and_the_model_goes_on() {
+        assert_eq!(tool(&Bench::tool(1, true).trace()), []);
+        assert!(first_of(&tool(&Bench::tool(0, true).trace())).contains("never answered"));
+        assert!(first_of(&tool(&Bench::tool(2, true).trace())).contains("2 times"));
+        assert!(first_of(&tool(&Bench::tool(1, false).trace())).contains("not asked to go on"));
+    }
+
+    #[test]
+    fn a_start_that_never_comes_must_be_timed_out() {
+        assert_eq!(start(&Bench::never_started(6_000).trace()), []);
+        assert!(first_of(&start(&Bench::never_started(30_000).trace())).contains("nobody timed it out"));
+    }
+}

@@ -1,0 +1,442 @@
+//! What the scenario grants: the network's delays, the settings, and how far two honest clocks may be apart.
+//!
+//! Every tolerance of every oracle is made of these: what the weather in force at that moment could do to a
+//! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
+//! it is zero.
+
+use crate::listen::Hearing;
+use crate::scenario::{CallPlan, Scenario};
+use crate::stage::StageKind;
+use crate::trace::{CallTrace, Trace};
+use crate::weather::LegWeather;
+use bridge::audio::Format;
+use bridge::call::event::CallEvent;
+use bridge::call::settings::CallConfig;
+use mocks::peer::At;
+use mocks::realtime::Opening;
+use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::twilio::{CallerStep, Idle};
+
+pub use bridge::call::Leg;
+
+/// Steps of the simulated network's clock between a cause and what one leg makes of it: out of one host, through
+/// the network, into the other.
+const TICKS_PER_LEG: u64 = 3;
+/// For how long after an outage the ear may still be where the bridge does not expect it: until the marks of the
+/// audio that was held up have come back.
+const AFTERMATH_US: u64 = 2_000_000;
+/// How long before and after a message an outage may begin or end and still concern it.
+const NEAR_US: u64 = 100_000;
+/// A clear this soon after the model was lost belongs to the loss.
+const BECAUSE_US: u64 = 3_000_000;
+/// What the service waits for in its own default settings when a function does not say.
+const TOOL_TIMEOUT_MS: u64 = 15_000;
+
+/// The terms on which one call is judged.
+pub(crate) struct Terms<'a> {
+    pub(crate) config: &'a CallConfig,
+    scenario: &'a Scenario,
+    plan: &'a CallPlan,
+    call: &'a CallTrace,
+    stage: StageKind,
+}
+
+impl<'a> Terms<'a> {
+    pub(crate) fn of(trace: &'a Trace, index: usize) -> Self {
+        let scenario = &*trace.scenario;
+        let call = &trace.calls[index];
+        let mut left = call.index;
+        let plan = scenario.calls.iter().find(|plan| {
+            let repeat = plan.repeat as usize;
+            let found = left < repeat;
+            left = left.saturating_sub(repeat);
+            found
+        });
+        let plan =
+            plan.or(scenario.calls.last()).expect("a scenario without calls is refused when it is read");
+        Self { config: &scenario.bridge, scenario, plan, call, stage: trace.stage }
+    }
+
+    fn weather(&self, leg: Leg) -> &LegWeather {
+        match leg {
+            Leg::Caller => &self.scenario.weather.caller,
+            Leg::Model => &self.scenario.weather.model,
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------- the network
+
+    /// One way, microseconds.
+    pub(crate) fn latency(&self, leg: Leg) -> u64 {
+        self.weather(leg).latency_ms * 1_000
+    }
+
+    /// What this stage adds to the time a message takes on one leg, microseconds.
+    pub(crate) fn stage_us(&self) -> u64 {
+        match self.stage {
+            StageKind::Memory => 0,
+            StageKind::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
+        }
+    }
+
+    fn outages(&self, leg: Leg, from: u64, to: u64) -> u64 {
+        self.weather(leg)
+            .stalls
+            .iter()
+            .filter(|stall| stall.at_ms * 1_000 <= to && (stall.at_ms + stall.for_ms) * 1_000 >= from)
+            .map(|stall| stall.for_ms * 1_000)
+            .sum()
+    }
+
+    /// How much longer than its latency something said at `at` and its answer may take on this leg, microseconds.
+    pub(crate) fn slack(&self, leg: Leg, at: At) -> u64 {
+        let jitter = 2 * self.weather(leg).jitter_ms * 1_000;
+        let until = at.0 + 2 * self.latency(leg) + jitter + NEAR_US;
+        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(NEAR_US), until)
+    }
+
+    /// How far behind its schedule this leg may be at `at`: the slack, and what outages before have left behind.
+    pub(crate) fn held_up(&self, leg: Leg, at: At) -> u64 {
+        let jitter = self.weather(leg).jitter_ms * 1_000;
+        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(AFTERMATH_US), at.0 + NEAR_US)
+    }
+
+    /// All outages and jitter of both legs together, microseconds.
+    pub(crate) fn held_up_in_all(&self) -> u64 {
+        [Leg::Caller, Leg::Model]
+            .into_iter()
+            .map(|leg| 2 * self.weather(leg).jitter_ms * 1_000 + self.outages(leg, 0, u64::MAX))
+            .sum()
+    }
+
+    /// Nothing but latency on both legs, and a microphone on its grid.
+    pub(crate) fn is_calm(&self) -> bool {
+        let holds = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_));
+        self.weather(Leg::Caller).is_calm()
+            && self.weather(Leg::Model).is_calm()
+            && self.plan.caller.arrival_jitter_ms == 0
+            && !self.plan.caller.steps.iter().any(holds)
+    }
+
+    /// What an ear that gathers before it plays adds to each beginning, microseconds.
+    pub(crate) fn gathering_us(&self) -> u64 {
+        self.plan.caller.play_out_ms * 1_000
+    }
+
+    /// How far the bridge's idea of what was heard may be off, ms.
+    pub(crate) fn unsure_ms(&self) -> usize {
+        ((2 * self.latency(Leg::Caller) + self.held_up_in_all() + self.gathering_us()) / 1_000 + 20) as usize
+    }
+
+    // ----------------------------------------------------------------------------------- the caller's end
+
+    fn caller_at(&self, is: impl Fn(&CallerSight) -> bool) -> Option<At> {
+        self.call.caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at)
+    }
+
+    fn dark(&self, leg: Leg) -> Option<At> {
+        self.weather(leg).dark_at_ms.map(At::ms)
+    }
+
+    /// When the script's step of this kind was begun.
+    fn step_at(&self, is: impl Fn(&CallerStep) -> bool) -> Option<At> {
+        self.call.caller.sightings.iter().find_map(|s| {
+            let CallerSight::Step { index, .. } = s.what else { return None };
+            self.plan.caller.steps.get(index).is_some_and(&is).then_some(s.at)
+        })
+    }
+
+    /// When the caller's end stopped being there, whoever ended it.
+    pub(crate) fn over(&self) -> At {
+        let ended = self.caller_at(|s| matches!(s, CallerSight::SentStop | CallerSight::Ended(_)));
+        [ended, self.dark(Leg::Caller), self.step_at(|s| matches!(s, CallerStep::GoesDark))]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(At(u64::MAX))
+    }
+
+    /// When the caller left, if the bridge did not end the call before.
+    pub(crate) fn caller_gone(&self) -> Option<At> {
+        let over = self.over();
+        let closed = self.closed_by_bridge();
+        (over != At(u64::MAX) && closed.is_none_or(|closed| over < closed)).then_some(over)
+    }
+
+    /// When the bridge closed the stream, as the caller's end saw it.
+    pub(crate) fn closed_by_bridge(&self) -> Option<At> {
+        self.caller_at(|s| matches!(s, CallerSight::Ended(Ending::ByPeer { .. })))
+    }
+
+    /// The caller's end takes and plays what it is sent.
+    pub(crate) fn ear_works(&self) -> bool {
+        let deaf = |step: &CallerStep| matches!(step, CallerStep::GoesDark | CallerStep::StopsReading);
+        !self.plan.caller.steps.iter().any(deaf)
+            && self.dark(Leg::Caller).is_none()
+            && self.weather(Leg::Caller).reads_bytes_per_s.is_none()
+    }
+
+    /// The ear holds less than Twilio's does.
+    pub(crate) fn ear_is_short(&self) -> bool {
+        self.plan.caller.queue_limit_bytes < mocks::twilio::CallerScript::default().queue_limit_bytes
+    }
+
+    /// Bytes the ear holds.
+    pub(crate) fn ear_limit(&self) -> usize {
+        self.plan.caller.queue_limit_bytes
+    }
+
+    /// Audio that was sent before its stream began, ms.
+    pub(crate) fn early_media_ms(&self) -> u64 {
+        u64::from(self.plan.caller.media_before_start) * 20
+    }
+
+    /// The microphone or the network may leave the bridge without audio in the middle of speech.
+    pub(crate) fn caller_may_pause(&self, at: At) -> bool {
+        let pauses = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_) | CallerStep::Dtx(true));
+        self.plan.caller.idle == Idle::Dtx
+            || self.plan.caller.steps.iter().any(pauses)
+            || self.outages(Leg::Caller, at.0.saturating_sub(AFTERMATH_US), at.0) > 0
+    }
+
+    // ------------------------------------------------------------------------------------ the model's end
+
+    fn model_at(&self, m: usize, is: impl Fn(&ModelSight) -> bool) -> Option<At> {
+        self.call.models[m].sightings.iter().find(|s| is(&s.what)).map(|s| s.at)
+    }
+
+    /// When the model fell silent without a word, if it did.
+    fn model_dark(&self, m: usize) -> Option<At> {
+        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened))?;
+        let script = &self.plan.model;
+        let scripted = script.goes_dark_after_ms.map(|ms| opened.plus_ms(ms));
+        let silent = (script.opening == Opening::Silent).then_some(opened);
+        let weather = self.dark(Leg::Model).filter(|at| *at >= opened);
+        [scripted, silent, weather].into_iter().flatten().min()
+    }
+
+    /// When this model connection stopped being there, whoever ended it.
+    pub(crate) fn model_over(&self, m: usize) -> At {
+        let ended = self.model_at(m, |s| matches!(s, ModelSight::Ended(_) | ModelSight::Refused { .. }));
+        [ended, self.model_dark(m)].into_iter().flatten().min().unwrap_or(At(u64::MAX))
+    }
+
+    /// When the bridge could know that this model connection had failed: it was refused, or it ended although
+    /// nobody had ended the call.
+    pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
+        let refused = self.model_at(m, |s| matches!(s, ModelSight::Refused { .. }));
+        let ended =
+            self.model_at(m, |s| matches!(s, ModelSight::Ended(Ending::ByUs { .. } | Ending::Lost { .. })));
+        let dark = self.model_dark(m).map(|at| At(at.0 + self.unnoticed_us(Leg::Model)));
+        [refused, ended, dark].into_iter().flatten().min().filter(|at| *at < self.over())
+    }
+
+    /// Another connection was made after this one.
+    pub(crate) fn model_came_back(&self, m: usize) -> bool {
+        (m + 1..self.call.models.len())
+            .any(|next| self.model_at(next, |s| matches!(s, ModelSight::Opened)).is_some())
+    }
+
+    /// A close reaches this model.
+    pub(crate) fn model_hears(&self, m: usize) -> bool {
+        self.model_dark(m).is_none()
+    }
+
+    /// How long the death of this leg can go unnoticed, microseconds: no longer than a ping and its pong.
+    pub(crate) fn unnoticed_us(&self, leg: Leg) -> u64 {
+        let quiet = match leg {
+            Leg::Caller => !self.ear_works() || !self.plan.caller.pong,
+            Leg::Model => {
+                let script = &self.plan.model;
+                script.goes_dark_after_ms.is_some()
+                    || script.opening == Opening::Silent
+                    || self.dark(Leg::Model).is_some()
+            }
+        };
+        let timeouts = &self.config.timeouts;
+        if quiet { (timeouts.ping_ms + timeouts.pong_ms + timeouts.clogged_ms) * 1_000 } else { 0 }
+    }
+
+    /// When the model confirmed the session.
+    pub(crate) fn ready_at(&self, m: usize) -> Option<At> {
+        self.model_at(m, |s| matches!(s, ModelSight::SentSessionUpdated))
+    }
+
+    /// The session has the formats the bridge asked for.
+    pub(crate) fn session_fits(&self, m: usize) -> bool {
+        let _ = m;
+        match self.plan.model.echoes_format {
+            Some(format) => self.wanted_format().is_none_or(|wanted| wanted == format.name()),
+            None => !self.plan.model.never_updates && self.plan.model.refuses_update.is_none(),
+        }
+    }
+
+    /// The script takes whatever format it is asked for.
+    pub(crate) fn wants_no_other_format(&self) -> bool {
+        self.plan.model.echoes_format.is_none()
+    }
+
+    /// The format both directions of the session should have.
+    pub(crate) fn wanted_format(&self) -> Option<&'static str> {
+        match self.config.format {
+            Format::Pcmu => Some("audio/pcmu"),
+            Format::Pcm24k => Some("audio/pcm"),
+        }
+    }
+
+    /// The script refuses every update.
+    pub(crate) fn refuses_settings(&self, m: usize) -> bool {
+        let _ = m;
+        self.plan.model.refuses_update.is_some()
+    }
+
+    /// Nothing has kept the model from being given audio lately.
+    pub(crate) fn model_listens(&self, at: At) -> bool {
+        self.outages(Leg::Model, at.0.saturating_sub(AFTERMATH_US), at.0 + AFTERMATH_US) == 0
+    }
+
+    // -------------------------------------------------------------------------------------- what is wanted
+
+    /// Longest acceptable time from the caller's last word to the answer, ms.
+    pub(crate) fn budget_ms(&self) -> Option<u64> {
+        Some(self.scenario.budget_ms)
+    }
+
+    /// The caller is spoken to first.
+    pub(crate) fn greets(&self) -> bool {
+        self.config.greeting.is_some()
+    }
+
+    /// How long a run of this function may take, ms.
+    pub(crate) fn tool_timeout_ms(&self, name: &str) -> u64 {
+        self.config
+            .tools
+            .iter()
+            .find(|tool| tool.name == name)
+            .map_or(TOOL_TIMEOUT_MS, |tool| tool.timeout_ms)
+    }
+
+    /// Something other than a caller's words may have silenced the ear at this moment.
+    pub(crate) fn explains_clear(&self, at: At) -> bool {
+        let broke = (0..self.call.models.len())
+            .filter_map(|m| self.model_broke(m))
+            .any(|broke| broke <= at && at.since(broke) < BECAUSE_US);
+        let notice = self.call.bridge.iter().any(|(said, event)| {
+            matches!(event, CallEvent::Notice { .. }) && said.0.abs_diff(at.0) < BECAUSE_US
+        });
+        broke || notice
+    }
+
+    /// What was sent that the protocol does not have.
+    pub(crate) fn is_odd(&self, kind: &str) -> bool {
+        matches!(kind, "malformed" | "binary" | "delta_for_unknown_response" | "response.weather.updated")
+    }
+
+    /// The end this call is to have.
+    fn wanted_end(&self) -> Option<&str> {
+        let expect = &self.scenario.expect;
+        let own = expect.ends.get(self.call.index).map(String::as_str);
+        own.or_else(|| expect.end.as_deref().filter(|_| !self.was_refused()))
+    }
+
+    fn was_refused(&self) -> bool {
+        self.caller_at(|s| matches!(s, CallerSight::Refused { .. })).is_some()
+    }
+
+    /// The scenario wants the bridge to end this call.
+    pub(crate) fn expects_bridge_to_end(&self) -> bool {
+        self.wanted_end().is_some_and(|end| !matches!(end, "stopped" | "caller_closed" | "caller_lost"))
+            || self.scenario.server.drain_at_ms.is_some()
+    }
+
+    /// How this call differs from what the scenario wants of it.
+    pub(crate) fn disappointments(&self, hearing: &Hearing) -> Vec<String> {
+        let expect = &self.scenario.expect;
+        let mut found = Vec::new();
+        let reason = self.call.bridge.iter().find_map(|(_, event)| {
+            if let CallEvent::Ended { reason, detail, .. } = event {
+                Some((reason.name(), detail.as_str()))
+            } else {
+                None
+            }
+        });
+        let (end, detail) = match reason {
+            Some(reason) => reason,
+            None if self.was_refused() => ("refused", ""),
+            None => ("nothing at all", ""),
+        };
+        if let Some(wanted) = self.wanted_end()
+            && wanted != end
+        {
+            found.push(
+                format!("the call was to end with {wanted} and ended with {end} {detail}")
+                    .trim_end()
+                    .to_owned(),
+            );
+        }
+        if self.was_refused() {
+            return found;
+        }
+        let models = |is: fn(&ModelSight) -> bool| -> usize {
+            self.call.models.iter().flat_map(|m| &m.sightings).filter(|s| is(&s.what)).count()
+        };
+        let mut count = |what: &str, wanted: Option<u32>, got: usize| {
+            if let Some(wanted) = wanted
+                && wanted as usize != got
+            {
+                found.push(format!("{wanted} {what} were wanted and {got} came"));
+            }
+        };
+        count("clears", expect.clears, hearing.clears.len());
+        count("truncations", expect.truncates, models(|s| matches!(s, ModelSight::GotTruncate { .. })));
+        count(
+            "function outputs",
+            expect.tool_outputs,
+            models(|s| matches!(s, ModelSight::GotToolOutput { .. })),
+        );
+        let heard = hearing.items.iter().filter(|item| hearing.heard(item, At(u64::MAX)) > 0).count();
+        if let Some(wanted) = expect.heard_turns_min.filter(|wanted| heard < *wanted as usize) {
+            found.push(format!("at least {wanted} items were to be heard and {heard} were"));
+        }
+        let told = self.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+        if let Some(wanted) = expect.notice.filter(|wanted| *wanted != told) {
+            found.push(if wanted { "no notice was given".into() } else { "a notice was given".into() });
+        }
+        let texts: Vec<&str> = self
+            .call
+            .models
+            .iter()
+            .flat_map(|m| &m.sightings)
+            .filter_map(|s| {
+                if let ModelSight::GotText { text, .. } = &s.what { Some(text.as_str()) } else { None }
+            })
+            .collect();
+        if !expect.texts.is_empty() && texts != expect.texts {
+            found.push(format!("the model was to be told {:?} and was told {texts:?}", expect.texts));
+        }
+        found
+    }
+
+    /// How the whole trace differs from what the scenario wants of it.
+    pub(crate) fn disappointment_of_all(trace: &Trace) -> Option<String> {
+        let wanted = trace.scenario.expect.refused? as usize;
+        let refused = |call: &&CallTrace| {
+            call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::Refused { .. }))
+        };
+        let got = trace.calls.iter().filter(refused).count();
+        (got != wanted).then(|| format!("{wanted} calls were to be refused and {got} were"))
+    }
+}
+
+/// A calm scenario of one plan, for hand-made records.
+#[cfg(test)]
+pub(crate) fn plain_scenario(latency_ms: u64) -> Scenario {
+    use crate::weather::Weather;
+    let leg = || LegWeather::calm(latency_ms);
+    Scenario {
+        name: "bench".into(),
+        weather: Weather { caller: leg(), model: leg() },
+        calls: vec![CallPlan { repeat: 8, ..CallPlan::default() }],
+        ..Scenario::default()
+    }
+}

@@ -1,0 +1,275 @@
+//! What a run says to people: the table, the failure you want to read at midnight, and the figures.
+
+use crate::explain;
+use crate::milestones;
+use crate::oracle::audio::Figures;
+use crate::oracle::{self, Violation};
+use crate::seed::Seed;
+use crate::stage::StageKind;
+use crate::trace::Trace;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Violations of one oracle told in full; the rest is counted.
+const TOLD: usize = 3;
+
+/// What became of one scenario on one stage.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The scenario: its name, or the file it came from.
+    pub scenario: String,
+    /// Where it was played.
+    pub stage: StageKind,
+    /// With which seed.
+    pub seed: Seed,
+    /// Simulated milliseconds of all its calls.
+    pub call_ms: u64,
+    /// Processor time of the thread that played it, where the system tells.
+    pub cpu: Option<Duration>,
+    /// Every broken rule, already told: the violation and the lines around it.
+    pub problems: Vec<(String, String)>,
+    /// How many oracles found something.
+    pub violated: usize,
+    /// What it reached.
+    pub reached: BTreeSet<&'static str>,
+    /// What it measured.
+    pub figures: Figures,
+    /// [`Trace::hash`], when it was asked for.
+    pub hash: Option<String>,
+}
+
+impl Outcome {
+    /// Judges a trace.
+    pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
+        let mut problems = Vec::new();
+        let mut violated = 0;
+        for oracle in oracle::ALL {
+            let found = (oracle.judge)(trace);
+            violated += usize::from(!found.is_empty());
+            for violation in found.iter().take(TOLD) {
+                problems.push((said(violation), explain::around(trace, violation)));
+            }
+            if found.len() > TOLD {
+                problems
+                    .push((format!("{}: {} more of these", oracle.name, found.len() - TOLD), String::new()));
+            }
+        }
+        let reached: BTreeSet<_> = milestones::reached(trace).into_iter().collect();
+        for wanted in trace.scenario.milestones.iter().filter(|name| !reached.contains(name.as_str())) {
+            let words =
+                format!("the milestone `{wanted}`, which this scenario was written for, was not reached");
+            problems.push((words, String::new()));
+        }
+        Self {
+            scenario: shown_as.to_owned(),
+            stage: trace.stage,
+            seed: trace.seed,
+            call_ms: trace.call_ms(),
+            cpu,
+            problems,
+            violated,
+            reached,
+            figures: oracle::audio::figures(trace),
+            hash: None,
+        }
+    }
+
+    /// Nothing was wrong.
+    pub fn passed(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn verdict(&self) -> &'static str {
+        if self.passed() { "passed" } else { "FAILED" }
+    }
+
+    /// One line: the verdict, and of what.
+    pub fn line(&self) -> String {
+        format!("{}  {}  {}", self.verdict(), self.stage, self.scenario)
+    }
+}
+
+fn said(violation: &Violation) -> String {
+    let seconds = violation.at.0 as f64 / 1e6;
+    format!("{}: {}     (call {}, {seconds:+.3} s)", violation.oracle, violation.what, violation.call)
+}
+
+/// One row for each outcome.
+pub fn table(outcomes: &[Outcome]) -> String {
+    let width =
+        outcomes.iter().map(|outcome| outcome.scenario.len()).max().unwrap_or(0).max("scenario".len());
+    let mut text = format!(
+        "{:<width$}  {:<9}  {:<7}  {:>10}  {:>6}  {:>8}\n",
+        "scenario", "stage", "verdict", "simulated", "judged", "violated"
+    );
+    for outcome in outcomes {
+        let _infallible = writeln!(
+            text,
+            "{:<width$}  {:<9}  {:<7}  {:>8.1} s  {:>6}  {:>8}",
+            outcome.scenario,
+            outcome.stage,
+            outcome.verdict(),
+            outcome.call_ms as f64 / 1e3,
+            oracle::ALL.len(),
+            outcome.violated,
+        );
+    }
+    text
+}
+
+/// A failure: what was wrong, what led to it, and the next command.
+pub fn failure(outcome: &Outcome) -> String {
+    let Outcome { scenario, stage, seed, .. } = outcome;
+    let mut text = format!("FAILED  {scenario}    stage {stage}    seed {seed}\n");
+    for (what, around) in &outcome.problems {
+        let _infallible = write!(text, "\n  {what}\n");
+        if !around.is_empty() {
+            let _infallible = write!(text, "\n{around}");
+        }
+    }
+    let how = format!("{scenario} --stage {stage} --seed {seed}");
+    let _infallible =
+        write!(text, "\n  again      cargo scn run {how}\n  the call   cargo scn explain {how}\n");
+    text
+}
+
+/// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on both stages.
+pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
+    let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
+    let mut text = format!("{} runs: {passed} passed, {} failed\n", outcomes.len(), outcomes.len() - passed);
+    for stage in StageKind::ALL {
+        let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
+        if of_stage.is_empty() {
+            continue;
+        }
+        let seconds = of_stage.iter().map(|outcome| outcome.call_ms).sum::<u64>() as f64 / 1e3;
+        let cpu: Option<Duration> = of_stage.iter().map(|outcome| outcome.cpu).sum();
+        let _infallible = match cpu.map(|cpu| cpu.as_secs_f64()).filter(|cpu| *cpu > 0.0) {
+            Some(cpu) => writeln!(
+                text,
+                "{stage:<10} {seconds:.1} call-seconds in {cpu:.2} s of processor time: {:.0} call-seconds a second",
+                seconds / cpu
+            ),
+            None => writeln!(
+                text,
+                "{stage:<10} {seconds:.1} call-seconds (this system does not tell processor time)"
+            ),
+        };
+    }
+    for stage in StageKind::ALL {
+        let mut of_stage = outcomes.iter().filter(|outcome| outcome.stage == stage).peekable();
+        if of_stage.peek().is_some() {
+            text.push_str(&figures(stage, of_stage.map(|outcome| &outcome.figures)));
+        }
+    }
+    let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
+    let _infallible = writeln!(text, "milestones {} of {} reached", reached.len(), milestones::ALL.len());
+    if whole {
+        for missed in missed(outcomes) {
+            let _infallible = writeln!(text, "           not reached: {missed}");
+        }
+    }
+    text
+}
+
+/// The milestones no outcome reached.
+pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
+    let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
+    milestones::ALL.iter().copied().filter(|name| !reached.contains(name)).collect()
+}
+
+fn figures<'a>(stage: StageKind, all: impl Iterator<Item = &'a Figures>) -> String {
+    let mut sum = Figures::default();
+    for one in all {
+        sum.truncation_errors.extend(&one.truncation_errors);
+        sum.clear_latencies.extend(&one.clear_latencies);
+        sum.stale_bytes += one.stale_bytes;
+        sum.answers.extend(&one.answers);
+    }
+    let mut text = String::new();
+    let mut say = |what: &str, values: Vec<f64>| {
+        if let Some(spread) = Spread::of(values) {
+            let _infallible = writeln!(text, "{stage:<10} {what}: {spread}");
+        }
+    };
+    say("cut less heard", sum.truncation_errors);
+    say("speech_started to clear at the ear", sum.clear_latencies);
+    say("caller silent to answer at the ear", sum.answers.iter().map(|answer| answer.mic_to_mic).collect());
+    say("  of it the bridge", sum.answers.iter().map(|answer| answer.bridge).collect());
+    say("  of it the model", sum.answers.iter().map(|answer| answer.model).collect());
+    say("  of it turn detection", sum.answers.iter().map(|answer| answer.detection).collect());
+    say("  of it the network", sum.answers.iter().map(|answer| answer.network).collect());
+    let _infallible =
+        writeln!(text, "{stage:<10} stale audio after interruptions: {} bytes", sum.stale_bytes);
+    text
+}
+
+/// How values lie.
+struct Spread {
+    count: usize,
+    least: f64,
+    middle: f64,
+    p95: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values.get(((values.len() - 1) as f64 * share).round() as usize).copied();
+        if values.is_empty() {
+            return None;
+        }
+        Some(Self { count: values.len(), least: at(0.0)?, middle: at(0.5)?, p95: at(0.95)?, most: at(1.0)? })
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, least, middle, p95, most } = self;
+        write!(f, "least {least:.1}, median {middle:.1}, 95 % {p95:.1}, most {most:.1} ms (of {count})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+    use crate::stage;
+
+    fn played(expect: &str) -> Outcome {
+        let text = format!(
+            "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{{ waits = 400 }}, \"hangs_up\"]\n[expect]\n{expect}"
+        );
+        let scenario = Scenario::from_toml("test/report", &text).unwrap();
+        Outcome::of(&stage::play(StageKind::Memory, &scenario, Seed(9)), &scenario.name, None)
+    }
+
+    #[test]
+    fn a_good_run_is_one_row() {
+        let outcome = played("end = \"stopped\"");
+        assert!(outcome.passed(), "{:?}", outcome.problems);
+        let table = table(std::slice::from_ref(&outcome));
+        assert_eq!(table.lines().count(), 2);
+        assert!(table.contains("test/report  memory     passed"), "{table}");
+    }
+
+    #[test]
+    fn a_failure_hands_out_the_next_command() {
+        let outcome = played("end = \"drained\"");
+        assert!(!outcome.passed());
+        let text = failure(&outcome);
+        assert!(text.starts_with("FAILED  test/report    stage memory    seed 9\n"), "{text}");
+        assert!(text.contains("expect: ") && text.contains('▸'), "{text}");
+        assert!(text.contains("cargo scn explain test/report --stage memory --seed 9"), "{text}");
+        assert!(summary(&[outcome], false).starts_with("1 runs: 0 passed, 1 failed"));
+    }
+
+    #[test]
+    fn a_spread_is_read_from_sorted_values() {
+        let spread = Spread::of((0..=100).rev().map(f64::from).collect()).unwrap();
+        assert_eq!(spread.to_string(), "least 0.0, median 50.0, 95 % 95.0, most 100.0 ms (of 101)");
+        assert!(Spread::of(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,151 @@
+//! Where a scenario is played. Each stage makes a [`Trace`] of it, and whoever reads the trace cannot tell which.
+//!
+//! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
+//! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
+
+pub mod memory;
+pub mod simulated;
+
+use crate::scenario::Scenario;
+use crate::seed::Seed;
+use crate::trace::Trace;
+use bridge::call::Leg;
+use mocks::peer::At;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Once;
+use std::time::Duration;
+
+/// Unix time at the beginning of every scenario, seconds: 2026-01-01T00:00:00Z.
+pub const EPOCH_UNIX: i64 = 1_767_225_600;
+
+/// The API key of the bridge.
+const API_KEY: &str = "sk-scenario";
+/// How long a caller's end waits for the answer to its upgrade request.
+const UPGRADE_PATIENCE_MS: u64 = 10_000;
+
+/// Which stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageKind {
+    /// See [`memory`].
+    Memory,
+    /// See [`simulated`].
+    Simulated,
+}
+
+impl StageKind {
+    /// Both, the fast one first.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Simulated];
+
+    /// The word used in files, on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Simulated => "simulated",
+        }
+    }
+}
+
+impl fmt::Display for StageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Something that plays scenarios.
+pub trait Stage {
+    /// Which one it is.
+    fn kind(&self) -> StageKind;
+    /// Plays a scenario to its end.
+    fn play(&self, scenario: &Scenario, seed: Seed) -> Trace;
+}
+
+/// Plays a scenario on a stage.
+pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
+    match kind {
+        StageKind::Memory => memory::Memory.play(scenario, seed),
+        StageKind::Simulated => simulated::Simulated.play(scenario, seed),
+    }
+}
+
+/// Plays a scenario on a stage, and says how much processor time its thread took, where the system tells.
+pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
+    match kind {
+        StageKind::Memory => {
+            let before = thread_cpu();
+            let trace = memory::Memory.play(scenario, seed);
+            let cpu = thread_cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
+            (trace, cpu)
+        }
+        StageKind::Simulated => simulated::play_timed(scenario, seed),
+    }
+}
+
+/// Processor time of this thread: the first field of `/proc/thread-self/schedstat`, nanoseconds. It is exact where
+/// the counters of `/proc/thread-self/stat` tick a hundred times a second.
+fn thread_cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// Something the bridge puts on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BridgeOut {
+    /// A text frame.
+    Text(Leg, String),
+    /// A close frame with this code.
+    Close(Leg, u16),
+    /// The connection is dropped.
+    Drop(Leg),
+    /// A ping.
+    Ping(Leg),
+}
+
+/// Spoils what one call's bridge says, to see whether anyone notices.
+pub trait Saboteur {
+    /// What goes on the wire instead of `out`, each with a delay in microseconds. Undelayed messages keep their
+    /// order; a delayed one goes out when its time has come, behind whatever was sent before.
+    fn spoil(&mut self, out: BridgeOut, now: At) -> Vec<(u64, BridgeOut)>;
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+thread_local! {
+    /// What panicked on this thread since [`watch_panics`], when it was called.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// From now on panics of this thread are noted, with the place, wherever they are caught.
+fn watch_panics() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let place =
+                info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+            let words = info.payload_as_str().unwrap_or("a panic without words");
+            // A panic while another is noted, or while the thread ends, is not worth a third one.
+            let _noted = PANICS.try_with(|panics| {
+                if let Ok(mut panics) = panics.try_borrow_mut()
+                    && let Some(panics) = &mut *panics
+                {
+                    panics.push(format!("{words}{place}"));
+                }
+            });
+            usual(info);
+        }));
+    });
+    PANICS.set(Some(Vec::new()));
+}
+
+/// What panicked on this thread since [`watch_panics`]; nothing more is noted.
+fn panics_seen() -> Vec<String> {
+    PANICS.take().unwrap_or_default()
+}

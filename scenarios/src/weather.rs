@@ -1,0 +1,197 @@
+//! What the network does to each leg, as data.
+//!
+//! Only what TCP lets an application see: delay, outages that end in a burst, a reset, a peer that is gone
+//! without a word, a reader that is too slow. A lost packet is one of these; bytes never vanish from a stream.
+//! All times are milliseconds of the scenario, not of a call: two calls live in the same weather.
+
+use mocks::peer::At;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// One way from Twilio to the bridge, ms.
+const CALLER_LATENCY_MS: u64 = 20;
+/// One way from the bridge to the model, ms.
+const MODEL_LATENCY_MS: u64 = 30;
+
+/// The weather on both legs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Weather {
+    /// Between Twilio and the bridge.
+    #[serde(deserialize_with = "caller_leg")]
+    pub caller: LegWeather,
+    /// Between the bridge and the model.
+    #[serde(deserialize_with = "model_leg")]
+    pub model: LegWeather,
+}
+
+/// The weather on one leg, the same in both directions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LegWeather {
+    /// One way, ms.
+    pub latency_ms: u64,
+    /// Up to this much more for each message, ms; order is kept, so one late message delays those behind it.
+    pub jitter_ms: u64,
+    /// Outages: nothing passes, then everything at once.
+    pub stalls: Vec<Stall>,
+    /// The connections on this leg are reset then.
+    pub cut_at_ms: Option<u64>,
+    /// From then on nothing passes and nobody is told.
+    pub dark_at_ms: Option<u64>,
+    /// The far end reads no faster than this, bytes per second of WebSocket messages. Only on the caller leg.
+    pub reads_bytes_per_s: Option<u64>,
+}
+
+/// An outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stall {
+    /// When it begins.
+    pub at_ms: u64,
+    /// How long it lasts.
+    pub for_ms: u64,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self { caller: LegWeather::calm(CALLER_LATENCY_MS), model: LegWeather::calm(MODEL_LATENCY_MS) }
+    }
+}
+
+impl LegWeather {
+    /// Nothing but latency.
+    pub const fn calm(latency_ms: u64) -> Self {
+        Self {
+            latency_ms,
+            jitter_ms: 0,
+            stalls: Vec::new(),
+            cut_at_ms: None,
+            dark_at_ms: None,
+            reads_bytes_per_s: None,
+        }
+    }
+
+    /// Nothing but latency, without variation.
+    pub fn is_calm(&self) -> bool {
+        *self == Self::calm(self.latency_ms)
+    }
+
+    /// When something sent at `sent` arrives, or `None` when it never does. `draw` is a random number of its
+    /// own; `behind` is when the message before it arrives: nothing overtakes on a stream.
+    pub fn arrives(&self, sent: At, draw: u64, behind: At) -> Option<At> {
+        let jitter_us = match self.jitter_ms {
+            0 => 0,
+            ms => draw % (ms * 1_000 + 1),
+        };
+        let mut arrives = At(sent.0 + self.latency_ms * 1_000 + jitter_us).max(behind);
+        let mut left = sent;
+        // Later stalls first find what an earlier one let go, so the order of the list does not matter.
+        let mut stalls: Vec<_> = self.stalls.iter().collect();
+        stalls.sort_by_key(|stall| stall.at_ms);
+        for stall in stalls {
+            let (begins, ends) = (At::ms(stall.at_ms), At::ms(stall.at_ms + stall.for_ms));
+            if left < ends && arrives >= begins && arrives < ends {
+                arrives = ends;
+                left = ends;
+            }
+        }
+        self.passes(arrives).then_some(arrives)
+    }
+
+    /// Whether anything arrives at all at this time.
+    pub fn passes(&self, at: At) -> bool {
+        self.dark_at_ms.is_none_or(|dark| at < At::ms(dark))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LegSpec {
+    latency_ms: Option<u64>,
+    #[serde(default)]
+    jitter_ms: u64,
+    #[serde(default)]
+    stalls: Vec<Stall>,
+    cut_at_ms: Option<u64>,
+    dark_at_ms: Option<u64>,
+    reads_bytes_per_s: Option<u64>,
+}
+
+impl LegSpec {
+    fn leg(self, latency_ms: u64) -> LegWeather {
+        LegWeather {
+            latency_ms: self.latency_ms.unwrap_or(latency_ms),
+            jitter_ms: self.jitter_ms,
+            stalls: self.stalls,
+            cut_at_ms: self.cut_at_ms,
+            dark_at_ms: self.dark_at_ms,
+            reads_bytes_per_s: self.reads_bytes_per_s,
+        }
+    }
+}
+
+fn caller_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegWeather, D::Error> {
+    Ok(LegSpec::deserialize(from)?.leg(CALLER_LATENCY_MS))
+}
+
+fn model_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegWeather, D::Error> {
+    let leg = LegSpec::deserialize(from)?.leg(MODEL_LATENCY_MS);
+    match leg.reads_bytes_per_s {
+        Some(_) => Err(serde::de::Error::custom("only the caller leg has a slow reader")),
+        None => Ok(leg),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed::Seed;
+    use rand_chacha::rand_core::RngCore as _;
+
+    /// Sends a message every 20 ms and says when each arrives.
+    fn arrivals(leg: &LegWeather, messages: u64) -> Vec<Option<At>> {
+        let mut rng = Seed(7).stream("weather/test");
+        let mut behind = At(0);
+        (0..messages)
+            .map(|n| {
+                let arrives = leg.arrives(At::ms(n * 20), rng.next_u64(), behind);
+                behind = arrives.unwrap_or(behind);
+                arrives
+            })
+            .collect()
+    }
+
+    #[test]
+    fn nothing_overtakes() {
+        let leg = LegWeather { jitter_ms: 200, ..LegWeather::calm(20) };
+        let all: Vec<_> = arrivals(&leg, 500).into_iter().flatten().collect();
+        assert_eq!(all.len(), 500);
+        assert!(all.is_sorted());
+        assert!(all.windows(2).any(|pair| pair[0] == pair[1]), "a late message makes a burst");
+        assert!(all.iter().zip(0..).all(|(at, n)| at.since(At::ms(n * 20)) >= 20_000), "never early");
+    }
+
+    #[test]
+    fn a_stall_ends_in_a_burst() {
+        let stalls = vec![Stall { at_ms: 400, for_ms: 100 }, Stall { at_ms: 100, for_ms: 300 }];
+        let leg = LegWeather { stalls, ..LegWeather::calm(20) };
+        let all: Vec<_> = arrivals(&leg, 40).into_iter().flatten().collect();
+        assert_eq!(all[3], At::ms(80), "before the stall");
+        assert!(all[4..24].iter().all(|at| *at == At::ms(500)), "both stalls, then a burst: {all:?}");
+        assert_eq!(all[25], At::ms(520), "after the stall");
+    }
+
+    #[test]
+    fn nothing_arrives_in_the_dark() {
+        let leg = LegWeather { dark_at_ms: Some(100), ..LegWeather::calm(20) };
+        let all = arrivals(&leg, 10);
+        assert_eq!(all.iter().filter(|at| at.is_some()).count(), 4);
+        assert!(all[4..].iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn each_leg_has_a_latency_of_its_own() {
+        let weather: Weather = toml::from_str("[caller]\njitter_ms = 5\n[model]\njitter_ms = 5").unwrap();
+        assert_eq!((weather.caller.latency_ms, weather.model.latency_ms), (20, 30));
+        assert!(toml::from_str::<Weather>("[model]\nreads_bytes_per_s = 5").is_err());
+    }
+}
