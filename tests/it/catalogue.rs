@@ -1,0 +1,62 @@
+//! Every scenario on both stages, judged by every oracle; every milestone reached.
+
+use scenarios::seed::Seed;
+use scenarios::stage::StageKind;
+use scenarios::{catalogue, milestones, oracle, stage};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Plays the whole catalogue on one stage, on as many threads as there are cores.
+fn play_all(kind: StageKind) {
+    let scenarios: Vec<_> = catalogue::all().into_iter().filter(|s| s.stages.contains(&kind)).collect();
+    assert!(scenarios.len() >= 40, "the catalogue has only {} scenarios for {kind:?}", scenarios.len());
+    let next = AtomicUsize::new(0);
+    let violations = Mutex::new(Vec::new());
+    let reached = Mutex::new(BTreeSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let trace = stage::play(kind, scenario, Seed(1));
+                    let mut found = Vec::new();
+                    for oracle in oracle::ALL {
+                        found.extend((oracle.judge)(&trace).into_iter().map(|v| {
+                            format!("{} on {kind:?}: {} at {}: {}", scenario.name, v.oracle, v.at, v.what)
+                        }));
+                    }
+                    violations.lock().expect("no thread panicked").extend(found);
+                    reached.lock().expect("no thread panicked").extend(milestones::reached(&trace));
+                }
+            });
+        }
+    });
+    let violations = violations.into_inner().expect("no thread panicked");
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+    let reached = reached.into_inner().expect("no thread panicked");
+    let missed: Vec<_> = milestones::ALL.iter().filter(|name| !reached.contains(**name)).collect();
+    assert!(missed.is_empty(), "milestones no scenario reaches: {missed:?}");
+}
+
+#[test]
+fn every_scenario_passes_in_memory() {
+    play_all(StageKind::Memory);
+}
+
+#[test]
+fn every_scenario_passes_in_the_simulated_network() {
+    play_all(StageKind::Simulated);
+}
+
+#[test]
+fn the_catalogue_is_well_formed() {
+    let all = catalogue::all();
+    let names: BTreeSet<_> = all.iter().map(|s| s.name.clone()).collect();
+    assert_eq!(names.len(), all.len(), "two scenarios share a name");
+    for scenario in &all {
+        assert!(scenario.purpose.ends_with('.'), "{}: the purpose is one sentence", scenario.name);
+        let again = scenarios::scenario::Scenario::from_toml(&scenario.name, &scenario.to_toml())
+            .unwrap_or_else(|e| panic!("{}: what was written does not read back: {e}", scenario.name));
+        assert_eq!(&again, scenario, "{} does not round-trip", scenario.name);
+    }
+}

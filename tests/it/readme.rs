@@ -1,0 +1,68 @@
+//! The README is true: every `cargo`, `scn` and `bridge` command in it names something that exists.
+
+use super::tidy::root;
+use std::fs;
+
+/// The commands in fenced `sh` blocks of a Markdown file.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            inside = !inside && line.trim() == "```sh";
+            continue;
+        }
+        if inside && !line.trim().is_empty() && !line.trim_start().starts_with('#') {
+            found.push(line.split(" #").next().unwrap_or(line).trim().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_two_commands_are_there_and_ci_runs_both() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
+    let ci = fs::read_to_string(root().join(".ci/run")).expect("a CI script");
+    let commands = commands(&readme);
+    for command in ["cargo run --release -p scenarios -- run", "cargo test --workspace"] {
+        assert!(commands.iter().any(|c| c == command), "`{command}` is not in the README");
+        let in_ci = ci.lines().any(|line| line.replace(" --locked", "") == command);
+        assert!(in_ci, "`{command}` is not run by .ci/run");
+    }
+}
+
+#[test]
+fn every_scn_command_in_the_documents_parses() {
+    let mut checked = 0;
+    for document in ["README.md", "docs/scenarios.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+        for command in commands(&text) {
+            let arguments = command
+                .strip_prefix("cargo scn")
+                .or_else(|| command.strip_prefix("cargo run --release -p scenarios --"));
+            let Some(arguments) = arguments else { continue };
+            let words: Vec<_> = std::iter::once("scn").chain(arguments.split_whitespace()).collect();
+            scenarios::cli::check(&words).unwrap_or_else(|e| panic!("{document}: `{command}`: {e}"));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "the documents show too few commands to be checked ({checked})");
+}
+
+#[test]
+fn files_named_in_the_map_exist() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
+    let mut checked = 0;
+    for word in readme.split(['`', '(', ')']) {
+        let looks_like_a_path = word.contains('/')
+            && !word.contains([' ', '\n', ':', '<', '*', '{', '='])
+            && ["bridge/", "mocks/", "scenarios/", "golden/", "tests/", "docs/", "deploy/"]
+                .iter()
+                .any(|crate_| word.starts_with(crate_));
+        if looks_like_a_path {
+            assert!(root().join(word).exists(), "README names {word}, which does not exist");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "the README's map names too few files to be checked ({checked})");
+}
