@@ -13,6 +13,7 @@
 
 mod downlink;
 pub mod event;
+mod fifo;
 mod keypad;
 mod phase;
 mod playback;
@@ -29,6 +30,7 @@ use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
 use event::{CallEvent, Counts, EndReason};
 use phase::Phase;
+use playback::Returned;
 use settings::{CallConfig, ms};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -443,21 +445,13 @@ impl Call {
                 }
                 Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
             },
-            FromTwilio::Mark { name } => match &mut self.phase {
-                Phase::Live { stream, talk } => {
-                    talk.mark_returned(&mut self.desk, stream, self.caller.clogged, &name, now);
+            FromTwilio::Mark { name } => {
+                let Some(downlink) = self.phase.downlink() else { return };
+                if downlink.mark_returned(&name, now) == Returned::Unknown {
+                    self.desk.tolerate("a mark the bridge never sent");
                 }
-                Phase::Notice { stream, downlink, .. } => {
-                    downlink.mark_returned(&name, now);
-                    self.desk.pump(downlink, stream, self.caller.clogged, now);
-                }
-                Phase::AwaitingStart
-                | Phase::AwaitingMedia { .. }
-                | Phase::Dialing { .. }
-                | Phase::Configuring { .. }
-                | Phase::Closing { .. }
-                | Phase::Over => {}
-            },
+                self.pump(now);
+            }
             FromTwilio::Stop => self.end(EndReason::Stopped, "stop", now),
             FromTwilio::Unknown { event } => {
                 self.desk.counts.unknown += 1;
@@ -685,24 +679,39 @@ impl Call {
             return self.desk.timers.set_if_unset(timer, by);
         }
         self.desk.timers.stop(timer);
-        match (&mut self.phase, leg) {
-            (Phase::Live { stream, talk }, Leg::Caller) => talk.pump(&mut self.desk, stream, false, now),
-            (Phase::Live { talk, .. }, Leg::Model) => {
-                talk.send_uplink(&mut self.desk, &mut self.uplink, false)
-            }
-            (Phase::Notice { stream, downlink, .. }, Leg::Caller) => {
-                self.desk.pump(downlink, stream, false, now);
-            }
-            (
-                Phase::AwaitingStart
-                | Phase::AwaitingMedia { .. }
-                | Phase::Dialing { .. }
-                | Phase::Configuring { .. }
-                | Phase::Notice { .. }
-                | Phase::Closing { .. }
-                | Phase::Over,
-                _,
-            ) => {}
+        match leg {
+            Leg::Caller => self.pump(now),
+            Leg::Model => self.talk(now, |talk, desk, uplink| {
+                talk.send_uplink(desk, uplink, false);
+                Ok(())
+            }),
+        }
+    }
+
+    /// Something for the conversation, if there is one.
+    fn talk(
+        &mut self,
+        now: Instant,
+        what: impl FnOnce(&mut Conversation, &mut Desk, &mut Uplink) -> Result<(), Failure>,
+    ) {
+        let Phase::Live { talk, .. } = &mut self.phase else { return };
+        if let Err(Failure { reason, detail }) = what(talk, &mut self.desk, &mut self.uplink) {
+            self.fail(reason, detail, now);
+        }
+    }
+
+    /// Sends the audio that may be sent, whoever speaks.
+    fn pump(&mut self, now: Instant) {
+        let clogged = self.caller.clogged;
+        match &mut self.phase {
+            Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, clogged, now),
+            Phase::Notice { stream, downlink, .. } => self.desk.pump(downlink, stream, clogged, now),
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => {}
         }
     }
 
@@ -720,18 +729,8 @@ impl Call {
         match leg {
             Leg::Caller => self.end(caller_reason, &detail, now),
             Leg::Model => {
-                let expired = match &self.phase {
-                    Phase::Live { talk, .. } => talk.expired(),
-                    Phase::AwaitingStart
-                    | Phase::AwaitingMedia { .. }
-                    | Phase::Dialing { .. }
-                    | Phase::Configuring { .. }
-                    | Phase::Notice { .. }
-                    | Phase::Closing { .. }
-                    | Phase::Over => false,
-                };
                 let reason = match code {
-                    _ if expired || words.contains("maximum duration") => EndReason::SessionExpired,
+                    _ if words.contains("maximum duration") => EndReason::SessionExpired,
                     Some(3000..=4999) => EndReason::ModelRefused,
                     _ => EndReason::ModelLost,
                 };
@@ -790,52 +789,31 @@ impl Call {
             Timer::Closing => self.drop_legs(),
             Timer::Mark => {
                 let patience = ms(self.desk.config.timeouts.mark_ms);
-                match &mut self.phase {
-                    Phase::Live { stream, talk } => {
-                        self.desk.counts.lost_marks += talk.downlink.give_up_marks(patience, now) as u64;
-                        talk.pump(&mut self.desk, stream, self.caller.clogged, now);
-                    }
-                    Phase::Notice { stream, downlink, .. } => {
-                        self.desk.counts.lost_marks += downlink.give_up_marks(patience, now) as u64;
-                        self.desk.pump(downlink, stream, self.caller.clogged, now);
-                    }
-                    Phase::AwaitingStart
-                    | Phase::AwaitingMedia { .. }
-                    | Phase::Dialing { .. }
-                    | Phase::Configuring { .. }
-                    | Phase::Closing { .. }
-                    | Phase::Over => {}
+                if let Some(downlink) = self.phase.downlink() {
+                    self.desk.counts.lost_marks += downlink.give_up_marks(patience, now) as u64;
                 }
+                self.pump(now);
             }
-            Timer::Pace => match &mut self.phase {
-                Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, self.caller.clogged, now),
-                Phase::Notice { stream, downlink, .. } => {
-                    self.desk.pump(downlink, stream, self.caller.clogged, now);
-                }
-                Phase::AwaitingStart
-                | Phase::AwaitingMedia { .. }
-                | Phase::Dialing { .. }
-                | Phase::Configuring { .. }
-                | Phase::Closing { .. }
-                | Phase::Over => {}
-            },
-            Timer::FirstAudio | Timer::Retry | Timer::Keypad | Timer::MediaPause | Timer::Tool => {
-                let Phase::Live { talk, .. } = &mut self.phase else { return };
-                let mut result = Ok(());
-                if timer == Timer::FirstAudio {
-                    result = talk.first_audio_overdue(&mut self.desk, now);
-                } else if timer == Timer::Retry {
-                    talk.retry(&mut self.desk, now);
-                } else if timer == Timer::Keypad {
-                    talk.keypad_complete(&mut self.desk, now);
-                } else if timer == Timer::MediaPause {
-                    talk.media_paused(&mut self.desk, &mut self.uplink, self.model.clogged);
-                } else {
-                    talk.tool_overdue(&mut self.desk, now);
-                }
-                if let Err(Failure { reason, detail }) = result {
-                    self.fail(reason, detail, now);
-                }
+            Timer::Pace => self.pump(now),
+            Timer::FirstAudio => self.talk(now, |talk, desk, _| talk.first_audio_overdue(desk, now)),
+            Timer::Retry => self.talk(now, |talk, desk, _| {
+                talk.retry(desk, now);
+                Ok(())
+            }),
+            Timer::Keypad => self.talk(now, |talk, desk, _| {
+                talk.keypad_complete(desk, now);
+                Ok(())
+            }),
+            Timer::Tool => self.talk(now, |talk, desk, _| {
+                talk.tool_overdue(desk, now);
+                Ok(())
+            }),
+            Timer::MediaPause => {
+                let clogged = self.model.clogged;
+                self.talk(now, |talk, desk, uplink| {
+                    talk.media_paused(desk, uplink, clogged);
+                    Ok(())
+                });
             }
         }
     }
@@ -996,16 +974,7 @@ impl Call {
 
     /// Restores what must hold between two inputs.
     fn settle(&mut self, now: Instant) {
-        let held = match &self.phase {
-            Phase::Live { talk, .. } => talk.downlink.held_bytes(),
-            Phase::Notice { downlink, .. } => downlink.held_bytes(),
-            Phase::AwaitingStart
-            | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => 0,
-        };
+        let held = self.phase.downlink().map_or(0, |downlink| downlink.held_bytes());
         let held = (held + self.uplink.waiting()) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
         if let Phase::Notice { reason, detail, downlink, .. } = &self.phase

@@ -4,6 +4,7 @@
 //! Audio is kept per item, in the order items began, because a response may hold several and the first of them
 //! is still playing when the last is complete. Only the last frame of an item is padded, with silence.
 
+use super::fifo::take_front;
 use super::playback::{Playback, Returned};
 use super::settings::{CallConfig, Pacing, ms};
 use crate::audio::{self, FRAME_BYTES, Format, SILENCE};
@@ -92,7 +93,6 @@ pub(crate) struct Downlink {
     items: VecDeque<Item>,
     next_number: u64,
     playback: Playback,
-    scratch: Vec<u8>,
 }
 
 impl Downlink {
@@ -103,7 +103,6 @@ impl Downlink {
             items: VecDeque::new(),
             next_number: 1,
             playback: Playback::new(),
-            scratch: Vec::new(),
         }
     }
 
@@ -198,11 +197,10 @@ impl Downlink {
                     let excess = ms(worthwhile.div_ceil(BYTES_PER_MS)) + lead;
                     return Some(now + excess.saturating_sub(lead_max).max(ms(1)));
                 }
-                self.scratch.clear();
-                self.scratch.extend(item.held.drain(..take as usize));
+                let audio = take_front(&mut item.held, take as usize);
                 self.playback.sent(item.number, item.sent, take, now);
                 item.sent += take;
-                out.push(ToTwilio::Media { audio: self.scratch.clone() });
+                out.push(ToTwilio::Media { audio });
                 if item.sent == item.marked + mark_bytes || item.is_sent() {
                     item.marked = item.sent;
                     out.push(ToTwilio::Mark { name: self.playback.mark(item.number, item.sent, now) });

@@ -37,4 +37,18 @@ impl Phase {
             Self::AwaitingStart | Self::Closing { .. } | Self::Over => None,
         }
     }
+
+    /// What is on its way to the ear, while there is one to speak to.
+    pub(super) fn downlink(&mut self) -> Option<&mut Downlink> {
+        match self {
+            Self::Live { talk, .. } => Some(&mut talk.downlink),
+            Self::Notice { downlink, .. } => Some(downlink),
+            Self::AwaitingStart
+            | Self::AwaitingMedia { .. }
+            | Self::Dialing { .. }
+            | Self::Configuring { .. }
+            | Self::Closing { .. }
+            | Self::Over => None,
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Speaker};
 use super::keypad::Keypad;
-use super::playback::Returned;
 use super::responses::{Created, Responses, Why};
 use super::settings::ms;
 use super::timers::Timer;
@@ -34,8 +33,6 @@ pub(super) struct Conversation {
     strikes: u32,
     /// Reading from the model is suspended.
     held: bool,
-    /// The server said that the session is over; the close will follow.
-    expired: bool,
 }
 
 impl Conversation {
@@ -50,7 +47,6 @@ impl Conversation {
             asked_at: None,
             strikes: 0,
             held: false,
-            expired: false,
         };
         talk.send_uplink(desk, uplink, false);
         if desk.config.greeting.is_some() {
@@ -97,21 +93,6 @@ impl Conversation {
         uplink.supply_silence(silence_ms);
         desk.counts.filled_ms += silence_ms;
         self.send_uplink(desk, uplink, model_clogged);
-    }
-
-    pub(super) fn mark_returned(
-        &mut self,
-        desk: &mut Desk,
-        stream: &Stream,
-        clogged: bool,
-        name: &str,
-        now: Instant,
-    ) {
-        match self.downlink.mark_returned(name, now) {
-            Returned::Played => self.pump(desk, stream, clogged, now),
-            Returned::Flushed => {}
-            Returned::Unknown => desk.tolerate("a mark the bridge never sent"),
-        }
     }
 
     pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, now: Instant) {
@@ -386,10 +367,6 @@ impl Conversation {
     fn error(&mut self, desk: &mut Desk, error: &ApiError, now: Instant) -> Result<(), Failure> {
         let name = error.name();
         if let Some(reason) = fatal(name) {
-            if reason == EndReason::SessionExpired {
-                // The close with its own words follows; what is queued may still be heard.
-                self.expired = true;
-            }
             return Err(Failure { reason, detail: name.to_owned() });
         }
         desk.counts.errors += 1;
@@ -514,10 +491,6 @@ impl Conversation {
             desk.outbox.push_back(Transmit::CancelTool { call_id });
         }
         self.downlink
-    }
-
-    pub(super) const fn expired(&self) -> bool {
-        self.expired
     }
 }
 

@@ -7,6 +7,7 @@
 //! **Drop rule:** while the model is not ready or not reading, the newest `backlog_ms` are kept and the oldest
 //! are dropped: the caller's last words are the ones worth answering.
 
+use super::fifo::take_front;
 use super::settings::CallConfig;
 use crate::audio::{self, SILENCE};
 use crate::twilio::Media;
@@ -103,7 +104,7 @@ impl Uplink {
         let mut appends = Vec::new();
         while !self.backlog.is_empty() {
             let take = self.backlog.len().min(APPEND_MAX);
-            let ulaw: Vec<u8> = self.backlog.drain(..take).collect();
+            let ulaw = take_front(&mut self.backlog, take);
             let mut audio = Vec::new();
             self.codec.push(&ulaw, &mut audio);
             if !audio.is_empty() {
