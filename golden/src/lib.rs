@@ -4,8 +4,11 @@
 //! digest, its licence and how it was made; [`verify`] checks the embedded bytes against it, and
 //! `cargo run -p golden --bin bless` does so from the command line.
 
+mod clips;
 pub mod codec;
 pub mod wire;
+
+pub use clips::{Clip, KEY_OFF_MS, KEY_ON_MS, KEYS, clip, clips, dtmf};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -18,9 +21,35 @@ pub const AGENT_RATE: u32 = 24_000;
 /// Sample rate of [`caller_voice`], Hz.
 pub const CALLER_RATE: u32 = 8_000;
 
-static AGENT_WAV: &[u8] = include_bytes!("../speech/agent.wav");
-static CALLER_WAV: &[u8] = include_bytes!("../speech/caller.wav");
 static MANIFEST: &str = include_str!("../MANIFEST.toml");
+
+/// Files by their path below `golden/`, as the manifest has it, embedded.
+macro_rules! embed {
+    ($($file:literal,)*) => { &[$(($file, include_bytes!(concat!("../", $file)).as_slice()),)*] };
+}
+
+static FILES: &[(&str, &[u8])] = embed![
+    "speech/agent.wav",
+    "speech/caller.wav",
+    "speech/caller_question.wav",
+    "speech/caller_stop.wav",
+    "speech/caller_cough.wav",
+    "speech/agent_greeting.wav",
+    "speech/agent_answer.wav",
+    "signals/sweep.wav",
+    "signals/multitone.wav",
+    "signals/dtmf.wav",
+    "signals/silence.wav",
+    "signals/full_scale.wav",
+    "signals/clipping.wav",
+    "signals/impulse.wav",
+    "codec/ulaw.codes.bin",
+    "codec/ulaw.levels.bin",
+    "codec/alaw.codes.bin",
+    "codec/alaw.levels.bin",
+    "wire/twilio.jsonl",
+    "wire/realtime.jsonl",
+];
 
 /// The agent's master voice: 30 s of mono PCM at 24 kHz, used as an endless tape.
 ///
@@ -28,20 +57,27 @@ static MANIFEST: &str = include_str!("../MANIFEST.toml");
 /// 250 to 3,300 Hz, so that the way through 8 kHz leaves it nearly as it is, and no two places of it (or of the
 /// other voice) are alike, so that a listener can tell which part of which tape it hears.
 pub fn agent_voice() -> &'static [i16] {
-    static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| samples(AGENT_WAV, AGENT_RATE));
+    static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| voice("speech/agent.wav", AGENT_RATE));
     &VOICE
 }
 
 /// The caller's master voice: 30 s of mono PCM at 8 kHz, with the properties of [`agent_voice`].
 pub fn caller_voice() -> &'static [i16] {
-    static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| samples(CALLER_WAV, CALLER_RATE));
+    static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| voice("speech/caller.wav", CALLER_RATE));
     &VOICE
 }
 
-fn samples(wav: &[u8], rate: u32) -> Vec<i16> {
-    let mut reader = hound::WavReader::new(Cursor::new(wav)).expect("an embedded voice is a WAV file");
-    assert_eq!(reader.spec().sample_rate, rate, "an embedded voice has its rate");
-    reader.samples::<i16>().map(|s| s.expect("an embedded voice is whole")).collect()
+fn voice(file: &str, rate: u32) -> Vec<i16> {
+    let (found, samples) = decoded(embedded(file).expect("the voices are embedded"));
+    assert_eq!(found, rate, "{file} has its rate");
+    samples
+}
+
+/// Rate and samples of an embedded recording.
+fn decoded(wav: &[u8]) -> (u32, Vec<i16>) {
+    let mut reader = hound::WavReader::new(Cursor::new(wav)).expect("an embedded recording is a WAV file");
+    let samples = reader.samples::<i16>().map(|s| s.expect("an embedded recording is whole")).collect();
+    (reader.spec().sample_rate, samples)
 }
 
 /// One file of the manifest.
@@ -85,13 +121,7 @@ pub fn manifest() -> anyhow::Result<Manifest> {
 
 /// The embedded bytes of a file of the manifest.
 fn embedded(file: &str) -> Option<&'static [u8]> {
-    match file {
-        "speech/agent.wav" => Some(AGENT_WAV),
-        "speech/caller.wav" => Some(CALLER_WAV),
-        "wire/twilio.jsonl" => Some(wire::TWILIO.as_bytes()),
-        "wire/realtime.jsonl" => Some(wire::REALTIME.as_bytes()),
-        _ => None,
-    }
+    FILES.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
 }
 
 /// SHA-256 as lower-case hex.
@@ -167,7 +197,10 @@ mod tests {
 
     #[test]
     fn the_manifest_covers_every_embedded_file() {
-        assert_eq!(verify().unwrap(), 4);
+        let listed: Vec<String> = manifest().unwrap().files.into_iter().map(|entry| entry.file).collect();
+        let embedded: Vec<&str> = FILES.iter().map(|(file, _)| *file).collect();
+        assert_eq!(listed, embedded);
+        assert_eq!(verify().unwrap(), FILES.len());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::Value;
 
-pub(crate) static TWILIO: &str = include_str!("../wire/twilio.jsonl");
-pub(crate) static REALTIME: &str = include_str!("../wire/realtime.jsonl");
+static TWILIO: &str = include_str!("../wire/twilio.jsonl");
+static REALTIME: &str = include_str!("../wire/realtime.jsonl");
 
 /// Who sends a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -5,7 +5,7 @@
 //! read no clock and draw no randomness of their own; they are fed frames and times, and hand out frames.
 //!
 //! **The rule: nothing here imports the bridge.** Both mocks build and check JSON in their own way, own their
-//! own G.711 table and their own resampler, and keep a record of what they saw. A misread field on one side
+//! own G.711 tables and their own resampler, and keep a record of what they saw. A misread field on one side
 //! therefore shows as a disagreement instead of passing twice.
 //!
 //! In the order a reader wants them:
@@ -13,10 +13,12 @@
 //! * [`record`]: what an end saw, when: the raw material of every judgement.
 //! * [`twilio`]: the stream, the play-out clock behind the ear, and the person with a script.
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
-//! * [`ulaw`], [`resample`]: the witnesses' own audio arithmetic.
+//! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
 //! * [`attach`]: runs a pure mock over a real WebSocket.
 
+pub mod alaw;
 pub mod attach;
+mod clip;
 pub mod peer;
 pub mod realtime;
 pub mod record;

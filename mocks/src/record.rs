@@ -377,7 +377,8 @@ pub struct ItemRecord {
     pub id: String,
     /// Its response.
     pub response: String,
-    /// Where its audio begins in the master voice ([`golden::agent_voice`]), in 24 kHz samples; `None` for silence.
+    /// Where its audio begins in the master voice ([`golden::agent_voice`]), in 24 kHz samples; `None` for silence
+    /// and for clips.
     pub voice_offset: Option<usize>,
     /// Sample rate of the audio as sent: 24,000 or 8,000.
     pub rate: u32,

@@ -539,6 +539,8 @@ impl Caller {
         match step {
             CallerStep::Waits(ms) => self.person.doing = Doing::Waiting(now.plus_ms(ms)),
             CallerStep::Says(ms) => self.person.doing = Doing::Speaking(self.mic.say(ms)),
+            CallerStep::Plays(name) => self.person.doing = Doing::Speaking(self.mic.play(&name)),
+            CallerStep::PlaysTones(keys) => self.person.doing = Doing::Speaking(self.mic.play_tones(&keys)),
             CallerStep::HearsStart => self.person.doing = hearing(Hearing::Start(moment)),
             CallerStep::HearsFor(ms) => self.person.doing = hearing(Hearing::For(moment, bytes(ms))),
             CallerStep::HearsEnd => self.person.doing = hearing(Hearing::End),
@@ -655,6 +657,8 @@ impl Caller {
             }
             CallerStep::Waits(_)
             | CallerStep::Says(_)
+            | CallerStep::Plays(_)
+            | CallerStep::PlaysTones(_)
             | CallerStep::HearsStart
             | CallerStep::HearsFor(_)
             | CallerStep::HearsEnd

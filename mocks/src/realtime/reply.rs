@@ -7,6 +7,7 @@ use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
 use super::script::{AudioFormat, CloseAfter, Dialect, ErrorSpec, Outcome, Turn};
 use super::session::{self, Session};
+use super::voice::Source;
 use super::{Link, Model, Task, voice};
 use crate::peer::At;
 use crate::record::{ItemRecord, ModelSight};
@@ -127,7 +128,7 @@ struct Gen {
 
 #[derive(Debug)]
 enum GenKind {
-    Spoken { offset: usize, speech: usize, samples: usize, words: Vec<String> },
+    Spoken { source: Source, speech: usize, samples: usize, words: Vec<String> },
     Written { words: Vec<String> },
     Call { name: String, call_id: String, arguments: String },
 }
@@ -189,7 +190,7 @@ impl Model {
     pub(super) fn create(&mut self, key: u64, now: At) {
         let Some(Pending { id, params, cause, turn }) = self.pending.remove(&key) else { return };
         self.idle_epoch += 1;
-        let items = self.compose(&turn, params.text || turn.text_only);
+        let items = self.compose(&turn, params.text || turn.text_only, params.format);
         let plan = lay_out(&turn, &items, params.format, now);
         let response = Response { id, params, turn, items, plan, wake: None, cancelled: None, done: false };
 
@@ -227,7 +228,7 @@ impl Model {
     }
 
     /// What a turn is made of, before any of it is sent.
-    fn compose(&mut self, turn: &Turn, text: bool) -> Vec<Gen> {
+    fn compose(&mut self, turn: &Turn, text: bool, format: AudioFormat) -> Vec<Gen> {
         if turn.silent || turn.never_audio || matches!(turn.status, Outcome::Failed(_)) {
             return Vec::new();
         }
@@ -235,20 +236,28 @@ impl Model {
         let last = messages.len().saturating_sub(1);
         let mut items = Vec::new();
         for (i, &ms) in messages.iter().enumerate() {
-            let words = match &turn.transcript {
-                Some(text) if i == 0 => text.clone(),
-                Some(_) | None => self.ids.words(ms, self.responses_made * 16 + i as u64),
+            let clip = turn.says.as_deref().map(|name| voice::clip(format, name));
+            let words = match (&turn.transcript, &clip) {
+                (Some(text), _) if i == 0 => text.clone(),
+                (None, Some((_, _, words))) if !words.is_empty() => (*words).to_owned(),
+                (Some(_) | None, _) => self.ids.words(ms, self.responses_made * 16 + i as u64),
             };
             let words = pieces(&words);
             let kind = if text {
                 GenKind::Written { words }
             } else {
-                let offset = voice::tape_offset(self.identity.index, self.voices_used);
-                self.voices_used += 1;
-                let silence_ms = if i == last { turn.trailing_silence_ms } else { 0 };
                 // Samples are counted at 24 kHz here, so that one number fits every format.
-                let (speech, samples) = (ms as usize * 24, (ms + silence_ms) as usize * 24);
-                GenKind::Spoken { offset, speech, samples, words }
+                let (source, speech) = match clip {
+                    Some((source, samples, _)) => (source, samples),
+                    None => {
+                        let offset = voice::tape_offset(self.identity.index, self.voices_used);
+                        self.voices_used += 1;
+                        (Source::Tape(offset), ms as usize * 24)
+                    }
+                };
+                let silence_ms = if i == last { turn.trailing_silence_ms } else { 0 };
+                let samples = speech + silence_ms as usize * 24;
+                GenKind::Spoken { source, speech, samples, words }
             };
             items.push(Gen::new(self.ids.make(Kind::Item), kind));
         }
@@ -340,11 +349,15 @@ impl Model {
         generated.added = true;
         let rate = response.params.format.rate();
         let body = match &generated.kind {
-            GenKind::Spoken { offset, .. } => {
+            GenKind::Spoken { source, .. } => {
+                let voice_offset = match source {
+                    Source::Tape(offset) => Some(*offset),
+                    Source::Clip(_) => None,
+                };
                 self.record.items.push(ItemRecord {
                     id: generated.id.clone(),
                     response: response.id.clone(),
-                    voice_offset: Some(*offset),
+                    voice_offset,
                     rate,
                     ..ItemRecord::default()
                 });
@@ -424,12 +437,12 @@ impl Model {
 
     fn say_audio(&mut self, response: &Response, index: usize, from: usize, to: usize, now: At) {
         let generated = &response.items[index];
-        let GenKind::Spoken { offset, speech, .. } = generated.kind else { return };
+        let GenKind::Spoken { source, speech, .. } = &generated.kind else { return };
         let Some(Item { body: Body::Spoken(spoken), .. }) = self.items.get_mut(&generated.id) else { return };
         let format = response.params.format;
         let width = format.sample_bytes();
         let speech = speech * format.rate() as usize / 24_000;
-        let bytes = voice::cut(format, offset, speech, from, to);
+        let bytes = voice::cut(format, source, speech, from, to);
         // A delta may end inside a sample; a sample counts when its last byte has gone.
         let (first, end) = (from / width, to / width);
         if !spoken.truncated {
@@ -441,7 +454,7 @@ impl Model {
             if from.is_multiple_of(width) && to.is_multiple_of(width) {
                 voice::decode(format, &bytes, &mut record.audio);
             } else {
-                let whole = voice::cut(format, offset, speech, first * width, end * width);
+                let whole = voice::cut(format, source, speech, first * width, end * width);
                 voice::decode(format, &whole, &mut record.audio);
             }
             if format != AudioFormat::Pcm {
@@ -573,7 +586,7 @@ impl Model {
     pub(super) fn say_unknown_delta(&mut self, now: At) {
         let (response, item) = (self.ids.make(Kind::Response), self.ids.make(Kind::Item));
         let format = self.session.output;
-        let bytes = voice::cut(format, 0, usize::MAX, 0, format.bytes_per_ms() * 200);
+        let bytes = voice::cut(format, &Source::Tape(0), usize::MAX, 0, format.bytes_per_ms() * 200);
         let fields = json!({
             "response_id": response, "item_id": item, "output_index": 0, "content_index": 0,
             "delta": STANDARD.encode(&bytes),
@@ -794,8 +807,12 @@ mod tests {
 
     #[test]
     fn audio_is_generated_at_its_speed() {
-        let spoken =
-            GenKind::Spoken { offset: 0, speech: 24 * 2_300, samples: 24 * 2_300, words: pieces("One two.") };
+        let spoken = GenKind::Spoken {
+            source: Source::Tape(0),
+            speech: 24 * 2_300,
+            samples: 24 * 2_300,
+            words: pieces("One two."),
+        };
         let items = [Gen::new("item_1".to_owned(), spoken)];
         let plan = lay_out(&Turn::default(), &items, AudioFormat::Pcmu, At::ms(1_000));
         let audio: Vec<_> = plan
@@ -815,8 +832,12 @@ mod tests {
             error: Some(ErrorSpec::default()),
             ..Turn::default()
         };
-        let spoken =
-            |ms| GenKind::Spoken { offset: 0, speech: ms, samples: ms * 24, words: pieces("One two.") };
+        let spoken = |ms| GenKind::Spoken {
+            source: Source::Tape(0),
+            speech: ms,
+            samples: ms * 24,
+            words: pieces("One two."),
+        };
         let items = [Gen::new("a".to_owned(), spoken(700)), Gen::new("b".to_owned(), spoken(900))];
         let plan = lay_out(&turn, &items, AudioFormat::Pcm, At::ms(0));
         assert!(plan.iter().zip(plan.iter().skip(1)).all(|(one, next)| one.0 <= next.0));

@@ -195,6 +195,10 @@ knobs! {
     pub struct Turn {
         /// Milliseconds of speech; 1,500 when absent, or none when the turn calls functions. 0 for none.
         pub answers: Option<u64> = None,
+        /// A golden clip ([`golden::clips`]) is said instead of the tape, in one message; replaces `answers` and
+        /// `items`.
+        #[serde(deserialize_with = "crate::clip::some_name")]
+        pub says: Option<String> = None,
         /// Audio is generated this many times faster than it plays.
         pub speed: f64 = 5.0,
         /// From `response.created` to the first audio (or function call) delta.
@@ -234,7 +238,7 @@ knobs! {
         pub calls: Vec<Call> = Vec::new(),
         /// Each function call appears twice, in two items with one call id.
         pub duplicate_call: bool = false,
-        /// What is said; words in proportion to the audio when absent.
+        /// What is said; when absent the words of the clip, or else words in proportion to the audio.
         pub transcript: Option<String> = None,
         /// The request is swallowed: no `response.created`, no error.
         pub never_created: bool = false,
@@ -252,8 +256,16 @@ impl Turn {
         Self { answers: Some(ms), ..Self::default() }
     }
 
+    /// A turn that says a golden clip. A name that does not exist says nothing.
+    pub fn says(clip: &str) -> Self {
+        Self { says: Some(clip.to_owned()), ..Self::default() }
+    }
+
     /// Milliseconds of speech of each message of the turn.
     pub fn messages(&self) -> Vec<u64> {
+        if let Some(name) = &self.says {
+            return golden::clip(name).iter().map(golden::Clip::duration_ms).collect();
+        }
         if !self.items.is_empty() {
             return self.items.iter().map(|&ms| ms.min(MESSAGE_MS_MAX)).collect();
         }
@@ -458,6 +470,7 @@ mod tests {
 
             [[turns]]
             status = { failed = { type = "server_error" } }
+            says = "agent_answer"
 
             [[turns]]
             calls = [{ name = "lookup_order", arguments = "{\"order\":1}" }]
@@ -478,6 +491,7 @@ mod tests {
         .unwrap();
         assert_eq!(script.dial, Dial::AnswersHttp(503));
         assert_eq!(script.turns[0].messages(), [4_000]);
+        assert_eq!(script.turns[1].messages(), [golden::clip("agent_answer").unwrap().duration_ms()]);
         assert_eq!(script.turns[2].messages(), [0; 0]);
         assert_eq!(script.events[1].does, Happening::FalseSpeech { for_ms: 300 });
 
@@ -490,5 +504,12 @@ mod tests {
     fn a_misspelt_knob_is_refused_by_name() {
         let error = ModelScript::from_toml("[[turns]]\nanswer = 3").unwrap_err().to_string();
         assert!(error.contains("answer"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_clip_is_refused_with_the_names_there_are() {
+        let error = ModelScript::from_toml("[[turns]]\nsays = \"song\"").unwrap_err().to_string();
+        assert!(error.contains("`song`"), "{error}");
+        assert!(golden::clips().all(|name| error.contains(name)), "{error}");
     }
 }

@@ -938,6 +938,40 @@ fn pcm_is_the_tape_itself_even_in_odd_pieces() {
 }
 
 #[test]
+fn a_turn_can_say_a_golden_clip() {
+    let clip = golden::clip("agent_answer").unwrap();
+    let turns = vec![Turn { trailing_silence_ms: 100, ..Turn::says("agent_answer") }, Turn::answers(500)];
+    let mut t = Bench::opened(ModelScript { turns, ..ModelScript::default() });
+    t.advance(20);
+    t.creates();
+    t.advance(4_000);
+    let item = t.item(0);
+    assert_eq!((item.voice_offset, item.rate), (None, 24_000));
+    assert_eq!(item.sent, clip.samples.len() + 2_400);
+    assert!(item.audio.starts_with(clip.samples), "the clip, sample by sample");
+    assert_eq!(item.transcript, clip.words);
+    t.creates();
+    t.advance(2_000);
+    assert_eq!(
+        t.item(1).voice_offset,
+        Some(2 * 7 * 74_400 % golden::agent_voice().len()),
+        "the tape stood still"
+    );
+}
+
+#[test]
+fn a_clip_is_sent_in_the_format_of_the_session() {
+    let mut t = Bench::turns(vec![Turn::says("agent_greeting"), Turn::says("multitone")]);
+    t.creates();
+    t.advance(3_000);
+    t.creates();
+    t.advance(3_000);
+    let narrow = crate::resample::down(golden::clip("agent_greeting").unwrap().samples);
+    assert!(t.item(0).coded == crate::ulaw::encode_all(&narrow));
+    assert!(t.item(1).coded == crate::ulaw::encode_all(golden::clip("multitone").unwrap().samples));
+}
+
+#[test]
 fn what_was_appended_is_kept() {
     let mut t = Bench::turns(vec![]);
     t.speaks(40);

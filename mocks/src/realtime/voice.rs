@@ -1,10 +1,10 @@
-//! What the model sounds like: cuts of one master voice, in the session's format.
+//! What the model sounds like: cuts of one master voice in the session's format, or a golden clip.
 //!
 //! Each item begins somewhere else on the tape, so that audio heard at the far end can be told apart by ear
 //! and by machine: which item, and which part of it.
 
 use super::script::AudioFormat;
-use crate::{resample, ulaw};
+use crate::{alaw, clip, resample, ulaw};
 use std::sync::LazyLock;
 
 /// Where consecutive items begin: 3.1 s apart on the tape, in 24 kHz samples. A multiple of three, so that
@@ -22,6 +22,23 @@ static CODED_MU: LazyLock<Vec<u8>> = LazyLock::new(|| encode(AudioFormat::Pcmu, 
 
 /// [`NARROW`] in A-law.
 static CODED_A: LazyLock<Vec<u8>> = LazyLock::new(|| encode(AudioFormat::Pcma, &NARROW));
+
+/// Where the sound of an item comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The tape, from this 24 kHz sample on.
+    Tape(usize),
+    /// These bytes, in the format the item is sent in.
+    Clip(Vec<u8>),
+}
+
+/// A golden clip in a format, with its samples at 24 kHz and its words. A name that does not exist is silence of no
+/// length.
+pub(super) fn clip(format: AudioFormat, name: &str) -> (Source, usize, &'static str) {
+    let Some(sound) = clip::sound(name) else { return (Source::Clip(Vec::new()), 0, "") };
+    let samples = if format.rate() == 8_000 { &sound.narrow } else { &sound.wide };
+    (Source::Clip(encode(format, samples)), sound.wide.len(), sound.words)
+}
 
 /// Where the audio of the `item`-th item of the `connection`-th connection begins, in 24 kHz samples.
 pub(super) fn tape_offset(connection: u64, item: u64) -> usize {
@@ -76,20 +93,27 @@ impl AudioFormat {
     }
 }
 
-/// Bytes `from..to` of an item's audio: `speech` samples of the tape from `offset` (24 kHz), then silence.
-pub(super) fn cut(format: AudioFormat, offset: usize, speech: usize, from: usize, to: usize) -> Vec<u8> {
-    let (tape, silence, offset): (&[u8], u8, usize) = match format {
-        AudioFormat::Pcm => (&WIDE, 0x00, offset * 2),
-        AudioFormat::Pcmu => (&CODED_MU, 0xFF, offset / 3),
-        AudioFormat::Pcma => (&CODED_A, 0xD5, offset / 3),
+/// Bytes `from..to` of an item's audio: `speech` samples of its source (in the format), then silence. A tape
+/// begins again at its end, a clip does not.
+pub(super) fn cut(format: AudioFormat, source: &Source, speech: usize, from: usize, to: usize) -> Vec<u8> {
+    let (tape, silence): (&[u8], u8) = match format {
+        AudioFormat::Pcm => (&WIDE, 0x00),
+        AudioFormat::Pcmu => (&CODED_MU, 0xFF),
+        AudioFormat::Pcma => (&CODED_A, alaw::SILENCE),
     };
     let speech = speech.saturating_mul(format.sample_bytes());
+    let (sound, offset, speech) = match source {
+        Source::Tape(offset) => {
+            (tape, offset * format.rate() as usize / 24_000 * format.sample_bytes(), speech)
+        }
+        Source::Clip(bytes) => (bytes.as_slice(), 0, speech.min(bytes.len())),
+    };
     let mut bytes = Vec::with_capacity(to - from);
     let mut at = from;
     while at < to.min(speech) {
-        let place = (offset + at) % tape.len();
-        let run = (tape.len() - place).min(to.min(speech) - at);
-        bytes.extend_from_slice(&tape[place..place + run]);
+        let place = (offset + at) % sound.len();
+        let run = (sound.len() - place).min(to.min(speech) - at);
+        bytes.extend_from_slice(&sound[place..place + run]);
         at += run;
     }
     bytes.resize(to - from, silence);
@@ -103,7 +127,7 @@ pub(super) fn decode(format: AudioFormat, bytes: &[u8], out: &mut Vec<i16>) {
             out.extend(bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
         }
         AudioFormat::Pcmu => out.extend(bytes.iter().map(|&code| ulaw::decode(code))),
-        AudioFormat::Pcma => out.extend(bytes.iter().map(|&code| alaw_decode(code))),
+        AudioFormat::Pcma => out.extend(bytes.iter().map(|&code| alaw::decode(code))),
     }
 }
 
@@ -112,32 +136,8 @@ pub(super) fn encode(format: AudioFormat, samples: &[i16]) -> Vec<u8> {
     match format {
         AudioFormat::Pcm => samples.iter().flat_map(|sample| sample.to_le_bytes()).collect(),
         AudioFormat::Pcmu => samples.iter().map(|&sample| ulaw::encode(sample)).collect(),
-        AudioFormat::Pcma => samples.iter().map(|&sample| alaw_encode(sample)).collect(),
+        AudioFormat::Pcma => alaw::encode_all(samples),
     }
-}
-
-/// G.711 A-law of a 16-bit sample.
-fn alaw_encode(sample: i16) -> u8 {
-    let (sign, magnitude) = if sample >= 0 { (0x80, sample >> 3) } else { (0x00, !(sample >> 3)) };
-    let magnitude = magnitude as u16;
-    let code = if magnitude < 32 {
-        magnitude >> 1
-    } else {
-        let exponent = 15 - magnitude.leading_zeros() as u16 - 4;
-        (exponent << 4) | ((magnitude >> exponent) & 0x0F)
-    };
-    (code as u8 | sign) ^ 0x55
-}
-
-/// The 16-bit sample of a G.711 A-law code, in the middle of its interval.
-fn alaw_decode(code: u8) -> i16 {
-    let code = code ^ 0x55;
-    let (exponent, mantissa) = (i16::from(code >> 4 & 0x07), i16::from(code & 0x0F));
-    let magnitude = match exponent {
-        0 => (mantissa << 4) + 8,
-        _ => ((mantissa << 4) + 0x108) << (exponent - 1),
-    };
-    if code & 0x80 == 0 { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
@@ -161,17 +161,31 @@ mod tests {
     #[test]
     fn a_cut_is_the_same_however_it_is_sliced() {
         for format in [AudioFormat::Pcm, AudioFormat::Pcmu, AudioFormat::Pcma] {
-            let whole = cut(format, 719_997, 4_000, 0, 9_000);
-            let mut parts = cut(format, 719_997, 4_000, 0, 3_333);
-            parts.extend(cut(format, 719_997, 4_000, 3_333, 9_000));
-            assert!(whole == parts, "{format:?}");
+            for source in [Source::Tape(719_997), clip(format, "agent_greeting").0] {
+                let whole = cut(format, &source, 4_000, 0, 9_000);
+                let mut parts = cut(format, &source, 4_000, 0, 3_333);
+                parts.extend(cut(format, &source, 4_000, 3_333, 9_000));
+                assert!(whole == parts, "{format:?}");
+            }
         }
     }
 
     #[test]
-    fn every_a_law_code_survives_a_round_trip() {
-        for code in 0..=255 {
-            assert_eq!(alaw_encode(alaw_decode(code)), code);
-        }
+    fn a_clip_is_the_recording_and_then_silence() {
+        let recorded = golden::clip("agent_greeting").unwrap().samples;
+        let (source, samples, words) = clip(AudioFormat::Pcm, "agent_greeting");
+        assert_eq!((samples, words), (recorded.len(), golden::clip("agent_greeting").unwrap().words));
+        let bytes = cut(AudioFormat::Pcm, &source, samples, 0, samples * 2 + 100);
+        assert!(bytes[..samples * 2] == encode(AudioFormat::Pcm, recorded));
+        assert!(bytes[samples * 2..].iter().all(|&byte| byte == 0));
+        let (narrow, ..) = clip(AudioFormat::Pcmu, "agent_greeting");
+        assert_eq!(narrow, Source::Clip(ulaw::encode_all(&resample::down(recorded))));
+    }
+
+    #[test]
+    fn a_clip_that_does_not_exist_is_silence() {
+        let (source, samples, _) = clip(AudioFormat::Pcmu, "song");
+        assert_eq!(samples, 0);
+        assert_eq!(cut(AudioFormat::Pcmu, &source, 80, 0, 80), [0xFF; 80]);
     }
 }

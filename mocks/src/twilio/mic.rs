@@ -5,7 +5,7 @@
 
 use super::script::{CallerScript, Idle};
 use crate::peer::At;
-use crate::ulaw;
+use crate::{clip, ulaw};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use std::collections::VecDeque;
@@ -67,10 +67,30 @@ pub(super) struct Mic {
     held: VecDeque<(At, Made)>,
     last_leaves: At,
     stalled_until: At,
-    /// Frames of speech still to come, one entry for each utterance; a 0 is the silence that ends one.
-    speech: VecDeque<usize>,
+    /// What is still to be played, one after the other.
+    sounds: VecDeque<Sound>,
+    /// Sounds that are over.
     ended: usize,
+    /// Those of them that were speech.
+    uttered: usize,
     tape_at: usize,
+}
+
+/// Something to be played. A silent frame ends it.
+#[derive(Debug)]
+struct Sound {
+    /// Frames to come before that.
+    frames: usize,
+    source: Source,
+    is_speech: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The tape goes on.
+    Tape,
+    /// These codes, from there on.
+    Codes { codes: Vec<u8>, at: usize },
 }
 
 impl Mic {
@@ -92,8 +112,9 @@ impl Mic {
             held: VecDeque::new(),
             last_leaves: At(0),
             stalled_until: At(0),
-            speech: VecDeque::new(),
+            sounds: VecDeque::new(),
             ended: 0,
+            uttered: 0,
             tape_at: 0,
         }
     }
@@ -118,19 +139,43 @@ impl Mic {
         self.stalled_until = self.stalled_until.max(until);
     }
 
-    /// Speaks for `ms` once everything asked for before has been said. Returns which utterance that is.
+    /// Speaks for `ms` once everything asked for before has been played. Returns which sound that is.
     pub(super) fn say(&mut self, ms: u64) -> usize {
         let frames = usize::try_from(ms.div_ceil(FRAME_MS)).unwrap_or(usize::MAX);
+        self.add(frames, Source::Tape, true)
+    }
+
+    /// Plays a golden clip once everything asked for before has been played. Returns which sound that is. A clip
+    /// that does not exist is a sound of no length.
+    pub(super) fn play(&mut self, name: &str) -> usize {
+        match clip::sound(name) {
+            Some(sound) => self.add_samples(&sound.narrow, sound.is_speech),
+            None => self.add_samples(&[], false),
+        }
+    }
+
+    /// Plays the tones of keys once everything asked for before has been played. Returns which sound that is.
+    pub(super) fn play_tones(&mut self, keys: &str) -> usize {
+        let tones: Vec<i16> = keys.chars().filter_map(golden::dtmf).flatten().copied().collect();
+        self.add_samples(&tones, false)
+    }
+
+    fn add_samples(&mut self, samples: &[i16], is_speech: bool) -> usize {
+        let codes = ulaw::encode_all(samples);
+        self.add(codes.len().div_ceil(FRAME), Source::Codes { codes, at: 0 }, is_speech)
+    }
+
+    fn add(&mut self, frames: usize, source: Source, is_speech: bool) -> usize {
         if frames == 0 {
             return self.ended.saturating_sub(1);
         }
-        self.speech.push_back(frames);
-        self.ended + self.speech.len() - 1
+        self.sounds.push_back(Sound { frames, source, is_speech });
+        self.ended + self.sounds.len() - 1
     }
 
-    /// Whether this utterance is over. An utterance of no length is over at once.
-    pub(super) fn has_said(&self, utterance: usize) -> bool {
-        self.speech.is_empty() || utterance < self.ended
+    /// Whether this sound is over. A sound of no length is over at once.
+    pub(super) fn has_played(&self, sound: usize) -> bool {
+        self.sounds.is_empty() || sound < self.ended
     }
 
     /// When the next frame is made.
@@ -172,17 +217,19 @@ impl Mic {
 
     fn made(&mut self) -> Made {
         let timestamp_ms = self.timestamp();
-        match self.speech.front_mut() {
-            Some(0) => {
-                self.speech.pop_front();
-                self.ended += 1;
+        if let Some(sound) = self.sounds.front_mut() {
+            if sound.frames > 0 {
+                sound.frames -= 1;
+                let speech = sound.is_speech.then_some(self.uttered);
+                let audio = match &mut sound.source {
+                    Source::Tape => Self::next_codes(tape(), &mut self.tape_at, true),
+                    Source::Codes { codes, at } => Self::next_codes(codes, at, false),
+                };
+                return Made { timestamp_ms, audio: Some(audio), speech };
             }
-            Some(frames) => {
-                *frames -= 1;
-                let utterance = self.ended;
-                return Made { timestamp_ms, audio: Some(self.spoken_audio()), speech: Some(utterance) };
-            }
-            None => {}
+            self.uttered += usize::from(sound.is_speech);
+            self.ended += 1;
+            self.sounds.pop_front();
         }
         let audio = (!self.dtx).then(|| self.idle_audio());
         Made { timestamp_ms, audio, speech: None }
@@ -199,14 +246,14 @@ impl Mic {
         grid.saturating_add_signed(self.wander_ms)
     }
 
-    fn spoken_audio(&mut self) -> [u8; FRAME] {
-        let tape = tape();
+    /// A frame of codes from `at` on. What has an end is followed by silence, what has none by its beginning.
+    fn next_codes(codes: &[u8], at: &mut usize, endless: bool) -> [u8; FRAME] {
         let mut audio = [0xFF; FRAME];
         for byte in &mut audio {
-            *byte = tape.get(self.tape_at).copied().unwrap_or(0xFF);
-            self.tape_at += 1;
-            if self.tape_at >= tape.len() {
-                self.tape_at = 0;
+            *byte = codes.get(*at).copied().unwrap_or(0xFF);
+            *at += 1;
+            if endless && *at >= codes.len() {
+                *at = 0;
             }
         }
         audio
@@ -286,17 +333,69 @@ mod tests {
         let spoken: Vec<u8> =
             made.iter().filter(|m| m.speech.is_some()).filter_map(|m| m.audio).flatten().collect();
         assert_eq!(spoken, tape()[..640]);
-        assert!(mic.has_said(1));
+        assert!(mic.has_played(1));
+    }
+
+    #[test]
+    fn a_clip_of_speech_is_an_utterance_and_a_signal_is_none() {
+        let mut mic = mic(&CallerScript::default());
+        mic.play("caller_stop");
+        mic.play("impulse");
+        let last = mic.say(20);
+        let stop = ulaw::encode_all(golden::clip("caller_stop").unwrap().samples);
+        let impulse = ulaw::encode_all(golden::clip("impulse").unwrap().samples);
+        let (spoken, signal) = (stop.len() / FRAME, impulse.len() / FRAME);
+        let made = frames(&mut mic, spoken + 1 + signal + 1 + 2);
+        let codes = |from: usize, count: usize| -> Vec<u8> {
+            made[from..from + count].iter().filter_map(|m| m.audio).flatten().collect()
+        };
+        assert!(codes(0, spoken) == stop && codes(spoken + 1, signal) == impulse);
+        assert!(codes(spoken + signal + 2, 1) == tape()[..FRAME], "clips leave the tape where it is");
+        let speech: Vec<Option<usize>> = made.iter().map(|m| m.speech).collect();
+        assert!(speech[..spoken].iter().all(|s| *s == Some(0)));
+        assert!(speech[spoken..=spoken + signal + 1].iter().all(|s| s.is_none()));
+        assert_eq!(speech[spoken + signal + 2..], [Some(1), None]);
+        assert!(mic.has_played(last));
+    }
+
+    #[test]
+    fn a_wide_clip_is_narrowed() {
+        let mut mic = mic(&CallerScript::default());
+        mic.play("agent_greeting");
+        let clip = golden::clip("agent_greeting").unwrap();
+        let made = frames(&mut mic, clip.duration_ms() as usize / 20);
+        let codes: Vec<u8> = made.iter().filter_map(|m| m.audio).flatten().collect();
+        assert!(codes == ulaw::encode_all(&crate::resample::down(clip.samples)));
+    }
+
+    #[test]
+    fn tones_are_those_of_the_keys_one_after_the_other() {
+        let mut mic = mic(&CallerScript::default());
+        let tones = mic.play_tones("42#");
+        let made = frames(&mut mic, 25);
+        assert!(made.iter().all(|m| m.speech.is_none()), "tones are no speech");
+        let codes: Vec<u8> = made[..24].iter().filter_map(|m| m.audio).flatten().collect();
+        let expected: Vec<i16> = "42#".chars().flat_map(|key| golden::dtmf(key).unwrap()).copied().collect();
+        assert!(codes == ulaw::encode_all(&expected));
+        assert!(mic.has_played(tones));
+        assert!(codes[800..1_280].iter().all(|&code| code == 0xFF), "keys are 60 ms apart");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_over_at_once() {
+        let mut mic = mic(&CallerScript::default());
+        let nothing = mic.play("song");
+        assert!(mic.has_played(nothing));
     }
 
     #[test]
     fn an_utterance_is_over_with_the_first_silent_frame() {
         let mut mic = mic(&CallerScript::default());
-        let utterance = mic.say(20);
+        let sound = mic.say(20);
         frames(&mut mic, 1);
-        assert!(!mic.has_said(utterance));
+        assert!(!mic.has_played(sound));
         frames(&mut mic, 1);
-        assert!(mic.has_said(utterance));
+        assert!(mic.has_played(sound));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(super) enum Doing {
     Ready,
     /// Nothing, until then.
     Waiting(At),
-    /// Speaking, until this utterance is over.
+    /// Speaking or playing something, until this sound is over.
     Speaking(usize),
     /// Pressing keys.
     Pressing {
@@ -73,7 +73,7 @@ impl Person {
         match &self.doing {
             Doing::Ready => Some(At(0)),
             Doing::Waiting(until) => Some(*until),
-            Doing::Speaking(utterance) => mic.has_said(*utterance).then_some(At(0)),
+            Doing::Speaking(sound) => mic.has_played(*sound).then_some(At(0)),
             Doing::Pressing { next, .. } => Some(*next),
             Doing::Hearing { what, give_up_at } => {
                 Some(self.hears_at(*what, ear).map_or(*give_up_at, |at| at.min(*give_up_at)))

@@ -142,6 +142,12 @@ pub enum CallerStep {
     Says(u64),
     /// Begins to speak for this long, and goes on at once.
     StartsSaying(u64),
+    /// Plays the golden clip of this name ([`golden::clips`]), narrowed to 8 kHz if need be, and goes on when silent
+    /// again. It is speech unless the clip is a signal.
+    Plays(#[serde(deserialize_with = "crate::clip::name")] String),
+    /// Plays the tones of these keys into the line, 100 ms each and 60 ms apart, without any `dtmf` message, and
+    /// goes on when silent again.
+    PlaysTones(#[serde(deserialize_with = "crate::clip::keys")] String),
     /// Until agent audio begins that was not playing before. An agent who is speaking already must first end.
     HearsStart,
     /// Until this much of the current agent utterance, or else of the next one, has been played.
@@ -214,6 +220,8 @@ impl fmt::Display for CallerStep {
             Self::Waits(ms) => write!(f, "waits {ms} ms"),
             Self::Says(ms) => write!(f, "says {ms} ms"),
             Self::StartsSaying(ms) => write!(f, "starts saying {ms} ms"),
+            Self::Plays(name) => write!(f, "plays {}", shortened(name)),
+            Self::PlaysTones(keys) => write!(f, "plays the tones of {}", shortened(keys)),
             Self::HearsStart => write!(f, "hears the agent start"),
             Self::HearsFor(ms) => write!(f, "hears the agent for {ms} ms"),
             Self::HearsEnd => write!(f, "hears the agent end"),
@@ -364,6 +372,8 @@ mod tests {
             steps: vec![
                 CallerStep::HearsStart,
                 CallerStep::Says(2_000),
+                CallerStep::Plays("caller_question".into()),
+                CallerStep::PlaysTones("42#".into()),
                 CallerStep::PressesAt { keys: "12#".into(), gap_ms: 40 },
                 CallerStep::Dtx(true),
                 CallerStep::RepeatsMark { name: "r1:1".into() },
@@ -397,6 +407,25 @@ mod tests {
     #[test]
     fn an_unknown_step_is_refused() {
         assert!(toml::from_str::<CallerScript>("steps = [\"sings\"]").is_err());
+    }
+
+    #[test]
+    fn an_unknown_clip_is_refused_with_the_names_there_are() {
+        let wrong = toml::from_str::<CallerScript>("steps = [{ plays = \"song\" }]").unwrap_err().to_string();
+        assert!(wrong.contains("`song`"), "{wrong}");
+        for name in golden::clips() {
+            assert!(wrong.contains(name), "{wrong}");
+            let right =
+                toml::from_str::<CallerScript>(&format!("steps = [{{ plays = \"{name}\" }}]")).unwrap();
+            assert_eq!(right.steps, [CallerStep::Plays(name.into())]);
+        }
+    }
+
+    #[test]
+    fn tones_of_no_key_are_refused() {
+        let wrong =
+            toml::from_str::<CallerScript>("steps = [{ plays_tones = \"4x\" }]").unwrap_err().to_string();
+        assert!(wrong.contains("`x`") && wrong.contains("0123456789*#ABCD"), "{wrong}");
     }
 
     #[test]

@@ -517,6 +517,37 @@ fn the_person_speaks_for_whole_frames_and_then_goes_on() {
 }
 
 #[test]
+fn a_clip_of_speech_is_spoken_and_then_the_person_goes_on() {
+    let mut call = Call::of([CallerStep::Plays("caller_stop".into()), CallerStep::WaitsForClose]);
+    call.until_ms(2_000);
+    let clip = golden::clip("caller_stop").unwrap();
+    let lasts = clip.duration_ms();
+    assert_eq!(call.second_step(), Some(At::ms(20 + lasts)), "silence follows the clip");
+    assert_eq!(call.steps()[0].1, "plays caller_stop");
+    let record = call.caller.record();
+    assert!(record.spoken[160..].starts_with(&crate::ulaw::encode_all(clip.samples)));
+    let speech: Vec<At> = record
+        .sightings
+        .iter()
+        .filter(|seen| matches!(seen.what, CallerSight::SpeechBegan { .. } | CallerSight::SpeechEnded { .. }))
+        .map(|seen| seen.at)
+        .collect();
+    assert_eq!(speech, [At::ms(20), At::ms(20 + lasts)]);
+}
+
+#[test]
+fn tones_are_in_the_line_and_nowhere_else() {
+    let mut call = Call::of([CallerStep::PlaysTones("42#".into()), CallerStep::WaitsForClose]);
+    call.until_ms(1_000);
+    assert_eq!(call.second_step(), Some(At::ms(20 + 3 * 160)));
+    assert!(call.of_event("dtmf").is_empty());
+    let spoken = |sight: &&CallerSight| matches!(sight, CallerSight::SpeechBegan { .. });
+    assert_eq!(call.sights().into_iter().filter(|sight| spoken(sight)).count(), 0);
+    let four = crate::ulaw::encode_all(golden::dtmf('4').unwrap());
+    assert_eq!(call.caller.record().spoken[160..160 + four.len()], four);
+}
+
+#[test]
 fn one_can_start_saying_something_and_listen_meanwhile() {
     let mut call =
         Call::of([CallerStep::StartsSaying(1_000), CallerStep::HearsStart, CallerStep::WaitsForClose]);
