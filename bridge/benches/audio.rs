@@ -3,7 +3,7 @@
 //! `cargo bench -p bridge --bench audio`; the goal is below 1 µs a frame and direction without any instruction
 //! beyond the baseline of the architecture.
 
-use bridge::audio::{Downlink, FRAME_BYTES, Format, Uplink};
+use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -26,13 +26,13 @@ fn noise(bytes: usize) -> Vec<u8> {
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame");
     group.throughput(Throughput::Elements(FRAMES as u64));
-    for format in [Format::Pcmu, Format::Pcm24k] {
+    for format in [Format::Pcmu, Format::Pcma, Format::Pcm24k] {
         let name = format.wire_name();
         let frame = format.bytes_per_ms() as usize * 20;
         let (codes, bytes) = (noise(FRAMES * FRAME_BYTES), noise(FRAMES * frame));
         let mut out = Vec::with_capacity(FRAMES * frame);
 
-        let mut uplink = Uplink::new(format);
+        let mut uplink = Uplink::new(Law::Ulaw, format);
         group.bench_function(format!("up {name}"), |bench| {
             bench.iter(|| {
                 out.clear();
@@ -41,7 +41,7 @@ fn frames(criterion: &mut Criterion) {
             });
         });
 
-        let mut downlink = Downlink::new(format);
+        let mut downlink = Downlink::new(format, Law::Ulaw);
         // The model sends pieces of 100 ms and more, of any length; these are odd on purpose.
         let piece = frame * 5 + 1;
         group.bench_function(format!("down {name}"), |bench| {

@@ -1,9 +1,11 @@
-//! G.711 at 8 kHz on the caller's side, the session's format on the model's.
+//! G.711 at 8 kHz on the caller's side, in either law; the session's format on the model's.
 //!
 //! [`Uplink`] and [`Downlink`] keep the filter's state across frames and deltas of any length, odd byte counts
 //! included: cutting the input differently never changes a byte of the output.
 
-mod resample;
+pub mod alaw;
+pub mod dtmf;
+pub mod resample;
 pub mod ulaw;
 
 use resample::{BLOCK, DELAY_8K, DELAY_24K, Down, Up};
@@ -13,15 +15,64 @@ use serde::{Deserialize, Serialize};
 pub const FRAME_BYTES: usize = 160;
 /// How long a frame plays, ms.
 pub const FRAME_MS: u32 = 20;
-/// The mu-law code of silence. (0x00 is the opposite: full scale.)
-pub const SILENCE: u8 = 0xFF;
+
+/// The variant of G.711 the caller leg speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Law {
+    /// Mu-law: North America, Japan, and Twilio everywhere.
+    Ulaw,
+    /// A-law: the rest of the world's carriers.
+    Alaw,
+}
+
+impl Law {
+    /// The code of silence. (In mu-law 0x00 is the opposite: full scale.)
+    pub const fn silence(self) -> u8 {
+        match self {
+            Self::Ulaw => 0xFF,
+            Self::Alaw => 0xD5,
+        }
+    }
+
+    /// Encodes a slice into the beginning of `codes`, as far as both reach.
+    pub fn encode_slice(self, samples: &[i16], codes: &mut [u8]) {
+        match self {
+            Self::Ulaw => ulaw::encode_slice(samples, codes),
+            Self::Alaw => alaw::encode_slice(samples, codes),
+        }
+    }
+
+    /// Decodes a slice into the beginning of `samples`, as far as both reach.
+    pub fn decode_slice(self, codes: &[u8], samples: &mut [i16]) {
+        match self {
+            Self::Ulaw => ulaw::decode_slice(codes, samples),
+            Self::Alaw => alaw::decode_slice(codes, samples),
+        }
+    }
+
+    /// Puts `codes` behind what `out` holds, in the other law sample by sample, or untouched when it is the same.
+    pub fn recode(self, codes: &[u8], to: Self, out: &mut Vec<u8>) {
+        if self == to {
+            return out.extend_from_slice(codes);
+        }
+        let mut samples = [0; BLOCK];
+        let mut recoded = [0; BLOCK];
+        for block in codes.chunks(BLOCK) {
+            self.decode_slice(block, &mut samples);
+            to.encode_slice(&samples[..block.len()], &mut recoded);
+            out.extend_from_slice(&recoded[..block.len()]);
+        }
+    }
+}
 
 /// The audio format of a model session, both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// G.711 mu-law, passed through untouched.
+    /// G.711 mu-law, passed through untouched to and from a caller who speaks it.
     Pcmu,
+    /// G.711 A-law, passed through untouched to and from a caller who speaks it.
+    Pcma,
     /// 16-bit little-endian PCM at 24 kHz.
     #[default]
     Pcm24k,
@@ -32,6 +83,7 @@ impl Format {
     pub const fn wire_name(self) -> &'static str {
         match self {
             Self::Pcmu => "audio/pcmu",
+            Self::Pcma => "audio/pcma",
             Self::Pcm24k => "audio/pcm",
         }
     }
@@ -39,7 +91,7 @@ impl Format {
     /// Bytes of one millisecond.
     pub const fn bytes_per_ms(self) -> u32 {
         match self {
-            Self::Pcmu => 8,
+            Self::Pcmu | Self::Pcma => 8,
             Self::Pcm24k => 48,
         }
     }
@@ -49,33 +101,43 @@ impl Format {
 ///
 /// With [`Format::Pcm24k`] the output is 1.875 ms late, constantly: a stream has no beginning to trim.
 #[derive(Clone, Debug)]
-pub struct Uplink(UplinkState);
+pub struct Uplink {
+    law: Law,
+    way: UplinkWay,
+}
 
 #[derive(Clone, Debug)]
-enum UplinkState {
-    Pcmu,
+enum UplinkWay {
+    Companded(Law),
     Pcm24k(Box<Up>),
 }
 
 impl Uplink {
-    /// From mu-law to `format`.
-    pub fn new(format: Format) -> Self {
-        Self(match format {
-            Format::Pcmu => UplinkState::Pcmu,
-            Format::Pcm24k => UplinkState::Pcm24k(Box::new(Up::new())),
-        })
+    /// From the caller's law to `format`.
+    pub fn new(law: Law, format: Format) -> Self {
+        let way = match format {
+            Format::Pcmu => UplinkWay::Companded(Law::Ulaw),
+            Format::Pcma => UplinkWay::Companded(Law::Alaw),
+            Format::Pcm24k => UplinkWay::Pcm24k(Box::default()),
+        };
+        Self { law, way }
     }
 
-    /// Takes mu-law and puts it, in the session's format, behind what `out` holds.
+    /// What the caller speaks.
+    pub const fn law(&self) -> Law {
+        self.law
+    }
+
+    /// Takes the caller's G.711 and puts it, in the session's format, behind what `out` holds.
     pub fn push(&mut self, codes: &[u8], out: &mut Vec<u8>) {
-        match &mut self.0 {
-            UplinkState::Pcmu => out.extend_from_slice(codes),
-            UplinkState::Pcm24k(up) => {
+        match &mut self.way {
+            UplinkWay::Companded(to) => self.law.recode(codes, *to, out),
+            UplinkWay::Pcm24k(up) => {
                 out.reserve(codes.len() * 6);
                 let mut samples = [0; BLOCK];
                 let mut bytes = [[0; 2]; 3 * BLOCK];
                 for block in codes.chunks(BLOCK) {
-                    ulaw::decode_slice(block, &mut samples);
+                    self.law.decode_slice(block, &mut samples);
                     up.push(&samples[..block.len()], |wide| {
                         bytes.iter_mut().zip(wide).for_each(|(bytes, sample)| *bytes = sample.to_le_bytes());
                         out.extend_from_slice(bytes[..wide.len()].as_flattened());
@@ -91,11 +153,14 @@ impl Uplink {
 /// The filter's delay is taken out: the first sample out belongs to the first sample in, and after the flush
 /// `n` samples at 24 kHz have become exactly `n / 3`, rounded up, at 8 kHz.
 #[derive(Clone, Debug)]
-pub struct Downlink(DownlinkState);
+pub struct Downlink {
+    law: Law,
+    way: DownlinkWay,
+}
 
 #[derive(Clone, Debug)]
-enum DownlinkState {
-    Pcmu,
+enum DownlinkWay {
+    Companded(Law),
     Pcm24k(Box<FromPcm>),
 }
 
@@ -110,30 +175,37 @@ struct FromPcm {
 }
 
 impl Downlink {
-    /// From `format` to mu-law.
-    pub fn new(format: Format) -> Self {
-        Self(match format {
-            Format::Pcmu => DownlinkState::Pcmu,
-            Format::Pcm24k => DownlinkState::Pcm24k(Box::new(FromPcm::new())),
-        })
+    /// From `format` to the caller's law.
+    pub fn new(format: Format, law: Law) -> Self {
+        let way = match format {
+            Format::Pcmu => DownlinkWay::Companded(Law::Ulaw),
+            Format::Pcma => DownlinkWay::Companded(Law::Alaw),
+            Format::Pcm24k => DownlinkWay::Pcm24k(Box::new(FromPcm::new())),
+        };
+        Self { law, way }
     }
 
-    /// Takes any number of bytes and puts mu-law behind what `out` holds.
+    /// What the caller hears.
+    pub const fn law(&self) -> Law {
+        self.law
+    }
+
+    /// Takes any number of bytes and puts the caller's G.711 behind what `out` holds.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        match &mut self.0 {
-            DownlinkState::Pcmu => out.extend_from_slice(bytes),
-            DownlinkState::Pcm24k(state) => state.push(bytes, out),
+        match &mut self.way {
+            DownlinkWay::Companded(from) => from.recode(bytes, self.law, out),
+            DownlinkWay::Pcm24k(state) => state.push(bytes, self.law, out),
         }
     }
 
     /// The item is complete: puts what is still in the filter behind what `out` holds, and begins anew.
     pub fn flush(&mut self, out: &mut Vec<u8>) {
-        match &mut self.0 {
-            DownlinkState::Pcmu => {}
-            DownlinkState::Pcm24k(state) => {
+        match &mut self.way {
+            DownlinkWay::Companded(_) => {}
+            DownlinkWay::Pcm24k(state) => {
                 if state.started {
                     // A dangling first half of a sample is no sample.
-                    state.feed(&[[0; 2]; DELAY_24K], out);
+                    state.feed(&[[0; 2]; DELAY_24K], self.law, out);
                 }
                 **state = FromPcm::new();
             }
@@ -142,9 +214,9 @@ impl Downlink {
 
     /// What is still in the filter will not be heard: forgets it and begins anew.
     pub fn reset(&mut self) {
-        match &mut self.0 {
-            DownlinkState::Pcmu => {}
-            DownlinkState::Pcm24k(state) => **state = FromPcm::new(),
+        match &mut self.way {
+            DownlinkWay::Companded(_) => {}
+            DownlinkWay::Pcm24k(state) => **state = FromPcm::new(),
         }
     }
 }
@@ -154,22 +226,22 @@ impl FromPcm {
         Self { down: Down::new(), half: None, early: DELAY_8K, started: false }
     }
 
-    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn push(&mut self, bytes: &[u8], law: Law, out: &mut Vec<u8>) {
         let mut bytes = bytes;
         out.reserve(bytes.len() / 6 + 1);
         if let (Some(low), [high, rest @ ..]) = (self.half, bytes) {
             self.half = None;
             bytes = rest;
-            self.feed(&[[low, *high]], out);
+            self.feed(&[[low, *high]], law, out);
         }
         let (samples, odd) = bytes.as_chunks();
         if let [low] = odd {
             self.half = Some(*low);
         }
-        self.feed(samples, out);
+        self.feed(samples, law, out);
     }
 
-    fn feed(&mut self, samples: &[[u8; 2]], out: &mut Vec<u8>) {
+    fn feed(&mut self, samples: &[[u8; 2]], law: Law, out: &mut Vec<u8>) {
         let Self { down, early, started, .. } = self;
         *started |= !samples.is_empty();
         let mut codes = [0; BLOCK];
@@ -177,7 +249,7 @@ impl FromPcm {
             let skipped = narrow.len().min(*early);
             *early -= skipped;
             let heard = &narrow[skipped..];
-            ulaw::encode_slice(heard, &mut codes);
+            law.encode_slice(heard, &mut codes);
             out.extend_from_slice(&codes[..heard.len()]);
         });
     }
@@ -271,7 +343,7 @@ mod tests {
 
     fn down_in_one(bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut down = Downlink::new(Format::Pcm24k);
+        let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
         down.push(bytes, &mut out);
         down.flush(&mut out);
         out
@@ -303,7 +375,7 @@ mod tests {
         let bytes: Vec<u8> =
             tone(700.0, 24_000.0, 9_000.0, 1_000).into_iter().flat_map(i16::to_le_bytes).collect();
         let first = down_in_one(&bytes);
-        let mut down = Downlink::new(Format::Pcm24k);
+        let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
         let mut out = Vec::new();
         down.push(&bytes[..777], &mut out);
         down.reset();
@@ -316,22 +388,70 @@ mod tests {
     }
 
     #[test]
-    fn pcmu_is_passed_through_untouched() {
+    fn the_same_law_on_both_legs_is_passed_through_untouched() {
         let every_code: Vec<u8> = (0..=255).collect();
-        let (mut up, mut down) = (Vec::new(), Vec::new());
-        Uplink::new(Format::Pcmu).push(&every_code, &mut up);
-        let mut downlink = Downlink::new(Format::Pcmu);
-        downlink.push(&every_code, &mut down);
-        downlink.flush(&mut down);
-        assert_eq!((&up, &down), (&every_code, &every_code));
+        for (law, format) in [(Law::Ulaw, Format::Pcmu), (Law::Alaw, Format::Pcma)] {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            Uplink::new(law, format).push(&every_code, &mut up);
+            let mut downlink = Downlink::new(format, law);
+            downlink.push(&every_code, &mut down);
+            downlink.flush(&mut down);
+            assert_eq!((&up, &down), (&every_code, &every_code), "{law:?}");
+        }
+    }
+
+    #[test]
+    fn another_law_is_converted_sample_by_sample() {
+        let every_code: Vec<u8> = (0..=255).cycle().take(777).collect();
+        let to_alaw: Vec<u8> = every_code.iter().map(|&code| alaw::encode(ulaw::decode(code))).collect();
+        let to_ulaw: Vec<u8> = every_code.iter().map(|&code| ulaw::encode(alaw::decode(code))).collect();
+        for (law, format, up_to, down_to) in
+            [(Law::Ulaw, Format::Pcma, &to_alaw, &to_ulaw), (Law::Alaw, Format::Pcmu, &to_ulaw, &to_alaw)]
+        {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            Uplink::new(law, format).push(&every_code, &mut up);
+            let mut downlink = Downlink::new(format, law);
+            downlink.push(&every_code, &mut down);
+            downlink.flush(&mut down);
+            assert_eq!((&up, &down), (up_to, down_to), "{law:?}");
+        }
+    }
+
+    #[test]
+    fn an_a_law_caller_of_a_pcm_session_hears_and_is_heard_alike() {
+        let spoken = tone(997.0, 8_000.0, 9_000.0, 9_000);
+        let mut codes = vec![0; spoken.len()];
+        Law::Alaw.encode_slice(&spoken, &mut codes);
+        let mut wide = Vec::new();
+        Uplink::new(Law::Alaw, Format::Pcm24k).push(&codes, &mut wide);
+        let mut heard = Vec::new();
+        let mut downlink = Downlink::new(Format::Pcm24k, Law::Alaw);
+        downlink.push(&wide, &mut heard);
+        downlink.flush(&mut heard);
+        let mut samples = vec![0; heard.len()];
+        Law::Alaw.decode_slice(&heard, &mut samples);
+        assert_eq!(samples.len(), spoken.len());
+        let (signal, noise) = split(&samples[1_000..9_000], 997.0, 8_000.0);
+        assert!(db(signal / noise) >= 33.0, "{:.1} dB", db(signal / noise));
+        assert!(db(signal / (9_000.0f64 * 9_000.0 / 2.0)).abs() < 0.1);
     }
 
     #[test]
     fn silence_stays_silence() {
         let mut out = Vec::new();
-        Uplink::new(Format::Pcm24k).push(&[SILENCE; 1_000], &mut out);
+        Uplink::new(Law::Ulaw, Format::Pcm24k).push(&[0xFF; 1_000], &mut out);
         assert!(out.iter().all(|&byte| byte == 0));
-        assert!(down_in_one(&[0; 6_000]).iter().all(|&code| code == SILENCE));
+        assert!(down_in_one(&[0; 6_000]).iter().all(|&code| code == Law::Ulaw.silence()));
+        for (law, other) in [(Law::Ulaw, Law::Alaw), (Law::Alaw, Law::Ulaw)] {
+            let mut zero = [0];
+            law.encode_slice(&[0], &mut zero);
+            assert_eq!(zero, [law.silence()]);
+            let mut quiet = Vec::new();
+            law.recode(&[law.silence()], other, &mut quiet);
+            let mut sample = [0];
+            other.decode_slice(&quiet, &mut sample);
+            assert!(sample[0].abs() <= 8, "{law:?} silence becomes {}", sample[0]);
+        }
     }
 
     #[test]
@@ -357,7 +477,7 @@ mod tests {
         };
         let codes: Vec<u8> = (0..24_000).map(|_| random()).collect();
         let mut up = Vec::new();
-        Uplink::new(Format::Pcm24k).push(&codes, &mut up);
+        Uplink::new(Law::Ulaw, Format::Pcm24k).push(&codes, &mut up);
         let bytes: Vec<u8> = (0..144_000).map(|_| random()).collect();
         let fnv = |bytes: &[u8]| {
             bytes
@@ -377,7 +497,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..700, 1..60),
         ) {
             let mut out = Vec::new();
-            let mut down = Downlink::new(Format::Pcm24k);
+            let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
             let mut rest = bytes.as_slice();
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() {
@@ -397,9 +517,9 @@ mod tests {
             cut in 1usize..400,
         ) {
             let mut whole = Vec::new();
-            Uplink::new(Format::Pcm24k).push(&codes, &mut whole);
+            Uplink::new(Law::Ulaw, Format::Pcm24k).push(&codes, &mut whole);
             let mut pieces = Vec::new();
-            let mut up = Uplink::new(Format::Pcm24k);
+            let mut up = Uplink::new(Law::Ulaw, Format::Pcm24k);
             codes.chunks(cut).for_each(|piece| up.push(piece, &mut pieces));
             prop_assert_eq!(whole.len(), codes.len() * 6);
             prop_assert_eq!(whole, pieces);

@@ -25,6 +25,7 @@ mod tools;
 mod transcript;
 mod uplink;
 
+use crate::audio::Law;
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
@@ -183,6 +184,7 @@ pub enum Incoming<'a> {
 struct Stream {
     sid: Arc<str>,
     call_sid: String,
+    law: Law,
 }
 
 /// How far a connection has come.
@@ -284,12 +286,13 @@ pub struct Call {
     model: LegStatus,
     /// When the server will end the session.
     expires: Option<Instant>,
-    started: Option<Stream>,
+    /// The call's identity, once `start` has come.
+    call_sid: Option<String>,
 }
 
 impl Call {
     /// A caller's WebSocket was opened. `notice` is what the caller hears when the call has to end early, in
-    /// G.711 mu-law. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
+    /// G.711 mu-law whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
     /// `expires_at` on the monotonic clock.
     pub fn new(config: Arc<CallConfig>, notice: Arc<[u8]>, now: Instant, unix_now: i64) -> Self {
         let uplink = Uplink::new(&config);
@@ -319,7 +322,7 @@ impl Call {
             caller: LegStatus { state: LegState::Open, clogged: false },
             model: LegStatus { state: LegState::Absent, clogged: false },
             expires: None,
-            started: None,
+            call_sid: None,
         }
     }
 
@@ -466,20 +469,21 @@ impl Call {
             return self.desk.tolerate("a second start");
         }
         self.desk.timers.stop(Timer::Start);
-        let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid };
-        self.started = Some(stream.clone());
+        self.call_sid = Some(start.call_sid.clone());
         // The first ping goes at once: the round trip is wanted before the first word is spoken.
         self.ping(Leg::Caller, now);
         self.desk.event(CallEvent::Started {
-            call_sid: stream.call_sid.clone(),
-            stream_sid: stream.sid.to_string(),
+            call_sid: start.call_sid.clone(),
+            stream_sid: start.stream_sid.clone(),
         });
-        if !start.format.is_mulaw_8k() {
+        let Some(law) = start.format.law() else {
             let format = start.format;
             let detail =
                 format!("{} at {} Hz, {} channels", format.encoding, format.sample_rate, format.channels);
             return self.end(EndReason::UnsupportedMedia, &detail, now);
-        }
+        };
+        let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid, law };
+        self.uplink.speaks(law);
         let media_came = self.uplink.waiting() > 0;
         match self.desk.config.dial {
             settings::DialWhen::OnMedia if !media_came => {
@@ -579,7 +583,7 @@ impl Call {
                 self.desk.timers.stop(Timer::SessionUpdated);
                 self.desk.event(CallEvent::Live { after: now - self.began });
                 let keys = &self.early_keys;
-                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, keys, now);
+                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, stream.law, keys, now);
                 if let Some(round_trip) = self.round_trip {
                     talk.downlink.round_trip_seen(round_trip);
                 }
@@ -902,7 +906,7 @@ impl Call {
             | Phase::Configuring { .. }
             | Phase::Notice { .. }
             | Phase::Closing { .. }
-            | Phase::Over => Downlink::new(&self.desk.config),
+            | Phase::Over => Downlink::new(&self.desk.config, stream.law),
         };
         let cuts = downlink.drop_held();
         self.desk.transcript.cut_all(&cuts);
@@ -1002,7 +1006,7 @@ impl Call {
 
     /// The call's identity, once `start` has come.
     pub fn call_sid(&self) -> Option<&str> {
-        self.started.as_ref().map(|stream| stream.call_sid.as_str())
+        self.call_sid.as_deref()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything is checked before the bridge listens. What is missing or wrong is refused by name, with its value and
 //! what would be right, and all of it at once.
 
-use crate::audio::FRAME_BYTES;
+use crate::audio::{FRAME_BYTES, Law};
 use crate::call::settings::CallConfig;
 use crate::leg::BURST_MAX;
 use axum::http::Uri;
@@ -325,7 +325,7 @@ pub struct Args {
     /// The model to talk to [env: OPENAI_MODEL] [default: gpt-realtime-2.1].
     #[arg(long, global = true, value_name = "NAME")]
     pub model: Option<String>,
-    /// Audio towards the model: pcm24k or pcmu [env: BRIDGE_FORMAT] [default: pcm24k].
+    /// Audio towards the model: pcm24k, pcmu or pcma [env: BRIDGE_FORMAT] [default: pcm24k].
     #[arg(long, global = true, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Most calls at once [env: BRIDGE_MAX_CALLS] [default: 200].
@@ -394,7 +394,7 @@ impl Args {
                 Ok(())
             }),
             ("--format", self.format.as_deref(), "BRIDGE_FORMAT", |config, text| {
-                word(text, "pcm24k or pcmu").map(|format| config.call.format = format)
+                word(text, "pcm24k, pcmu or pcma").map(|format| config.call.format = format)
             }),
             ("--max-calls", self.max_calls.as_deref(), "BRIDGE_MAX_CALLS", |config, text| {
                 text.parse()
@@ -647,7 +647,7 @@ fn read_notice(path: &Path) -> Result<Arc<[u8]>, String> {
         ));
     }
     // A whole number of frames, the last filled with silence.
-    bytes.resize(bytes.len().next_multiple_of(FRAME_BYTES), crate::audio::SILENCE);
+    bytes.resize(bytes.len().next_multiple_of(FRAME_BYTES), Law::Ulaw.silence());
     Ok(bytes.into())
 }
 

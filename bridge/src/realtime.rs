@@ -128,7 +128,7 @@ pub enum ServerEvent {
     },
 }
 
-/// Effective audio formats of a session, as wire names (`audio/pcm`, `audio/pcmu`).
+/// Effective audio formats of a session, as wire names (`audio/pcm`, `audio/pcmu`, `audio/pcma`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
     /// Caller to model; `None` when the server did not echo it.
@@ -563,7 +563,7 @@ fn session_ga(settings: &CallConfig) -> Value {
     // PCM needs its rate spelled out, although the published types call it optional.
     let format = match settings.format {
         Format::Pcm24k => json!({ "type": "audio/pcm", "rate": 24_000 }),
-        Format::Pcmu => json!({ "type": "audio/pcmu" }),
+        Format::Pcmu | Format::Pcma => json!({ "type": settings.format.wire_name() }),
     };
     let mut output = json!({ "format": format });
     if let Some(voice) = &settings.voice {
@@ -591,6 +591,7 @@ fn session_beta(settings: &CallConfig) -> Value {
     let format = match settings.format {
         Format::Pcm24k => "pcm16",
         Format::Pcmu => "g711_ulaw",
+        Format::Pcma => "g711_alaw",
     };
     let mut session = json!({
         "instructions": settings.instructions,
@@ -671,6 +672,32 @@ mod tests {
         assert_eq!(input["turn_detection"].as_object().unwrap().len(), 6);
         assert!(input["transcription"].is_null());
         assert!(v["session"]["audio"]["output"].get("voice").is_none(), "an unset voice is absent, not null");
+    }
+
+    #[test]
+    fn g711_is_named_in_both_dialects_and_read_back() {
+        for (format, ga, beta) in
+            [(Format::Pcmu, "audio/pcmu", "g711_ulaw"), (Format::Pcma, "audio/pcma", "g711_alaw")]
+        {
+            let settings = Box::new(CallConfig { format, ..CallConfig::default() });
+            let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings };
+            for dialect in [Dialect::Ga, Dialect::Beta] {
+                let v: Value = serde_json::from_str(&event.encode(dialect)).unwrap();
+                match dialect {
+                    Dialect::Ga => {
+                        assert_eq!(v["session"]["audio"]["input"]["format"], json!({ "type": ga }));
+                        assert_eq!(v["session"]["audio"]["output"]["format"], json!({ "type": ga }));
+                    }
+                    Dialect::Beta => {
+                        assert_eq!(v["session"]["input_audio_format"], beta);
+                        assert_eq!(v["session"]["output_audio_format"], beta);
+                    }
+                }
+                let echoed = formats(&v["session"]);
+                assert_eq!(echoed.input.as_deref(), Some(format.wire_name()));
+                assert_eq!(echoed.output.as_deref(), Some(format.wire_name()));
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! exactly three messages (`media`, `mark`, `clear`) with exactly the documented fields: Twilio raises warning
 //! 31951 for anything else.
 
+use crate::audio::Law;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer};
@@ -59,7 +60,7 @@ pub struct Start {
 /// `start.mediaFormat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaFormat {
-    /// `audio/x-mulaw` in all documented cases.
+    /// `audio/x-mulaw` in all documented cases; carriers of the same protocol may speak A-law.
     pub encoding: String,
     /// Hz.
     pub sample_rate: u32,
@@ -68,11 +69,14 @@ pub struct MediaFormat {
 }
 
 impl MediaFormat {
-    /// Whether this is 8 kHz mono mu-law, the one format the bridge decodes.
-    pub fn is_mulaw_8k(&self) -> bool {
-        matches!(self.encoding.as_str(), "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "audio/PCMU")
-            && self.sample_rate == 8_000
-            && self.channels == 1
+    /// The variant of G.711 this is, at 8 kHz and mono: all that the bridge decodes.
+    pub fn law(&self) -> Option<Law> {
+        let law = match self.encoding.as_str() {
+            "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "audio/PCMU" => Law::Ulaw,
+            "audio/x-alaw" | "audio/alaw" | "audio/pcma" | "audio/PCMA" => Law::Alaw,
+            _ => return None,
+        };
+        (self.sample_rate == 8_000 && self.channels == 1).then_some(law)
     }
 }
 
@@ -308,6 +312,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_law_is_read_from_the_media_format() {
+        let law = |encoding: &str, sample_rate, channels| {
+            MediaFormat { encoding: encoding.to_owned(), sample_rate, channels }.law()
+        };
+        for encoding in ["audio/x-mulaw", "audio/mulaw", "audio/pcmu", "audio/PCMU"] {
+            assert_eq!(law(encoding, 8_000, 1), Some(Law::Ulaw), "{encoding}");
+        }
+        for encoding in ["audio/x-alaw", "audio/alaw", "audio/pcma", "audio/PCMA"] {
+            assert_eq!(law(encoding, 8_000, 1), Some(Law::Alaw), "{encoding}");
+        }
+        for (encoding, rate, channels) in [
+            ("audio/l16", 8_000, 1),
+            ("audio/x-alaw", 16_000, 1),
+            ("audio/x-mulaw", 8_000, 2),
+            ("", 8_000, 1),
+        ] {
+            assert_eq!(law(encoding, rate, channels), None, "{encoding} {rate} {channels}");
+        }
+    }
+
+    #[test]
     fn numbers_may_be_strings_or_numbers() {
         for chunk in [r#""7""#, "7"] {
             let text = format!(
@@ -336,7 +361,7 @@ mod tests {
         let text = r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"tenant":"t-42"},"new":1},"streamSid":"MZ1"}"#;
         let FromTwilio::Start(start) = decode(text).unwrap().message else { panic!("not a start") };
         assert_eq!((start.stream_sid.as_str(), start.call_sid.as_str()), ("MZ1", "CA1"));
-        assert!(start.format.is_mulaw_8k());
+        assert_eq!(start.format.law(), Some(Law::Ulaw));
         assert_eq!(start.parameters["tenant"], "t-42");
     }
 

@@ -62,7 +62,7 @@ fn in_a_run(call: &CallTrace, line: &Line) -> Option<usize> {
         (End::Caller, "mark") if !line.what.contains("flushed") => Some(0),
         (End::Caller | End::Model(_), "ping") | (End::Model(_), "other") => Some(0),
         (End::Model(n), "append") => {
-            let bytes_per_ms = if call.models.get(n)?.input_format == "audio/pcmu" { 8 } else { 48 };
+            let bytes_per_ms = if call.models.get(n)?.input_format == "audio/pcm" { 48 } else { 8 };
             Some(line.audio.as_ref().map_or(0, |(len, _)| len / bytes_per_ms))
         }
         (End::Model(n), "audio") => {

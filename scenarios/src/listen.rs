@@ -2,8 +2,8 @@
 //!
 //! The bridge is never asked. Each item the model generated is rendered to 8 kHz by the witnesses' own resampler,
 //! and the bytes that reached the ear are laid over these renderings: a window follows its item as long as it
-//! looks like it, and only where it stops doing so everything is searched. In `audio/pcmu` sessions nothing is
-//! rendered: the bytes themselves must agree. Silence proves nothing and goes with whatever surrounds it.
+//! looks like it, and only where it stops doing so everything is searched. In G.711 sessions nothing is
+//! rendered: the bytes themselves must agree, after conversion sample by sample where the session speaks A-law. Silence proves nothing and goes with whatever surrounds it.
 //!
 //! The same is done for the other direction: what the model was given is laid over what the microphone sent.
 //!
@@ -12,7 +12,7 @@
 use crate::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use mocks::record::{CallerSight, ItemRecord, ModelRecord, ModelSight, Played};
-use mocks::ulaw;
+use mocks::{alaw, ulaw};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -132,6 +132,10 @@ impl Tape {
     fn of_ulaw(bytes: &[u8], exact: bool, from: At) -> Self {
         let samples: Vec<i16> = bytes.iter().map(|b| ulaw::decode(*b)).collect();
         Self::new(&samples, exact.then(|| bytes.to_vec()), from)
+    }
+
+    fn of_alaw(bytes: &[u8], from: At) -> Self {
+        Self::new(&alaw::decode_all(bytes), Some(bytes.to_vec()), from)
     }
 
     fn len(&self) -> usize {
@@ -636,7 +640,10 @@ pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
 fn rendered(record: &ItemRecord, from: At) -> Tape {
     if record.rate == 8_000 {
         if record.coded.len() == record.audio.len() {
-            return Tape::of_ulaw(&record.coded, true, from);
+            let ulaw_all_along = ulaw::decode_all(&record.coded) == record.audio;
+            // An item in A-law must reach the ear converted sample by sample.
+            let recoded = if ulaw_all_along { None } else { Some(ulaw::encode_all(&record.audio)) };
+            return Tape::of_ulaw(recoded.as_ref().unwrap_or(&record.coded), true, from);
         }
         return Tape::new(&record.audio, None, from);
     }
@@ -648,15 +655,20 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
     if model.appended.is_empty() {
         return Vec::new();
     }
-    let exact = model.input_format == "audio/pcmu";
-    let stream = if exact {
-        Tape::of_ulaw(&model.appended, true, At(0))
-    } else {
-        let samples: Vec<i16> =
-            model.appended.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-        Tape::new(&narrowed(&samples), None, At(0))
+    let heard = &call.caller.spoken;
+    let (stream, spoken) = match model.input_format.as_str() {
+        "audio/pcmu" => (Tape::of_ulaw(&model.appended, true, At(0)), Tape::of_ulaw(heard, true, At(0))),
+        "audio/pcma" => {
+            let recoded = alaw::encode_all(&ulaw::decode_all(heard));
+            (Tape::of_alaw(&model.appended, At(0)), Tape::of_alaw(&recoded, At(0)))
+        }
+        _ => {
+            let samples: Vec<i16> =
+                model.appended.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
+            (Tape::new(&narrowed(&samples), None, At(0)), Tape::of_ulaw(heard, false, At(0)))
+        }
     };
-    let spoken = [Tape::of_ulaw(&call.caller.spoken, exact, At(0))];
+    let spoken = [spoken];
     Follower::run(&stream, &spoken, &|_| At(u64::MAX))
         .into_iter()
         .map(|Laid { offset, len, place }| match place {

@@ -79,19 +79,26 @@ fn convolve(mut sums: [f32; LANES], line: &Line, taps: &[f32; PHASE_TAPS], from:
     sums
 }
 
-/// 8 kHz to 24 kHz.
+/// 8 kHz to 24 kHz, 45 samples late.
 #[derive(Clone, Debug)]
-pub(super) struct Up {
+pub struct Up {
     line: Line,
 }
 
+impl Default for Up {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Up {
-    pub(super) const fn new() -> Self {
+    /// A filter that has heard nothing but silence.
+    pub const fn new() -> Self {
         Self { line: [0.0; HISTORY + BLOCK] }
     }
 
     /// Takes samples and hands out three times as many, in blocks.
-    pub(super) fn push(&mut self, input: &[i16], mut out: impl FnMut(&[i16])) {
+    pub fn push(&mut self, input: &[i16], mut out: impl FnMut(&[i16])) {
         for block in input.chunks(BLOCK) {
             let n = block.len();
             for (x, &sample) in self.line[HISTORY..].iter_mut().zip(block) {
@@ -113,13 +120,19 @@ impl Up {
     }
 }
 
-/// 24 kHz to 8 kHz.
+/// 24 kHz to 8 kHz, 15 samples late.
 #[derive(Clone, Debug)]
-pub(super) struct Down {
+pub struct Down {
     /// Phase 0 has the newest sample of each group of three, phase 2 the oldest.
     lines: [Line; 3],
     /// Samples of the block so far; some may wait for their group of three to be complete.
     waiting: usize,
+}
+
+impl Default for Down {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Down {
@@ -127,12 +140,13 @@ impl Down {
     /// output is about the first sample.
     const FIRST_GROUP: usize = 2;
 
-    pub(super) const fn new() -> Self {
+    /// A filter that has heard nothing but silence.
+    pub const fn new() -> Self {
         Self { lines: [[0.0; HISTORY + BLOCK]; 3], waiting: Self::FIRST_GROUP }
     }
 
     /// Takes little-endian samples and hands out one for each complete group of three, in blocks.
-    pub(super) fn push(&mut self, input: &[[u8; 2]], mut out: impl FnMut(&[i16])) {
+    pub fn push(&mut self, input: &[[u8; 2]], mut out: impl FnMut(&[i16])) {
         let mut rest = input;
         while let [first, more @ ..] = rest {
             if self.waiting.is_multiple_of(3) && rest.len() >= 3 {

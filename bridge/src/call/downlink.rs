@@ -7,7 +7,7 @@
 use super::fifo::take_front;
 use super::playback::{Playback, Returned};
 use super::settings::{CallConfig, Pacing, ms};
-use crate::audio::{self, FRAME_BYTES, Format, SILENCE};
+use crate::audio::{self, FRAME_BYTES, Format, Law};
 use crate::twilio::ToTwilio;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl Item {
         self.held.extend(tail);
         let total = self.sent as usize + self.held.len();
         let padding = total.next_multiple_of(FRAME_BYTES) - total;
-        self.held.extend(std::iter::repeat_n(SILENCE, padding));
+        self.held.extend(std::iter::repeat_n(self.codec.law().silence(), padding));
     }
 
     fn is_sent(&self) -> bool {
@@ -89,6 +89,7 @@ pub(crate) struct Interruption {
 /// Everything between the model's deltas and the ear.
 pub(crate) struct Downlink {
     format: Format,
+    law: Law,
     pacing: Pacing,
     items: VecDeque<Item>,
     next_number: u64,
@@ -96,9 +97,11 @@ pub(crate) struct Downlink {
 }
 
 impl Downlink {
-    pub(crate) fn new(config: &CallConfig) -> Self {
+    /// Towards a caller who hears `law`.
+    pub(crate) fn new(config: &CallConfig, law: Law) -> Self {
         Self {
             format: config.format,
+            law,
             pacing: config.pacing,
             items: VecDeque::new(),
             next_number: 1,
@@ -120,23 +123,25 @@ impl Downlink {
                 // The server generates one item after the other: a new one means that the others are complete.
                 self.items.iter_mut().for_each(Item::finish);
                 first = true;
-                let codec = audio::Downlink::new(self.format);
+                let codec = audio::Downlink::new(self.format, self.law);
                 self.add(Some(item.to_owned()), response.to_owned(), content, codec)
             }
         };
         target.received += bytes.len() as u64;
-        let mut pcm = Vec::new();
-        target.codec.push(bytes, &mut pcm);
-        target.held.extend(pcm);
+        let mut codes = Vec::new();
+        target.codec.push(bytes, &mut codes);
+        target.held.extend(codes);
         first
     }
 
-    /// Queues a prompt of ours, in G.711, behind everything else.
+    /// Queues a prompt of ours, in mu-law, behind everything else.
     pub(crate) fn push_prompt(&mut self, ulaw: &[u8]) {
         self.items.iter_mut().for_each(Item::finish);
-        let codec = audio::Downlink::new(Format::Pcmu);
+        let codec = audio::Downlink::new(Format::Pcmu, self.law);
         let item = self.add(None, String::new(), 0, codec);
-        item.held.extend(ulaw);
+        let mut codes = Vec::new();
+        item.codec.push(ulaw, &mut codes);
+        item.held.extend(codes);
         item.finish();
     }
 
@@ -338,7 +343,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
         fn pcmu() -> Self {
             let config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
-            Self { downlink: Downlink::new(&config), zero: Instant::now(), at: 0 }
+            Self { downlink: Downlink::new(&config, Law::Ulaw), zero: Instant::now(), at: 0 }
         }
         fn now(&self) -> Instant {
             self.zero + ms(self.at)
@@ -428,7 +433,7 @@ mod tests {
         t.delta("item", 4_000);
         t.pump();
         t.downlink.drop_held();
-        t.downlink.push_prompt(&[SILENCE; 1_600]);
+        t.downlink.push_prompt(&[0xFF; 1_600]);
         assert_eq!(t.pump(), (1_600, vec!["0/1/500".to_owned(), "0/2/200".to_owned()]));
         assert_eq!(t.downlink.lead(t.now()), ms(700));
         assert!(!t.downlink.is_quiet());

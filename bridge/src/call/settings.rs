@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CallConfig {
-    /// Audio format on the model leg: `pcm24k` (transcoded) or `pcmu` (passed through).
+    /// Audio format on the model leg: `pcm24k` (transcoded), or `pcmu` or `pcma` (passed through to and from a
+    /// caller who speaks it, else converted sample by sample).
     pub format: Format,
     /// Event names spoken to the model: `ga`, or `beta` for servers that still speak the retired names.
     pub dialect: Dialect,
@@ -33,6 +34,9 @@ pub struct CallConfig {
     pub vad: Vad,
     /// The caller may interrupt the agent. Switched off, speech over the agent is heard but stops nothing.
     pub barge_in: bool,
+    /// Replaces the tones of pressed keys by silence on their way to the model, so that they are not taken for
+    /// speech. The first 20 to 40 ms of each are let through, for nothing is delayed.
+    pub mute_dtmf_tones: bool,
     /// Functions the model may call.
     pub tools: Vec<ToolSpec>,
     /// How far the audio sent to the caller may run ahead of the ear.
@@ -59,6 +63,7 @@ impl Default for CallConfig {
             noise_reduction: None,
             vad: Vad::default(),
             barge_in: true,
+            mute_dtmf_tones: false,
             tools: Vec::new(),
             pacing: Pacing::default(),
             dtmf: Dtmf::default(),

@@ -9,6 +9,7 @@ use super::timers::Timer;
 use super::tools::{self, Tools, Verdict};
 use super::uplink::Uplink;
 use super::{Desk, Stream, ToolResult, Transmit};
+use crate::audio::Law;
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
 use std::time::Instant;
@@ -37,9 +38,9 @@ pub(super) struct Conversation {
 
 impl Conversation {
     /// `keys` were pressed before the model was ready.
-    pub(super) fn begin(desk: &mut Desk, uplink: &mut Uplink, keys: &str, now: Instant) -> Self {
+    pub(super) fn begin(desk: &mut Desk, uplink: &mut Uplink, law: Law, keys: &str, now: Instant) -> Self {
         let mut talk = Self {
-            downlink: Downlink::new(&desk.config),
+            downlink: Downlink::new(&desk.config, law),
             responses: Responses::default(),
             keypad: Keypad::default(),
             tools: Tools::default(),

@@ -3,7 +3,7 @@
 use super::event::{CallEvent, EndReason};
 use super::settings::{CallConfig, ms};
 use super::*;
-use crate::audio::Format;
+use crate::audio::{Format, alaw, ulaw};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -56,6 +56,32 @@ impl Bench {
         t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
         t.sent.clear();
         t
+    }
+
+    /// Live with a caller whose carrier speaks A-law.
+    fn live_in_a_law(format: Format) -> Self {
+        let mut t = Self::with(|c| c.format = format);
+        t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
+        t.caller_frame();
+        t.model_opens();
+        t.model(r#"{"type":"session.created","session":{}}"#);
+        let echo = format!(r#"{{"format":{{"type":"{}"}}}}"#, format.wire_name());
+        t.model(&format!(
+            r#"{{"type":"session.updated","session":{{"audio":{{"input":{echo},"output":{echo}}}}}}}"#
+        ));
+        t.sent.clear();
+        t
+    }
+
+    /// Every byte sent to the caller since the last look.
+    fn sent_media(&mut self) -> Vec<u8> {
+        let mut media = Vec::new();
+        for transmit in self.sent.drain(..) {
+            if let Transmit::Caller { message: ToTwilio::Media { audio }, .. } = transmit {
+                media.extend(audio);
+            }
+        }
+        media
     }
 
     fn now(&self) -> Instant {
@@ -294,6 +320,45 @@ fn an_unknown_media_format_is_refused_not_played_as_noise() {
     t.leg(Leg::Caller, LegChange::Closed { code: Some(1000), reason: String::new() });
     assert_eq!(t.end_reason(), Some(EndReason::UnsupportedMedia));
     assert!(t.call.is_over());
+}
+
+#[test]
+fn an_a_law_caller_and_a_pcma_session_share_every_byte() {
+    let mut t = Bench::live_in_a_law(Format::Pcma);
+    t.caller_frame();
+    let Some(Transmit::Model(ClientEvent::AppendAudio { audio })) = t.sent.pop_front() else {
+        panic!("no append")
+    };
+    assert_eq!(audio, [0xFF; 160], "what the caller sent");
+    t.response_begins("r1");
+    t.model_says("r1", "item", 30);
+    t.model(r#"{"type":"response.output_audio.done","response_id":"r1","item_id":"item","content_index":0}"#);
+    assert_eq!(
+        t.sent_media(),
+        [[0x55; 240].as_slice(), &[0xD5; 80]].concat(),
+        "padded with the silence of A-law"
+    );
+}
+
+#[test]
+fn an_a_law_caller_of_a_pcmu_session_is_converted_both_ways() {
+    let mut t = Bench::live_in_a_law(Format::Pcmu);
+    t.caller_frame();
+    let Some(Transmit::Model(ClientEvent::AppendAudio { audio })) = t.sent.pop_front() else {
+        panic!("no append")
+    };
+    assert_eq!(audio, [ulaw::encode(alaw::decode(0xFF)); 160]);
+    t.response_begins("r1");
+    t.model_says("r1", "item", 20);
+    assert_eq!(t.sent_media(), [alaw::encode(ulaw::decode(0x55)); 160]);
+}
+
+#[test]
+fn an_a_law_caller_is_told_of_the_end_in_a_law() {
+    let mut t = Bench::live_in_a_law(Format::Pcm24k);
+    t.leg(Leg::Model, LegChange::Lost { why: "cut".into() });
+    let notice = t.sent_media();
+    assert_eq!(notice, vec![alaw::encode(ulaw::decode(0x33)); NOTICE_MS as usize * 8]);
 }
 
 #[test]

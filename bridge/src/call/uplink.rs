@@ -9,7 +9,8 @@
 
 use super::fifo::take_front;
 use super::settings::CallConfig;
-use crate::audio::{self, SILENCE};
+use crate::audio::dtmf::Mute;
+use crate::audio::{self, Format, Law};
 use crate::twilio::Media;
 use std::collections::VecDeque;
 
@@ -35,7 +36,12 @@ pub(crate) struct Taken {
 
 /// The caller's audio on its way to the model.
 pub(crate) struct Uplink {
-    codec: audio::Uplink,
+    format: Format,
+    /// `None` until the stream says which law its audio is in. What comes before that waits as it came, and gaps
+    /// in it stay open: what silence is made of is not known either.
+    codec: Option<audio::Uplink>,
+    mutes_tones: bool,
+    mute: Option<Mute>,
     gap_max_ms: u64,
     backlog_max: usize,
     backlog: VecDeque<u8>,
@@ -49,7 +55,10 @@ pub(crate) struct Uplink {
 impl Uplink {
     pub(crate) fn new(config: &CallConfig) -> Self {
         Self {
-            codec: audio::Uplink::new(config.format),
+            format: config.format,
+            codec: None,
+            mutes_tones: config.mute_dtmf_tones,
+            mute: None,
             gap_max_ms: config.limits.gap_ms,
             backlog_max: usize::try_from(config.limits.backlog_ms * BYTES_PER_MS).unwrap_or(usize::MAX),
             backlog: VecDeque::new(),
@@ -59,18 +68,31 @@ impl Uplink {
         }
     }
 
+    /// The stream says what its audio is.
+    pub(crate) fn speaks(&mut self, law: Law) {
+        self.codec = Some(audio::Uplink::new(law, self.format));
+        self.mute = self.mutes_tones.then(|| Mute::new(law));
+    }
+
     /// Takes a frame from the caller into the backlog.
     pub(crate) fn take(&mut self, media: &Media) -> Taken {
         if media.chunk != 0 && media.chunk <= self.last_chunk {
             return Taken { repeated: true, ..Taken::default() };
         }
         self.last_chunk = media.chunk.max(self.last_chunk);
-        let filled_ms = match (self.position_ms, media.timestamp_ms) {
+        let gap_ms = match (self.position_ms, media.timestamp_ms) {
             (Some(expected), Some(at)) if at >= expected + GAP_MIN_MS => (at - expected).min(self.gap_max_ms),
             _ => 0,
         };
-        self.backlog.extend(std::iter::repeat_n(SILENCE, (filled_ms * BYTES_PER_MS) as usize));
-        self.backlog.extend(&media.audio);
+        let filled_ms = self.fill(gap_ms);
+        match &mut self.mute {
+            Some(mute) => {
+                let mut codes = media.audio.clone();
+                mute.apply(&mut codes);
+                self.backlog.extend(codes);
+            }
+            None => self.backlog.extend(&media.audio),
+        }
         // Small wander is followed without filling, so that it cannot add up.
         let begins = media.timestamp_ms.or(self.position_ms).unwrap_or(0);
         self.advance(begins, media.audio.len() as u64);
@@ -79,11 +101,22 @@ impl Uplink {
 
     /// Supplies silence the caller's carrier leaves out.
     pub(crate) fn supply_silence(&mut self, silence_ms: u64) {
-        self.backlog.extend(std::iter::repeat_n(SILENCE, (silence_ms * BYTES_PER_MS) as usize));
+        let silence_ms = self.fill(silence_ms);
         if let Some(position) = self.position_ms {
             self.advance(position, silence_ms * BYTES_PER_MS);
         }
         self.shed();
+    }
+
+    /// Puts silence into the backlog, if it is known what that is. Returns how much, ms.
+    fn fill(&mut self, silence_ms: u64) -> u64 {
+        let Some(codec) = &self.codec else { return 0 };
+        let silence = std::iter::repeat_n(codec.law().silence(), (silence_ms * BYTES_PER_MS) as usize);
+        self.backlog.extend(silence);
+        if let Some(mute) = self.mute.as_mut().filter(|_| silence_ms > 0) {
+            mute.reset();
+        }
+        silence_ms
     }
 
     fn advance(&mut self, begins_ms: u64, bytes: u64) {
@@ -102,11 +135,12 @@ impl Uplink {
     /// Hands over what waits, in the session's format, as appends of at most a second.
     pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
         let mut appends = Vec::new();
+        let Some(codec) = &mut self.codec else { return appends };
         while !self.backlog.is_empty() {
             let take = self.backlog.len().min(APPEND_MAX);
-            let ulaw = take_front(&mut self.backlog, take);
+            let codes = take_front(&mut self.backlog, take);
             let mut audio = Vec::new();
-            self.codec.push(&ulaw, &mut audio);
+            codec.push(&codes, &mut audio);
             if !audio.is_empty() {
                 appends.push(audio);
             }
@@ -123,12 +157,13 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audio::Format;
 
     fn uplink(backlog_ms: u64) -> Uplink {
         let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
         config.limits.backlog_ms = backlog_ms;
-        Uplink::new(&config)
+        let mut uplink = Uplink::new(&config);
+        uplink.speaks(Law::Ulaw);
+        uplink
     }
 
     fn frame(chunk: u64, timestamp_ms: u64) -> Media {
@@ -154,7 +189,63 @@ mod tests {
         assert_eq!(t.take(&frame(3, 1_140)).filled_ms, 0);
         let audio = t.drain().concat();
         assert_eq!(audio.len(), 3 * 160 + 8_000);
-        assert!(audio[160..8_160].iter().all(|&b| b == SILENCE));
+        assert!(audio[160..8_160].iter().all(|&b| b == 0xFF));
+    }
+
+    #[test]
+    fn silence_is_what_the_callers_law_calls_silence() {
+        let mut t = uplink(60_000);
+        t.format = Format::Pcma;
+        t.speaks(Law::Alaw);
+        t.take(&frame(1, 100));
+        t.take(&frame(2, 220));
+        t.supply_silence(10);
+        let audio = t.drain().concat();
+        assert_eq!(audio, [&[1; 160][..], &[0xD5; 800], &[2; 160], &[0xD5; 80]].concat());
+    }
+
+    #[test]
+    fn what_came_before_the_law_was_known_is_read_in_it() {
+        let config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
+        let mut t = Uplink::new(&config);
+        t.take(&Media { audio: vec![0xD5; 160], ..frame(1, 100) });
+        assert_eq!(t.take(&frame(2, 500)).filled_ms, 0);
+        assert_eq!(t.drain(), Vec::<Vec<u8>>::new());
+        t.speaks(Law::Alaw);
+        let audio = t.drain().concat();
+        assert_eq!(audio.len(), 320);
+        assert_eq!(crate::audio::ulaw::decode(audio[0]), 8, "the silence of A-law");
+    }
+
+    /// 20 ms of the key 1: 697 and 1,209 Hz, by turning two vectors.
+    fn key_frames(count: usize) -> Vec<Vec<u8>> {
+        let mut vectors = [(0.0f64, 5_000.0), (0.0, 5_000.0)];
+        let mut next = || {
+            for (vector, (cos, sin)) in
+                vectors.iter_mut().zip([(0.853_868_905, 0.520_488_130), (0.582_052_012, 0.813_151_558)])
+            {
+                *vector = (vector.0 * cos + vector.1 * sin, vector.1 * cos - vector.0 * sin);
+            }
+            crate::audio::ulaw::encode((vectors[0].0 + vectors[1].0) as i16)
+        };
+        (0..count).map(|_| (0..160).map(|_| next()).collect()).collect()
+    }
+
+    #[test]
+    fn tones_are_muted_when_that_is_asked_for() {
+        for muted in [false, true] {
+            let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: muted, ..CallConfig::default() };
+            let mut t = Uplink::new(&config);
+            t.speaks(Law::Ulaw);
+            let tone = key_frames(3);
+            for (n, audio) in (1u64..).zip(&tone) {
+                t.take(&Media { audio: audio.clone(), ..frame(n, 80 + 20 * n) });
+            }
+            t.take(&frame(4, 160));
+            let silence = vec![0xFF; 320];
+            let rest = if muted { silence } else { tone[1..].concat() };
+            assert_eq!(t.drain().concat(), [tone[0].clone(), rest, vec![4; 160]].concat());
+        }
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
         judge_deafness(case, m, findings);
         return;
     };
-    let bytes_per_sample = if model.input_format == "audio/pcmu" { 1 } else { 6 };
+    let bytes_per_sample = if model.input_format == "audio/pcm" { 6 } else { 1 };
     let when = |offset: usize| {
         let after = appends.partition_point(|(_, at)| *at <= offset * bytes_per_sample);
         appends[after.saturating_sub(1)].0

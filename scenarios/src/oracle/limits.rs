@@ -9,7 +9,7 @@ const PIECES_MS: u64 = 1_000;
 /// Bytes of a millisecond of 16-bit audio at 24 kHz.
 const PCM_BYTES_PER_MS: u64 = 48;
 /// Bytes of a millisecond of G.711.
-const ULAW_BYTES_PER_MS: u64 = 8;
+const G711_BYTES_PER_MS: u64 = 8;
 
 /// See [`Oracle::about`].
 pub const BOUND: Oracle = Oracle {
@@ -22,10 +22,10 @@ pub const BOUND: Oracle = Oracle {
 fn bound(trace: &Trace) -> Vec<Violation> {
     each(trace, BOUND.name, |case, findings| {
         let limits = &case.terms.config.limits;
-        let per_ms = if case.terms.wanted_format() == Some("audio/pcmu") {
-            ULAW_BYTES_PER_MS
-        } else {
+        let per_ms = if case.terms.wanted_format() == Some("audio/pcm") {
             PCM_BYTES_PER_MS
+        } else {
+            G711_BYTES_PER_MS
         };
         let most = (limits.held_ms + PIECES_MS) * per_ms + (limits.backlog_ms + PIECES_MS) * per_ms;
         for (at, event) in &case.call.bridge {

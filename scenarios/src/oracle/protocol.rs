@@ -253,7 +253,8 @@ fn judge_formats(
             .say(at, format!("the session was set to {input} in and {output} out, but the wire is {wanted}"));
     }
     for (which, format) in [("input", input), ("output", output)] {
-        if !matches!(format, "audio/pcm" | "audio/pcmu") && case.terms.wants_no_other_format() {
+        if !matches!(format, "audio/pcm" | "audio/pcmu" | "audio/pcma") && case.terms.wants_no_other_format()
+        {
             findings.say(at, format!("{which} format {format} is none a phone bridge can use"));
         }
     }

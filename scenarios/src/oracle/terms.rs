@@ -280,6 +280,7 @@ impl<'a> Terms<'a> {
     pub(crate) fn wanted_format(&self) -> Option<&'static str> {
         match self.config.format {
             Format::Pcmu => Some("audio/pcmu"),
+            Format::Pcma => Some("audio/pcma"),
             Format::Pcm24k => Some("audio/pcm"),
         }
     }
