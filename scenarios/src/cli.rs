@@ -2,11 +2,17 @@
 
 use crate::catalogue;
 use crate::explain;
+use crate::explore;
 use crate::oracle;
+use crate::picture;
+use crate::quality;
+use crate::recording::{self, Standing};
+use crate::regressions;
 use crate::report::{self, Outcome};
 use crate::sabotage;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
+use crate::shrink;
 use crate::stage::{self, StageKind};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -14,7 +20,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::io::Write as _;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +39,10 @@ Examples:
   cargo scn run                                  the whole catalogue on both stages
   cargo scn run barge_in --stage simulated       every scenario with `barge_in` in its name
   cargo scn run my_call.toml --seed 42           a file of your own
-  cargo scn explain barge_in/mid_answer          the call, line by line"
+  cargo scn explain barge_in/mid_answer          the call, line by line
+  cargo scn explore --seeds 1..200               generated calls, one for each seed
+  cargo scn shrink 42                            the smallest call with the violation of seed 42
+  cargo scn bless barge_in                       whether recorded calls still sound the same"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -80,10 +89,30 @@ enum Task {
         #[arg(long)]
         raw: bool,
     },
+    /// Plays generated scenarios, seed after seed.
+    Explore(explore::Options),
+    /// Finds the smallest scenario that breaks the same rule.
+    Shrink(shrink::Options),
+    /// Keeps a shrunk scenario among the regressions, which are played for ever.
+    Keep(regressions::Options),
     /// Lists the oracles and what they demand.
     Oracles,
     /// Tries every saboteur on its oracle.
     Sabotage,
+    /// Compares the audio of the recorded calls with `golden/calls`, and tells what changed.
+    Bless {
+        /// Part of a scenario's name; every recorded call when absent.
+        pattern: Option<String>,
+        /// Write what changed: the audio of today is right.
+        #[arg(long)]
+        accept: bool,
+    },
+    /// Measures the audio path against its goals.
+    Quality {
+        /// Also write speech before and after each way through the bridge, as WAV files, into this folder.
+        #[arg(long)]
+        save: Option<PathBuf>,
+    },
     /// Prints `scenario stage seed hash` for each run, for comparing two processes.
     #[command(hide = true)]
     Hash {
@@ -106,20 +135,20 @@ struct What {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Stages {
+pub(crate) enum Stages {
     Memory,
     Simulated,
     Both,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum OneStage {
+pub(crate) enum OneStage {
     Memory,
     Simulated,
 }
 
 impl Stages {
-    fn has(self, kind: StageKind) -> bool {
+    pub(crate) fn has(self, kind: StageKind) -> bool {
         match (self, kind) {
             (Self::Both, _) | (Self::Memory, StageKind::Memory) | (Self::Simulated, StageKind::Simulated) => {
                 true
@@ -167,7 +196,7 @@ pub fn check(words: &[&str]) -> Result<(), String> {
 }
 
 /// Writes to standard output; a reader who has had enough ends the program without a word.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
@@ -193,6 +222,9 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
             explain(&scenario, stage.into(), seed, call, raw)
         }
+        Task::Explore(options) => explore::run(&options),
+        Task::Shrink(options) => shrink::run(&options),
+        Task::Keep(options) => regressions::run(&options),
         Task::Oracles => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {
@@ -201,6 +233,20 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Task::Sabotage => Ok(try_saboteurs()),
+        Task::Bless { pattern, accept } => bless(pattern.as_deref(), accept),
+        Task::Quality { save } => {
+            if let Some(folder) = save {
+                let cannot = || format!("cannot write into {}", folder.display());
+                std::fs::create_dir_all(&folder).with_context(cannot)?;
+                for speech in quality::speech() {
+                    let path = folder.join(format!("{}.wav", speech.name));
+                    std::fs::write(path, speech.to_wav()).with_context(cannot)?;
+                }
+            }
+            let goals = quality::measure();
+            say(&quality::table(&goals));
+            Ok(quality::all_met(&goals))
+        }
         Task::Hash { what } => {
             for (name, kind, seed, hash) in hashes(&what)? {
                 say(&format!("{name} {kind} {seed} {hash}\n"));
@@ -429,6 +475,60 @@ fn explain(
     Ok(true)
 }
 
+/// Tells how each recorded call stands to its files; true when all are the same, or were made the same.
+fn bless(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
+    let chosen = recording::chosen(pattern)?;
+    if chosen.is_empty() {
+        let names: Vec<_> = recording::CHOSEN.iter().map(|chosen| chosen.scenario).collect();
+        bail!(
+            "no recorded call is named like `{}`; there are {}",
+            pattern.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    let (mut same, mut unlike) = (0, 0);
+    for (chosen, scenario) in chosen {
+        let played = recording::play(chosen, &scenario)?;
+        for recording in &played.recordings {
+            let file = recording.file();
+            match recording.standing(&played.drains)? {
+                Standing::Same => {
+                    same += 1;
+                    continue;
+                }
+                Standing::New => say(&format!("{file} is not there yet\n")),
+                Standing::Changed { before, difference } => {
+                    let picture = picture::save(&before, recording, &difference)?;
+                    say(&format!("{file} differs\n{difference}\n  picture    {picture}\n"));
+                }
+            }
+            unlike += 1;
+            if accept {
+                recording.save()?;
+                say("  accepted   and written\n");
+            }
+        }
+        for drain in &played.drains {
+            say(&format!("{}: {drain}\n", scenario.name));
+        }
+    }
+    // What one pattern leaves out is not astray.
+    for stray in if pattern.is_none() { recording::strays()? } else { Vec::new() } {
+        unlike += 1;
+        say(&format!("{} belongs to no recorded call\n", stray.display()));
+        if accept {
+            std::fs::remove_file(&stray).with_context(|| format!("cannot remove {}", stray.display()))?;
+            say("  accepted   and removed\n");
+        }
+    }
+    say(&format!("{same} recordings are the same, {unlike} differ\n"));
+    if unlike > 0 && !accept {
+        let pattern = pattern.map(|pattern| format!(" {pattern}")).unwrap_or_default();
+        say(&format!("when today's audio is right: cargo scn bless{pattern} --accept\n"));
+    }
+    Ok(unlike == 0 || accept)
+}
+
 /// Whether every saboteur was caught and nobody was accused without one.
 fn try_saboteurs() -> bool {
     let all = sabotage::all();
@@ -485,6 +585,11 @@ mod tests {
                 "--processes",
             ],
             &["scn", "explain", "turns/one", "--stage", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
+            &["scn", "bless", "barge_in", "--accept"],
+            &["scn", "quality"],
+            &["scn", "explore", "--for", "10m", "--shard", "1/4", "--stage", "both", "--keep-going"],
+            &["scn", "shrink", "7", "--stage", "simulated", "--oracle", "heard"],
+            &["scn", "keep", "target/scn/7-small.toml", "late_mark", "--purpose", "Marks may be late."],
             &["scn", "hash"],
         ] {
             check(good).unwrap();

@@ -2,23 +2,35 @@
 //!
 //! In the order a run goes:
 //! * [`scenario`], [`weather`], [`seed`]: what is played; [`catalogue`]: what was written down to be played.
+//! * [`generate`]: a scenario made of a seed; [`explore`]: one seed after the other.
+//! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
 //! * [`stage`]: where it is played, in memory or in a simulated network; [`trace`]: what came of it.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
+//! * [`recording`], [`compare`], [`picture`]: the audio of chosen calls is the same as before, sample for sample.
+//! * [`quality`]: the goals of the audio path, measured.
 //! * [`cli`], [`report`], [`explain`]: for people.
 //!
 //! This is the only crate that knows both the bridge and its two witnesses.
 
 pub mod catalogue;
 pub mod cli;
+pub mod compare;
 pub mod explain;
+pub mod explore;
+pub mod generate;
 pub mod listen;
 pub mod milestones;
 pub mod oracle;
+pub mod picture;
+pub mod quality;
+pub mod recording;
+pub mod regressions;
 pub mod report;
 pub mod sabotage;
 pub mod scenario;
 pub mod seed;
+pub mod shrink;
 pub mod stage;
 pub mod trace;
 pub mod weather;

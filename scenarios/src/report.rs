@@ -4,6 +4,7 @@ use crate::explain;
 use crate::milestones;
 use crate::oracle::audio::Figures;
 use crate::oracle::{self, Violation};
+use crate::recording;
 use crate::seed::Seed;
 use crate::stage::StageKind;
 use crate::trace::Trace;
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub reached: BTreeSet<&'static str>,
     /// What it measured.
     pub figures: Figures,
+    /// From each taking of the floor to the agent's last sample at the ear, ms.
+    pub drains: Vec<f64>,
     /// [`Trace::hash`], when it was asked for.
     pub hash: Option<String>,
 }
@@ -71,6 +74,10 @@ impl Outcome {
             violated,
             reached,
             figures: oracle::audio::figures(trace),
+            drains: (0..trace.calls.len())
+                .flat_map(|call| recording::drains(trace, call))
+                .map(|drain| drain.total)
+                .collect(),
             hash: None,
         }
     }
@@ -158,9 +165,9 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
         };
     }
     for stage in StageKind::ALL {
-        let mut of_stage = outcomes.iter().filter(|outcome| outcome.stage == stage).peekable();
-        if of_stage.peek().is_some() {
-            text.push_str(&figures(stage, of_stage.map(|outcome| &outcome.figures)));
+        let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
+        if !of_stage.is_empty() {
+            text.push_str(&figures(stage, &of_stage));
         }
     }
     let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
@@ -179,9 +186,9 @@ pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
     milestones::ALL.iter().copied().filter(|name| !reached.contains(name)).collect()
 }
 
-fn figures<'a>(stage: StageKind, all: impl Iterator<Item = &'a Figures>) -> String {
+fn figures(stage: StageKind, outcomes: &[&Outcome]) -> String {
     let mut sum = Figures::default();
-    for one in all {
+    for one in outcomes.iter().map(|outcome| &outcome.figures) {
         sum.truncation_errors.extend(&one.truncation_errors);
         sum.clear_latencies.extend(&one.clear_latencies);
         sum.stale_bytes += one.stale_bytes;
@@ -195,6 +202,8 @@ fn figures<'a>(stage: StageKind, all: impl Iterator<Item = &'a Figures>) -> Stri
     };
     say("cut less heard", sum.truncation_errors);
     say("speech_started to clear at the ear", sum.clear_latencies);
+    let drains = outcomes.iter().flat_map(|outcome| outcome.drains.iter().copied()).collect();
+    say("the floor taken to the agent's last sample", drains);
     say("caller silent to answer at the ear", sum.answers.iter().map(|answer| answer.mic_to_mic).collect());
     say("  of it the bridge", sum.answers.iter().map(|answer| answer.bridge).collect());
     say("  of it the model", sum.answers.iter().map(|answer| answer.model).collect());

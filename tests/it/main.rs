@@ -6,6 +6,10 @@
 //! * `catalogue`: every scenario on both stages, judged by every oracle.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
+//! * `golden_calls`: chosen calls sound as they sounded, sample for sample.
+//! * `quality`: the audio path meets its goals.
+//! * `regressions`: every bug that was found and mended stays mended.
+//! * `seeds`: generated worlds are valid, the same every time, and break no rule.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
 //! * `readme`: the commands of the README exist.
 
@@ -13,7 +17,11 @@ mod catalogue;
 mod codec;
 mod conformance;
 mod determinism;
+mod golden_calls;
+mod quality;
 mod readme;
+mod regressions;
 mod sabotage;
+mod seeds;
 mod tidy;
 mod timelines;

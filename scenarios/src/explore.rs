@@ -1,0 +1,347 @@
+//! Plays generated scenarios, seed after seed, until something breaks or the time is up.
+//!
+//! A seed is a lottery ticket: what it found is written to a file at once, and the file is what gets shrunk and kept.
+
+use crate::cli::{Stages, say};
+use crate::generate::generate;
+use crate::milestones;
+use crate::report::{self, Outcome};
+use crate::scenario::Scenario;
+use crate::seed::Seed;
+use crate::stage::{self, StageKind};
+use anyhow::{Context as _, bail};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Where the scenarios of failures are written, from the folder of the command.
+pub const FOUND: &str = "target/scn";
+/// How often the progress is told.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// What to explore, and for how long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Seeds from A up to, but without, B: `1..200`. `1..` has no end and needs `--for`.
+    #[arg(long, value_name = "A..B", required_unless_present = "time")]
+    seeds: Option<Seeds>,
+    /// Begin no run after this long: `90s`, `10m`, `2h`.
+    #[arg(long = "for", value_name = "TIME")]
+    time: Option<Span>,
+    /// Where to play.
+    #[arg(long, value_enum, default_value_t = Stages::Memory)]
+    stage: Stages,
+    /// Only every n-th seed, beginning with the i-th: for n machines.
+    #[arg(long, value_name = "i/n", default_value = "1/1")]
+    shard: Shard,
+    /// How many are played at one time; as many as there are processors when absent.
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
+    /// Go on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+    /// Write one JSON object for each run to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// A range of seeds, without its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seeds {
+    from: u64,
+    to: Option<u64>,
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no range of seeds: write `1..200`, or `1..` together with --for");
+        let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<Seed>().map(|seed| seed.0).map_err(|_| wrong());
+        let seeds = Self { from: number(from)?, to: if to.is_empty() { None } else { Some(number(to)?) } };
+        if seeds.to.is_some_and(|to| to <= seeds.from) {
+            return Err(format!("`{text}` is empty: it ends before {to}, and begins with {from}"));
+        }
+        Ok(seeds)
+    }
+}
+
+/// A length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no time: write `90s`, `10m` or `2h`");
+        let unit = text.chars().last().ok_or_else(wrong)?;
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            _ => return Err(wrong()),
+        };
+        let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+        count.checked_mul(seconds).map(|all| Self(Duration::from_secs(all))).ok_or_else(wrong)
+    }
+}
+
+/// One of several machines that share the seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shard {
+    /// Counted from 0.
+    index: u64,
+    of: u64,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no shard: write `1/4` to `4/4` for four machines");
+        let (index, of) = text.split_once('/').ok_or_else(wrong)?;
+        let (index, of): (u64, u64) = (index.parse().map_err(|_| wrong())?, of.parse().map_err(|_| wrong())?);
+        if index == 0 || index > of {
+            return Err(wrong());
+        }
+        Ok(Self { index: index - 1, of })
+    }
+}
+
+/// Plays and judges the scenario of one seed, as `scn explore` does.
+pub fn play(seed: Seed, kind: StageKind) -> Outcome {
+    let (trace, cpu) = stage::play_timed(kind, &generate(seed), seed);
+    Outcome::of(&trace, &found_at(seed).display().to_string(), cpu)
+}
+
+/// Where the scenario of a seed is written when it fails.
+pub fn found_at(seed: Seed) -> PathBuf {
+    Path::new(FOUND).join(format!("{seed}.toml"))
+}
+
+/// A scenario as a file that says with which seed it is played.
+pub fn with_seed(scenario: &Scenario, seed: Seed) -> String {
+    format!("# seed {seed}\n{}", scenario.to_toml())
+}
+
+/// The seed a file of [`with_seed`] names in its first line.
+pub fn seed_in(text: &str) -> Option<Seed> {
+    text.lines().next()?.strip_prefix("# seed ")?.trim().parse().ok()
+}
+
+/// Writes a scenario with its seed, and makes the folder if there is none.
+///
+/// # Errors
+/// When the file cannot be written; the message names it.
+pub fn write(path: &Path, scenario: &Scenario, seed: Seed) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    fs::write(path, with_seed(scenario, seed)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What has been seen so far.
+#[derive(Default)]
+struct Tally {
+    runs: u64,
+    call_ms: u64,
+    cpu: Duration,
+    failed: BTreeSet<(Seed, StageKind)>,
+    violations: u64,
+    reached: BTreeSet<&'static str>,
+    told: Duration,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.call_ms += outcome.call_ms;
+        self.cpu += outcome.cpu.unwrap_or_default();
+        self.violations += outcome.violated as u64;
+        if !outcome.passed() {
+            self.failed.insert((outcome.seed, outcome.stage));
+        }
+        self.reached.extend(&outcome.reached);
+    }
+
+    fn line(&self) -> String {
+        let seconds = self.call_ms as f64 / 1e3;
+        let speed = match self.cpu.as_secs_f64() {
+            cpu if cpu > 0.0 => format!("{:.0} call-seconds a second of processor time", seconds / cpu),
+            _ => "this system does not tell processor time".to_owned(),
+        };
+        format!(
+            "{} runs, {seconds:.0} call-seconds ({speed}); {} failed, {} oracles violated; milestones {} of {}",
+            self.runs,
+            self.failed.len(),
+            self.violations,
+            self.reached.len(),
+            milestones::ALL.len(),
+        )
+    }
+}
+
+/// Explores; true when nothing failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    let seeds = options.seeds.unwrap_or(Seeds { from: 1, to: None });
+    if seeds.to.is_none() && options.time.is_none() {
+        bail!("`--seeds {}..` has no end: add one, or `--for 10m`", seeds.from);
+    }
+    let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| options.stage.has(*kind)).collect();
+    if kinds.contains(&StageKind::Simulated) {
+        stage::simulated::ready()?;
+    }
+    let mut json = None;
+    if let Some(path) = &options.json {
+        json = Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+    }
+    let json = Mutex::new(json);
+    let clock = Clock::start();
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let tally = Mutex::new(Tally::default());
+    let trouble = Mutex::new(None);
+    let work = || -> anyhow::Result<()> {
+        while !stop.load(Ordering::Relaxed) && options.time.is_none_or(|time| clock.shows() < time.0) {
+            let nth = next.fetch_add(1, Ordering::Relaxed) * options.shard.of + options.shard.index;
+            let Some(seed) = seeds.from.checked_add(nth).filter(|s| seeds.to.is_none_or(|to| *s < to)) else {
+                return Ok(());
+            };
+            for kind in &kinds {
+                let outcome = play(Seed(seed), *kind);
+                if let Some(file) = &mut *locked(&json) {
+                    writeln!(file, "{}", as_json(&outcome)).context("cannot write the JSON lines")?;
+                }
+                let mut tally = locked(&tally);
+                tally.add(&outcome);
+                if clock.shows() >= tally.told + TOLD_EVERY {
+                    tally.told = clock.shows();
+                    eprintln!("{}", tally.line());
+                }
+                if !outcome.passed() {
+                    write(&found_at(outcome.seed), &generate(outcome.seed), outcome.seed)?;
+                    say(&format!("{}\n", failure(&outcome)));
+                    stop.fetch_or(!options.keep_going, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    };
+    let jobs =
+        options.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                if let Err(error) = work() {
+                    stop.store(true, Ordering::Relaxed);
+                    *locked(&trouble) = Some(error);
+                }
+            });
+        }
+    });
+    if let Some(error) = trouble.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if tally.runs == 0 {
+        bail!(
+            "not one seed was played: the range is smaller than the number of shards, or the time too short"
+        );
+    }
+    say(&format!("{}\n", tally.line()));
+    for missed in milestones::ALL.iter().filter(|name| !tally.reached.contains(*name)) {
+        say(&format!("not reached: {missed}\n"));
+    }
+    if !tally.failed.is_empty() {
+        let failed: Vec<_> = tally.failed.iter().map(|(seed, kind)| format!("{seed} ({kind})")).collect();
+        say(&format!("failed: {}\n", failed.join(", ")));
+    }
+    Ok(tally.failed.is_empty())
+}
+
+/// The report of a run, and how to go on from it.
+fn failure(outcome: &Outcome) -> String {
+    let Outcome { seed, stage, .. } = outcome;
+    let told = report::failure(outcome);
+    format!("{told}  smaller    cargo scn shrink {seed} --stage {stage}\n")
+}
+
+fn as_json(outcome: &Outcome) -> serde_json::Value {
+    let problems: Vec<_> = outcome.problems.iter().map(|(what, _)| what).collect();
+    serde_json::json!({
+        "seed": outcome.seed.to_string(),
+        "stage": outcome.stage.name(),
+        "passed": outcome.passed(),
+        "call_ms": outcome.call_ms,
+        "problems": problems,
+        "milestones": outcome.reached,
+    })
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time of the person who waits. No run depends on it, only how many there are.
+struct Clock(Instant);
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "how long to explore is a matter of real time")]
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn shows(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_times_and_shards_are_read_or_refused_with_an_example() {
+        assert_eq!("1..200".parse(), Ok(Seeds { from: 1, to: Some(200) }));
+        assert_eq!("0x10..".parse(), Ok(Seeds { from: 16, to: None }));
+        assert_eq!("10m".parse(), Ok(Span(Duration::from_secs(600))));
+        assert_eq!("2/3".parse(), Ok(Shard { index: 1, of: 3 }));
+        for wrong in ["200", "2..1", "a..b", "..5"] {
+            assert!(wrong.parse::<Seeds>().is_err(), "{wrong}");
+        }
+        for wrong in ["", "10", "m", "1d", "-1s", "9999999999999999999h"] {
+            assert!(wrong.parse::<Span>().is_err(), "{wrong}");
+        }
+        for wrong in ["0/3", "4/3", "1", "1/0"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_names_its_seed() {
+        let scenario = generate(Seed(7));
+        let text = with_seed(&scenario, Seed(7));
+        assert_eq!(seed_in(&text), Some(Seed(7)));
+        let mut again = Scenario::from_toml("generated/7", &text).unwrap();
+        again.name.clone_from(&scenario.name);
+        assert_eq!(again, scenario);
+        assert_eq!(seed_in("purpose = \"x.\""), None);
+    }
+
+    #[test]
+    fn a_failure_says_how_to_go_on() {
+        let mut outcome = play(Seed(1), StageKind::Memory);
+        outcome.problems.push(("heard: something".into(), String::new()));
+        let text = failure(&outcome);
+        assert!(text.contains("cargo scn run target/scn/1.toml --stage memory --seed 1"), "{text}");
+        assert!(text.contains("cargo scn shrink 1 --stage memory"), "{text}");
+        assert_eq!(as_json(&outcome)["passed"], false);
+    }
+}

@@ -1,0 +1,38 @@
+//! Every bug that was found and mended stays mended, on both stages.
+
+use scenarios::scenario::Scenario;
+use scenarios::stage::StageKind;
+use scenarios::{oracle, regressions, stage};
+
+fn play_all(kind: StageKind) {
+    let all = regressions::all().expect("the regressions can be read");
+    assert!(all.len() >= 6, "only {} regressions are left", all.len());
+    let mut violations = Vec::new();
+    for kept in all.iter().filter(|kept| kept.scenario.stages.contains(&kind)) {
+        let trace = stage::play(kind, &kept.scenario, kept.seed);
+        let name = &kept.scenario.name;
+        violations.extend(oracle::judge(&trace).into_iter().map(|v| format!("{name} on {kind}: {v}")));
+    }
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+#[test]
+fn no_mended_bug_is_back_in_memory() {
+    play_all(StageKind::Memory);
+}
+
+#[test]
+fn no_mended_bug_is_back_in_the_simulated_network() {
+    play_all(StageKind::Simulated);
+}
+
+#[test]
+fn each_says_what_must_hold_and_stays_small() {
+    for kept in regressions::all().expect("the regressions can be read") {
+        let scenario = &kept.scenario;
+        assert!(scenario.purpose.ends_with('.'), "{}: the purpose is one sentence", scenario.name);
+        assert!(scenarios::shrink::steps(scenario) <= 15, "{}: shrink it first", scenario.name);
+        let again = Scenario::from_toml(&scenario.name, &scenario.to_toml()).expect("it reads back");
+        assert_eq!(&again, scenario, "{} does not round-trip", scenario.name);
+    }
+}
