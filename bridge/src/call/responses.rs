@@ -59,6 +59,10 @@ pub(crate) struct Requested {
     pub(crate) event_id: String,
     why: Why,
     fenced: bool,
+    /// A turn of the caller ended since it was sent: an unnamed response may be the answer to that.
+    turn_ended: bool,
+    /// The server began a response of its own instead of ours.
+    overtaken: bool,
 }
 
 /// What to do about a response that was just created.
@@ -98,7 +102,14 @@ impl Responses {
         let why = self.wanted.take()?;
         self.next_request += 1;
         let number = self.next_request;
-        let request = Requested { number, event_id: format!("create_{number}"), why, fenced: false };
+        let request = Requested {
+            number,
+            event_id: format!("create_{number}"),
+            why,
+            fenced: false,
+            turn_ended: false,
+            overtaken: false,
+        };
         self.requested = Some(request.clone());
         Some((request, why))
     }
@@ -112,9 +123,9 @@ impl Responses {
 
     /// A response came into being.
     pub(crate) fn created(&mut self, id: &str, request: Option<u64>, caller_speaks: bool) -> Created {
-        // A server that does not return metadata still answers requests in order.
+        // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.auto_pending;
-        let ours = self.requested.take_if(|r| Some(r.number) == request || unnamed);
+        let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
         let fenced = match &ours {
             Some(ours) => ours.fenced,
             None if request.is_some() => true, // one we gave up waiting for
@@ -124,6 +135,10 @@ impl Responses {
                 let fenced = caller_speaks || (self.auto_pending && self.auto_fenced);
                 self.auto_pending = false;
                 self.auto_fenced = false;
+                if let Some(requested) = &mut self.requested {
+                    requested.overtaken = true;
+                }
+                self.wanted.take_if(|why| *why == Why::Turn); // this is its answer
                 fenced
             }
         };
@@ -139,9 +154,25 @@ impl Responses {
         Created::Welcome
     }
 
+    /// A turn of the caller ended.
+    pub(crate) const fn turn_ended(&mut self) {
+        if let Some(requested) = &mut self.requested {
+            requested.turn_ended = true;
+        }
+    }
+
     /// A response ended. Returns it if it was the active one.
     pub(crate) fn done(&mut self, id: &str) -> Option<Active> {
-        self.active.take_if(|active| active.id == id)
+        let ended = self.active.take_if(|active| active.id == id)?;
+        // The server handles what it is sent in order: a request that was overtaken by a response which has ended
+        // by now was neither granted nor refused, and will not be.
+        if let Some(lost) = self.requested.take_if(|requested| requested.overtaken)
+            && !lost.fenced
+            && !lost.why.is_met_by_a_running_response()
+        {
+            self.wanted = Some(lost.why);
+        }
+        Some(ended)
     }
 
     /// The caller took the floor: nothing that exists or was asked for may be heard any more.
@@ -257,6 +288,20 @@ mod tests {
         t.done("r1");
         t.expect_auto();
         assert_eq!(t.created("r2", None, false), Created::Welcome);
+    }
+
+    #[test]
+    fn a_request_the_server_forgot_does_not_block_the_next() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        t.ask(false);
+        t.turn_ended();
+        t.expect_auto();
+        t.created("r1", None, false);
+        t.want(Why::ToolOutput);
+        assert!(t.ask(false).is_none());
+        t.done("r1");
+        assert!(t.ask(false).is_some(), "the greeting will not come any more");
     }
 
     #[test]

@@ -166,9 +166,9 @@ impl Conversation {
                 desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
             }
             ServerEvent::ItemAdded { item, previous, role } => match role.as_str() {
-                "assistant" => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
                 "user" => desk.transcript.item(&item, previous.as_deref(), Speaker::Caller),
-                _ => {}
+                // Function calls and their outputs have no words but hold a place in the order.
+                _ => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
             },
             ServerEvent::AgentWords { item, delta } => desk.transcript.agent_words(&item, &delta),
             ServerEvent::AgentWordsDone { item, text } => desk.transcript.words(&item, Speaker::Agent, &text),
@@ -252,6 +252,7 @@ impl Conversation {
 
     fn speech_stopped(&mut self, desk: &mut Desk, now: Instant) {
         self.caller_speaks = false;
+        self.responses.turn_ended();
         desk.timers.stop(Timer::MediaPause);
         desk.event(CallEvent::SpeechStopped);
         if desk.config.vad.create_response {
