@@ -48,6 +48,7 @@ pub const CHOSEN: &[Chosen] = &[
     Chosen { scenario: "network/silence_left_out_after_speech", received: true },
     Chosen { scenario: "turns/stall_then_burst", received: false },
     Chosen { scenario: "turns/odd_deltas", received: false },
+    Chosen { scenario: "audio/tones_muted", received: true },
 ];
 
 /// Linear audio with a name.
