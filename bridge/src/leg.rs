@@ -16,23 +16,23 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 /// Messages that may wait without anybody minding: five seconds of caller audio, or several bursts of answers.
 const QUEUE_USUAL: usize = 256;
 /// From here on the leg counts as clogged.
-const QUEUE_HIGH: usize = QUEUE_USUAL / 2;
+pub const QUEUE_HIGH: usize = QUEUE_USUAL / 2;
 /// Below this it counts as flowing again.
-const QUEUE_LOW: usize = QUEUE_USUAL / 4;
+pub const QUEUE_LOW: usize = QUEUE_USUAL / 4;
 /// Messages that may wait at all. The call hears of a clogged leg only between two inputs, and one input may let
 /// it send all that the pacing's lead allows: the configuration bounds that by [`BURST_MAX`].
-const QUEUE_MAX: usize = 2 * BURST_MAX + QUEUE_USUAL;
+pub const QUEUE_MAX: usize = 2 * BURST_MAX + QUEUE_USUAL;
 /// Marks, and pieces of audio between them, that one input may send at most.
-pub(crate) const BURST_MAX: usize = 4_096;
+pub const BURST_MAX: usize = 4_096;
 
 /// What is handed to the operating system at once, bytes: large enough to write a burst in few calls, small
 /// enough that a stalled connection fills the queue above and not a buffer nobody watches.
 const BATCH_BYTES: usize = 16 * 1024;
 
 /// Largest message from Twilio, bytes; a media message has about 400.
-pub(crate) const CALLER_MESSAGE_MAX: usize = 64 * 1024;
+pub const CALLER_MESSAGE_MAX: usize = 64 * 1024;
 /// Largest message from the model, bytes: above the 15 MiB that the protocol allows in the other direction.
-pub(crate) const MODEL_MESSAGE_MAX: usize = 16 * 1024 * 1024;
+pub const MODEL_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// What a WebSocket reads at once, bytes. The library zeroes this much on each read; its default of 128 KiB would
 /// cost more than all the rest of a call.
 pub(crate) const READ_BUFFER: usize = 8 * 1024;

@@ -13,6 +13,7 @@ use crate::weather::LegWeather;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::registry::{CallKey, Registry};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
@@ -25,18 +26,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Messages waiting for room in the network at which the driver says that a leg is clogged.
-const CLOGGED_AT: usize = 128;
-/// Below this it says that the leg flows again.
-const FLOWING_BELOW: usize = 64;
-/// Beyond this it gives the leg up.
-const QUEUE_MAX: usize = 8_448;
 /// What a WebSocket frame adds to its payload, bytes.
 const FRAME_OVERHEAD: u64 = 4;
-/// The largest message the bridge reads from Twilio, bytes; a longer one ends the connection.
-const CALLER_MESSAGE_MAX: usize = 64 * 1024;
-/// The same from the model.
-const MODEL_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -744,7 +735,7 @@ impl<'a> World<'a> {
             return self.push(self.now, call, Happens::Overflows(pipe));
         }
         connection.queue.push_back(parcel);
-        if connection.queue.len() >= CLOGGED_AT && !connection.clogged {
+        if connection.queue.len() >= QUEUE_HIGH && !connection.clogged {
             connection.clogged = true;
             self.push(self.now, call, Happens::Writer(pipe, true));
         }
@@ -858,7 +849,7 @@ impl<'a> World<'a> {
         connection.in_flight = connection.in_flight.saturating_sub(1);
         if let Some(next) = (connection.in_flight < capacity).then(|| connection.queue.pop_front()).flatten()
         {
-            if connection.clogged && connection.queue.len() < FLOWING_BELOW {
+            if connection.clogged && connection.queue.len() < QUEUE_LOW {
                 connection.clogged = false;
                 self.push(now, call, Happens::Writer(pipe, false));
             }
