@@ -73,6 +73,8 @@ pub(crate) struct Cut {
     pub(crate) content: u32,
     pub(crate) heard_ms: u64,
     pub(crate) generated_ms: u64,
+    /// More of it may have been on its way.
+    pub(crate) unfinished: bool,
 }
 
 /// What an interruption found.
@@ -301,14 +303,16 @@ impl Downlink {
         self.playback.heard(item.number, now).min(item.sent)
     }
 
-    /// Where hearing stops if nothing more is played: the model's items with audio the caller does not know.
+    /// Where hearing stops if nothing more is played: the model's items with audio the caller does not know, or
+    /// will not come to know because more of it may be on its way.
     pub(crate) fn unheard(&self, now: Instant) -> Vec<Cut> {
         let cut = |item: &Item| {
             let generated_ms = item.generated_ms(self.format);
             let heard = self.heard(item, now);
             let heard_ms = (heard / BYTES_PER_MS).min(generated_ms);
-            let id = item.id.clone().filter(|_| heard_ms < generated_ms)?;
-            Some(Cut { item: id, content: item.content, heard_ms, generated_ms })
+            let id = item.id.clone().filter(|_| heard_ms < generated_ms || !item.complete)?;
+            let unfinished = !item.complete;
+            Some(Cut { item: id, content: item.content, heard_ms, generated_ms, unfinished })
         };
         self.items.iter().filter_map(cut).collect()
     }
@@ -318,11 +322,11 @@ impl Downlink {
         let format = self.format;
         let mut cuts = Vec::new();
         for item in &mut self.items {
-            item.complete = true;
+            let unfinished = !std::mem::replace(&mut item.complete, true);
             item.held.clear();
             let (heard_ms, generated_ms) = (item.sent / BYTES_PER_MS, item.generated_ms(format));
             if let Some(id) = item.id.clone().filter(|_| heard_ms < generated_ms) {
-                cuts.push(Cut { item: id, content: item.content, heard_ms, generated_ms });
+                cuts.push(Cut { item: id, content: item.content, heard_ms, generated_ms, unfinished });
             }
         }
         cuts
@@ -412,7 +416,9 @@ mod tests {
         t.at = 800;
         let found = t.downlink.interrupt(t.now());
         assert!(found.clear);
-        assert_eq!(found.cuts, [Cut { item: "two".into(), content: 0, heard_ms: 300, generated_ms: 1_000 }]);
+        let two =
+            Cut { item: "two".into(), content: 0, heard_ms: 300, generated_ms: 1_000, unfinished: true };
+        assert_eq!(found.cuts, [two]);
         assert_eq!(found.discarded, ms(700));
         assert_eq!(t.downlink.interrupt(t.now()), Interruption::default(), "once");
     }

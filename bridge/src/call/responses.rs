@@ -121,8 +121,8 @@ impl Responses {
         self.wanted = None;
     }
 
-    /// A response came into being.
-    pub(crate) fn created(&mut self, id: &str, request: Option<u64>, caller_speaks: bool) -> Created {
+    /// A response came into being. `speaking_over`: the caller is speaking, and that interrupts.
+    pub(crate) fn created(&mut self, id: &str, request: Option<u64>, speaking_over: bool) -> Created {
         // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.auto_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
@@ -132,7 +132,7 @@ impl Responses {
             None => {
                 // The server answers turns, and a turn is over when it does: while the caller is speaking an
                 // unasked response belongs to the turn before, which has just been interrupted.
-                let fenced = caller_speaks || (self.auto_pending && self.auto_fenced);
+                let fenced = speaking_over || (self.auto_pending && self.auto_fenced);
                 self.auto_pending = false;
                 self.auto_fenced = false;
                 if let Some(requested) = &mut self.requested {

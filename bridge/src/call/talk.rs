@@ -153,7 +153,8 @@ impl Conversation {
                 }
             }
             ServerEvent::ResponseCreated { response, request } => {
-                if self.responses.created(&response, request, self.caller_speaks) == Created::Unwanted {
+                let interrupted = self.caller_speaks && desk.config.barge_in;
+                if self.responses.created(&response, request, interrupted) == Created::Unwanted {
                     desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
                 }
             }

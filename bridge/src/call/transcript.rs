@@ -13,13 +13,25 @@ const ITEMS_MAX: usize = 10_000;
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;
 
+/// No voice says a character in less, ms: eighteen a second are a fast speaker.
+const CHARACTER_MS: u64 = 55;
+
+/// How much of an item was heard.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    heard_ms: u64,
+    generated_ms: u64,
+    /// The words may be those of audio that had not come yet.
+    unfinished: bool,
+}
+
 #[derive(Debug)]
 struct Entry {
     item: String,
     speaker: Speaker,
     text: String,
-    /// Heard and generated, ms, when the item was cut.
-    cut: Option<(u64, u64)>,
+    /// Where the item was cut, if it was.
+    cut: Option<Heard>,
     /// Audio of it was on its way to the ear.
     voiced: bool,
 }
@@ -89,12 +101,9 @@ impl Transcript {
 
     /// These items were not heard to their ends.
     pub(crate) fn cut_all(&mut self, cuts: &[Cut]) {
-        cuts.iter().for_each(|cut| self.cut(&cut.item, cut.heard_ms, cut.generated_ms));
-    }
-
-    /// Of an item's `generated_ms`, only `heard_ms` were heard.
-    fn cut(&mut self, item: &str, heard_ms: u64, generated_ms: u64) {
-        self.entry(item, Speaker::Agent).cut = Some((heard_ms, generated_ms));
+        for &Cut { ref item, heard_ms, generated_ms, unfinished, .. } in cuts {
+            self.entry(item, Speaker::Agent).cut = Some(Heard { heard_ms, generated_ms, unfinished });
+        }
     }
 
     /// The lines with words in them.
@@ -107,7 +116,7 @@ impl Transcript {
                 text: match entry.cut {
                     // Words run ahead of the audio; without audio nobody heard them.
                     _ if entry.speaker == Speaker::Agent && !entry.voiced => String::new(),
-                    Some((heard, generated)) => shortened(&entry.text, heard, generated).to_owned(),
+                    Some(heard) => shortened(&entry.text, heard).to_owned(),
                     None => entry.text.trim().to_owned(),
                 },
                 cut: entry.cut.is_some(),
@@ -117,13 +126,15 @@ impl Transcript {
     }
 }
 
-/// The whole words of `text` that fit into `heard` parts of `generated`.
-fn shortened(text: &str, heard: u64, generated: u64) -> &str {
+/// The whole words of `text` that fit into what was heard of it.
+fn shortened(text: &str, heard: Heard) -> &str {
     let text = text.trim();
-    if generated == 0 || heard >= generated {
+    let said_ms = if heard.unfinished { text.chars().count() as u64 * CHARACTER_MS } else { 0 };
+    let generated_ms = heard.generated_ms.max(said_ms);
+    if generated_ms == 0 || heard.heard_ms >= generated_ms {
         return text;
     }
-    let fits = text.len() as u64 * heard / generated;
+    let fits = text.len() as u64 * heard.heard_ms / generated_ms;
     let mut end = 0;
     for (at, c) in text.char_indices() {
         if at as u64 > fits {
@@ -174,9 +185,17 @@ mod tests {
 
     #[test]
     fn what_was_not_heard_is_cut_at_a_word() {
-        assert_eq!(shortened("one two three four", 500, 1_000), "one two");
-        assert_eq!(shortened("one two three four", 0, 1_000), "");
-        assert_eq!(shortened("one two three four", 1_000, 1_000), "one two three four");
-        assert_eq!(shortened("äöü äöü äöü", 1, 2), "äöü");
+        let heard = |heard_ms, generated_ms| Heard { heard_ms, generated_ms, unfinished: false };
+        assert_eq!(shortened("one two three four", heard(500, 1_000)), "one two");
+        assert_eq!(shortened("one two three four", heard(0, 1_000)), "");
+        assert_eq!(shortened("one two three four", heard(1_000, 1_000)), "one two three four");
+        assert_eq!(shortened("äöü äöü äöü", heard(1, 2)), "äöü");
+    }
+
+    #[test]
+    fn words_that_ran_ahead_of_their_audio_are_cut_by_the_pace_of_a_voice() {
+        let heard = Heard { heard_ms: 500, generated_ms: 500, unfinished: true };
+        assert_eq!(shortened("one two three four", heard), "one two");
+        assert_eq!(shortened("one two", Heard { heard_ms: 400, ..heard }), "one two", "all of it fits");
     }
 }
