@@ -420,6 +420,11 @@ impl<'a> World<'a> {
     }
 
     fn happens(&mut self, call: usize, happens: Happens) {
+        self.happen(call, happens);
+        self.settle(call);
+    }
+
+    fn happen(&mut self, call: usize, happens: Happens) {
         match happens {
             Happens::Arrives => self.arrives(call),
             Happens::Answered(answer) => {
@@ -539,7 +544,6 @@ impl<'a> World<'a> {
                 }
             }
         }
-        self.settle(call);
     }
 
     /// Whether nothing can happen to this call any more.
