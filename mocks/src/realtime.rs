@@ -55,6 +55,8 @@ const SESSION_S: u64 = 3_600;
 
 /// How long the service waits for the answer to its close frame.
 const CLOSE_PATIENCE_MS: u64 = 10_000;
+/// How [`ModelSight::SentOther`] calls a close frame.
+pub const CLOSE_FRAME: &str = "close";
 
 /// Who a connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -413,6 +415,7 @@ impl Model {
             return;
         }
         self.outbox.push_back(Out::Frame(Frame::Close(Some((code, reason)))));
+        self.see(now, ModelSight::SentOther { kind: CLOSE_FRAME.to_owned() });
         self.forget();
         self.link = Link::Closing { code };
         self.later(now.plus_ms(CLOSE_PATIENCE_MS), Task::Drop);

@@ -27,6 +27,8 @@ const ALIKE: f32 = 0.8;
 /// A single window (a fricative, where a third of a sample of delay matters) may fall this low when the next
 /// one is alike again.
 const WEAKLY_ALIKE: f32 = 0.4;
+/// Two places this close in likeness cannot be told apart.
+const AS_ALIKE: f32 = 0.02;
 /// Level below which a window proves nothing: 50 dB below full scale.
 const QUIET_RMS: f64 = 100.0;
 /// Constant delay that two resamplers may differ by, in samples at 8 kHz.
@@ -213,6 +215,8 @@ struct Follower<'a> {
     tapes: &'a [Tape],
     /// When each byte of the stream arrived, at the latest.
     arrived: &'a dyn Fn(usize) -> At,
+    /// Where the stream was broken off: what follows is compared anew, for silence goes on like any silence.
+    breaks: &'a [usize],
     /// How far each tape has been followed.
     followed: Vec<usize>,
     out: Vec<Laid>,
@@ -222,11 +226,17 @@ struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    fn run(stream: &'a Tape, tapes: &'a [Tape], arrived: &'a dyn Fn(usize) -> At) -> Vec<Laid> {
+    fn run(
+        stream: &'a Tape,
+        tapes: &'a [Tape],
+        arrived: &'a dyn Fn(usize) -> At,
+        breaks: &'a [usize],
+    ) -> Vec<Laid> {
         let mut follower = Self {
             stream,
             tapes,
             arrived,
+            breaks,
             followed: vec![0; tapes.len()],
             out: Vec::new(),
             left: None,
@@ -242,7 +252,15 @@ impl<'a> Follower<'a> {
         let mut here: Option<(usize, usize)> = None;
         while offset < end {
             if let Some((tape, at)) = here {
-                let len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
+                let mut len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
+                let next = self.breaks.partition_point(|at| *at < offset);
+                match self.breaks.get(next) {
+                    Some(at) if *at == offset && self.stream.is_quiet(offset, WINDOW.min(end - offset)) => {
+                        len = 0
+                    }
+                    Some(at) if *at > offset => len = len.min(at - offset),
+                    Some(_) | None => {}
+                }
                 let len = self.goes_on(offset, tape, at, len);
                 if len > 0 {
                     self.lay(offset, len, Place::Tape { tape, at });
@@ -256,9 +274,12 @@ impl<'a> Follower<'a> {
                 here = None;
             }
             let len = WINDOW.min(end - offset);
-            if self.stream.is_quiet(offset, len) {
-                self.lay(offset, len, Place::Silence);
-                offset += len;
+            // Sound that follows silence is compared from where it begins, not from where a window happens to.
+            let quiet = self.quiet_for(offset, len);
+            if quiet > 0 {
+                self.lay(offset, quiet, Place::Silence);
+                offset += quiet;
+                self.lost_for = 0;
                 continue;
             }
             if let Some((tape, at, begins)) = self.find(offset) {
@@ -276,6 +297,19 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// How much of the window is silence, from its beginning on, in steps of a millisecond.
+    fn quiet_for(&self, offset: usize, len: usize) -> usize {
+        if self.stream.is_quiet(offset, len) {
+            return len;
+        }
+        // In the middle of sound that is not recognised a quiet moment separates nothing.
+        if self.out.last().is_some_and(|last| last.place == Place::Unknown) {
+            return 0;
+        }
+        let is_loud = |from: &usize| !self.stream.is_quiet(offset + from, BYTES_PER_MS.min(len - from));
+        (0..len).step_by(BYTES_PER_MS).find(is_loud).unwrap_or(len)
+    }
+
     /// How much of the window goes on like the tape: all of it, a part, or nothing.
     fn goes_on(&self, offset: usize, tape: usize, at: usize, len: usize) -> usize {
         let there = &self.tapes[tape];
@@ -283,7 +317,10 @@ impl<'a> Follower<'a> {
             return 0;
         }
         if let (Some(a), Some(b)) = (&self.stream.exact, &there.exact) {
-            return a[offset..offset + len].iter().zip(&b[at..at + len]).take_while(|(x, y)| x == y).count();
+            let same =
+                a[offset..offset + len].iter().zip(&b[at..at + len]).take_while(|(x, y)| x == y).count();
+            // The next sound may begin with a few bytes that would have been the next of this one.
+            return if same == len || same >= DELAY { same } else { 0 };
         }
         let (heard, expected) = (self.stream.power(offset, len), there.power(at, len));
         let quiet = QUIET_RMS * QUIET_RMS;
@@ -307,9 +344,24 @@ impl<'a> Follower<'a> {
         if len < PROBE && alike > 0.0 { len } else { 0 }
     }
 
+    /// Whether there is next to nothing in the window that could be compared: the end of a sound, the ringing of a
+    /// filter behind it.
+    fn is_a_tail(&self, offset: usize) -> bool {
+        let end = (offset + WINDOW).min(self.stream.len());
+        let (mut loud, mut all) = (0, 0);
+        for at in (offset..end).step_by(BYTES_PER_MS) {
+            all += 1;
+            loud += usize::from(!self.stream.is_quiet(at, BYTES_PER_MS.min(end - at)));
+        }
+        4 * loud < all
+    }
+
     /// Where the window at `offset` comes from: tape, position, and the stream offset where it begins.
     fn find(&self, offset: usize) -> Option<(usize, usize, usize)> {
         let mut best = Best::default();
+        if self.stream.exact.is_none() && self.is_a_tail(offset) {
+            return None;
+        }
         if let Some((tape, at, since)) = self.left {
             // The same tape: where it was left, or as far on as the stream went on meanwhile.
             for target in [at, at + (offset - since)] {
@@ -319,10 +371,9 @@ impl<'a> Follower<'a> {
                     }
                 }
             }
-            if best.found() {
-                return best.place;
-            }
         }
+        let went_on = best;
+        let mut best = Best::default();
         // The beginning of something not heard yet, somewhere within this window.
         for (tape, there) in self.tapes.iter().enumerate() {
             if self.followed[tape] > 0 || !self.is_possible(tape, offset) {
@@ -334,20 +385,43 @@ impl<'a> Follower<'a> {
             for at in 0..=(there.first_loud + WINDOW).min(there.len()) {
                 self.compare(&mut best, offset, tape, at);
             }
-            if best.found() {
-                return best.place;
+            if best.found() && best.place.is_some_and(|place| self.goes_on_from(place)) {
+                break;
             }
+            best = Best::default();
+        }
+        // Two items may be cut from the same sound; what could be either is what is due.
+        if best.found() && best.alike + AS_ALIKE >= went_on.alike {
+            return best.place;
+        }
+        if went_on.found() {
+            return went_on.place;
         }
         if !self.lost_for.is_multiple_of(SEARCH_EVERY) {
             return None;
         }
         let probe = self.loudest(offset);
+        // What looks like several places is the next of them: a voice begins its words alike.
+        if let Some((tape, at, _)) = self.left {
+            self.search(&mut best, offset, tape, probe, at.saturating_sub(DELAY));
+            if best.found() {
+                return best.place;
+            }
+        }
         for tape in 0..self.tapes.len() {
             if self.is_possible(tape, offset) {
-                self.search(&mut best, offset, tape, probe);
+                self.search(&mut best, offset, tape, probe, 0);
             }
         }
         best.place.filter(|_| best.found())
+    }
+
+    /// Whether the window behind this one is like the tape, too. One window may be by chance: two voices begin alike.
+    fn goes_on_from(&self, (tape, at, offset): (usize, usize, usize)) -> bool {
+        let there = &self.tapes[tape];
+        let (o, a) = (offset + WINDOW, at + WINDOW);
+        let more = WINDOW.min(self.stream.len().saturating_sub(o)).min(there.len().saturating_sub(a));
+        more <= PROBE || self.stream.is_quiet(o, more) || self.stream.alike(o, there, a, more) > WEAKLY_ALIKE
     }
 
     fn is_possible(&self, tape: usize, offset: usize) -> bool {
@@ -366,14 +440,14 @@ impl<'a> Follower<'a> {
         best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
     }
 
-    /// Compares the window with every position of a tape, the loudest part of it first.
-    fn search(&self, best: &mut Best, offset: usize, tape: usize, probe: usize) {
+    /// Compares the window with every position of a tape from `first` on, the loudest part of it first.
+    fn search(&self, best: &mut Best, offset: usize, tape: usize, probe: usize, first: usize) {
         let there = &self.tapes[tape];
         let len = WINDOW.min(self.stream.len() - offset);
         if len < 2 * PROBE || there.len() < len {
             return;
         }
-        for at in 0..=there.len() - len {
+        for at in first..=there.len() - len {
             if self.stream.alike(offset + probe, there, at + probe, PROBE) > PROBE_ALIKE {
                 best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
             }
@@ -395,7 +469,9 @@ impl<'a> Follower<'a> {
     fn reach_back(&mut self, tape: usize, mut at: usize, mut offset: usize) {
         const STEP: usize = 8;
         let there = &self.tapes[tape];
-        let followed = if at >= self.followed[tape] { self.followed[tape] } else { 0 };
+        // Two resamplers place the same sound a few samples apart.
+        let followed = self.followed[tape];
+        let followed = if at + DELAY >= followed { followed.min(at) } else { 0 };
         let mut gained = 0;
         while let Some(last) = self.out.last_mut() {
             if matches!(last.place, Place::Tape { .. }) {
@@ -620,7 +696,8 @@ pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
         let after = arrivals.partition_point(|a| a.offset <= offset);
         arrivals.get(after.saturating_sub(1)).map_or(At(u64::MAX), |a| a.at)
     };
-    Follower::run(&stream, &tapes, &arrived)
+    let clears: Vec<usize> = clears(call).iter().map(|clear| clear.offset).collect();
+    Follower::run(&stream, &tapes, &arrived, &clears)
         .into_iter()
         .map(|Laid { offset, len, place }| {
             let source = match place {
@@ -669,7 +746,7 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
         }
     };
     let spoken = [spoken];
-    Follower::run(&stream, &spoken, &|_| At(u64::MAX))
+    Follower::run(&stream, &spoken, &|_| At(u64::MAX), &[])
         .into_iter()
         .map(|Laid { offset, len, place }| match place {
             Place::Tape { at, .. } => Given { offset, len, spoken: Some(at), silence: false },
@@ -690,6 +767,19 @@ fn arrivals(call: &CallTrace) -> Vec<Arrival> {
         .collect()
 }
 
+fn clears(call: &CallTrace) -> Vec<Clear> {
+    let mut offset = 0;
+    let mut clears = Vec::new();
+    for seen in &call.caller.sightings {
+        if let CallerSight::GotMedia { offset: at, len } = seen.what {
+            offset = at + len;
+        } else if let CallerSight::GotClear { discarded, marks } = seen.what {
+            clears.push(Clear { at: seen.at, discarded, marks, offset });
+        }
+    }
+    clears
+}
+
 impl Hearing {
     /// Listens to one call.
     pub fn of(call: &CallTrace) -> Self {
@@ -699,20 +789,11 @@ impl Hearing {
                 items.push(Item::new(m, i, record, model));
             }
         }
-        let mut offset = 0;
-        let mut clears = Vec::new();
-        for seen in &call.caller.sightings {
-            if let CallerSight::GotMedia { offset: at, len } = seen.what {
-                offset = at + len;
-            } else if let CallerSight::GotClear { discarded, marks } = seen.what {
-                clears.push(Clear { at: seen.at, discarded, marks, offset });
-            }
-        }
         Self {
             stretches: attribute(call),
             items,
             arrivals: arrivals(call),
-            clears,
+            clears: clears(call),
             played: call.caller.played.clone(),
             given: call.models.iter().map(|model| given(call, model)).collect(),
         }

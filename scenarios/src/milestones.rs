@@ -73,10 +73,10 @@ milestones! {
     "barge-in in the first frame" => |s| s.interrupted(|heard, _, _| heard > 0 && heard <= FRAME),
     "barge-in after generation ended" => |s| s.interrupted(|_, done, barge_in| done.is_some_and(|d| d < barge_in.at)),
     "barge-in while generating" => |s| s.interrupted(|_, done, barge_in| done.is_none_or(|d| d >= barge_in.at)),
-    "barge-in before the first delta" => |s| s.barge_ins.iter().any(|b| s.is_between(b, true)),
-    "barge-in before response.created" => |s| s.barge_ins.iter().any(|b| s.is_asked_for(b)),
+    "barge-in before the first delta" => |s| s.barge_ins.iter().any(|b| b.owed && s.is_between(b, true)),
+    "barge-in before response.created" => |s| s.barge_ins.iter().any(|b| b.owed && s.is_asked_for(b)),
     "two barge-ins in one call" => |s| s.barge_ins.iter().filter(|b| !b.clears.is_empty()).count() >= 2,
-    "speech with nothing to clear" => |s| s.barge_ins.iter().any(|b| b.clears.is_empty()),
+    "speech with nothing to clear" => |s| s.barge_ins.iter().any(|b| b.owed && b.clears.is_empty()),
     "an item was cut" => |s| s.models(|m| matches!(m, ModelSight::SentTruncated { .. })) > 0,
     "a cut at zero or a deletion" => |s| {
         cuts(s.case, s.barge_ins).iter().any(|c| c.audio_end_ms == 0)

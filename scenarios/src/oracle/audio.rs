@@ -137,13 +137,41 @@ fn judge_item(case: &Case<'_>, item: &Item, interrupted: bool, stop: usize, find
         reached = reached.max(sample + stretch.len);
         last_end = Some(stretch.end());
     }
-    let wanted = item.on_time.min(item.len);
-    if interrupted || reached + 2 * DELAY >= wanted || !was_time(case, item) {
+    // What does not fill a frame waits for the rest of its item, and so does what is in the resampler's filter.
+    let over = case.terms.over().min(case.terms.model_over(item.model));
+    let known_whole = |done: At| At(done.0 + network_us(case, done)) < over;
+    let waits = if item.done.is_some_and(known_whole) { 0 } else { WINDOW };
+    let wanted = item.on_time.min(item.len).saturating_sub(waits);
+    if interrupted || was_given_up(case, item) || reached + 2 * DELAY >= wanted || !was_time(case, item) {
         return;
     }
     let (ms, of) = ((wanted - reached) / BYTES_PER_MS, wanted / BYTES_PER_MS);
     let at = item.sent.last().map_or(At(0), |(at, _)| *at);
     findings.say(at, format!("the last {ms} ms of {of} ms of {} never came", item.id));
+}
+
+/// Whether the bridge had waited for this item as long as it waits for any, and told the model so.
+fn was_given_up(case: &Case<'_>, item: &Item) -> bool {
+    let terms = &case.terms;
+    let sightings = &case.call.models[item.model].sightings;
+    let Some(first) = item.first_sent() else { return false };
+    let cancelled = sightings.iter().any(
+        |seen| matches!(&seen.what, ModelSight::GotCancel { response: Some(id) } if *id == item.response),
+    );
+    let asked = sightings.iter().rev().filter(|seen| seen.at < first).find(|seen| {
+        matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::GotCreate { .. })
+    });
+    let waited = asked.map_or(0, |asked| first.since(asked.at)) + terms.round_trip_until(Leg::Model, first);
+    cancelled && waited + ON_ITS_WAY_US >= terms.config.timeouts.first_audio_ms * 1_000
+}
+
+/// How long something the model said at `at` may take to the ear.
+fn network_us(case: &Case<'_>, at: At) -> u64 {
+    let terms = &case.terms;
+    terms.latency(Leg::Model)
+        + terms.latency(Leg::Caller)
+        + terms.slack(Leg::Model, at)
+        + terms.slack(Leg::Caller, at)
 }
 
 /// Whether the call lived long enough for all of this item to be played after everything before it.
@@ -161,7 +189,8 @@ fn was_time(case: &Case<'_>, item: &Item) -> bool {
         Some((played, at)) => (played.0.saturating_sub(at as u64 * 125) + len).max(sent.0 + network),
         // At worst it waits for all that was generated before it.
         None => {
-            let before = case.hearing.items.iter().filter(|other| other.first_sent() < item.first_sent());
+            let made = |of: &Item| (of.first_sent(), of.index);
+            let before = case.hearing.items.iter().filter(|other| made(other) < made(item));
             let ahead: u64 = before
                 .filter(|other| case.hearing.heard(other, *sent) < other.len)
                 .map(|other| other.len as u64 * 125)
@@ -330,7 +359,8 @@ fn judge_distances(
             }
         }
         let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
-        let pause = if terms.caller_may_pause(at) { turn_end + PAUSE_FILL_MS } else { 0.0 };
+        let pause =
+            if terms.caller_may_pause(when(before.given), at) { turn_end + PAUSE_FILL_MS } else { 0.0 };
         let off = given - expected;
         if missing > 0.0 && off < -FILL_MS / 2.0 {
             findings.say(at, format!("{missing:.0} ms of the caller's speech never reached the model"));
@@ -349,14 +379,15 @@ fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
     let mut anchors: Vec<Anchor> = Vec::new();
     for given in tape {
         let Some(spoken) = given.spoken else { continue };
-        let first = mic.partition_point(|frame| frame.offset < spoken);
+        let first = mic.partition_point(|frame| frame.offset + DELAY < spoken);
         for (i, frame) in mic.iter().enumerate().skip(first) {
-            if frame.offset + frame.len > spoken + given.len {
+            if frame.offset + frame.len > spoken + given.len + DELAY {
                 break;
             }
             let newer = anchors.last().is_none_or(|last| last.frame < i);
             if frame.speech && newer && spoken_is_loud(case, frame) {
-                anchors.push(Anchor { frame: i, given: given.offset + frame.offset - spoken });
+                anchors
+                    .push(Anchor { frame: i, given: (given.offset + frame.offset).saturating_sub(spoken) });
             }
         }
     }
@@ -395,6 +426,12 @@ fn pace(trace: &Trace) -> Vec<super::Violation> {
     })
 }
 
+/// What lies ahead of the ear when the bridge is about to send the next batch, and has it.
+fn lead_at_least_us(case: &Case<'_>) -> u64 {
+    let pacing = &case.terms.config.pacing;
+    (pacing.lead_ms - pacing.mark_every_ms.min(pacing.lead_ms / 2)) * 1_000
+}
+
 fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
     let terms = &case.terms;
     if !terms.ear_works() {
@@ -410,10 +447,16 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };
         let last = (before.offset + before.len).saturating_sub(1);
         let same = case.hearing.item_at(last).is_some_and(|(other, _)| other.id == item.id);
-        // The bridge sends whole frames: it had the one that was missing when all of it had been sent.
-        let whole = (sample + FIRST_FRAME).min(item.len.saturating_sub(1));
-        let Some(sent) = item.sent_at(whole).filter(|_| same) else { continue };
-        let slack = terms.held_up(Leg::Model, sent) + terms.held_up(Leg::Caller, before.end());
+        // The bridge sends whole frames: it had the one that was missing when all of it had been sent, and the last
+        // one when it was told that there is no more.
+        let sent = item.sent_at(sample + FIRST_FRAME).or(item.done);
+        let Some(sent) = sent.filter(|_| same) else { continue };
+        let held_up = terms.held_up(Leg::Caller, before.end());
+        if held_up >= lead_at_least_us(case) {
+            // What lies at the ear is no longer than the outage.
+            continue;
+        }
+        let slack = terms.held_up(Leg::Model, sent) + held_up;
         let in_hand = sent.0 + terms.latency(Leg::Model) + terms.latency(Leg::Caller) + slack + IN_HAND_US;
         if in_hand < before.end().0 {
             findings.say(
@@ -514,6 +557,10 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
             let Some(item) = item else { continue };
             let Some((first, sample)) = case.hearing.of_item(item).next() else { continue };
             if sample > DELAY {
+                continue;
+            }
+            if !terms.config.barge_in && case.hearing.queued(At(created_at.0 + network_one_way)) > 0 {
+                // It waits for its turn, and says nothing about how fast the bridge is.
                 continue;
             }
             let needed = FIRST_FRAME.min(item.len.saturating_sub(1));

@@ -53,6 +53,8 @@ pub(crate) struct BargeIn {
     pub(crate) at_ear: At,
     /// How much later than that it may be.
     pub(crate) slack_us: u64,
+    /// There was time left to do something about it. What comes of it otherwise is still its consequence.
+    pub(crate) owed: bool,
     /// The clears that came because of it.
     pub(crate) clears: Vec<Clear>,
     /// The responses nothing more may be heard of.
@@ -74,8 +76,8 @@ impl BargeIn {
     }
 }
 
-/// Every `speech_started` and every key of a call with what it is owed, in order; those too late to matter, and
-/// those that are to interrupt nothing, are left out.
+/// Every `speech_started` and every key of a call with what it is owed, in order; those that are to interrupt nothing
+/// are left out.
 pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     if !case.terms.config.barge_in {
         return Vec::new();
@@ -84,7 +86,7 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     for (m, model) in case.call.models.iter().enumerate() {
         let starts = |s: &&Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStarted { .. });
         for seen in model.sightings.iter().filter(starts) {
-            all.extend(barge_in(case, m, seen.at, Leg::Model));
+            all.push(barge_in(case, m, seen.at, Leg::Model));
         }
     }
     for seen in &case.call.caller.sightings {
@@ -92,37 +94,54 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
         let open = (0..case.call.models.len())
             .rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < seen.at));
         if let Some(m) = open {
-            all.extend(barge_in(case, m, seen.at, Leg::Caller));
+            all.push(barge_in(case, m, seen.at, Leg::Caller));
         }
     }
     all.sort_by_key(|b| b.at_bridge);
     for clear in &case.hearing.clears {
-        let cause = all.iter_mut().rev().find(|b| b.at_ear <= clear.at);
-        if let Some(cause) = cause.filter(|b| clear.at.since(b.at_ear) <= BELONGS_US + b.slack_us) {
-            cause.clears.push(*clear);
-        }
+        attribute(clear, &mut all);
     }
     all
 }
 
+/// One clear answers every interruption that it is in time for and that had none yet: a word and a key may come at
+/// once. One that is in time for none belongs to the last before it.
+fn attribute(clear: &Clear, all: &mut [BargeIn]) {
+    let mut answered = false;
+    for b in all.iter_mut().filter(|b| b.clears.is_empty() && b.at_ear <= clear.at) {
+        if clear.at.since(b.at_ear) <= REACTION_US + b.slack_us {
+            b.clears.push(*clear);
+            answered = true;
+        }
+    }
+    if answered {
+        return;
+    }
+    let cause = all.iter_mut().rev().find(|b| b.at_ear <= clear.at);
+    if let Some(cause) = cause.filter(|b| clear.at.since(b.at_ear) <= BELONGS_US + b.slack_us) {
+        cause.clears.push(*clear);
+    }
+}
+
 /// The interruption the bridge was told of on this leg.
-fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> Option<BargeIn> {
+fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
     let terms = &case.terms;
     let at_bridge = At(at.0 + terms.latency(told_on));
     let at_ear = At(at_bridge.0 + terms.latency(Leg::Caller));
-    let slack_us = terms.slack(told_on, at) + terms.slack(Leg::Caller, at_bridge);
+    let slack_us = terms.slack(told_on, at) + terms.slack(Leg::Caller, at_bridge) + terms.reading_us(at_ear);
     let too_late =
         terms.over() <= At(at_ear.0 + REACTION_US + slack_us) || terms.model_over(model) <= at_bridge;
-    (!too_late).then(|| BargeIn {
+    BargeIn {
         model,
         spoken: told_on == Leg::Model,
         at,
         at_bridge,
         at_ear,
         slack_us,
+        owed: !too_late,
         clears: Vec::new(),
         fenced: fenced(case, model, at_bridge),
-    })
+    }
 }
 
 /// The responses the bridge had been told of on this connection at `at_bridge`, and those it had asked for.
@@ -151,13 +170,17 @@ fn fenced(case: &Case<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
 /// How far the ear's end and the bridge's idea of it may be apart: the mark that says so is under way.
 fn unsure_us(case: &Case<'_>, at: At) -> u64 {
     let terms = &case.terms;
-    2 * terms.latency(Leg::Caller) + terms.held_up(Leg::Caller, at) + FRAME_US + terms.gathering_us()
+    2 * terms.latency(Leg::Caller)
+        + terms.held_up(Leg::Caller, at)
+        + FRAME_US
+        + terms.gathering_us()
+        + terms.behind_a_mark_us()
 }
 
 fn clear(trace: &Trace) -> Vec<super::Violation> {
     each(trace, CLEAR.name, |case, findings| {
         let barge_ins = barge_ins(case);
-        for barge_in in barge_ins.iter().filter(|b| b.spoken) {
+        for barge_in in barge_ins.iter().filter(|b| b.spoken && b.owed) {
             judge_clear(case, barge_in, findings);
         }
         for clear in &case.hearing.clears {
@@ -215,7 +238,8 @@ fn is_agent(hearing: &Hearing, at: At, unheard: usize) -> bool {
 fn fence(trace: &Trace) -> Vec<super::Violation> {
     each(trace, FENCE.name, |case, findings| {
         // A key that silenced nothing is not bound to have stopped anything.
-        for barge_in in barge_ins(case).into_iter().filter(|b| b.spoken || !b.clears.is_empty()) {
+        let silences = |b: &BargeIn| b.owed && (b.spoken || !b.clears.is_empty());
+        for barge_in in barge_ins(case).into_iter().filter(silences) {
             let stale = stale(case, &barge_in);
             if let Some((at, item, _)) = stale.first() {
                 let bytes: usize = stale.iter().map(|(_, _, bytes)| bytes).sum();
@@ -271,10 +295,20 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
             let ModelSight::GotTruncate { item, audio_end_ms: Some(audio_end_ms), .. } = &seen.what else {
                 continue;
             };
-            let cause =
-                barge_ins.iter().rposition(|b| b.model == m && b.at_bridge.0 + up <= seen.at.0).filter(|b| {
-                    seen.at.since(barge_ins[*b].at_bridge) <= BELONGS_US + up + barge_ins[*b].slack_us
-                });
+            let may_be = |b: &BargeIn| {
+                b.model == m
+                    && b.at_bridge.0 + up <= seen.at.0
+                    && seen.at.since(b.at_bridge) <= BELONGS_US + up + b.slack_us
+            };
+            let in_time = |b: &BargeIn| {
+                let slack = b.slack_us + case.terms.slack(Leg::Model, b.at_bridge);
+                may_be(b) && seen.at.0 <= b.at_bridge.0 + up + 2 * REACTION_US + slack
+            };
+            // What silenced the ear is what the cut is about, whatever else was said while it was under way.
+            let cause = barge_ins
+                .iter()
+                .rposition(|b| in_time(b) && !b.clears.is_empty())
+                .or_else(|| barge_ins.iter().rposition(may_be));
             let stopped = cause.map_or(seen.at, |b| barge_ins[b].stopped_at());
             let heard_ms = case.hearing.item(m, item).map(|known| case.hearing.heard_ms(known, stopped));
             let (item, audio_end_ms) = (item.clone(), *audio_end_ms);
@@ -294,7 +328,7 @@ fn heard(trace: &Trace) -> Vec<super::Violation> {
             }
             judge_cut(case, &barge_ins, cut, findings);
         }
-        for (b, barge_in) in barge_ins.iter().enumerate() {
+        for (b, barge_in) in barge_ins.iter().enumerate().filter(|(_, b)| b.owed) {
             judge_memory(case, b, barge_in, &cuts, findings);
         }
     })
@@ -317,7 +351,12 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
         }
         return;
     };
-    let tolerance_us = unsure_us(case, barge_in.stopped_at()) + REACTION_US;
+    if case.terms.over() <= barge_in.at_ear {
+        // Nobody was there any more to hear what the bridge could not know was not heard.
+        return;
+    }
+    let tolerance_us =
+        unsure_us(case, barge_in.stopped_at()) + REACTION_US + case.terms.reading_us(barge_in.at_ear);
     let tolerance = in_ms(tolerance_us);
     let off = cut.audio_end_ms as f64 - heard_ms;
     if off.abs() > tolerance {
@@ -366,7 +405,8 @@ fn judge_memory(case: &Case<'_>, index: usize, barge_in: &BargeIn, cuts: &[Cut],
         let heard = case.hearing.heard(item, stopped);
         let earlier = case.hearing.heard(item, At(stopped.0.saturating_sub(tolerance)));
         // Only what was audible when the ear stopped: an item interrupted before keeps its old cut.
-        let was_cut = cuts.iter().any(|c| c.item == item.id && c.barge_in.is_some_and(|b| b <= index));
+        let was_cut =
+            cuts.iter().any(|c| c.item == item.id && (c.at <= due || c.barge_in.is_some_and(|b| b <= index)));
         let generated = item.sent_by(At(barge_in.at_bridge.0.saturating_sub(up)));
         let unheard = generated.saturating_sub(heard) as u64 * 125;
         if earlier > 0 && unheard > tolerance && !was_cut && !was_deleted(case, barge_in.model, &item.id) {

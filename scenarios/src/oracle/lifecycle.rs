@@ -150,6 +150,7 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         && closed.since(at) < BECAUSE_US + notice + slack
         && terms.caller_gone().is_none_or(|gone| gone > closed)
         && !terms.expects_bridge_to_end()
+        && !terms.model_is_at_fault()
     {
         findings.say(closed, format!("the call was ended after an error ({code}) that ends nothing"));
         return;
@@ -191,7 +192,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             }
         }
         for (m, model) in case.call.models.iter().enumerate() {
-            if terms.model_broke(m).is_some_and(|died| died <= closed) {
+            if terms.model_broke(m).is_some_and(|died| died <= closed) || terms.model_over(m) < closed {
                 return;
             }
             for seen in &model.sightings {
@@ -215,12 +216,14 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             .iter()
             .enumerate()
             .any(|(i, call)| i != case.index && call.caller.sightings.iter().any(|s| own(&s.what)));
-        if !others || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
+        let sid = &case.call.caller.call_sid;
+        let replaced =
+            trace.calls.iter().enumerate().any(|(i, call)| i != case.index && call.caller.call_sid == *sid);
+        if !others || replaced || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
             return;
         }
-        let broke = (0..case.call.models.len()).any(|m| case.terms.model_broke(m).is_some());
         if let Some(closed) = case.terms.closed_by_bridge()
-            && !broke
+            && !case.terms.model_is_at_fault()
             && !case.terms.expects_bridge_to_end()
             && case.terms.caller_gone().is_none_or(|gone| gone > closed)
         {
@@ -241,6 +244,10 @@ fn owner(trace: &Trace) -> Vec<Violation> {
         };
         let Some(mine) = began(case.index) else { return };
         let sid = &case.call.caller.call_sid;
+        let succeeded = |by: At| {
+            let newer = |i: usize| began(i).is_some_and(|theirs| mine < theirs && theirs <= by);
+            (0..trace.calls.len()).any(|i| trace.calls[i].caller.call_sid == *sid && newer(i))
+        };
         for other in (0..trace.calls.len()).filter(|i| *i != case.index) {
             let Some(theirs) = began(other).filter(|_| trace.calls[other].caller.call_sid == *sid) else {
                 continue;
@@ -259,6 +266,7 @@ fn owner(trace: &Trace) -> Vec<Violation> {
                 && let Some(closed) = terms.closed_by_bridge()
                 && terms.caller_gone().is_none_or(|gone| gone > closed)
                 && !terms.expects_bridge_to_end()
+                && !succeeded(closed)
                 && ended_near(&trace.calls[other].caller.sightings, closed, takes)
             {
                 findings.say(closed, format!("this stream of {sid} was ended along with its predecessor"));

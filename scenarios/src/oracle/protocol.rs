@@ -88,19 +88,27 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
     let sightings = &case.call.models[m].sightings;
     let refused = sightings[index].at;
     // The bridge acted on what had been sent one round trip before the refusal.
-    let round_trip = 2 * case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, refused);
+    let round_trip = case.terms.round_trip_until(Leg::Model, refused);
     let known_by = At(refused.0.saturating_sub(round_trip + ROUNDING_US));
     let news = || sightings[..index].iter().rev().take_while(|seen| seen.at >= known_by);
     match code {
-        // The response ended while the cancel was on its way, or it was never created at all.
+        // The response ended while the cancel was on its way, or was ended by the caller's voice, or it was never
+        // created at all.
         "response_cancel_not_active" => {
-            news().any(|seen| matches!(seen.what, ModelSight::SentResponseDone { .. }))
-                || has_unanswered_create(&sightings[..index])
+            news().any(|seen| {
+                matches!(
+                    seen.what,
+                    ModelSight::SentResponseDone { .. } | ModelSight::SentSpeechStarted { .. }
+                )
+            }) || has_unanswered_create(&sightings[..index])
         }
         // The server created its own response to the caller's turn while the request was on its way.
-        "conversation_already_has_active_response" => {
-            news().any(|seen| matches!(seen.what, ModelSight::SentResponseCreated { auto: true, .. }))
-        }
+        "conversation_already_has_active_response" => news().any(|seen| {
+            matches!(
+                seen.what,
+                ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
+            )
+        }),
         _ => rejected == "session.update" && case.terms.refuses_settings(m),
     }
 }
@@ -125,22 +133,23 @@ fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
 
 fn one(trace: &Trace) -> Vec<super::Violation> {
     each(trace, ONE.name, |case, findings| {
-        for model in &case.call.models {
-            judge_one(case, &model.sightings, findings);
+        for (m, model) in case.call.models.iter().enumerate() {
+            judge_one(case, m, &model.sightings, findings);
         }
     })
 }
 
-fn judge_one(case: &Case<'_>, sightings: &[Sighting<ModelSight>], findings: &mut Findings) {
+fn judge_one(case: &Case<'_>, m: usize, sightings: &[Sighting<ModelSight>], findings: &mut Findings) {
     let terms = &case.terms;
-    let up = terms.latency(Leg::Model);
     let creates =
         sightings.iter().enumerate().filter(|(_, s)| matches!(s.what, ModelSight::GotCreate { .. }));
-    let mut asked: Vec<At> = Vec::new();
-    for (index, create) in creates {
+    let mut asked: Vec<(Option<String>, At)> = Vec::new();
+    // Nobody answers any more behind the end, so what is still open there says nothing.
+    for (index, create) in creates.filter(|(_, create)| create.at < terms.model_over(m)) {
         let slack = terms.slack(Leg::Model, create.at);
         // What the bridge had read when it wrote this.
-        let known_by = At(create.at.0.saturating_sub(2 * up + slack + ROUNDING_US));
+        let round_trip = terms.round_trip_until(Leg::Model, create.at);
+        let known_by = At(create.at.0.saturating_sub(round_trip + ROUNDING_US));
         let known = &sightings[..sightings.partition_point(|s| s.at <= known_by).min(index)];
         let mut active = BTreeSet::new();
         for seen in known {
@@ -157,7 +166,10 @@ fn judge_one(case: &Case<'_>, sightings: &[Sighting<ModelSight>], findings: &mut
             }
         }
         let waited_ms = terms.config.timeouts.first_audio_ms;
-        let gave_up = |since: At| create.at.since(since) + slack + ROUNDING_US >= waited_ms * 1_000;
+        let gave_up = |since: At| {
+            let on_its_way = terms.round_trip_until(Leg::Model, since);
+            create.at.since(since) + slack + on_its_way + ROUNDING_US >= waited_ms * 1_000
+        };
         if let Some(response) = active.first() {
             let created = known.iter().find(
                 |s| matches!(&s.what, ModelSight::SentResponseCreated { response: r, .. } if r == response),
@@ -167,20 +179,10 @@ fn judge_one(case: &Case<'_>, sightings: &[Sighting<ModelSight>], findings: &mut
             }
         }
         // Each request ends in a response or in a refusal; one that is given up may be repeated.
-        let answers = sightings[..index]
-            .iter()
-            .filter(|s| {
-                if let ModelSight::SentResponseCreated { auto: false, .. } = s.what {
-                    true
-                } else if let ModelSight::SentError { rejected: Some(rejected), .. } = &s.what {
-                    rejected == "response.create"
-                } else {
-                    false
-                }
-            })
-            .count();
-        let outstanding = asked.iter().skip(answers).rfind(|since| !gave_up(**since));
-        if let Some(since) = outstanding {
+        let outstanding = asked.iter().rfind(|(id, since)| {
+            !gave_up(*since) && !is_answered(id.as_deref(), *since, &sightings[..index])
+        });
+        if let Some((_, since)) = outstanding {
             findings.say(
                 create.at,
                 format!(
@@ -188,8 +190,30 @@ fn judge_one(case: &Case<'_>, sightings: &[Sighting<ModelSight>], findings: &mut
                 ),
             );
         }
-        asked.push(create.at);
+        if let ModelSight::GotCreate { event_id, .. } = &create.what {
+            asked.push((event_id.clone(), create.at));
+        }
     }
+}
+
+/// Whether a request of `since` has come to its end: it was granted or refused, or the server, which handles what it
+/// is sent in order, has begun and ended a response of its own after it.
+fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bool {
+    let mut overtook = BTreeSet::new();
+    seen.iter().filter(|s| s.at >= since).any(|s| {
+        if let ModelSight::SentResponseCreated { response, auto, asked } = &s.what {
+            if *auto {
+                overtook.insert(response.as_str());
+            }
+            !auto && (id.is_none() || asked.as_deref() == id)
+        } else if let ModelSight::SentResponseDone { response, .. } = &s.what {
+            overtook.contains(response.as_str())
+        } else if let ModelSight::SentError { rejected: Some(rejected), event_id, .. } = &s.what {
+            rejected == "response.create" && (event_id.is_none() || event_id.as_deref() == id)
+        } else {
+            false
+        }
+    })
 }
 
 // ---------------------------------------------------------------------------------------------- format
@@ -360,7 +384,12 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
             asked |= seen.at >= last;
         }
     }
-    if !interrupted && !busy && !asked {
+    // Nor is anything asked for while the caller speaks, interrupting or not.
+    let speaks = sightings.iter().rev().filter(|s| s.at <= due).find_map(|s| {
+        let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
+        (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
+    });
+    if !interrupted && !busy && !asked && speaks != Some(true) {
         findings.say(
             due,
             format!("the function calls of {response} were answered, but the model was not asked to go on"),

@@ -13,7 +13,7 @@ use bridge::audio::Format;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
-use mocks::realtime::Opening;
+use mocks::realtime::{CLOSE_FRAME, Opening, Outcome, Turn};
 use mocks::record::{CallerSight, Ending, ModelSight};
 use mocks::twilio::{CallerStep, Idle};
 
@@ -25,8 +25,16 @@ const TICKS_PER_LEG: u64 = 3;
 /// For how long after an outage the ear may still be where the bridge does not expect it: until the marks of the
 /// audio that was held up have come back.
 const AFTERMATH_US: u64 = 2_000_000;
+/// What a microphone sends at once, ms.
+const FRAME_MS: u64 = 20;
 /// How long before and after a message an outage may begin or end and still concern it.
 const NEAR_US: u64 = 100_000;
+/// A message to Twilio without what is particular to it: its JSON, its `streamSid`, its WebSocket frame.
+const ENVELOPE_BYTES: usize = 100;
+/// A ping with its payload.
+const PING_BYTES: usize = 12;
+/// How exactly the size of what was read is known, as time.
+const READING_US: u64 = 5_000;
 /// A clear this soon after the model was lost belongs to the loss.
 const BECAUSE_US: u64 = 3_000_000;
 /// What the service waits for in its own default settings when a function does not say.
@@ -95,10 +103,51 @@ impl<'a> Terms<'a> {
         self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(NEAR_US), until)
     }
 
+    /// What was said on this leg more than this before `at`, microseconds, was known to whoever wrote what arrived at
+    /// `at` in answer: both ways, and every outage that may lie on them.
+    pub(crate) fn round_trip_until(&self, leg: Leg, at: At) -> u64 {
+        let calm = self.stage_us() + 2 * (self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000);
+        let mut held = 0;
+        loop {
+            let from = at.0.saturating_sub(calm + held + NEAR_US);
+            let found = self.outages(leg, from, at.0);
+            if found == held {
+                return calm + held;
+            }
+            held = found;
+        }
+    }
+
     /// How far behind its schedule this leg may be at `at`: the slack, and what outages before have left behind.
     pub(crate) fn held_up(&self, leg: Leg, at: At) -> u64 {
         let jitter = self.weather(leg).jitter_ms * 1_000;
-        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(AFTERMATH_US), at.0 + NEAR_US)
+        let until = at.0 + self.latency(leg) + jitter + NEAR_US;
+        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(AFTERMATH_US), until)
+    }
+
+    /// How long a caller's end that reads slowly goes on reading what lay in front of something that reached it at
+    /// `at`, microseconds: until the first moment at which it had nothing to read.
+    pub(crate) fn reading_us(&self, at: At) -> u64 {
+        let Some(rate) = self.weather(Leg::Caller).reads_bytes_per_s else { return 0 };
+        let jitter = 2 * self.weather(Leg::Caller).jitter_ms * 1_000;
+        let mut busy_until = at.0;
+        for seen in self.call.caller.sightings.iter() {
+            let bytes = if let CallerSight::GotMedia { len, .. } = &seen.what {
+                len.div_ceil(3) * 4 + ENVELOPE_BYTES
+            } else if let CallerSight::GotMark { name, .. } = &seen.what {
+                name.len() + ENVELOPE_BYTES
+            } else if let CallerSight::GotPing = &seen.what {
+                PING_BYTES
+            } else {
+                continue;
+            };
+            if seen.at.0 > busy_until + READING_US + self.stage_us() + jitter {
+                break;
+            }
+            // A message is seen when its reading begins.
+            busy_until = busy_until.max(seen.at.0 + bytes as u64 * 1_000_000 / rate.max(1));
+        }
+        busy_until - at.0
     }
 
     /// All outages and jitter of both legs together, microseconds.
@@ -121,6 +170,12 @@ impl<'a> Terms<'a> {
     /// What an ear that gathers before it plays adds to each beginning, microseconds.
     pub(crate) fn gathering_us(&self) -> u64 {
         self.plan.caller.play_out_ms * 1_000
+    }
+
+    /// A caller's end that reads slowly is somewhere before the mark it owes, microseconds.
+    pub(crate) fn behind_a_mark_us(&self) -> u64 {
+        let slow = self.weather(Leg::Caller).reads_bytes_per_s.is_some();
+        if slow { self.config.pacing.mark_every_ms * 1_000 } else { 0 }
     }
 
     /// How far the bridge's idea of what was heard may be off, ms.
@@ -191,12 +246,14 @@ impl<'a> Terms<'a> {
         u64::from(self.plan.caller.media_before_start) * 20
     }
 
-    /// The microphone or the network may leave the bridge without audio in the middle of speech.
-    pub(crate) fn caller_may_pause(&self, at: At) -> bool {
+    /// The microphone or the network may leave the bridge without audio in the middle of speech, between these times.
+    pub(crate) fn caller_may_pause(&self, from: At, to: At) -> bool {
         let pauses = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_) | CallerStep::Dtx(true));
+        let uneven_ms = self.plan.caller.arrival_jitter_ms + self.weather(Leg::Caller).jitter_ms + FRAME_MS;
         self.plan.caller.idle == Idle::Dtx
             || self.plan.caller.steps.iter().any(pauses)
-            || self.outages(Leg::Caller, at.0.saturating_sub(AFTERMATH_US), at.0) > 0
+            || self.config.timeouts.media_pause_ms <= uneven_ms
+            || self.outages(Leg::Caller, from.0.saturating_sub(AFTERMATH_US), to.0) > 0
     }
 
     // ------------------------------------------------------------------------------------ the model's end
@@ -217,7 +274,9 @@ impl<'a> Terms<'a> {
 
     /// When this model connection stopped being there, whoever ended it.
     pub(crate) fn model_over(&self, m: usize) -> At {
-        let ended = self.model_at(m, |s| matches!(s, ModelSight::Ended(_) | ModelSight::Refused { .. }));
+        let ended = self.model_at(m, |s| {
+            matches!(s, ModelSight::Ended(_) | ModelSight::Refused { .. }) || is_close_frame(s)
+        });
         [ended, self.model_dark(m)].into_iter().flatten().min().unwrap_or(At(u64::MAX))
     }
 
@@ -225,8 +284,9 @@ impl<'a> Terms<'a> {
     /// nobody had ended the call.
     pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
         let refused = self.model_at(m, |s| matches!(s, ModelSight::Refused { .. }));
-        let ended =
-            self.model_at(m, |s| matches!(s, ModelSight::Ended(Ending::ByUs { .. } | Ending::Lost { .. })));
+        let ended = self.model_at(m, |s| {
+            matches!(s, ModelSight::Ended(Ending::ByUs { .. } | Ending::Lost { .. })) || is_close_frame(s)
+        });
         let dark = self.model_dark(m).map(|at| At(at.0 + self.unnoticed_us(Leg::Model)));
         [refused, ended, dark].into_iter().flatten().min().filter(|at| *at < self.over())
     }
@@ -283,6 +343,22 @@ impl<'a> Terms<'a> {
             Format::Pcma => Some("audio/pcma"),
             Format::Pcm24k => Some("audio/pcm"),
         }
+    }
+
+    /// The model's script gives the bridge a reason of its own to end the call.
+    pub(crate) fn model_is_at_fault(&self) -> bool {
+        let script = &self.plan.model;
+        let mute = |turn: &Turn| {
+            turn.never_created
+                || turn.never_audio
+                || turn.silent
+                || turn.text_only
+                || turn.error.is_some()
+                || turn.status != Outcome::Completed
+        };
+        (0..self.call.models.len())
+            .any(|m| self.model_broke(m).or(self.model_dark(m)).is_some() || !self.session_fits(m))
+            || script.turns.iter().any(mute)
     }
 
     /// The script refuses every update.
@@ -427,6 +503,11 @@ impl<'a> Terms<'a> {
         let got = trace.calls.iter().filter(refused).count();
         (got != wanted).then(|| format!("{wanted} calls were to be refused and {got} were"))
     }
+}
+
+/// The model sent its close frame: it says nothing more and hears nothing more.
+fn is_close_frame(seen: &ModelSight) -> bool {
+    matches!(seen, ModelSight::SentOther { kind } if kind == CLOSE_FRAME)
 }
 
 /// A calm scenario of one plan, for hand-made records.
