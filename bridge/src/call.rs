@@ -424,10 +424,10 @@ impl Call {
 
     // ---------------------------------------------------------------------------------------- caller leg
 
-    fn handle_twilio(&mut self, envelope: twilio::Envelope, now: Instant) {
+    fn handle_twilio(&mut self, envelope: twilio::Envelope<'_>, now: Instant) {
         let twilio::Envelope { stream_sid, message } = envelope;
         if let (Some(stream), Some(sid)) = (self.phase.stream(), &stream_sid)
-            && stream.sid.as_ref() != sid
+            && *stream.sid != **sid
             && !matches!(message, FromTwilio::Start(_))
         {
             return self.malformed(Leg::Caller, "a message of another stream", now);

@@ -8,6 +8,7 @@
 //! * [`call`]: the call itself, as a value. Nothing in it can await, read a clock or draw a random number.
 //! * [`audio`]: G.711, 8 kHz to 24 kHz and back.
 //! * [`realtime`]: the model's events on the wire.
+//! * [`payload`]: audio as text, on either wire.
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod dial;
 pub mod driver;
 pub mod leg;
+pub mod payload;
 pub mod realtime;
 pub mod registry;
 pub mod serve;

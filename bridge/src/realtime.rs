@@ -7,9 +7,8 @@
 
 use crate::audio::Format;
 use crate::call::settings::{CallConfig, Dialect};
+use crate::payload;
 use crate::twilio::shape_of;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -210,6 +209,8 @@ struct Head<'a> {
 
 #[derive(Deserialize)]
 struct Delta<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
     #[serde(borrow)]
     response_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -220,24 +221,46 @@ struct Delta<'a> {
     delta: Cow<'a, str>,
 }
 
+const AUDIO_DELTA: &str = "response.output_audio.delta";
+const BETA_AUDIO_DELTA: &str = "response.audio.delta";
+
+/// Servers write the type first or nearly so. To look for it behind kilobytes of audio costs more than it saves.
+const TYPE_WITHIN: usize = 100;
+
+/// An audio delta, if the text begins like one and is one. Whatever is unusual about it is left to the longer way.
+fn delta_at_once(text: &str) -> Option<Delta<'_>> {
+    text.get(..TYPE_WITHIN)?.contains("audio.delta\"").then_some(())?;
+    let delta: Delta<'_> = serde_json::from_str(text).ok()?;
+    matches!(delta.kind.as_ref(), AUDIO_DELTA | BETA_AUDIO_DELTA).then_some(delta)
+}
+
+impl Delta<'_> {
+    fn read(self) -> Result<ServerEvent, Malformed> {
+        let audio = payload::read(&self.delta).map_err(|_| Malformed::Audio)?;
+        Ok(ServerEvent::AudioDelta {
+            response: self.response_id.into_owned(),
+            item: self.item_id.into_owned(),
+            content: self.content_index,
+            audio,
+        })
+    }
+}
+
 /// Reads one text frame from the model.
 ///
 /// # Errors
 /// [`Malformed`] when the frame is no JSON object with a `type`, or an event the bridge acts on lacks its core.
 pub fn decode(text: &str) -> Result<ServerEvent, Malformed> {
+    // The one event that comes by the dozen and carries kilobytes is read once and without an intermediate tree.
+    if let Some(delta) = delta_at_once(text) {
+        return delta.read();
+    }
     let head: Head<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
     let kind = head.kind.as_ref();
     match kind {
-        // The one event that comes by the dozen and carries kilobytes is read without an intermediate tree.
-        "response.output_audio.delta" | "response.audio.delta" => {
+        AUDIO_DELTA | BETA_AUDIO_DELTA => {
             let delta: Delta<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
-            let audio = BASE64.decode(delta.delta.as_bytes()).map_err(|_| Malformed::Audio)?;
-            Ok(ServerEvent::AudioDelta {
-                response: delta.response_id.into_owned(),
-                item: delta.item_id.into_owned(),
-                content: delta.content_index,
-                audio,
-            })
+            delta.read()
         }
         known if acted_on(known) => {
             let value: Value = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
@@ -477,9 +500,9 @@ impl ClientEvent {
     pub fn encode(&self, dialect: Dialect) -> String {
         match self {
             Self::AppendAudio { audio } => {
-                let mut text = String::with_capacity(60 + audio.len().div_ceil(3) * 4);
+                let mut text = String::with_capacity(60 + payload::text_len(audio.len()));
                 text.push_str(r#"{"type":"input_audio_buffer.append","audio":""#);
-                BASE64.encode_string(audio, &mut text);
+                payload::write(audio, &mut text);
                 text.push_str(r#""}"#);
                 text
             }
@@ -615,6 +638,36 @@ fn session_beta(settings: &CallConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_audio_delta_is_the_same_wherever_its_type_stands() {
+        for kind in ["response.output_audio.delta", "response.audio.delta"] {
+            let kind = format!(r#""type":"{kind}""#);
+            let rest = r#""response_id":"r","item_id":"i","content_index":2,"delta":"/38=""#;
+            let padding = format!(r#""new":"{}""#, "x".repeat(TYPE_WITHIN));
+            for text in [
+                format!("{{{kind},{rest},{padding}}}"),
+                format!("{{{rest},{padding},{kind}}}"),
+                format!("{{{padding},{kind},{rest}}}"),
+                format!("{{{kind},{rest}}}"),
+            ] {
+                let delta = ServerEvent::AudioDelta {
+                    response: "r".into(),
+                    item: "i".into(),
+                    content: 2,
+                    audio: vec![0xFF, 0x7F],
+                };
+                assert_eq!(decode(&text), Ok(delta), "{text}");
+            }
+            let broken = format!(r#"{{{kind},{padding},"response_id":"r","delta":""}}"#);
+            assert!(matches!(decode(&broken), Err(Malformed::Json(_))));
+            let noise = format!(r#"{{{kind},{padding},"response_id":"r","item_id":"i","delta":"-"}}"#);
+            assert_eq!(decode(&noise), Err(Malformed::Audio));
+        }
+        // Words that look like it in the beginning of something else.
+        let other = format!(r#"{{"event_id":"audio.delta","type":"hologram","x":"{}"}}"#, "x".repeat(TYPE_WITHIN));
+        assert_eq!(decode(&other), Ok(ServerEvent::Other { kind: "hologram".into(), known: false }));
+    }
 
     #[test]
     fn beta_and_ga_names_read_the_same() {

@@ -6,12 +6,12 @@
 //! 31951 for anything else.
 
 use crate::audio::Law;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use crate::payload;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt;
 use thiserror::Error;
 
 /// A message from Twilio.
@@ -112,9 +112,9 @@ pub enum Malformed {
 
 /// A decoded message with the stream it claims to belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
+pub struct Envelope<'a> {
     /// Top-level `streamSid`, absent on `connected`.
-    pub stream_sid: Option<String>,
+    pub stream_sid: Option<Cow<'a, str>>,
     /// The message.
     pub message: FromTwilio,
 }
@@ -183,27 +183,61 @@ struct WireMark {
 
 /// A whole number that may be written as a string; anything else counts as absent.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either<'a> {
-        Number(u64),
-        Text(#[serde(borrow)] Cow<'a, str>),
-        Other(serde::de::IgnoredAny),
+    deserializer.deserialize_any(Number)
+}
+
+/// Reads [`number`] from whatever is there.
+struct Number;
+
+impl<'de> Visitor<'de> for Number {
+    type Value = Option<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
     }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::Number(n) => Some(n),
-        Either::Text(text) => text.trim().parse().ok(),
-        Either::Other(_) => None,
-    })
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Some(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(text.trim().parse().ok())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
 }
 
 /// Reads one text frame from Twilio.
 ///
 /// # Errors
 /// [`Malformed`] when the frame is not a JSON object with an `event`, or a known event lacks what it is for.
-pub fn decode(text: &str) -> Result<Envelope, Malformed> {
+pub fn decode(text: &str) -> Result<Envelope<'_>, Malformed> {
     let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
-    let stream_sid = wire.stream_sid.map(Cow::into_owned);
+    let stream_sid = wire.stream_sid;
     let message = match wire.event.as_ref() {
         "media" => FromTwilio::Media(media(wire.media)?),
         "mark" => FromTwilio::Mark {
@@ -232,7 +266,7 @@ pub fn decode(text: &str) -> Result<Envelope, Malformed> {
 fn media(body: Option<WireMedia<'_>>) -> Result<Media, Malformed> {
     let body = body.ok_or(Malformed::Missing { event: "media", field: "media" })?;
     let payload = body.payload.ok_or(Malformed::Missing { event: "media", field: "media.payload" })?;
-    let audio = BASE64.decode(payload.as_bytes()).map_err(|_| Malformed::Payload)?;
+    let audio = payload::read(&payload).map_err(|_| Malformed::Payload)?;
     Ok(Media { chunk: body.chunk.unwrap_or(0), timestamp_ms: body.timestamp, audio })
 }
 
@@ -289,21 +323,42 @@ pub enum ToTwilio {
 impl ToTwilio {
     /// The text frame for this message on stream `stream_sid`.
     pub fn encode(&self, stream_sid: &str) -> String {
-        let sid = serde_json::Value::from(stream_sid);
+        let begun = |event: &str, room: usize| {
+            let mut text = String::with_capacity(60 + stream_sid.len() + room);
+            text.push_str(r#"{"event":""#);
+            text.push_str(event);
+            text.push_str(r#"","streamSid":"#);
+            push_quoted(&mut text, stream_sid);
+            text
+        };
         match self {
             Self::Media { audio } => {
-                let mut text = String::with_capacity(100 + audio.len().div_ceil(3) * 4);
-                let _ = write!(text, r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
-                BASE64.encode_string(audio, &mut text);
+                let mut text = begun("media", payload::text_len(audio.len()));
+                text.push_str(r#","media":{"payload":""#);
+                payload::write(audio, &mut text);
                 text.push_str(r#""}}"#);
                 text
             }
             Self::Mark { name } => {
-                let name = serde_json::Value::from(name.as_str());
-                format!(r#"{{"event":"mark","streamSid":{sid},"mark":{{"name":{name}}}}}"#)
+                let mut text = begun("mark", name.len());
+                text.push_str(r#","mark":{"name":"#);
+                push_quoted(&mut text, name);
+                text.push_str("}}");
+                text
             }
-            Self::Clear => format!(r#"{{"event":"clear","streamSid":{sid}}}"#),
+            Self::Clear => begun("clear", 0) + "}",
         }
+    }
+}
+
+/// Puts a JSON string behind what `text` holds. Nearly every one is plain, and then nothing is allocated.
+fn push_quoted(text: &mut String, content: &str) {
+    if content.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        text.push('"');
+        text.push_str(content);
+        text.push('"');
+    } else {
+        text.push_str(&serde_json::Value::from(content).to_string());
     }
 }
 
@@ -344,6 +399,15 @@ mod tests {
                 message,
                 FromTwilio::Media(Media { chunk: 7, timestamp_ms: Some(155), audio: vec![0xFF, 0x7F] })
             );
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_counts_as_absent() {
+        for chunk in ["null", "true", "-7", "7.5", "[7,[8]]", r#"{"n":{"n":7}}"#, r#""seven""#, r#""-7""#, r#""\n""#] {
+            let text = format!(r#"{{"event":"media","media":{{"chunk":{chunk},"timestamp":5,"payload":""}}}}"#);
+            let FromTwilio::Media(media) = decode(&text).unwrap().message else { panic!("not media") };
+            assert_eq!((media.chunk, media.timestamp_ms), (0, Some(5)), "{chunk}");
         }
     }
 
@@ -400,5 +464,17 @@ mod tests {
             r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"1/2/300"}}"#
         );
         assert_eq!(ToTwilio::Clear.encode("MZ1"), r#"{"event":"clear","streamSid":"MZ1"}"#);
+    }
+
+    #[test]
+    fn names_that_need_escapes_are_escaped() {
+        for content in ["MZ1", "", "\u{e9} \u{7f}", "a\"b", "a\\b", "a\nb", "a\u{0}b"] {
+            let mut text = String::new();
+            push_quoted(&mut text, content);
+            assert_eq!(text, serde_json::Value::from(content).to_string());
+            let mark = ToTwilio::Mark { name: content.into() }.encode(content);
+            let mark: serde_json::Value = serde_json::from_str(&mark).unwrap();
+            assert_eq!((&mark["streamSid"], &mark["mark"]["name"]), (&content.into(), &content.into()));
+        }
     }
 }

@@ -79,7 +79,7 @@ impl Conversation {
         if model_clogged {
             return;
         }
-        for audio in uplink.drain() {
+        while let Some(audio) = uplink.append() {
             desk.tell_model(ClientEvent::AppendAudio { audio });
         }
     }

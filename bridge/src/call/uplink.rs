@@ -7,7 +7,6 @@
 //! **Drop rule:** while the model is not ready or not reading, the newest `backlog_ms` are kept and the oldest
 //! are dropped: the caller's last words are the ones worth answering.
 
-use super::fifo::take_front;
 use super::settings::CallConfig;
 use crate::audio::dtmf::Mute;
 use crate::audio::{self, Format, Law};
@@ -132,20 +131,18 @@ impl Uplink {
         excess as u64 / BYTES_PER_MS
     }
 
-    /// Hands over what waits, in the session's format, as appends of at most a second.
-    pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
-        let mut appends = Vec::new();
-        let Some(codec) = &mut self.codec else { return appends };
-        while !self.backlog.is_empty() {
-            let take = self.backlog.len().min(APPEND_MAX);
-            let codes = take_front(&mut self.backlog, take);
-            let mut audio = Vec::new();
-            codec.push(&codes, &mut audio);
-            if !audio.is_empty() {
-                appends.push(audio);
-            }
-        }
-        appends
+    /// The next of what waits, at most a second, in the session's format. `None` when nothing waits, or it is not
+    /// known yet what it is.
+    pub(crate) fn append(&mut self) -> Option<Vec<u8>> {
+        let codec = self.codec.as_mut().filter(|_| !self.backlog.is_empty())?;
+        let take = self.backlog.len().min(APPEND_MAX);
+        let (front, back) = self.backlog.as_slices();
+        let front = &front[..take.min(front.len())];
+        let mut audio = Vec::with_capacity(take * self.format.bytes_per_ms() as usize / BYTES_PER_MS as usize);
+        codec.push(front, &mut audio);
+        codec.push(&back[..take - front.len()], &mut audio);
+        self.backlog.drain(..take);
+        Some(audio)
     }
 
     /// Bytes of G.711 waiting.
@@ -157,6 +154,13 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Uplink {
+        /// All that waits.
+        fn drain(&mut self) -> Vec<Vec<u8>> {
+            std::iter::from_fn(|| self.append()).collect()
+        }
+    }
 
     fn uplink(backlog_ms: u64) -> Uplink {
         let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
