@@ -6,19 +6,18 @@
 /// Every other bit is inverted on the line, so that silence is not a row of equal bits.
 const EVEN_BITS: u8 = 0x55;
 /// Magnitudes of the lowest segment, which is as fine as the second.
-const LINEAR: i32 = 16;
+const LINEAR: i16 = 16;
 /// Exponent of the lowest segment if it were one like the others (2^3), shifted to where the code expects it.
-const LOWEST: u32 = (127 + 3) << 4;
+const LOWEST: i16 = (127 + 3) << 4;
 
-/// One linear 16-bit sample to its code.
+/// One linear 16-bit sample to its code. All but the floating point in 16 bits: twice as many fit into a register.
 #[inline]
 pub fn encode(sample: i16) -> u8 {
-    let wide = i32::from(sample);
-    let sign = !(wide >> 31) & 0x80;
-    let magnitude = (wide ^ (wide >> 31)) >> 4;
-    let bits = (magnitude as f32).to_bits();
-    let code = if magnitude < LINEAR { magnitude as u32 } else { (bits >> 19).wrapping_sub(LOWEST) };
-    (code as u8 | sign as u8) ^ EVEN_BITS
+    let negative = sample >> 15;
+    let magnitude = (sample ^ negative) >> 4;
+    let bits = (i32::from(magnitude) as f32).to_bits();
+    let code = if magnitude < LINEAR { magnitude } else { (bits >> 19) as i16 - LOWEST };
+    (code | (!negative & 0x80)) as u8 ^ EVEN_BITS
 }
 
 /// One code to its linear 16-bit sample.
