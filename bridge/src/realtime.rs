@@ -665,7 +665,8 @@ mod tests {
             assert_eq!(decode(&noise), Err(Malformed::Audio));
         }
         // Words that look like it in the beginning of something else.
-        let other = format!(r#"{{"event_id":"audio.delta","type":"hologram","x":"{}"}}"#, "x".repeat(TYPE_WITHIN));
+        let other =
+            format!(r#"{{"event_id":"audio.delta","type":"hologram","x":"{}"}}"#, "x".repeat(TYPE_WITHIN));
         assert_eq!(decode(&other), Ok(ServerEvent::Other { kind: "hologram".into(), known: false }));
     }
 

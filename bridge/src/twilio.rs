@@ -119,13 +119,17 @@ pub struct Envelope<'a> {
     pub message: FromTwilio,
 }
 
+/// A string that is borrowed from the message unless it has escapes. Inside an `Option`, serde would copy a bare `Cow`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
     #[serde(borrow, default)]
-    stream_sid: Option<Cow<'a, str>>,
+    stream_sid: Option<Text<'a>>,
     #[serde(borrow, default)]
     media: Option<WireMedia<'a>>,
     #[serde(default)]
@@ -143,7 +147,7 @@ struct WireMedia<'a> {
     #[serde(default, deserialize_with = "number")]
     timestamp: Option<u64>,
     #[serde(borrow, default)]
-    payload: Option<Cow<'a, str>>,
+    payload: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -237,7 +241,7 @@ impl<'de> Visitor<'de> for Number {
 /// [`Malformed`] when the frame is not a JSON object with an `event`, or a known event lacks what it is for.
 pub fn decode(text: &str) -> Result<Envelope<'_>, Malformed> {
     let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
-    let stream_sid = wire.stream_sid;
+    let stream_sid = wire.stream_sid.map(|sid| sid.0);
     let message = match wire.event.as_ref() {
         "media" => FromTwilio::Media(media(wire.media)?),
         "mark" => FromTwilio::Mark {
@@ -266,7 +270,7 @@ pub fn decode(text: &str) -> Result<Envelope<'_>, Malformed> {
 fn media(body: Option<WireMedia<'_>>) -> Result<Media, Malformed> {
     let body = body.ok_or(Malformed::Missing { event: "media", field: "media" })?;
     let payload = body.payload.ok_or(Malformed::Missing { event: "media", field: "media.payload" })?;
-    let audio = payload::read(&payload).map_err(|_| Malformed::Payload)?;
+    let audio = payload::read(&payload.0).map_err(|_| Malformed::Payload)?;
     Ok(Media { chunk: body.chunk.unwrap_or(0), timestamp_ms: body.timestamp, audio })
 }
 
@@ -404,8 +408,11 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_counts_as_absent() {
-        for chunk in ["null", "true", "-7", "7.5", "[7,[8]]", r#"{"n":{"n":7}}"#, r#""seven""#, r#""-7""#, r#""\n""#] {
-            let text = format!(r#"{{"event":"media","media":{{"chunk":{chunk},"timestamp":5,"payload":""}}}}"#);
+        for chunk in
+            ["null", "true", "-7", "7.5", "[7,[8]]", r#"{"n":{"n":7}}"#, r#""seven""#, r#""-7""#, r#""\n""#]
+        {
+            let text =
+                format!(r#"{{"event":"media","media":{{"chunk":{chunk},"timestamp":5,"payload":""}}}}"#);
             let FromTwilio::Media(media) = decode(&text).unwrap().message else { panic!("not media") };
             assert_eq!((media.chunk, media.timestamp_ms), (0, Some(5)), "{chunk}");
         }

@@ -138,7 +138,8 @@ impl Uplink {
         let take = self.backlog.len().min(APPEND_MAX);
         let (front, back) = self.backlog.as_slices();
         let front = &front[..take.min(front.len())];
-        let mut audio = Vec::with_capacity(take * self.format.bytes_per_ms() as usize / BYTES_PER_MS as usize);
+        let mut audio =
+            Vec::with_capacity(take * self.format.bytes_per_ms() as usize / BYTES_PER_MS as usize);
         codec.push(front, &mut audio);
         codec.push(&back[..take - front.len()], &mut audio);
         self.backlog.drain(..take);
