@@ -2,7 +2,8 @@
 //!
 //! Everything is embedded, so a binary that uses it needs no files. `MANIFEST.toml` lists each file with its
 //! digest, its licence and how it was made; [`verify`] checks the embedded bytes against it, and
-//! `cargo run -p golden --bin bless` does so from the command line.
+//! `cargo run -p golden --bin bless` does so from the command line. The recorded calls below `calls/` are listed, too,
+//! but stay on disk ([`recorded`]): they are not facts, and `scn bless --accept` writes them and their digests.
 
 mod clips;
 pub mod codec;
@@ -13,7 +14,9 @@ pub use clips::{Clip, KEY_OFF_MS, KEY_ON_MS, KEYS, clip, clips, dtmf};
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::fs;
 use std::io::Cursor;
+use std::path::Path;
 use std::sync::LazyLock;
 
 /// Sample rate of [`agent_voice`], Hz.
@@ -102,13 +105,63 @@ pub struct Entry {
     pub how: String,
 }
 
-/// The manifest, in file order.
+/// The manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Its files.
+    /// What is embedded, in file order.
     #[serde(rename = "file")]
     pub files: Vec<Entry>,
+    /// The recorded calls, sorted by file.
+    #[serde(rename = "call", default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Entry>,
+}
+
+impl Manifest {
+    /// Reads the manifest below the folder `golden` as it is now, which may be newer than the embedded one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not TOML of the documented shape.
+    pub fn read(golden: &Path) -> anyhow::Result<Self> {
+        let path = golden.join("MANIFEST.toml");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is no manifest", path.display()))
+    }
+
+    /// Writes it below the folder `golden`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, golden: &Path) -> anyhow::Result<()> {
+        let path = golden.join("MANIFEST.toml");
+        let text = toml::to_string(self).context("the manifest does not serialise")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Lists a recorded call, in the place of what was listed for its file before.
+    pub fn list_call(&mut self, call: Entry) {
+        self.calls.retain(|listed| listed.file != call.file);
+        let at = self.calls.partition_point(|listed| listed.file < call.file);
+        self.calls.insert(at, call);
+    }
+}
+
+/// The bytes of a recorded call, read from below the folder `golden` and checked against its manifest.
+///
+/// # Errors
+/// When the file cannot be read, is not listed, or is not what was listed; and what to do about it.
+pub fn recorded(golden: &Path, file: &str, manifest: &Manifest) -> anyhow::Result<Vec<u8>> {
+    const MEND: &str = "restore both, or delete the file and let `cargo scn bless --accept` write it";
+    let bytes = fs::read(golden.join(file)).with_context(|| format!("cannot read golden/{file}"))?;
+    let listed = manifest.calls.iter().find(|call| call.file == file);
+    let listed = listed.with_context(|| format!("golden/{file} is not in MANIFEST.toml; {MEND}"))?;
+    let found = digest(&bytes);
+    ensure!(
+        found == listed.sha256,
+        "golden/{file}: digest {found} where MANIFEST.toml says {}; {MEND}",
+        listed.sha256
+    );
+    Ok(bytes)
 }
 
 /// Reads the embedded manifest.
@@ -201,6 +254,42 @@ mod tests {
         let embedded: Vec<&str> = FILES.iter().map(|(file, _)| *file).collect();
         assert_eq!(listed, embedded);
         assert_eq!(verify().unwrap(), FILES.len());
+    }
+
+    #[test]
+    fn every_recorded_call_is_what_the_manifest_lists() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let manifest = Manifest::read(golden).unwrap();
+        assert!(!manifest.calls.is_empty());
+        for call in &manifest.calls {
+            recorded(golden, &call.file, &manifest).unwrap();
+        }
+        let mut files: Vec<_> = fs::read_dir(golden.join("calls"))
+            .unwrap()
+            .map(|entry| format!("calls/{}", entry.unwrap().file_name().to_string_lossy()))
+            .collect();
+        files.sort();
+        assert_eq!(files, manifest.calls.iter().map(|call| call.file.clone()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_recorded_call_with_another_bit_or_without_an_entry_is_refused() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = "signals/impulse.wav";
+        let mut manifest = Manifest::default();
+        let why = |manifest: &Manifest| recorded(golden, file, manifest).unwrap_err().to_string();
+        assert!(why(&manifest).contains("is not in MANIFEST.toml"));
+        let mut bytes = embedded(file).unwrap().to_vec();
+        let mut entry = super::manifest().unwrap().files.swap_remove(0);
+        entry.file = file.to_owned();
+        entry.sha256 = digest(&bytes);
+        manifest.list_call(entry.clone());
+        assert_eq!(recorded(golden, file, &manifest).unwrap(), bytes);
+        bytes[1_000] ^= 1;
+        entry.sha256 = digest(&bytes);
+        manifest.list_call(entry);
+        assert_eq!(manifest.calls.len(), 1, "a file is listed once");
+        assert!(why(&manifest).contains("cargo scn bless --accept"));
     }
 
     #[test]

@@ -517,7 +517,7 @@ fn bless(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
         unlike += 1;
         say(&format!("{} belongs to no recorded call\n", stray.display()));
         if accept {
-            std::fs::remove_file(&stray).with_context(|| format!("cannot remove {}", stray.display()))?;
+            recording::remove(&stray)?;
             say("  accepted   and removed\n");
         }
     }

@@ -14,6 +14,7 @@ use crate::seed::Seed;
 use crate::stage::{self, StageKind};
 use crate::trace::{CallTrace, Trace};
 use anyhow::{Context as _, ensure};
+use golden::{Entry, Manifest};
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight};
 use mocks::ulaw;
@@ -167,6 +168,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
+/// Where the manifest is kept.
+fn golden_folder() -> PathBuf {
+    root().join("golden")
+}
+
 /// Where the recordings are kept.
 pub fn folder() -> PathBuf {
     root().join("golden/calls")
@@ -187,7 +193,8 @@ impl Recording {
         if !path.exists() {
             return Ok(Standing::New);
         }
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes =
+            golden::recorded(&golden_folder(), &self.entry_file(), &Manifest::read(&golden_folder())?)?;
         let before = Self::from_wav(&self.name, &bytes)?;
         let interrupted: Vec<f64> = if self.name.ends_with(".heard") {
             drains.iter().map(|d| d.from_open_ms).collect()
@@ -200,14 +207,43 @@ impl Recording {
         })
     }
 
-    /// Writes its file.
+    /// Writes its file and lists it in the manifest.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When one of them cannot be written.
     pub fn save(&self) -> anyhow::Result<()> {
         let path = folder().join(format!("{}.wav", self.name));
+        let wav = self.to_wav();
         fs::create_dir_all(folder()).with_context(|| format!("cannot make {}", folder().display()))?;
-        fs::write(&path, self.to_wav()).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, &wav).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut manifest = Manifest::read(&golden_folder())?;
+        manifest.list_call(self.entry(&wav));
+        manifest.write(&golden_folder())
+    }
+
+    /// Its file, seen from the folder of the manifest.
+    fn entry_file(&self) -> String {
+        format!("calls/{}.wav", self.name)
+    }
+
+    /// What the manifest says of it.
+    fn entry(&self, wav: &[u8]) -> Entry {
+        let call = self.name.replace("__", "/");
+        let (call, what) = match call.strip_suffix(".heard") {
+            Some(call) => (call, "the caller heard"),
+            None => (call.trim_end_matches(".received"), "the model received"),
+        };
+        Entry {
+            name: format!("what {what} in {call}"),
+            file: self.entry_file(),
+            sha256: golden::digest(wav),
+            duration_ms: self.samples.len() as u64 * 1_000 / u64::from(self.rate),
+            rate: self.rate,
+            licence: "MIT OR Apache-2.0: ours, the files above as a call carries them".to_owned(),
+            how: format!(
+                "cargo scn bless --accept: {call} in memory with seed {SEED}, at most {LONGEST_S} s"
+            ),
+        }
     }
 
     /// A WAV file of one channel of 16-bit samples.
@@ -249,14 +285,11 @@ impl Recording {
     }
 }
 
-/// Files below `golden/calls` that no chosen call makes, sorted.
+/// Files below `golden/calls`, there or only listed in the manifest, that no chosen call makes, sorted.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// When the folder or the manifest cannot be read.
 pub fn strays() -> anyhow::Result<Vec<PathBuf>> {
-    if !folder().exists() {
-        return Ok(Vec::new());
-    }
     let ours: Vec<String> = CHOSEN
         .iter()
         .flat_map(|chosen| {
@@ -265,16 +298,31 @@ pub fn strays() -> anyhow::Result<Vec<PathBuf>> {
             [Some(heard), received].into_iter().flatten().map(|name| name + ".wav")
         })
         .collect();
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder()).with_context(|| format!("cannot read {}", folder().display()))? {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.ends_with(".wav") && !ours.contains(&name) {
-            found.push(path);
+    let mut found: Vec<PathBuf> =
+        Manifest::read(&golden_folder())?.calls.iter().map(|call| golden_folder().join(&call.file)).collect();
+    if folder().exists() {
+        for entry in fs::read_dir(folder()).with_context(|| format!("cannot read {}", folder().display()))? {
+            found.push(entry?.path());
         }
     }
+    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    found.retain(|path| name(path).ends_with(".wav") && !ours.contains(&name(path)));
     found.sort();
+    found.dedup();
     Ok(found)
+}
+
+/// Removes a stray file and what the manifest says of it.
+///
+/// # Errors
+/// When the file or the manifest cannot be changed.
+pub fn remove(stray: &Path) -> anyhow::Result<()> {
+    if stray.exists() {
+        fs::remove_file(stray).with_context(|| format!("cannot remove {}", stray.display()))?;
+    }
+    let mut manifest = Manifest::read(&golden_folder())?;
+    manifest.calls.retain(|call| golden_folder().join(&call.file) != stray);
+    manifest.write(&golden_folder())
 }
 
 // --------------------------------------------------------------------------------------------------- drains
