@@ -150,6 +150,41 @@ fn the_wrong_law_is_unlike_at_every_lag() {
 }
 
 #[test]
+fn a_frame_too_many_is_a_lag_of_a_frame() {
+    let d = spoiled("frame_late", |samples| {
+        samples.splice(0..0, [0; FRAME]);
+        samples.truncate(samples.len() - FRAME);
+    });
+    assert_eq!(d.lag.unsigned_abs(), FRAME, "{d}");
+    assert!(d.likeness > 0.999 && d.gain_db.abs() < 0.05 && d.snr_db < 6.0, "{d}");
+}
+
+#[test]
+fn bytes_in_the_wrong_order_are_noise() {
+    let d = spoiled("bytes_swapped", |samples| {
+        samples.iter_mut().for_each(|sample| *sample = sample.swap_bytes());
+    });
+    assert!(d.likeness < 0.5 && d.snr_db < 0.0 && d.gain_db > 3.0 && d.differing > 5_000, "{d}");
+}
+
+#[test]
+fn a_filter_that_forgets_between_frames_is_seen_in_the_worst_of_them() {
+    let d = spoiled("state_dropped", |samples| {
+        let wide = mocks::resample::up(samples);
+        let mut codes = Vec::new();
+        let mut link = bridge::audio::Downlink::new(bridge::audio::Format::Pcm24k, bridge::audio::Law::Ulaw);
+        for frame in wide.chunks(3 * FRAME) {
+            let bytes: Vec<u8> = frame.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+            link.push(&bytes, &mut codes);
+            link.flush(&mut codes);
+        }
+        *samples = mocks::ulaw::decode_all(&codes);
+    });
+    assert!(d.lag == 0 && d.likeness > 0.999 && (20.0..35.0).contains(&d.snr_db), "{d}");
+    assert!(d.worst.1 < 0.0 && d.differing > 500, "{d}");
+}
+
+#[test]
 fn zero_bytes_for_silence_are_far_too_loud() {
     let d = spoiled("zero_bytes", |samples| {
         samples[SPOILED..SPOILED + FRAME].fill(mocks::ulaw::decode(0));

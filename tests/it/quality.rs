@@ -1,7 +1,9 @@
-//! The audio path meets its goals, and the document that shows them shows what they are.
+//! The audio path meets its goals, and the document that shows them shows what they are. Its bytes are the recorded
+//! ones in every build, and nothing that is wrong with it leaves them as they are.
 
 use super::tidy::root;
-use scenarios::quality;
+use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
+use scenarios::quality::{self, DIGESTS, Material};
 use std::fs;
 
 #[test]
@@ -14,4 +16,79 @@ fn every_goal_of_the_audio_path_is_met_and_documented() {
         document.contains(&table),
         "docs/audio.md shows other figures than `cargo scn quality`:\n{table}"
     );
+}
+
+/// The digest of `way` for `law`, as recorded.
+fn recorded(way: &str, law: Law) -> &'static str {
+    DIGESTS.iter().find(|(w, l, _)| *w == way && *l == law).expect("every way is recorded").2
+}
+
+/// Bytes of a frame at 24 kHz.
+const WIDE_BYTES: usize = 6 * FRAME_BYTES;
+const LAWS: [Law; 2] = [Law::Ulaw, Law::Alaw];
+
+#[test]
+fn the_audio_path_makes_the_recorded_bytes_in_this_build() {
+    let recorded = DIGESTS.map(|(_, _, digest)| digest.to_owned());
+    assert_eq!(quality::digests(), recorded, "audio changed; if that is right, DIGESTS must say so");
+}
+
+#[test]
+fn a_filter_that_forgets_between_frames_does_not_make_the_recorded_bytes() {
+    for law in LAWS {
+        let material = Material::new(law);
+        let mut up = Vec::new();
+        for frame in material.codes.chunks(FRAME_BYTES) {
+            Uplink::new(law, Format::Pcm24k).push(frame, &mut up);
+        }
+        assert_eq!(up.len(), material.up(law).len());
+        assert_ne!(golden::digest(&up), recorded("up", law));
+        let mut down = Vec::new();
+        let mut link = Downlink::new(Format::Pcm24k, law);
+        for frame in material.wide.chunks(WIDE_BYTES) {
+            link.push(frame, &mut down);
+            link.flush(&mut down);
+        }
+        assert_eq!(down.len(), material.down(law).len());
+        assert_ne!(golden::digest(&down), recorded("down", law));
+    }
+}
+
+#[test]
+fn a_filter_that_forgets_once_does_not_make_the_recorded_bytes() {
+    let (law, material) = (Law::Ulaw, Material::new(Law::Ulaw));
+    let (mut link, mut up) = (Uplink::new(law, Format::Pcm24k), Vec::new());
+    for (n, frame) in material.codes.chunks(FRAME_BYTES).enumerate() {
+        if n == 300 {
+            link = Uplink::new(law, Format::Pcm24k);
+        }
+        link.push(frame, &mut up);
+    }
+    assert_ne!(golden::digest(&up), recorded("up", law));
+}
+
+#[test]
+fn bytes_in_the_wrong_order_are_not_the_recorded_ones() {
+    let swap = |bytes: &mut Vec<u8>| bytes.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
+    for law in LAWS {
+        let mut material = Material::new(law);
+        let mut up = material.up(law);
+        swap(&mut up);
+        assert_ne!(golden::digest(&up), recorded("up", law));
+        swap(&mut material.wide);
+        assert_ne!(golden::digest(&material.down(law)), recorded("down", law));
+    }
+}
+
+#[test]
+fn audio_that_is_a_frame_late_is_not_the_recorded_one() {
+    for law in LAWS {
+        let mut material = Material::new(law);
+        material.codes.rotate_right(FRAME_BYTES);
+        material.codes[..FRAME_BYTES].fill(law.silence());
+        assert_ne!(golden::digest(&material.up(law)), recorded("up", law));
+        material.wide.rotate_right(WIDE_BYTES);
+        material.wide[..WIDE_BYTES].fill(0);
+        assert_ne!(golden::digest(&material.down(law)), recorded("down", law));
+    }
 }
