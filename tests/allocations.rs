@@ -1,0 +1,147 @@
+//! What a call's audio takes from the allocator: nothing for its samples, a few strings for its messages.
+//!
+//! A program of its own, because it puts a counting allocator in the place of the system's.
+
+use allocation_counter::measure;
+use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
+use bridge::call::settings::CallConfig;
+use bridge::call::{Call, Incoming, Leg, LegChange};
+use bridge::payload;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const LAWS: [Law; 2] = [Law::Ulaw, Law::Alaw];
+const FORMATS: [Format; 3] = [Format::Pcm24k, Format::Pcmu, Format::Pcma];
+/// Room for what a frame becomes, at its largest.
+const ROOM: usize = 4_096;
+
+fn noise(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|n| (n * n / 8) as u8).collect()
+}
+
+#[test]
+fn a_frame_of_samples_takes_nothing_in_any_format_up_or_down() {
+    for law in LAWS {
+        for format in FORMATS {
+            let (codes, mut out) = (noise(FRAME_BYTES), Vec::with_capacity(ROOM));
+            let mut uplink = Uplink::new(law, format);
+            let up = measure(|| {
+                for _ in 0..500 {
+                    out.clear();
+                    uplink.push(&codes, &mut out);
+                }
+            });
+            assert_eq!((up.count_total, out.len()), (0, format.bytes_per_ms() as usize * 20));
+
+            // Half a sample is left over by every piece, and items end and are interrupted.
+            let piece = noise(format.bytes_per_ms() as usize * 20 + 1);
+            let mut downlink = Downlink::new(format, law);
+            let down = measure(|| {
+                for n in 0..500 {
+                    out.clear();
+                    downlink.push(&piece, &mut out);
+                    match n % 100 {
+                        50 => downlink.flush(&mut out),
+                        99 => downlink.reset(),
+                        _ => {}
+                    }
+                }
+            });
+            assert_eq!(down.count_total, 0, "{law:?} from {format:?}");
+            assert!(out.len() >= FRAME_BYTES);
+        }
+    }
+}
+
+#[test]
+fn both_ways_of_a_call_keep_no_more_than_3_1_kib() {
+    let mut kept = None;
+    let heap = measure(|| {
+        kept = Some((Uplink::new(Law::Ulaw, Format::Pcm24k), Downlink::new(Format::Pcm24k, Law::Ulaw)));
+    });
+    let bytes = heap.bytes_current + size_of_val(&kept) as i64;
+    println!("the audio of a call keeps {bytes} bytes");
+    // More than the samples the filters remember: 30 of 8 kHz up, 90 of 24 kHz down, and a frame of each.
+    assert!((2_900..=3_174).contains(&bytes), "{bytes} bytes");
+}
+
+/// A call in the middle of both people's talking.
+struct Live {
+    call: Call,
+    config: Arc<CallConfig>,
+    now: Instant,
+}
+
+impl Live {
+    #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+    fn new(format: Format) -> Self {
+        let config = Arc::new(CallConfig { format, ..CallConfig::default() });
+        let now = Instant::now();
+        let mut live = Self { call: Call::new(config.clone(), Arc::from([0xFF; 160]), now, 0), config, now };
+        live.text(Leg::Caller, r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
+        live.text(Leg::Caller, &media(1, 0));
+        live.call.handle_leg(Leg::Model, LegChange::Open, live.now);
+        live.text(Leg::Model, r#"{"type":"session.created","session":{}}"#);
+        let echo = format!(r#"{{"format":{{"type":"{}"}}}}"#, format.wire_name());
+        let session = format!(r#"{{"audio":{{"input":{echo},"output":{echo}}}}}"#);
+        live.text(Leg::Model, &format!(r#"{{"type":"session.updated","session":{session}}}"#));
+        live.text(Leg::Model, r#"{"type":"response.created","response":{"id":"r"}}"#);
+        live
+    }
+
+    /// Takes a message, and drains what comes of it to the text that would be sent. Returns how many bytes that is.
+    fn text(&mut self, leg: Leg, text: &str) -> usize {
+        self.call.handle_frame(leg, Incoming::Text(text), self.now);
+        let mut bytes = 0;
+        while let Some(transmit) = self.call.poll_transmit() {
+            bytes += transmit.encode(&self.config).map_or(0, |(_, text)| text.len());
+        }
+        while self.call.poll_event().is_some() {}
+        bytes
+    }
+}
+
+fn media(chunk: u64, timestamp_ms: u64) -> String {
+    let mut payload = String::new();
+    payload::write(&noise(FRAME_BYTES), &mut payload);
+    format!(
+        r#"{{"event":"media","media":{{"chunk":"{chunk}","timestamp":"{timestamp_ms}","payload":"{payload}"}},"streamSid":"MZ1"}}"#
+    )
+}
+
+/// The message's audio, what the model is given of it, and its text: each is handed on, so each is its own.
+#[test]
+fn a_frame_of_the_caller_takes_three_allocations_from_text_to_text() {
+    for format in FORMATS {
+        let mut live = Live::new(format);
+        let frames: Vec<String> = (2..=600).map(|n| media(n, (n - 1) * 20)).collect();
+        let (warm_up, steady) = frames.split_at(99);
+        let mut send = |frame: &String| {
+            live.now += Duration::from_millis(20);
+            assert!(live.text(Leg::Caller, frame) > 200, "the model is given each frame");
+        };
+        warm_up.iter().for_each(&mut send);
+        let taken = measure(|| steady.iter().for_each(&mut send));
+        assert_eq!(taken.count_total, 3 * steady.len() as u64, "{format:?}");
+        assert_eq!(taken.bytes_current, 0, "{format:?}: nothing is kept");
+    }
+}
+
+/// The delta's audio and two names; the same audio for the ear; then each message to the caller and its text, and a
+/// mark every other time. As many for a delta of ten seconds as for one of 100 ms but for the messages.
+#[test]
+fn a_delta_of_the_model_takes_at_most_a_dozen_allocations_from_text_to_text() {
+    for format in FORMATS {
+        let mut live = Live::new(format);
+        let mut audio = String::new();
+        payload::write(&noise(format.bytes_per_ms() as usize * 100), &mut audio);
+        let delta = format!(
+            r#"{{"type":"response.output_audio.delta","response_id":"r","item_id":"i","output_index":0,"content_index":0,"delta":"{audio}"}}"#
+        );
+        // More than a second in one burst is within what the bridge sends ahead of the ear without collecting.
+        let mut send = || assert!(live.text(Leg::Model, &delta) > 4 * 216, "the caller is given each delta");
+        (0..4).for_each(|_| send());
+        let taken = measure(|| (0..8).for_each(|_| send()));
+        assert!((48..=96).contains(&taken.count_total), "{format:?}: {taken:?}");
+    }
+}
