@@ -5,7 +5,9 @@
 //! pings and close frames, bounds the writer's queue, runs the functions, admits calls and replaces streams.
 //! A call takes about a millisecond, so this is where seeds are spent.
 
-use super::{API_KEY, BridgeOut, EPOCH_UNIX, Saboteur, Stage, StageKind, UPGRADE_PATIENCE_MS};
+use super::{
+    API_KEY, Act, BridgeOut, Defect, EPOCH_UNIX, Mouth, Saboteur, Stage, StageKind, Told, UPGRADE_PATIENCE_MS,
+};
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Trace};
@@ -39,13 +41,26 @@ impl Stage for Memory {
     }
 
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
-        World::new(scenario, seed, None).run()
+        World::new(scenario, seed, scenario.bridge.clone(), None).run()
     }
 }
 
 /// Plays a scenario with a bridge whose words are spoiled; `saboteur` is asked once for each call, by its index.
 pub fn play_spoiled(scenario: &Scenario, seed: Seed, saboteur: &dyn Fn(usize) -> Box<dyn Saboteur>) -> Trace {
-    World::new(scenario, seed, Some(saboteur)).run()
+    play_defective(scenario, seed, &|_| {}, &|index| Box::new(Mouth(saboteur(index))))
+}
+
+/// Plays a scenario with a defective bridge: `settings` are changed behind the scenario's back, so that the judges
+/// know nothing of it, and `defect` is asked once for each call, by its index.
+pub fn play_defective(
+    scenario: &Scenario,
+    seed: Seed,
+    settings: &dyn Fn(&mut CallConfig),
+    defect: &dyn Fn(usize) -> Box<dyn Defect>,
+) -> Trace {
+    let mut config = scenario.bridge.clone();
+    settings(&mut config);
+    World::new(scenario, seed, config, Some(defect)).run()
 }
 
 /// Something that travels on a connection.
@@ -94,8 +109,8 @@ enum Happens {
     ModelWakes(usize),
     CallWakes,
     Tool(ToolResult),
-    /// A spoiled message goes out late.
-    Late(BridgeOut),
+    /// A defect does something late.
+    Late(Act),
     /// The connections on a leg are reset.
     Cut(Leg),
     /// Another stream of the same call took over.
@@ -237,7 +252,7 @@ struct Line {
     model_held: bool,
     /// Functions that are running.
     running: BTreeSet<String>,
-    saboteur: Option<Box<dyn Saboteur>>,
+    defect: Option<Box<dyn Defect>>,
     events: Vec<(At, CallEvent)>,
     begun: bool,
     done: bool,
@@ -274,7 +289,8 @@ impl<'a> World<'a> {
     fn new(
         scenario: &'a Scenario,
         seed: Seed,
-        saboteur: Option<&dyn Fn(usize) -> Box<dyn Saboteur>>,
+        config: CallConfig,
+        defect: Option<&dyn Fn(usize) -> Box<dyn Defect>>,
     ) -> Self {
         super::watch_panics();
         let lines: Vec<_> = scenario
@@ -297,7 +313,7 @@ impl<'a> World<'a> {
                     call_wakes: None,
                     model_held: false,
                     running: BTreeSet::new(),
-                    saboteur: saboteur.map(|make| make(index)),
+                    defect: defect.map(|make| make(index)),
                     events: Vec::new(),
                     begun: false,
                     done: false,
@@ -307,7 +323,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             scenario,
             seed,
-            config: Arc::new(scenario.bridge.clone()),
+            config: Arc::new(config),
             notice: bridge::config::notice(),
             base: Instant::now(),
             now: At(0),
@@ -452,7 +468,7 @@ impl<'a> World<'a> {
                     }
                     Err(why) => LegChange::DialFailed { why },
                 };
-                self.tell(call, |call, now| call.handle_leg(Leg::Model, change, now));
+                self.told(call, Told::Leg(Leg::Model, change));
             }
             Happens::ToPeer(pipe, parcel) => {
                 let connection = self.connection(call, pipe);
@@ -488,12 +504,12 @@ impl<'a> World<'a> {
                 let connection = self.connection(call, pipe);
                 if connection.bridge_end && connection.clogged == clogged {
                     let change = if clogged { LegChange::Clogged } else { LegChange::Flowing };
-                    self.tell(call, |call, now| call.handle_leg(pipe.leg(), change, now));
+                    self.told(call, Told::Leg(pipe.leg(), change));
                 }
             }
             Happens::Overflows(pipe) => {
                 let change = LegChange::Lost { why: "writer queue overflow".into() };
-                self.tell(call, |call, now| call.handle_leg(pipe.leg(), change, now));
+                self.told(call, Told::Leg(pipe.leg(), change));
             }
             Happens::CallerWakes => {
                 if self.lines[call].caller_wakes == Some(self.now) {
@@ -528,19 +544,19 @@ impl<'a> World<'a> {
             }
             Happens::Tool(result) => {
                 if self.lines[call].running.remove(&result.call_id) {
-                    self.tell(call, |call, now| call.handle_tool(result, now));
+                    self.told(call, Told::Tool(result));
                 }
             }
-            Happens::Late(out) => self.put(call, out),
+            Happens::Late(act) => self.does(call, act),
             Happens::Cut(leg) => self.cut(call, leg),
-            Happens::Replaced => self.tell(call, |call, now| call.handle_control(Control::Replaced, now)),
+            Happens::Replaced => self.told(call, Told::Control(Control::Replaced)),
             Happens::Drains => {
                 let by = At(self.now.0 + self.scenario.server.drain_ms * 1_000);
                 self.draining = true;
                 self.stopped |= self.active == 0;
                 let by = self.base + Duration::from_micros(by.0);
                 for call in 0..self.lines.len() {
-                    self.tell(call, |call, now| call.handle_control(Control::Drain { by }, now));
+                    self.told(call, Told::Control(Control::Drain { by }));
                 }
             }
         }
@@ -593,6 +609,48 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The call is to be told something, unless a defect has other ideas.
+    fn told(&mut self, call: usize, told: Told) {
+        let now = self.now;
+        match &mut self.lines[call].defect {
+            Some(defect) => {
+                let acts = defect.hears(told, now);
+                self.acts(call, acts);
+            }
+            None => self.does(call, Act::Hear(told)),
+        }
+    }
+
+    /// What a defect wants to happen.
+    fn acts(&mut self, call: usize, acts: Vec<(u64, Act)>) {
+        for (delay, act) in acts {
+            match delay {
+                0 => self.does(call, act),
+                delay => self.push(At(self.now.0 + delay), call, Happens::Late(act)),
+            }
+        }
+    }
+
+    fn does(&mut self, call: usize, act: Act) {
+        match act {
+            Act::Say(out) => self.put(call, out),
+            Act::Wake => {
+                let now = self.now;
+                if let Some(defect) = &mut self.lines[call].defect {
+                    let acts = defect.wakes(now);
+                    self.acts(call, acts);
+                }
+            }
+            Act::Hear(told) => self.tell(call, |call, now| match told {
+                Told::Text(leg, text) => call.handle_frame(leg, Incoming::Text(&text), now),
+                Told::Binary(leg, len) => call.handle_frame(leg, Incoming::Binary(len), now),
+                Told::Leg(leg, change) => call.handle_leg(leg, change, now),
+                Told::Tool(result) => call.handle_tool(result, now),
+                Told::Control(control) => call.handle_control(control, now),
+            }),
+        }
+    }
+
     /// Hands the call something and does what it wants done.
     fn tell(&mut self, call: usize, what: impl FnOnce(&mut Call, Instant)) {
         let now = self.instant();
@@ -612,7 +670,11 @@ impl<'a> World<'a> {
         while let Some(transmit) = self.lines[call].call.as_mut().and_then(Call::poll_transmit) {
             self.transmit(call, transmit);
         }
-        while let Some(event) = self.lines[call].call.as_mut().and_then(Call::poll_event) {
+        while let Some(mut event) = self.lines[call].call.as_mut().and_then(Call::poll_event) {
+            let now = self.now;
+            if let Some(defect) = &mut self.lines[call].defect {
+                defect.notes(&mut event, now);
+            }
             if let CallEvent::Started { call_sid, .. } = &event
                 && let Some(CallKey(other)) = self.registry.claim(call_sid, CallKey(call as u64))
             {
@@ -688,12 +750,12 @@ impl<'a> World<'a> {
 
     fn spoil(&mut self, call: usize, out: BridgeOut) {
         let now = self.now;
-        let Some(saboteur) = &mut self.lines[call].saboteur else { return self.put(call, out) };
-        for (delay, out) in saboteur.spoil(out, now) {
-            match delay {
-                0 => self.put(call, out),
-                delay => self.push(At(now.0 + delay), call, Happens::Late(out)),
+        match &mut self.lines[call].defect {
+            Some(defect) => {
+                let acts = defect.says(out, now);
+                self.acts(call, acts);
             }
+            None => self.put(call, out),
         }
     }
 
@@ -794,11 +856,10 @@ impl<'a> World<'a> {
                 LegChange::Lost { why: "a message is longer than the bridge reads".into() }
             }
             Parcel::Frame(Frame::Text(text)) => {
-                return self.tell(call, |call, now| call.handle_frame(leg, Incoming::Text(&text), now));
+                return self.told(call, Told::Text(leg, text));
             }
             Parcel::Frame(Frame::Binary(bytes)) => {
-                return self
-                    .tell(call, |call, now| call.handle_frame(leg, Incoming::Binary(bytes.len()), now));
+                return self.told(call, Told::Binary(leg, bytes.len()));
             }
             Parcel::Frame(Frame::Ping(payload)) => {
                 self.send(call, leg, Parcel::Frame(Frame::Pong(payload)));
@@ -818,7 +879,7 @@ impl<'a> World<'a> {
                 LegChange::Lost { why: why.to_owned() }
             }
         };
-        self.tell(call, |call, now| call.handle_leg(leg, change, now));
+        self.told(call, Told::Leg(leg, change));
     }
 
     /// The far end reads as much as it can and wants to.
