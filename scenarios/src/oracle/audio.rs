@@ -8,9 +8,14 @@ use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 use mocks::peer::At;
 use mocks::record::{CallerSight, MicFrame, ModelSight};
+use std::collections::BTreeMap;
 
 /// A hole in an item that a listener notices: one frame.
 const HOLE_US: u64 = 20_000;
+/// A hole from this length on is none of rounding.
+const CRACK_US: u64 = 1_000;
+/// So much in small holes makes an item sound broken: five frames.
+const CHOPPY_US: u64 = 100_000;
 /// How long before a hole the bridge must have had the audio to be blamed for it: three frames.
 const IN_HAND_US: u64 = 60_000;
 /// How far the lead at the ear may exceed the configured one: one mark distance, one batch and some play-out.
@@ -191,7 +196,13 @@ fn was_time(case: &Case<'_>, item: &Item) -> bool {
         None => {
             let made = |of: &Item| (of.first_sent(), of.index);
             let before = case.hearing.items.iter().filter(|other| made(other) < made(item));
+            // What a clear has thrown away is not waited for.
+            let cleared = |other: &Item| {
+                let clears = &case.hearing.clears;
+                other.first_sent().is_some_and(|from| clears.iter().any(|c| from <= c.at && c.at <= *sent))
+            };
             let ahead: u64 = before
+                .filter(|other| !cleared(other))
                 .filter(|other| case.hearing.heard(other, *sent) < other.len)
                 .map(|other| other.len as u64 * 125)
                 .sum();
@@ -438,10 +449,12 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         // A line too slow for speech has holes that nobody could have filled.
         return;
     }
+    // Holes too short to be heard alone, by item: the first, how many, how long in all.
+    let mut cracks: BTreeMap<&str, (At, usize, u64)> = BTreeMap::new();
     for pair in case.hearing.played.windows(2) {
         let [before, after] = pair else { continue };
         let hole = after.at.since(before.end());
-        if hole < HOLE_US {
+        if hole < CRACK_US {
             continue;
         }
         let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };
@@ -458,7 +471,11 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         }
         let slack = terms.held_up(Leg::Model, sent) + held_up;
         let in_hand = sent.0 + terms.latency(Leg::Model) + terms.latency(Leg::Caller) + slack + IN_HAND_US;
-        if in_hand < before.end().0 {
+        if in_hand < before.end().0 && hole < HOLE_US {
+            let (_, count, all) = cracks.entry(&item.id).or_insert((before.end(), 0, 0));
+            *count += 1;
+            *all += hole;
+        } else if in_hand < before.end().0 {
             findings.say(
                 before.end(),
                 format!(
@@ -470,6 +487,13 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
                 ),
             );
         }
+    }
+    for (id, (at, count, all)) in cracks.into_iter().filter(|(_, (_, _, all))| *all >= CHOPPY_US) {
+        let ms = in_ms(all);
+        findings.say(
+            at,
+            format!("{count} small holes in {id}, {ms:.0} ms in all, and the bridge had what was missing"),
+        );
     }
 }
 
@@ -613,6 +637,23 @@ fn latency(trace: &Trace) -> Vec<super::Violation> {
 
 // --------------------------------------------------------------------------------------------- audible
 
+/// A caller who is told that the call cannot go on hears all of it before the stream is closed.
+fn judge_last_words(case: &Case<'_>, findings: &mut Findings) {
+    /// A frame that was being played, and one that was about to be.
+    const SPARE_MS: u64 = 40;
+    let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    let terms = &case.terms;
+    let Some(closed) = terms.closed_by_bridge().filter(|_| told && terms.marks_come_back()) else { return };
+    if terms.caller_gone().is_some() {
+        return;
+    }
+    let left_ms = (case.hearing.queued(closed) / BYTES_PER_MS) as u64;
+    let slack_ms = (terms.held_up(Leg::Caller, closed) + terms.gathering_us()) / 1_000;
+    if left_ms > SPARE_MS + slack_ms {
+        findings.say(closed, format!("the stream was closed over {left_ms} ms of the last words"));
+    }
+}
+
 /// What a caller waits for.
 struct Wait {
     from: At,
@@ -625,6 +666,7 @@ fn audible(trace: &Trace) -> Vec<super::Violation> {
         if !case.terms.ear_works() {
             return;
         }
+        judge_last_words(case, findings);
         for wait in waits(case) {
             let end = end_of_wait(case, wait.from);
             let allowed = wait.patience_ms * 1_000 + case.terms.held_up_in_all();

@@ -4,7 +4,7 @@ use super::terms::{Leg, Terms};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
 use crate::trace::Trace;
-use bridge::call::event::{CallEvent, Line, Speaker};
+use bridge::call::event::{CallEvent, EndReason, Line, Speaker};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
 
@@ -16,6 +16,9 @@ const BECAUSE_US: u64 = 2_000_000;
 const HANDOVER_US: u64 = 1_000_000;
 /// How much more text than audio may have been heard, in characters: the word that was being said.
 const ONE_WORD: usize = 16;
+
+/// What is heard for longer than this has words that somebody will look for, ms.
+const MOMENT_MS: usize = 1_000;
 
 /// See [`Oracle::about`].
 pub const TEAR: Oracle = Oracle {
@@ -290,6 +293,7 @@ fn text(trace: &Trace) -> Vec<Violation> {
         };
         for m in 0..case.call.models.len() {
             judge_order(case, m, at, transcript, findings);
+            judge_gaps(case, m, at, transcript, findings);
         }
         for line in transcript {
             match line.speaker {
@@ -316,6 +320,23 @@ fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
             );
         }
         before = Some((here, &line.item));
+    }
+}
+
+/// Every item the ear heard more than a moment of has a line, if it has words.
+fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
+    if !case.terms.ear_works() {
+        return;
+    }
+    for item in case.hearing.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {
+        let record = case.call.models[m].items.iter().find(|record| record.id == item.id);
+        let has_words = record.is_some_and(|record| !record.transcript.trim().is_empty());
+        let ms = case.hearing.heard(item, At(u64::MAX)) / BYTES_PER_MS;
+        let long = ms > MOMENT_MS + case.terms.unsure_ms();
+        if long && has_words && transcript.iter().all(|line| line.item != item.id) {
+            findings
+                .say(at, format!("{ms} ms of {} were heard and the transcript has no line of it", item.id));
+        }
     }
 }
 
@@ -392,6 +413,13 @@ fn expect(trace: &Trace) -> Vec<Violation> {
         {
             findings.say(at, format!("the stream was closed with {code}, which no endpoint may send"));
         }
+        if let Some(reason) = baseless_end(case) {
+            let what = format!(
+                "the call ended with {}, and nothing at its ends was a reason for that",
+                reason.name()
+            );
+            findings.say(case.terms.over().min(trace.ended_at), what);
+        }
         for problem in case.terms.disappointments(case.hearing) {
             findings.say(case.terms.over().min(trace.ended_at), problem);
         }
@@ -409,6 +437,43 @@ fn expect(trace: &Trace) -> Vec<Violation> {
         whole("the run had to be cut short: something never ended".into());
     }
     all
+}
+
+/// The name of the end, when it is one whose cause would be plain to see, and is not.
+fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
+    let reason = case.call.bridge.iter().find_map(|(_, event)| {
+        if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None }
+    })?;
+    let saw = |is: fn(&CallerSight) -> bool| case.call.caller.sightings.iter().any(|seen| is(&seen.what));
+    let sid = &case.call.caller.call_sid;
+    let others = case.trace.calls.iter().enumerate().filter(|(index, _)| *index != case.index);
+    let seen = match reason {
+        // No scenario has an operator.
+        EndReason::HungUp => false,
+        EndReason::Stopped => saw(|what| matches!(what, CallerSight::SentStop)),
+        EndReason::Replaced => others.map(|(_, call)| &call.caller.call_sid).any(|other| other == sid),
+        EndReason::Drained => case.trace.scenario.server.drain_at_ms.is_some(),
+        // What the others mean to an end is for the other oracles.
+        EndReason::CallerClosed
+        | EndReason::CallerLost
+        | EndReason::CallerSilent
+        | EndReason::CallerClogged
+        | EndReason::NoStart
+        | EndReason::NoMedia
+        | EndReason::UnsupportedMedia
+        | EndReason::CallerMalformed
+        | EndReason::DialFailed
+        | EndReason::ModelRefused
+        | EndReason::SessionTimeout
+        | EndReason::SessionRefused
+        | EndReason::ModelLost
+        | EndReason::ModelSilent
+        | EndReason::ModelClogged
+        | EndReason::SessionExpired
+        | EndReason::ResponseFailed
+        | EndReason::TooLong => true,
+    };
+    (!seen).then_some(reason)
 }
 
 /// 1005, 1006 and 1015 describe what happened to a connection; they are never sent.

@@ -15,7 +15,7 @@ use bridge::call::settings::CallConfig;
 use mocks::peer::At;
 use mocks::realtime::{CLOSE_FRAME, Opening, Outcome, Turn};
 use mocks::record::{CallerSight, Ending, ModelSight};
-use mocks::twilio::{CallerStep, Idle};
+use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
 pub use bridge::call::Leg;
 
@@ -229,6 +229,11 @@ impl<'a> Terms<'a> {
         !self.plan.caller.steps.iter().any(deaf)
             && self.dark(Leg::Caller).is_none()
             && self.weather(Leg::Caller).reads_bytes_per_s.is_none()
+    }
+
+    /// The caller's end tells when something was played.
+    pub(crate) fn marks_come_back(&self) -> bool {
+        self.plan.caller.echo_marks == EchoMarks::default()
     }
 
     /// The ear holds less than Twilio's does.
