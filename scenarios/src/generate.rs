@@ -24,6 +24,8 @@ use rand_chacha::rand_core::RngCore as _;
 const TURNS_MAX: u64 = 5;
 /// The world ends then: the longest call, its slowest failure and the last words after it fit well below.
 const LIMIT_MS: u64 = 60_000;
+/// How long a patient caller waits, and the longest call of one: longer than everything a bridge may wait for.
+const PATIENT_MS: u64 = 45_000;
 /// Answers may take as long as the model takes; how much of it the bridge takes is judged by itself.
 const BUDGET_MS: u64 = 12_000;
 /// The functions a generated bridge has.
@@ -250,6 +252,15 @@ pub fn generate(seed: Seed) -> Scenario {
             ..CallPlan::default()
         };
         scenario.calls.push(plan);
+    }
+    // Most callers give up before the bridge does; what becomes of those who wait must be seen, too.
+    if Dice::of(seed, "patience").chance(10) {
+        for call in &mut scenario.calls {
+            (call.caller.patience_ms, call.caller.hang_up_after_ms) = (PATIENT_MS, Some(PATIENT_MS));
+            if scenario.bridge.greeting.is_some() {
+                call.caller.steps.insert(0, CallerStep::HearsStart);
+            }
+        }
     }
     weather(&mut scenario, &swarm, &mut Dice::of(seed, "weather"));
     scenario
