@@ -14,6 +14,8 @@ use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::shrink;
 use crate::stage::{self, StageKind};
+use crate::trace::Trace;
+use crate::zoo;
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -88,6 +90,9 @@ enum Task {
         /// Every message, as the hash of the trace sees it.
         #[arg(long)]
         raw: bool,
+        /// Plays it with this bug of the zoo in the bridge, in memory.
+        #[arg(long)]
+        bug: Option<String>,
     },
     /// Plays generated scenarios, seed after seed.
     Explore(explore::Options),
@@ -99,6 +104,8 @@ enum Task {
     Oracles,
     /// Tries every saboteur on its oracle.
     Sabotage,
+    /// Plants field bugs around the bridge: who catches each, after how many seeds, in how small a call.
+    Zoo(zoo::Options),
     /// Compares the audio of the recorded calls with `golden/calls`, and tells what changed.
     Bless {
         /// Part of a scenario's name; every recorded call when absent.
@@ -213,14 +220,23 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Task::Run { what, jobs, twice, processes } => run(&what, jobs, twice, processes),
-        Task::Explain { name, stage, seed, call, raw } => {
+        Task::Explain { name, stage, seed, call, raw, bug } => {
             let mut found = chosen(Some(&name))?;
             if found.len() > 1 {
                 let names: Vec<_> = found.iter().map(|scenario| scenario.name.as_str()).collect();
                 bail!("`{name}` names {} scenarios; choose one of: {}", names.len(), names.join(", "));
             }
             let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
-            explain(&scenario, stage.into(), seed, call, raw)
+            let bug = bug.as_deref().map(zoo::wanted).transpose()?;
+            let kind = if bug.is_some() { StageKind::Memory } else { stage.into() };
+            if kind == StageKind::Simulated {
+                stage::simulated::ready()?;
+            }
+            let trace = match bug {
+                Some(bug) => bug.play(&scenario, seed),
+                None => stage::play(kind, &scenario, seed),
+            };
+            explain(&scenario, &trace, call, raw)
         }
         Task::Explore(options) => explore::run(&options),
         Task::Shrink(options) => shrink::run(&options),
@@ -233,6 +249,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Task::Sabotage => Ok(try_saboteurs()),
+        Task::Zoo(options) => zoo::run(&options),
         Task::Bless { pattern, accept } => bless(pattern.as_deref(), accept),
         Task::Quality { save } => {
             if let Some(folder) = save {
@@ -384,7 +401,11 @@ fn hashes(what: &What) -> anyhow::Result<Vec<(String, StageKind, Seed, String)>>
 }
 
 /// The results in the order of the work, whoever was first.
-fn in_parallel<T: Sync, R: Send>(work: &[T], jobs: usize, does: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn in_parallel<T: Sync, R: Send>(
+    work: &[T],
+    jobs: usize,
+    does: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(work.len()));
     std::thread::scope(|scope| {
@@ -443,17 +464,7 @@ impl Progress {
     }
 }
 
-fn explain(
-    scenario: &Scenario,
-    kind: StageKind,
-    seed: Seed,
-    call: Option<usize>,
-    raw: bool,
-) -> anyhow::Result<bool> {
-    if kind == StageKind::Simulated {
-        stage::simulated::ready()?;
-    }
-    let trace = stage::play(kind, scenario, seed);
+fn explain(scenario: &Scenario, trace: &Trace, call: Option<usize>, raw: bool) -> anyhow::Result<bool> {
     if let Some(call) = call
         && call >= trace.calls.len()
     {
@@ -463,11 +474,12 @@ fn explain(
         say(&(trace.lines().join("\n") + "\n"));
         return Ok(true);
     }
-    say(&format!("{}    stage {kind}    seed {seed}\n{}\n", scenario.name, scenario.purpose));
+    let Trace { stage, seed, .. } = trace;
+    say(&format!("{}    stage {stage}    seed {seed}\n{}\n", scenario.name, scenario.purpose));
     for index in (0..trace.calls.len()).filter(|index| call.is_none_or(|call| call == *index)) {
-        say(&format!("\ncall {index}\n{}", explain::timeline(&trace, index)));
+        say(&format!("\ncall {index}\n{}", explain::timeline(trace, index)));
     }
-    let violations = oracle::judge(&trace);
+    let violations = oracle::judge(trace);
     for violation in &violations {
         say(&format!("\n{violation}"));
     }
@@ -590,6 +602,9 @@ mod tests {
             &["scn", "explore", "--for", "10m", "--shard", "1/4", "--stage", "both", "--keep-going"],
             &["scn", "shrink", "7", "--stage", "simulated", "--oracle", "heard"],
             &["scn", "keep", "target/scn/7-small.toml", "late_mark", "--purpose", "Marks may be late."],
+            &["scn", "zoo", "no_clear", "--seeds", "10", "--jobs", "1"],
+            &["scn", "shrink", "7", "--bug", "no_clear"],
+            &["scn", "explain", "turns/one", "--bug", "no_clear"],
             &["scn", "hash"],
         ] {
             check(good).unwrap();

@@ -7,6 +7,7 @@
 //! * [`stage`]: where it is played, in memory or in a simulated network; [`trace`]: what came of it.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
+//! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.
 //! * [`recording`], [`compare`], [`picture`]: the audio of chosen calls is the same as before, sample for sample.
 //! * [`quality`]: the goals of the audio path, measured.
 //! * [`cli`], [`report`], [`explain`]: for people.
@@ -34,3 +35,4 @@ pub mod shrink;
 pub mod stage;
 pub mod trace;
 pub mod weather;
+pub mod zoo;

@@ -14,6 +14,7 @@ use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::{self, StageKind};
 use crate::trace::Trace;
+use crate::zoo;
 use anyhow::{Context as _, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ use toml::Value;
 
 /// Plays a shrinking may take.
 pub const PLAYS_MAX: u32 = 2_000;
+
+/// No timeout is made shorter than this, ms.
+const WAIT_MIN_MS: i64 = 100;
 
 /// What to shrink, and where.
 #[derive(Debug, clap::Args)]
@@ -36,6 +40,9 @@ pub(crate) struct Options {
     /// The oracle whose objection is kept; the first that objects when absent.
     #[arg(long)]
     oracle: Option<String>,
+    /// Plays it with this bug of the zoo in the bridge, in memory.
+    #[arg(long)]
+    bug: Option<String>,
     /// Plays it may take.
     #[arg(long, default_value_t = PLAYS_MAX)]
     plays: u32,
@@ -189,7 +196,10 @@ impl Search<'_> {
         let mut any = false;
         for path in paths(&self.best, &|value| matches!(value, Value::Integer(_))) {
             let Some(Value::Integer(now)) = at(&mut self.best, &path).cloned() else { continue };
-            for smaller in smaller(now) {
+            // A wait that is over at once may be waited for without end.
+            let waits = path.iter().any(|part| matches!(part, Part::Key(key) if key == "timeouts"));
+            let least = if waits { WAIT_MIN_MS } else { 0 };
+            for smaller in smaller(now).into_iter().filter(|smaller| *smaller >= least) {
                 if self.with(&path, |value| *value = Value::Integer(smaller)) {
                     any = true;
                     break;
@@ -278,13 +288,23 @@ fn paths(root: &Value, wanted: &dyn Fn(&Value) -> bool) -> Vec<Vec<Part>> {
 /// Shrinks what the command line names; true when there was something to shrink.
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
-    let asked = StageKind::from(options.stage);
+    let bug = options.bug.as_deref().map(zoo::wanted).transpose()?;
+    let asked = if bug.is_some() { StageKind::Memory } else { StageKind::from(options.stage) };
     if asked == StageKind::Simulated {
         stage::simulated::ready()?;
     }
+    let play = |kind, scenario: &Scenario, seed| match &bug {
+        Some(bug) => bug.play(scenario, seed),
+        None => stage::play(kind, scenario, seed),
+    };
+    // What is objected to without the bug as well is not the bug's doing.
+    let innocent = |oracle: &Oracle, scenario: &Scenario, seed| {
+        bug.is_none() || !objects(oracle, &stage::play(StageKind::Memory, scenario, seed))
+    };
     let objecting = |kind| -> Vec<&'static Oracle> {
-        let trace = stage::play(kind, &scenario, seed);
-        oracle::ALL.iter().filter(|oracle| objects(oracle, &trace)).collect()
+        let trace = play(kind, &scenario, seed);
+        let objecting = oracle::ALL.iter().filter(|oracle| objects(oracle, &trace));
+        objecting.filter(|oracle| innocent(oracle, &scenario, seed)).collect()
     };
     let found = objecting(asked);
     let oracle = match &options.oracle {
@@ -306,11 +326,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     } else {
         asked
     };
-    let fails = |seed| move |scenario: &Scenario| objects(oracle, &stage::play(kind, scenario, seed));
+    let fails = |seed| {
+        let (play, innocent) = (&play, &innocent);
+        move |scenario: &Scenario| {
+            objects(oracle, &play(kind, scenario, seed)) && innocent(oracle, scenario, seed)
+        }
+    };
     let mut shrunk = shrink(&scenario, options.plays, &fails(seed));
     // The seed most files are played with is one thing less to remember.
     let seed = if fails(Seed(1))(&shrunk.scenario) { Seed(1) } else { seed };
-    let violations = (oracle.judge)(&stage::play(kind, &shrunk.scenario, seed));
+    let violations = (oracle.judge)(&play(kind, &shrunk.scenario, seed));
     shrunk.scenario.covers = vec![oracle.name.to_owned()];
     let path = options.out.clone().unwrap_or_else(|| {
         let stem = scenario.name.rsplit('/').next().unwrap_or("scenario");
@@ -323,13 +348,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         say(&format!("\n{violation}"));
     }
     say(&format!(
-        "\n\n  shrunk     {} steps to {}, {} plays on stage {kind}\n  the call   cargo scn explain {shown} --stage {kind} \
-         --seed {seed}\n  again      cargo scn run {shown} --stage {kind} --seed {seed}\n  keep it    cargo scn keep \
-         {shown} NAME --purpose \"What must hold, in one sentence.\"\n",
+        "\n\n  shrunk     {} steps to {}, {} plays on stage {kind}\n",
         steps(&scenario),
         steps(&shrunk.scenario),
         shrunk.plays,
     ));
+    say(&match &options.bug {
+        Some(bug) => format!("  the call   cargo scn explain {shown} --seed {seed} --bug {bug}\n"),
+        None => format!(
+            "  the call   cargo scn explain {shown} --stage {kind} --seed {seed}\n  again      cargo scn run {shown} \
+             --stage {kind} --seed {seed}\n  keep it    cargo scn keep {shown} NAME --purpose \"What must hold, in one \
+             sentence.\"\n"
+        ),
+    });
     Ok(true)
 }
 

@@ -11,6 +11,7 @@
 //! * `regressions`: every bug that was found and mended stays mended.
 //! * `seeds`: generated worlds are valid, the same every time, and break no rule.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
+//! * `zoo`: bugs of the field are caught by name, and found in generated worlds.
 //! * `readme`: the commands of the README exist.
 
 mod catalogue;
@@ -25,3 +26,4 @@ mod sabotage;
 mod seeds;
 mod tidy;
 mod timelines;
+mod zoo;
