@@ -229,9 +229,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
             let bug = bug.as_deref().map(zoo::wanted).transpose()?;
             let kind = if bug.is_some() { StageKind::Memory } else { stage.into() };
-            if kind == StageKind::Simulated {
-                stage::simulated::ready()?;
-            }
+            stage::ready(kind)?;
             let trace = match bug {
                 Some(bug) => bug.play(&scenario, seed),
                 None => stage::play(kind, &scenario, seed),
@@ -308,9 +306,7 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
     if plays.is_empty() {
         bail!("none of these scenarios is played on stage {}", what.stage.name());
     }
-    if plays.iter().any(|(_, kind)| *kind == StageKind::Simulated) {
-        stage::simulated::ready()?;
-    }
+    plays.iter().try_for_each(|(_, kind)| stage::ready(*kind))?;
     Ok(plays)
 }
 

@@ -196,9 +196,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         bail!("`--seeds {}..` has no end: add one, or `--for 10m`", seeds.from);
     }
     let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| options.stage.has(*kind)).collect();
-    if kinds.contains(&StageKind::Simulated) {
-        stage::simulated::ready()?;
-    }
+    kinds.iter().try_for_each(|kind| stage::ready(*kind))?;
     let mut json = None;
     if let Some(path) = &options.json {
         json = Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);

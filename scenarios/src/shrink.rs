@@ -290,9 +290,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
     let bug = options.bug.as_deref().map(zoo::wanted).transpose()?;
     let asked = if bug.is_some() { StageKind::Memory } else { StageKind::from(options.stage) };
-    if asked == StageKind::Simulated {
-        stage::simulated::ready()?;
-    }
+    stage::ready(asked)?;
     let play = |kind, scenario: &Scenario, seed| match &bug {
         Some(bug) => bug.play(scenario, seed),
         None => stage::play(kind, scenario, seed),

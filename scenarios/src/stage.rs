@@ -4,6 +4,7 @@
 //! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
 
 pub mod memory;
+mod shell;
 pub mod simulated;
 
 use crate::scenario::Scenario;
@@ -61,6 +62,17 @@ pub trait Stage {
     fn kind(&self) -> StageKind;
     /// Plays a scenario to its end.
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace;
+}
+
+/// Whether this program was built so that the stage can be trusted.
+///
+/// # Errors
+/// When it was not. The message says what to do.
+pub fn ready(kind: StageKind) -> anyhow::Result<()> {
+    match kind {
+        StageKind::Memory => Ok(()),
+        StageKind::Simulated => shell::seeded(),
+    }
 }
 
 /// Plays a scenario on a stage.
