@@ -38,7 +38,7 @@ Exit status: 0 all passed, 1 something failed, 2 it could not run.
 
 Examples:
   cargo scn list
-  cargo scn run                                  the whole catalogue on both stages
+  cargo scn run                                  the whole catalogue on every stage
   cargo scn run barge_in --stage simulated       every scenario with `barge_in` in its name
   cargo scn run my_call.toml --seed 42           a file of your own
   cargo scn explain barge_in/mid_answer          the call, line by line
@@ -134,7 +134,7 @@ struct What {
     /// Part of a name, pattern with `*`, or file ending in .toml; the whole catalogue when absent.
     pattern: Option<String>,
     /// Where to play; each scenario on every stage it names when absent.
-    #[arg(long, value_enum, default_value_t = Stages::Both)]
+    #[arg(long, value_enum, default_value_t = Stages::All)]
     stage: Stages,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
@@ -145,22 +145,27 @@ struct What {
 pub(crate) enum Stages {
     Memory,
     Simulated,
+    Pipes,
+    /// Memory and simulated.
     Both,
+    All,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum OneStage {
     Memory,
     Simulated,
+    Pipes,
 }
 
 impl Stages {
     pub(crate) fn has(self, kind: StageKind) -> bool {
-        match (self, kind) {
-            (Self::Both, _) | (Self::Memory, StageKind::Memory) | (Self::Simulated, StageKind::Simulated) => {
-                true
-            }
-            (Self::Memory, StageKind::Simulated) | (Self::Simulated, StageKind::Memory) => false,
+        match self {
+            Self::Memory => kind == StageKind::Memory,
+            Self::Simulated => kind == StageKind::Simulated,
+            Self::Pipes => kind == StageKind::Pipes,
+            Self::Both => matches!(kind, StageKind::Memory | StageKind::Simulated),
+            Self::All => true,
         }
     }
 
@@ -168,7 +173,9 @@ impl Stages {
         match self {
             Self::Memory => "memory",
             Self::Simulated => "simulated",
+            Self::Pipes => "pipes",
             Self::Both => "both",
+            Self::All => "all",
         }
     }
 }
@@ -178,6 +185,7 @@ impl From<OneStage> for StageKind {
         match stage {
             OneStage::Memory => Self::Memory,
             OneStage::Simulated => Self::Simulated,
+            OneStage::Pipes => Self::Pipes,
         }
     }
 }
@@ -290,7 +298,7 @@ fn list() -> anyhow::Result<()> {
     let width = all.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     for scenario in &all {
         let stages: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
-        say(&format!("{:<width$}  {:<16}  {}\n", scenario.name, stages.join(" "), scenario.purpose));
+        say(&format!("{:<width$}  {:<22}  {}\n", scenario.name, stages.join(" "), scenario.purpose));
     }
     Ok(())
 }
@@ -349,7 +357,7 @@ fn run(what: &What, jobs: Option<NonZeroUsize>, twice: bool, processes: bool) ->
     for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
         say(&format!("{}\n", report::failure(outcome)));
     }
-    let whole = what.pattern.is_none() && what.stage == Stages::Both;
+    let whole = what.pattern.is_none() && what.stage == Stages::All;
     say(&report::summary(&outcomes, whole));
     // A suite that never reached the interesting thing proves little.
     let reached = !whole || report::missed(&outcomes).is_empty();
@@ -593,9 +601,11 @@ mod tests {
                 "--processes",
             ],
             &["scn", "explain", "turns/one", "--stage", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
+            &["scn", "run", "--stage", "all"],
+            &["scn", "explain", "turns/one", "--stage", "pipes"],
             &["scn", "bless", "barge_in", "--accept"],
             &["scn", "quality"],
-            &["scn", "explore", "--for", "10m", "--shard", "1/4", "--stage", "both", "--keep-going"],
+            &["scn", "explore", "--for", "10m", "--shard", "1/4", "--stage", "pipes", "--keep-going"],
             &["scn", "shrink", "7", "--stage", "simulated", "--oracle", "heard"],
             &["scn", "keep", "target/scn/7-small.toml", "late_mark", "--purpose", "Marks may be late."],
             &["scn", "zoo", "no_clear", "--seeds", "10", "--jobs", "1"],

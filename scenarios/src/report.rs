@@ -141,7 +141,7 @@ pub fn failure(outcome: &Outcome) -> String {
     text
 }
 
-/// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on both stages.
+/// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on every stage.
 pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
     let mut text = format!("{} runs: {passed} passed, {} failed\n", outcomes.len(), outcomes.len() - passed);

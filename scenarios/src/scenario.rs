@@ -53,7 +53,7 @@ impl Default for Scenario {
             name: String::new(),
             purpose: String::new(),
             covers: Vec::new(),
-            stages: vec![StageKind::Memory, StageKind::Simulated],
+            stages: StageKind::ALL.to_vec(),
             bridge: CallConfig::default(),
             server: ServerKnobs::default(),
             world: WorldKnobs::default(),
@@ -290,7 +290,7 @@ impl Scenario {
         if self.purpose.trim().is_empty() {
             Some("`purpose` is missing: say in one sentence what the scenario shows".into())
         } else if self.stages.is_empty() {
-            Some("`stages` is empty: name `memory`, `simulated` or both".into())
+            Some("`stages` is empty: name `memory`, `simulated` and `pipes`, or some of them".into())
         } else if calls == 0 {
             Some("there is no `[[call]]`: a scenario needs at least one".into())
         } else if calls > MOST_CALLS {
@@ -303,6 +303,11 @@ impl Scenario {
             ))
         } else if self.world.tcp_capacity == 0 {
             Some("`world.tcp_capacity` is 0: a connection must hold at least one message".into())
+        } else if let Some(what) = self.weather.problem() {
+            Some(what)
+        } else if let Some(what) = self.weather.only_on_pipes().filter(|_| self.stages != [StageKind::Pipes])
+        {
+            Some(format!("`{what}` can only be played on pipes: add `stages = [\"pipes\"]`"))
         } else if ends != 0 && ends != calls {
             Some(format!("`expect.ends` names {ends} ends for {calls} calls"))
         } else {
@@ -418,6 +423,22 @@ mod tests {
             (format!("purpose = \"x.\"\nexpect.ends = [\"stopped\", \"stopped\"]\n{call}"), "expect.ends"),
             (format!("purpose = \"x.\"\n{call}[[tool]]\nname = \"t\""), "tool `t`"),
             (format!("purpose = \"x.\"\nweather.caller.latency = 5\n{call}"), "latency"),
+            (
+                format!("purpose = \"x.\"\nweather.caller.half_close_at_ms = 5\n{call}"),
+                "stages = [\"pipes\"]",
+            ),
+            (
+                format!(
+                    "purpose = \"x.\"\nstages = [\"memory\", \"pipes\"]\nweather.model.downlink.window_bytes = 5\n{call}"
+                ),
+                "`weather.model.downlink`",
+            ),
+            (
+                format!(
+                    "purpose = \"x.\"\nstages = [\"pipes\"]\nweather.model.uplink.bytes_per_s = 5\n{call}"
+                ),
+                "`weather.model.uplink`: `bytes_per_s` needs",
+            ),
             (format!("purpose = \"x.\"\nbridge.gretting = \"Hi\"\n{call}"), "gretting"),
         ] {
             let error = Scenario::from_toml("t", &text).unwrap_err().to_string();

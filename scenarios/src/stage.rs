@@ -2,8 +2,10 @@
 //!
 //! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
 //! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
+//! * [`pipes`]: the same over byte pipes of our own, which can do to bytes what that network cannot.
 
 pub mod memory;
+pub mod pipes;
 mod shell;
 pub mod simulated;
 
@@ -35,17 +37,20 @@ pub enum StageKind {
     Memory,
     /// See [`simulated`].
     Simulated,
+    /// See [`pipes`].
+    Pipes,
 }
 
 impl StageKind {
-    /// Both, the fast one first.
-    pub const ALL: [Self; 2] = [Self::Memory, Self::Simulated];
+    /// All of them, the fast ones at the ends.
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Simulated, Self::Pipes];
 
     /// The word used in files, on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Simulated => "simulated",
+            Self::Pipes => "pipes",
         }
     }
 }
@@ -71,7 +76,7 @@ pub trait Stage {
 pub fn ready(kind: StageKind) -> anyhow::Result<()> {
     match kind {
         StageKind::Memory => Ok(()),
-        StageKind::Simulated => shell::seeded(),
+        StageKind::Simulated | StageKind::Pipes => shell::seeded(),
     }
 }
 
@@ -80,6 +85,7 @@ pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
     match kind {
         StageKind::Memory => memory::Memory.play(scenario, seed),
         StageKind::Simulated => simulated::Simulated.play(scenario, seed),
+        StageKind::Pipes => pipes::Pipes.play(scenario, seed),
     }
 }
 
@@ -93,6 +99,7 @@ pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, O
             (trace, cpu)
         }
         StageKind::Simulated => simulated::play_timed(scenario, seed),
+        StageKind::Pipes => pipes::play_timed(scenario, seed),
     }
 }
 

@@ -34,6 +34,36 @@ pub struct Trace {
     pub panics: Vec<String>,
     /// The world was ended by its time limit.
     pub cut: bool,
+    /// What the network did to bytes. No end can know, and no oracle may ask; milestones do.
+    pub network: Network,
+}
+
+/// What a network did that its ends cannot tell from a slow one. Only the pipes stage has anything to say here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Reads and writes that moved less than they could have.
+    pub pieces: u64,
+    /// Reads and writes that had to be tried again although they could have gone on.
+    pub hesitations: u64,
+    /// Writers that had to wait for room.
+    pub blocked: u64,
+    /// Resets that found the writer waiting for room.
+    pub resets_of_blocked: u64,
+    /// Longest queue before a narrow line, microseconds.
+    pub queued_us: u64,
+    /// Bytes that a far end read after its own direction was closed.
+    pub heard_half_closed: u64,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pieces, hesitations, blocked, resets_of_blocked, queued_us, heard_half_closed } = self;
+        write!(
+            f,
+            "{pieces} pieces, {hesitations} hesitations, {blocked} writers waited, {resets_of_blocked} of them were \
+             reset, {queued_us} us of queue, {heard_half_closed} bytes heard half closed"
+        )
+    }
 }
 
 /// What came of one call.
@@ -129,6 +159,9 @@ impl Trace {
             self.calls.iter().flat_map(|call| call.lines(true)).map(|l| l.to_string()).collect();
         for (what, texts) in [("leftover", &self.leftovers), ("panic", &self.panics)] {
             lines.extend(texts.iter().map(|text| format!("{} - world - {what} {text}", self.ended_at.0)));
+        }
+        if self.network != Network::default() {
+            lines.push(format!("{} - world - network {}", self.ended_at.0, self.network));
         }
         lines.push(format!("{} - world - end{}", self.ended_at.0, if self.cut { " cut" } else { "" }));
         lines
@@ -434,6 +467,7 @@ mod tests {
             leftovers: Vec::new(),
             panics: Vec::new(),
             cut: false,
+            network: Network::default(),
         }
     }
 

@@ -3,6 +3,9 @@
 //! Only what TCP lets an application see: delay, outages that end in a burst, a reset, a peer that is gone
 //! without a word, a reader that is too slow. A lost packet is one of these; bytes never vanish from a stream.
 //! All times are milliseconds of the scenario, not of a call: two calls live in the same weather.
+//!
+//! What concerns single bytes, [`WayWeather`], and a connection that is closed in one direction, only the pipes stage
+//! can make: the others carry whole messages.
 
 use mocks::peer::At;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,6 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 const CALLER_LATENCY_MS: u64 = 20;
 /// One way from the bridge to the model, ms.
 const MODEL_LATENCY_MS: u64 = 30;
+/// Most hesitations in a hundred tries.
+const HESITATES_MAX: u64 = 90;
 
 /// The weather on both legs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +29,7 @@ pub struct Weather {
     pub model: LegWeather,
 }
 
-/// The weather on one leg, the same in both directions.
+/// The weather on one leg: the same in both directions, but for what each has of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LegWeather {
     /// One way, ms.
@@ -39,6 +44,27 @@ pub struct LegWeather {
     pub dark_at_ms: Option<u64>,
     /// The far end reads no faster than this, bytes per second of WebSocket messages. Only on the caller leg.
     pub reads_bytes_per_s: Option<u64>,
+    /// The far ends of this leg's connections close their own direction then, without a word, and go on reading.
+    /// Only on pipes.
+    pub half_close_at_ms: Option<u64>,
+    /// From the caller to the model. Only on pipes.
+    pub uplink: WayWeather,
+    /// From the model to the caller. Only on pipes.
+    pub downlink: WayWeather,
+}
+
+/// What the network does to the bytes of one direction of a leg.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WayWeather {
+    /// The line carries so many bytes per second; what is written faster queues before it, up to the window.
+    pub bytes_per_s: Option<u64>,
+    /// Bytes on their way, or arrived and not read, before the writer has to wait.
+    pub window_bytes: Option<u64>,
+    /// No read and no write moves more bytes than a number drawn from 1 to this, however many there are.
+    pub pieces_bytes: Option<u64>,
+    /// Of a hundred reads and writes that could go on, so many have to be tried again first, at the same time.
+    pub hesitates_percent: u64,
 }
 
 /// An outage.
@@ -57,6 +83,29 @@ impl Default for Weather {
     }
 }
 
+impl Weather {
+    /// Why it cannot be played, if it cannot.
+    pub fn problem(&self) -> Option<String> {
+        let ways = self
+            .legs()
+            .into_iter()
+            .flat_map(|(name, leg)| [(name, "uplink", &leg.uplink), (name, "downlink", &leg.downlink)]);
+        ways.into_iter()
+            .find_map(|(leg, way, weather)| Some(format!("`weather.{leg}.{way}`: {}", weather.problem()?)))
+    }
+
+    /// The key of something that only the pipes stage can play, if there is any.
+    pub fn only_on_pipes(&self) -> Option<String> {
+        self.legs()
+            .into_iter()
+            .find_map(|(name, leg)| Some(format!("weather.{name}.{}", leg.only_on_pipes()?)))
+    }
+
+    const fn legs(&self) -> [(&'static str, &LegWeather); 2] {
+        [("caller", &self.caller), ("model", &self.model)]
+    }
+}
+
 impl LegWeather {
     /// Nothing but latency.
     pub const fn calm(latency_ms: u64) -> Self {
@@ -67,12 +116,31 @@ impl LegWeather {
             cut_at_ms: None,
             dark_at_ms: None,
             reads_bytes_per_s: None,
+            half_close_at_ms: None,
+            uplink: WayWeather::CALM,
+            downlink: WayWeather::CALM,
         }
     }
 
-    /// Nothing but latency, without variation.
+    /// Nothing but latency, without variation. Pieces and hesitations take no time.
     pub fn is_calm(&self) -> bool {
-        *self == Self::calm(self.latency_ms)
+        let timeless =
+            |way: &WayWeather| WayWeather { pieces_bytes: None, hesitates_percent: 0, ..way.clone() };
+        let (uplink, downlink) = (timeless(&self.uplink), timeless(&self.downlink));
+        Self { uplink, downlink, ..self.clone() } == Self::calm(self.latency_ms)
+    }
+
+    /// The name of something here that only the pipes stage can play, if there is any.
+    pub fn only_on_pipes(&self) -> Option<&'static str> {
+        if self.half_close_at_ms.is_some() {
+            Some("half_close_at_ms")
+        } else if self.uplink != WayWeather::CALM {
+            Some("uplink")
+        } else if self.downlink != WayWeather::CALM {
+            Some("downlink")
+        } else {
+            None
+        }
     }
 
     /// When something sent at `sent` arrives, or `None` when it never does. `draw` is a random number of its
@@ -103,6 +171,34 @@ impl LegWeather {
     }
 }
 
+impl WayWeather {
+    /// Nothing of all this.
+    pub const CALM: Self =
+        Self { bytes_per_s: None, window_bytes: None, pieces_bytes: None, hesitates_percent: 0 };
+
+    /// Why it cannot be played, if it cannot.
+    pub fn problem(&self) -> Option<&'static str> {
+        if [self.bytes_per_s, self.window_bytes, self.pieces_bytes].contains(&Some(0)) {
+            Some("a number of bytes is 0: nothing would ever pass")
+        } else if self.bytes_per_s.is_some() && self.window_bytes.is_none() {
+            Some("`bytes_per_s` needs `window_bytes` beside it: a queue before a narrow line has an end")
+        } else if self.hesitates_percent > HESITATES_MAX {
+            Some("`hesitates_percent` is above 90: somebody would wait for ever")
+        } else {
+            None
+        }
+    }
+
+    /// How long what was written last waits behind what was written before it, and for itself to pass, microseconds:
+    /// at most the whole window, on a line that is narrow.
+    pub fn queue_us(&self) -> u64 {
+        match (self.bytes_per_s, self.window_bytes) {
+            (Some(rate), Some(window)) => window * 1_000_000 / rate,
+            (None, _) | (_, None) => 0,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LegSpec {
@@ -114,6 +210,11 @@ struct LegSpec {
     cut_at_ms: Option<u64>,
     dark_at_ms: Option<u64>,
     reads_bytes_per_s: Option<u64>,
+    half_close_at_ms: Option<u64>,
+    #[serde(default)]
+    uplink: WayWeather,
+    #[serde(default)]
+    downlink: WayWeather,
 }
 
 impl LegSpec {
@@ -125,6 +226,9 @@ impl LegSpec {
             cut_at_ms: self.cut_at_ms,
             dark_at_ms: self.dark_at_ms,
             reads_bytes_per_s: self.reads_bytes_per_s,
+            half_close_at_ms: self.half_close_at_ms,
+            uplink: self.uplink,
+            downlink: self.downlink,
         }
     }
 }
@@ -193,5 +297,31 @@ mod tests {
         let weather: Weather = toml::from_str("[caller]\njitter_ms = 5\n[model]\njitter_ms = 5").unwrap();
         assert_eq!((weather.caller.latency_ms, weather.model.latency_ms), (20, 30));
         assert!(toml::from_str::<Weather>("[model]\nreads_bytes_per_s = 5").is_err());
+    }
+
+    #[test]
+    fn pieces_take_no_time_and_a_narrow_line_takes_its_window() {
+        let leg = |uplink| LegWeather { uplink, ..LegWeather::calm(20) };
+        let pieces = WayWeather { pieces_bytes: Some(9), hesitates_percent: 50, ..WayWeather::CALM };
+        assert!(leg(pieces.clone()).is_calm() && leg(pieces).only_on_pipes() == Some("uplink"));
+        let narrow = WayWeather { bytes_per_s: Some(16_000), window_bytes: Some(8_000), ..WayWeather::CALM };
+        assert_eq!(narrow.queue_us(), 500_000);
+        assert!(!leg(narrow).is_calm());
+    }
+
+    #[test]
+    fn a_direction_that_could_never_carry_anything_is_refused() {
+        let problem = |text: &str| toml::from_str::<WayWeather>(text).unwrap().problem();
+        assert_eq!(
+            problem("bytes_per_s = 9\nwindow_bytes = 9\npieces_bytes = 1\nhesitates_percent = 90"),
+            None
+        );
+        for (text, word) in [
+            ("pieces_bytes = 0", "nothing would ever pass"),
+            ("bytes_per_s = 9", "window_bytes"),
+            ("hesitates_percent = 91", "for ever"),
+        ] {
+            assert!(problem(text).unwrap().contains(word), "{text}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::listen::{BYTES_PER_MS, WINDOW};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::StageKind;
-use crate::trace::{CallTrace, Trace};
+use crate::trace::{CallTrace, Network, Trace};
 use bridge::call::event::{CallEvent, Counts, EndReason, Line, Speaker};
 use mocks::peer::At;
 use mocks::record::{
@@ -345,6 +345,7 @@ impl Bench {
             leftovers: Vec::new(),
             panics: Vec::new(),
             cut: false,
+            network: Network::default(),
         }
     }
 

@@ -22,6 +22,8 @@ pub use bridge::call::Leg;
 /// Steps of the simulated network's clock between a cause and what one leg makes of it: out of one host, through
 /// the network, into the other.
 const TICKS_PER_LEG: u64 = 3;
+/// The steps of tokio's timers, in which the pipes see time.
+const TIMER_STEP_US: u64 = 1_000;
 /// For how long after an outage the ear may still be where the bridge does not expect it: until the marks of the
 /// audio that was held up have come back.
 const AFTERMATH_US: u64 = 2_000_000;
@@ -84,7 +86,13 @@ impl<'a> Terms<'a> {
         match self.stage {
             StageKind::Memory => 0,
             StageKind::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
+            StageKind::Pipes => TIMER_STEP_US,
         }
+    }
+
+    /// How long the queues before this leg's narrow lines may be, in both directions together, microseconds.
+    fn queues_us(&self, leg: Leg) -> u64 {
+        self.weather(leg).uplink.queue_us() + self.weather(leg).downlink.queue_us()
     }
 
     fn outages(&self, leg: Leg, from: u64, to: u64) -> u64 {
@@ -100,13 +108,15 @@ impl<'a> Terms<'a> {
     pub(crate) fn slack(&self, leg: Leg, at: At) -> u64 {
         let jitter = 2 * self.weather(leg).jitter_ms * 1_000;
         let until = at.0 + 2 * self.latency(leg) + jitter + NEAR_US;
-        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(NEAR_US), until)
+        let outages = self.outages(leg, at.0.saturating_sub(NEAR_US), until);
+        self.stage_us() + jitter + self.queues_us(leg) + outages
     }
 
     /// What was said on this leg more than this before `at`, microseconds, was known to whoever wrote what arrived at
     /// `at` in answer: both ways, and every outage that may lie on them.
     pub(crate) fn round_trip_until(&self, leg: Leg, at: At) -> u64 {
-        let calm = self.stage_us() + 2 * (self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000);
+        let one_way = self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000 + self.queues_us(leg);
+        let calm = self.stage_us() + 2 * one_way;
         let mut held = 0;
         loop {
             let from = at.0.saturating_sub(calm + held + NEAR_US);
@@ -122,7 +132,8 @@ impl<'a> Terms<'a> {
     pub(crate) fn held_up(&self, leg: Leg, at: At) -> u64 {
         let jitter = self.weather(leg).jitter_ms * 1_000;
         let until = at.0 + self.latency(leg) + jitter + NEAR_US;
-        self.stage_us() + jitter + self.outages(leg, at.0.saturating_sub(AFTERMATH_US), until)
+        let outages = self.outages(leg, at.0.saturating_sub(AFTERMATH_US), until);
+        self.stage_us() + jitter + self.queues_us(leg) + outages
     }
 
     /// How long a caller's end that reads slowly goes on reading what lay in front of something that reached it at
@@ -150,12 +161,12 @@ impl<'a> Terms<'a> {
         busy_until - at.0
     }
 
-    /// All outages and jitter of both legs together, microseconds.
+    /// All outages, jitter and queues of both legs together, microseconds.
     pub(crate) fn held_up_in_all(&self) -> u64 {
-        [Leg::Caller, Leg::Model]
-            .into_iter()
-            .map(|leg| 2 * self.weather(leg).jitter_ms * 1_000 + self.outages(leg, 0, u64::MAX))
-            .sum()
+        let held_up = |leg| {
+            2 * self.weather(leg).jitter_ms * 1_000 + self.queues_us(leg) + self.outages(leg, 0, u64::MAX)
+        };
+        [Leg::Caller, Leg::Model].into_iter().map(held_up).sum()
     }
 
     /// Nothing but latency on both legs, and a microphone on its grid.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
-use crate::trace::{CallTrace, Trace};
+use crate::trace::{CallTrace, Network, Trace};
 use crate::weather::LegWeather;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
@@ -402,6 +402,7 @@ impl<'a> World<'a> {
             leftovers,
             panics: super::panics_seen(),
             cut,
+            network: Network::default(),
         }
     }
 

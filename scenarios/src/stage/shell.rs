@@ -7,7 +7,7 @@
 use super::{API_KEY, EPOCH_UNIX, StageKind, UPGRADE_PATIENCE_MS, thread_cpu};
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
-use crate::trace::{CallTrace, Trace};
+use crate::trace::{CallTrace, Network, Trace};
 use anyhow::bail;
 use bridge::call::event::CallEvent;
 use bridge::config::{Config, Secret};
@@ -302,6 +302,7 @@ impl<N: Net> Play<N> {
             leftovers,
             panics,
             cut,
+            network: Network::default(),
         }
     }
 }

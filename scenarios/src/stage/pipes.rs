@@ -1,0 +1,283 @@
+//! The production server over byte pipes of our own, on a clock that jumps from one event to the next.
+//!
+//! Everything runs in one runtime on tokio's paused clock, so time in which nothing happens costs nothing. The pipes
+//! do to bytes what the simulated network cannot: a narrow line, a bounded window, pieces, hesitations, a direction
+//! closed by itself, a reset that finds a writer waiting. Each play runs on a fresh thread.
+//!
+//! What this network cannot do: no host crashes by itself, and all share one clock. Times are seen in whole
+//! milliseconds, the steps of tokio's timers.
+
+mod pipe;
+
+use self::pipe::{Dialling, Pipe, Place};
+use super::shell::{self, Dialled, Ending, Net, Play};
+use super::{Stage, StageKind};
+use crate::scenario::Scenario;
+use crate::seed::Seed;
+use crate::trace::{Network, Trace};
+use bridge::call::Leg;
+use mocks::peer::At;
+use std::future::pending;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How often the world looks whether the bridge and the models are done, once every caller's end is.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pipes;
+
+impl Stage for Pipes {
+    fn kind(&self) -> StageKind {
+        StageKind::Pipes
+    }
+
+    fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
+        play_timed(scenario, seed).0
+    }
+}
+
+/// Plays a scenario, and says how much processor time that took.
+///
+/// # Panics
+/// When schedules are not seeded, see [`shell::seeded`].
+pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
+    shell::on_a_fresh_thread(|| play(scenario, seed))
+}
+
+/// Scenario time. Clones show the same.
+#[derive(Clone)]
+struct Clock {
+    began: Instant,
+    /// What it shows for ever, once the world has ended and its runtime with it.
+    stopped: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// Begins at zero, now.
+    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
+    fn start() -> Self {
+        Self { began: Instant::now(), stopped: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
+    fn now(&self) -> At {
+        match self.stopped.load(Ordering::Relaxed) {
+            u64::MAX => {
+                At(u64::try_from(Instant::now().duration_since(self.began).as_micros()).unwrap_or(u64::MAX))
+            }
+            stopped => At(stopped),
+        }
+    }
+
+    fn instant(&self, at: At) -> Instant {
+        self.began + Duration::from_micros(at.0)
+    }
+
+    fn stop(&self) {
+        self.stopped.store(self.now().0, Ordering::Relaxed);
+    }
+}
+
+/// The network of one world. Clones see the same one.
+#[derive(Clone)]
+struct Pipework {
+    clock: Clock,
+    scenario: Arc<Scenario>,
+    seed: Seed,
+    to_bridge: mpsc::UnboundedSender<Pipe>,
+    to_models: mpsc::UnboundedSender<(Pipe, Dialled)>,
+    seen: Arc<Mutex<Network>>,
+}
+
+impl Pipework {
+    /// Makes a connection, which takes one way. Returns the bridge's end and the far end.
+    async fn connect(&self, leg: Leg, label: &str) -> (Pipe, Pipe) {
+        let weather = match leg {
+            Leg::Caller => &self.scenario.weather.caller,
+            Leg::Model => &self.scenario.weather.model,
+        };
+        let mut dialling = Dialling::new(&Place {
+            clock: self.clock.clone(),
+            leg,
+            weather: Arc::new(weather.clone()),
+            writes_max: self.scenario.world.tcp_capacity,
+            seed: self.seed,
+            label,
+            seen: self.seen.clone(),
+        });
+        match dialling.made_at() {
+            Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
+            None => pending().await,
+        }
+        let (bridge, far) = dialling.made();
+        if let Some(at) = weather.half_close_at_ms.map(At::ms).filter(|at| *at > self.clock.now()) {
+            tokio::spawn(far.half_close(at));
+        }
+        (bridge, far)
+    }
+}
+
+impl Net for Pipework {
+    type Stream = Pipe;
+
+    fn now(&self) -> At {
+        self.clock.now()
+    }
+
+    async fn dial_model(&self, dialled: Dialled) -> io::Result<Pipe> {
+        let Dialled { call, n } = dialled;
+        let (bridge, far) = self.connect(Leg::Model, &format!("weather/model/{call}/{n}")).await;
+        match self.to_models.send((far, dialled)) {
+            Ok(()) => Ok(bridge),
+            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    async fn dial_nobody(&self) -> io::Result<Pipe> {
+        // The answer of a host where nobody listens takes one way here, as a connection does.
+        drop(self.connect(Leg::Model, "weather/nobody").await);
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    async fn dial_bridge(&self, call: usize) -> io::Result<Pipe> {
+        let (bridge, far) = self.connect(Leg::Caller, &format!("weather/caller/{call}")).await;
+        match self.to_bridge.send(bridge) {
+            Ok(()) => Ok(far),
+            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+}
+
+/// A listener for the production server.
+struct Listener(mpsc::UnboundedReceiver<Pipe>);
+
+impl axum::serve::Listener for Listener {
+    type Io = Pipe;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Pipe, ()) {
+        match self.0.recv().await {
+            Some(pipe) => (pipe, ()),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A runtime of one thread whose clock stands still while anybody works, and jumps when nobody does.
+fn runtime(seed: Seed) -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    #[cfg(tokio_unstable)]
+    {
+        let schedule = seed.number("network").to_be_bytes();
+        builder
+            .rng_seed(tokio::runtime::RngSeed::from_bytes(&schedule))
+            .unhandled_panic(tokio::runtime::UnhandledPanic::ShutdownRuntime);
+    }
+    #[cfg(not(tokio_unstable))]
+    let _unseeded = seed;
+    builder.build().expect("a runtime without a driver for sockets needs nothing of the system")
+}
+
+fn play(scenario: &Scenario, seed: Seed) -> Trace {
+    let runtime = runtime(seed);
+    let entered = runtime.enter();
+    let clock = Clock::start();
+    let (to_bridge, calling) = mpsc::unbounded_channel();
+    let (to_models, dialled) = mpsc::unbounded_channel();
+    let seen = Arc::new(Mutex::new(Network::default()));
+    let net = Pipework {
+        clock: clock.clone(),
+        scenario: Arc::new(scenario.clone()),
+        seed,
+        to_bridge,
+        to_models,
+        seen: seen.clone(),
+    };
+    let play = Play::new(net, scenario, seed);
+    drop(entered);
+    let world = run(play.clone(), Listener(calling), dialled);
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world)));
+    {
+        let _entered = runtime.enter();
+        clock.stop();
+    }
+    let (finished, broken) = match ended {
+        Ok(finished) => (finished, Vec::new()),
+        Err(panic) => (None, vec![super::panic_text(&*panic)]),
+    };
+    let cut = finished.is_none() && broken.is_empty();
+    let ending = Ending { at: clock.now(), finished, cut, broken };
+    let mut trace = play.trace(StageKind::Pipes, ending, || drop(runtime));
+    trace.network = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    trace
+}
+
+/// Plays the world to its end. Returns when everybody was done; `None` when the time limit came first.
+async fn run(
+    play: Play<Pipework>,
+    listener: Listener,
+    mut dialled: mpsc::UnboundedReceiver<(Pipe, Dialled)>,
+) -> Option<At> {
+    let (clock, scenario) = (play.net.clock.clone(), play.scenario.clone());
+    let (shutdown, told) = oneshot::channel();
+    let server = tokio::spawn(shell::serve(play.clone(), listener, told));
+    let models = play.clone();
+    tokio::spawn(async move {
+        while let Some((pipe, dialled)) = dialled.recv().await {
+            tokio::spawn(shell::model(models.clone(), pipe, dialled));
+        }
+    });
+    let mut callers: JoinSet<()> =
+        play.planned.iter().map(|planned| shell::caller(play.clone(), planned.clone())).collect();
+
+    // The server may be gone already; then there is nothing to shut down.
+    let mut shutdown = Some(shutdown);
+    let mut shut_down = || shutdown.take().is_some_and(|shutdown| shutdown.send(()).is_ok());
+    let everybody = async {
+        while callers.join_next().await.is_some() {}
+        while !play.all_done(clock.now()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let drain = async {
+        match scenario.server.drain_at_ms {
+            Some(ms) => tokio::time::sleep_until(clock.instant(At::ms(ms))).await,
+            None => pending().await,
+        }
+    };
+    let limit = tokio::time::sleep_until(clock.instant(At::ms(scenario.world.limit_ms)));
+    let (mut everybody, mut drain, mut limit) = (pin!(everybody), pin!(drain), pin!(limit));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.as_mut(), if !draining => {
+                draining = true;
+                shut_down();
+            }
+            () = everybody.as_mut() => break,
+            () = limit.as_mut() => return None,
+        }
+    }
+    let finished = clock.now();
+    shut_down();
+    let patience = Duration::from_millis(play.patience_ms());
+    // What became of it, also when it did not stop in time, is with the play.
+    let _either_way = tokio::time::timeout(patience, server).await;
+    Some(finished)
+}
