@@ -78,9 +78,9 @@ enum Task {
     Explain {
         /// Name, or file ending in .toml.
         name: String,
-        /// Where to play it.
-        #[arg(long, value_enum, default_value_t = OneStage::Memory)]
-        stage: OneStage,
+        /// Where to play it; on the first stage it names when absent.
+        #[arg(long, value_enum)]
+        stage: Option<OneStage>,
         /// Decimal, 0x hexadecimal, or a commit hash.
         #[arg(long, default_value = "1")]
         seed: Seed,
@@ -236,8 +236,8 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             }
             let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
             let bug = bug.as_deref().map(zoo::wanted).transpose()?;
-            let kind = if bug.is_some() { StageKind::Memory } else { stage.into() };
-            stage::ready(kind)?;
+            let asked = if bug.is_some() { Some(StageKind::Memory) } else { stage.map(StageKind::from) };
+            let kind = stage_of(&scenario, asked)?;
             let trace = match bug {
                 Some(bug) => bug.play(&scenario, seed),
                 None => stage::play(kind, &scenario, seed),
@@ -301,6 +301,19 @@ fn list() -> anyhow::Result<()> {
         say(&format!("{:<width$}  {:<22}  {}\n", scenario.name, stages.join(" "), scenario.purpose));
     }
     Ok(())
+}
+
+/// The stage that was asked for, or the first a scenario names, if it can be played there.
+pub(crate) fn stage_of(scenario: &Scenario, asked: Option<StageKind>) -> anyhow::Result<StageKind> {
+    let Some(stage) = asked.or_else(|| scenario.stages.first().copied()) else {
+        bail!("{} names no stage", scenario.name);
+    };
+    if !scenario.stages.contains(&stage) {
+        let names: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
+        bail!("{} is not played on stage {stage}, only on: {}", scenario.name, names.join(", "));
+    }
+    stage::ready(stage)?;
+    Ok(stage)
 }
 
 /// Every run that was asked for.
@@ -617,6 +630,23 @@ mod tests {
         }
         assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
         assert!(check(&["scn", "sing"]).is_err());
+    }
+
+    #[test]
+    fn a_scenario_is_played_only_where_it_can_be() {
+        let text = "purpose = \"x.\"\nstages = [\"pipes\"]\n[[call]]\ncaller.steps = []";
+        let scenario = Scenario::from_toml("t", text).unwrap();
+        assert_eq!(stage_of(&scenario, None).unwrap(), StageKind::Pipes);
+        let refusal = stage_of(&scenario, Some(StageKind::Memory)).unwrap_err().to_string();
+        assert_eq!(refusal, "t is not played on stage memory, only on: pipes");
+    }
+
+    #[test]
+    fn both_means_two_stages_and_all_means_every_one() {
+        let of = |stages: Stages| StageKind::ALL.into_iter().filter(move |kind| stages.has(*kind)).count();
+        assert_eq!([Stages::Memory, Stages::Simulated, Stages::Pipes].map(of), [1, 1, 1]);
+        assert_eq!((of(Stages::Both), of(Stages::All)), (2, StageKind::ALL.len()));
+        assert!(!Stages::Both.has(StageKind::Pipes));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! * [`scenario`], [`weather`], [`seed`]: what is played; [`catalogue`]: what was written down to be played.
 //! * [`generate`]: a scenario made of a seed; [`explore`]: one seed after the other.
 //! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
-//! * [`stage`]: where it is played, in memory or in a simulated network; [`trace`]: what came of it.
+//! * [`stage`]: where it is played, in memory, in a simulated network or over pipes; [`trace`]: what came of it.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
 //! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.

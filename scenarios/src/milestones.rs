@@ -8,6 +8,7 @@ use crate::listen::Hearing;
 use crate::oracle::Case;
 use crate::oracle::barge_in::{BargeIn, barge_ins, cuts};
 use crate::oracle::terms::Terms;
+use crate::stage::StageKind;
 use crate::trace::Trace;
 use bridge::call::event::{CallEvent, EndReason};
 use mocks::peer::At;
@@ -17,10 +18,19 @@ use std::collections::BTreeSet;
 /// One 20 ms frame, in bytes.
 const FRAME: usize = 160;
 
+/// More pieces, or hesitations, than a few unlucky messages make.
+const MANY: u64 = 1_000;
+/// A queue that one message does not make, microseconds.
+const NARROW_US: u64 = 400_000;
+/// A queue that nobody wants, microseconds.
+const BLOATED_US: u64 = 1_000_000;
+
 /// A fact worth having reached.
 #[derive(Clone, Copy)]
 struct Milestone {
     name: &'static str,
+    /// It takes weather that only the pipes can make.
+    only_on_pipes: bool,
     reached: fn(&Scene<'_, '_>) -> bool,
 }
 
@@ -41,6 +51,12 @@ pub const ALL: &[&str] = &{
     names
 };
 
+/// The names of the milestones that can be reached on these stages, in the order of [`ALL`].
+pub fn possible(stages: &[StageKind]) -> Vec<&'static str> {
+    let possible = |m: &&Milestone| !m.only_on_pipes || stages.contains(&StageKind::Pipes);
+    MILESTONES.iter().filter(possible).map(|m| m.name).collect()
+}
+
 /// The milestones this trace reached, in the order of [`ALL`].
 pub fn reached(trace: &Trace) -> Vec<&'static str> {
     let hearing = Hearing::of_all(trace);
@@ -55,12 +71,15 @@ pub fn reached(trace: &Trace) -> Vec<&'static str> {
 }
 
 macro_rules! milestones {
-    ($($name:literal => $reached:expr,)*) => {
-        const MILESTONES: &[Milestone] = &[$(Milestone { name: $name, reached: $reached },)*];
+    (anywhere { $($name:literal => $reached:expr,)* } only_on_pipes { $($piped:literal => $when:expr,)* }) => {
+        const MILESTONES: &[Milestone] = &[
+            $(Milestone { name: $name, only_on_pipes: false, reached: $reached },)*
+            $(Milestone { name: $piped, only_on_pipes: true, reached: $when },)*
+        ];
     };
 }
 
-milestones! {
+milestones! { anywhere {
     "an answer was heard to its end" => |s| s.case.hearing.items.iter().any(|i| {
         i.on_time > 0 && !i.silent && s.case.hearing.heard(i, At(u64::MAX)) + FRAME >= i.len
     }),
@@ -69,7 +88,7 @@ milestones! {
         let spoke = s.first_caller(|c| matches!(c, CallerSight::SpeechBegan { .. }));
         s.case.hearing.played.first().is_some_and(|p| spoke.is_none_or(|at| p.at < at))
     },
-    "barge-in with a clear" => |s| s.barge_ins.iter().any(|b| b.clears.iter().any(|c| c.discarded > 0)),
+    "barge-in with a clear" => |s| s.barged_in(),
     "barge-in in the first frame" => |s| s.interrupted(|heard, _, _| heard > 0 && heard <= FRAME),
     "barge-in after generation ended" => |s| s.interrupted(|_, done, barge_in| done.is_some_and(|d| d < barge_in.at)),
     "barge-in while generating" => |s| s.interrupted(|_, done, barge_in| done.is_none_or(|d| d >= barge_in.at)),
@@ -174,7 +193,16 @@ milestones! {
     "ended: session_expired" => |s| s.ended_by(EndReason::SessionExpired),
     "ended: response_failed" => |s| s.ended_by(EndReason::ResponseFailed),
     "ended: too_long" => |s| s.ended_by(EndReason::TooLong),
-}
+} only_on_pipes {
+    "a barge-in while everything came in pieces" => |s| {
+        let network = &s.case.trace.network;
+        s.barged_in() && network.pieces > MANY && network.hesitations > MANY
+    },
+    "a barge-in over a narrow line" => |s| s.barged_in() && s.case.trace.network.queued_us > NARROW_US,
+    "a second of bytes in the network's queue" => |s| s.case.trace.network.queued_us > BLOATED_US,
+    "a reset found a writer waiting" => |s| s.case.trace.network.resets_of_blocked > 0,
+    "a far end heard on after it closed its own half" => |s| s.case.trace.network.heard_half_closed > 0,
+} }
 
 impl Scene<'_, '_> {
     fn callers(&self, is: impl Fn(&CallerSight) -> bool) -> usize {
@@ -195,6 +223,10 @@ impl Scene<'_, '_> {
 
     fn event(&self, is: impl Fn(&CallEvent) -> bool) -> bool {
         self.case.call.bridge.iter().any(|(_, event)| is(event))
+    }
+
+    fn barged_in(&self) -> bool {
+        self.barge_ins.iter().any(|b| b.clears.iter().any(|c| c.discarded > 0))
     }
 
     fn ended_by(&self, wanted: EndReason) -> bool {
@@ -257,6 +289,14 @@ mod tests {
     fn no_two_milestones_share_a_name() {
         let names: BTreeSet<_> = ALL.iter().collect();
         assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn what_only_pipes_can_reach_is_asked_of_nobody_else() {
+        let piped = |stages: &[StageKind]| possible(stages).contains(&"a reset found a writer waiting");
+        assert!(piped(&StageKind::ALL) && piped(&[StageKind::Pipes]));
+        assert!(!piped(&[StageKind::Memory, StageKind::Simulated]));
+        assert_eq!(possible(&StageKind::ALL), ALL);
     }
 
     #[test]

@@ -171,7 +171,8 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
         }
     }
     let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
-    let _infallible = writeln!(text, "milestones {} of {} reached", reached.len(), milestones::ALL.len());
+    let possible = possible(outcomes).len();
+    let _infallible = writeln!(text, "milestones {} of {possible} reached", reached.len());
     if whole {
         for missed in missed(outcomes) {
             let _infallible = writeln!(text, "           not reached: {missed}");
@@ -180,10 +181,16 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     text
 }
 
+/// The milestones that can be reached on the stages of these outcomes.
+fn possible(outcomes: &[Outcome]) -> Vec<&'static str> {
+    let stages: Vec<_> = outcomes.iter().map(|outcome| outcome.stage).collect();
+    milestones::possible(&stages)
+}
+
 /// The milestones no outcome reached.
 pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
     let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
-    milestones::ALL.iter().copied().filter(|name| !reached.contains(name)).collect()
+    possible(outcomes).into_iter().filter(|name| !reached.contains(name)).collect()
 }
 
 fn figures(stage: StageKind, outcomes: &[&Outcome]) -> String {

@@ -6,7 +6,7 @@
 //! the same oracle still objects. Nothing is drawn, so the same failure always shrinks to the same file.
 
 use crate::catalogue;
-use crate::cli::{OneStage, say};
+use crate::cli::{OneStage, say, stage_of};
 use crate::explore;
 use crate::generate::generate;
 use crate::oracle::{self, Oracle};
@@ -31,9 +31,9 @@ const WAIT_MIN_MS: i64 = 100;
 pub(crate) struct Options {
     /// A file ending in .toml, or the seed of a generated scenario.
     what: String,
-    /// Where it fails.
-    #[arg(long, value_enum, default_value_t = OneStage::Memory)]
-    stage: OneStage,
+    /// Where it fails; on the first stage it names when absent.
+    #[arg(long, value_enum)]
+    stage: Option<OneStage>,
     /// With which seed a file is played; the one its first line names, or 1, when absent.
     #[arg(long)]
     seed: Option<Seed>,
@@ -289,8 +289,8 @@ fn paths(root: &Value, wanted: &dyn Fn(&Value) -> bool) -> Vec<Vec<Part>> {
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
     let bug = options.bug.as_deref().map(zoo::wanted).transpose()?;
-    let asked = if bug.is_some() { StageKind::Memory } else { StageKind::from(options.stage) };
-    stage::ready(asked)?;
+    let asked = if bug.is_some() { Some(StageKind::Memory) } else { options.stage.map(StageKind::from) };
+    let asked = stage_of(&scenario, asked)?;
     let play = |kind, scenario: &Scenario, seed| match &bug {
         Some(bug) => bug.play(scenario, seed),
         None => stage::play(kind, scenario, seed),
@@ -319,11 +319,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         );
     };
     // The fast stage will do when it shows the same.
-    let kind = if objecting(StageKind::Memory).iter().any(|one| one.name == oracle.name) {
-        StageKind::Memory
-    } else {
-        asked
-    };
+    let fast = scenario.stages.contains(&StageKind::Memory)
+        && objecting(StageKind::Memory).iter().any(|one| one.name == oracle.name);
+    let kind = if fast { StageKind::Memory } else { asked };
     let fails = |seed| {
         let (play, innocent) = (&play, &innocent);
         move |scenario: &Scenario| {

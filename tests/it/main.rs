@@ -3,7 +3,8 @@
 //! * `tidy`: the architecture, read from the source tree.
 //! * `codec`: two independent G.711s and two independent resamplers agree, and both match the standard.
 //! * `conformance`: what the vendors write down, the bridge and the mocks read and write alike.
-//! * `catalogue`: every scenario on both stages, judged by every oracle.
+//! * `catalogue`: every scenario on every stage it names, judged by every oracle.
+//! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
 //! * `golden_calls`: chosen calls sound as they sounded, sample for sample.
@@ -24,6 +25,7 @@ mod readme;
 mod regressions;
 mod sabotage;
 mod seeds;
+mod stages;
 mod tidy;
 mod timelines;
 mod zoo;

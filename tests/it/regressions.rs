@@ -1,4 +1,4 @@
-//! Every bug that was found and mended stays mended, on both stages.
+//! Every bug that was found and mended stays mended, on every stage.
 
 use scenarios::scenario::Scenario;
 use scenarios::stage::StageKind;
@@ -24,6 +24,11 @@ fn no_mended_bug_is_back_in_memory() {
 #[test]
 fn no_mended_bug_is_back_in_the_simulated_network() {
     play_all(StageKind::Simulated);
+}
+
+#[test]
+fn no_mended_bug_is_back_over_pipes() {
+    play_all(StageKind::Pipes);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const FIRST: u64 = 1;
 const SEEDS: u64 = 200;
 const SIMULATED: u64 = 20;
+const PIPES: u64 = 100;
 /// Seeds whose worlds show a violation that is still open. Each is a debt: take it off when it is paid.
 const OPEN: [u64; 8] = [5, 19, 25, 51, 112, 127, 138, 197];
 
@@ -78,11 +79,17 @@ fn generated_worlds_break_no_rule_in_the_simulated_network() {
 }
 
 #[test]
+fn generated_worlds_break_no_rule_over_pipes() {
+    let failures = failures(StageKind::Pipes, PIPES);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
 fn the_same_world_played_twice_leaves_the_same_trace() {
     let hashes = |kind, count| -> Vec<String> {
         seeds(count).map(|seed| stage::play(kind, &generate(seed), seed).hash()).collect()
     };
-    for (kind, count) in [(StageKind::Memory, 40), (StageKind::Simulated, 4)] {
+    for (kind, count) in [(StageKind::Memory, 40), (StageKind::Simulated, 4), (StageKind::Pipes, 20)] {
         let (one, other) = std::thread::scope(|scope| {
             let one = scope.spawn(|| hashes(kind, count));
             let other = scope.spawn(|| hashes(kind, count));

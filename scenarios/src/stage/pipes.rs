@@ -281,3 +281,59 @@ async fn run(
     let _either_way = tokio::time::timeout(patience, server).await;
     Some(finished)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue;
+
+    fn of(text: &str) -> Trace {
+        let text = format!("purpose = \"A test.\"\nstages = [\"pipes\"]\n{text}");
+        Pipes.play(&Scenario::from_toml("test", &text).unwrap(), Seed(1))
+    }
+
+    #[test]
+    fn the_clock_jumps_over_time_in_which_nothing_happens() {
+        // An hour would take a simulated network minutes; only the pings are left of it here.
+        let trace = of(
+            "world.limit_ms = 4000000\nbridge.timeouts.call_ms = 4000000\nbridge.dial = \"on_start\"\n\
+             bridge.greeting = \"Hi\"\n[[call]]\ncaller.idle = \"dtx\"\ncaller.hang_up_after_ms = 0\n\
+             caller.steps = [{ dtx = false }, { waits = 200 }, { dtx = true }, { waits = 3500000 }, \"hangs_up\"]\n\
+             model.turns = [{ answers = 1000 }]",
+        );
+        assert!(trace.ended_at > At::ms(3_500_000) && !trace.cut, "{:?}", trace.ends());
+    }
+
+    #[test]
+    fn what_the_network_did_is_part_of_the_trace() {
+        let trace = Pipes.play(&catalogue::find("network/everything_in_pieces")[0], Seed(1));
+        assert!(trace.network.pieces > 0 && trace.network.hesitations > 0);
+        assert!(trace.lines().iter().any(|line| line.contains("- world - network ")));
+        let calm = Pipes.play(&catalogue::find("barge_in/mid_answer")[0], Seed(1));
+        assert!(!calm.lines().iter().any(|line| line.contains("- world - network ")));
+    }
+
+    #[test]
+    fn a_panic_of_a_mock_ends_the_world_and_is_told() {
+        let runtime = runtime(Seed(1));
+        let world = async {
+            tokio::spawn(async { panic!("a mock is broken") });
+            pending::<()>().await;
+        };
+        let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world)));
+        assert!(ended.is_err(), "without the seeded scheduler this would hang");
+    }
+
+    #[test]
+    fn a_stopped_clock_needs_no_runtime() {
+        let runtime = runtime(Seed(1));
+        let clock = runtime.block_on(async {
+            let clock = Clock::start();
+            tokio::time::sleep(Duration::from_millis(1_234)).await;
+            clock.stop();
+            clock
+        });
+        drop(runtime);
+        assert_eq!(clock.now(), At::ms(1_234));
+    }
+}

@@ -712,6 +712,157 @@ fn attribute<N: Net>(play: &Play<N>, shared: &mut Shared) -> Vec<Vec<(At, CallEv
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue;
+    use crate::stage;
+    use mocks::record::ModelSight;
+
+    /// The stages over the production shell.
+    const SHELLS: [StageKind; 2] = [StageKind::Simulated, StageKind::Pipes];
+
+    /// The traces of a scenario on both.
+    fn of(text: &str) -> [Trace; 2] {
+        let scenario = Scenario::from_toml("test", &format!("purpose = \"A test.\"\n{text}")).unwrap();
+        SHELLS.map(|kind| stage::play(kind, &scenario, Seed(1)))
+    }
+
+    #[track_caller]
+    fn quiet_end(traces: &[Trace], end: &str) {
+        for trace in traces {
+            assert_eq!(trace.ends(), [Some(end.to_owned())], "{}: {:#?}", trace.stage, trace.calls[0].bridge);
+            let whole = trace.leftovers.is_empty() && trace.panics.is_empty() && !trace.cut;
+            let lines = trace.lines();
+            assert!(whole, "{}: {:#?}", trace.stage, &lines[lines.len().saturating_sub(20)..]);
+        }
+    }
+
+    #[test]
+    fn a_call_is_greeted_and_ends() {
+        let scenario = &catalogue::find("greeting/plain")[0];
+        let traces = SHELLS.map(|kind| stage::play(kind, scenario, Seed(1)));
+        quiet_end(&traces, "stopped");
+        for trace in traces {
+            let heard: usize = trace.calls[0].caller.played.iter().map(|stretch| stretch.len).sum();
+            assert!(heard >= 1_800 * 8, "{}: {heard} bytes", trace.stage);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes_on_any_thread() {
+        let scenario = &catalogue::find("barge_in/mid_answer")[0];
+        for kind in SHELLS {
+            let hashes: Vec<_> = std::thread::scope(|scope| {
+                let plays: Vec<_> = (0..4)
+                    .map(|n| scope.spawn(move || stage::play(kind, scenario, Seed(7 + n / 2)).hash()))
+                    .collect();
+                plays.into_iter().map(|play| play.join().unwrap()).collect()
+            });
+            let same = hashes[0] == hashes[1] && hashes[2] == hashes[3];
+            assert!(same && hashes[0] != hashes[2], "{kind}: {hashes:?}");
+        }
+    }
+
+    #[test]
+    fn every_outcome_of_a_dial_ends_the_call() {
+        for dial in ["\"refuses\"", "\"hangs\"", "\"hangs_in_upgrade\"", "{ answers_http = 503 }"] {
+            let traces = of(&format!("[[call]]\ncaller.steps = [\"waits_for_close\"]\nmodel.dial = {dial}"));
+            quiet_end(&traces, "dial_failed");
+            for trace in traces {
+                let seen = &trace.calls[0].models[0].sightings;
+                assert!(
+                    seen.iter().any(|s| matches!(s.what, ModelSight::Refused { .. })),
+                    "{dial}: {seen:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_server_refuses_with_503() {
+        let full =
+            "server.max_calls = 1\n[[call]]\nrepeat = 2\nevery_ms = 100\ncaller.steps = [{ waits = 900 }]";
+        for trace in of(full) {
+            assert_eq!(trace.ends(), [Some("stopped".into()), None], "{}", trace.stage);
+            let seen = &trace.calls[1].caller.sightings;
+            assert!(seen.iter().any(|s| s.what == CallerSight::Refused { status: 503 }), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn the_second_stream_of_a_call_replaces_the_first() {
+        let call = "[[call]]\ncall_sid = \"CA1\"\ncaller.steps = [{ waits = 3000 }]\n";
+        for trace in of(&format!("{call}{call}at_ms = 1000")) {
+            assert_eq!(trace.ends(), [Some("replaced".into()), Some("stopped".into())], "{}", trace.stage);
+        }
+    }
+
+    #[test]
+    fn a_drain_ends_calls_when_its_time_is_over() {
+        let traces = of(
+            "server.drain_at_ms = 2000\nserver.drain_ms = 1500\n[[call]]\ncaller.steps = [\"waits_for_close\"]",
+        );
+        quiet_end(&traces, "drained");
+    }
+
+    #[test]
+    fn a_cut_and_a_dark_leg_end_the_call() {
+        let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]\ncaller.hang_up_after_ms = 60000";
+        quiet_end(&of(&format!("weather.model.cut_at_ms = 2000\n{call}")), "model_lost");
+        quiet_end(&of(&format!("weather.caller.cut_at_ms = 2000\n{call}")), "caller_lost");
+        quiet_end(&of(&format!("weather.model.dark_at_ms = 2000\n{call}")), "model_silent");
+        quiet_end(&of(&format!("weather.caller.dark_at_ms = 2000\n{call}")), "caller_silent");
+    }
+
+    #[test]
+    fn a_leg_that_is_dark_from_the_beginning_never_makes_a_connection() {
+        let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]";
+        quiet_end(&of(&format!("weather.model.dark_at_ms = 0\n{call}")), "dial_failed");
+        for trace in of(&format!("weather.caller.dark_at_ms = 0\n{call}")) {
+            let seen = &trace.calls[0].caller.sightings;
+            assert!(seen.iter().any(|s| s.what == CallerSight::Refused { status: 0 }), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_caller_who_does_not_read_is_given_up() {
+        let traces = of(
+            "world.tcp_capacity = 8\nbridge.timeouts.clogged_ms = 2000\nbridge.timeouts.pong_ms = 60000\n\
+             bridge.greeting = \"Hi\"\n[[call]]\ncaller.steps = [\"hears_start\", \"stops_reading\", \"waits_for_close\"]\n\
+             model.turns = [{ answers = 60000, speed = 20.0 }]",
+        );
+        quiet_end(&traces, "caller_clogged");
+    }
+
+    #[test]
+    fn an_end_that_answers_no_ping_is_found() {
+        let timeouts = "bridge.timeouts.ping_ms = 1000\nbridge.timeouts.pong_ms = 1500";
+        let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]\ncaller.hang_up_after_ms = 30000";
+        quiet_end(&of(&format!("{timeouts}\n{call}\nmodel.goes_dark_after_ms = 2000")), "model_silent");
+        let traces = of(&format!("{timeouts}\n{call}\ncaller.pong = false\ncaller.idle = \"dtx\""));
+        quiet_end(&traces, "caller_silent");
+    }
+
+    #[test]
+    fn a_dial_that_is_given_up_leaves_nothing_behind() {
+        let traces = of("[[call]]\ncaller.steps = [{ waits = 400 }, \"hangs_up\"]\nmodel.dial_ms = 3000");
+        quiet_end(&traces, "stopped");
+        for trace in traces {
+            let seen = &trace.calls[0].models[0].sightings;
+            assert!(
+                matches!(seen.as_slice(), [only] if matches!(only.what, ModelSight::Refused { .. })),
+                "{seen:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_world_that_does_not_end_is_cut_at_its_limit() {
+        for trace in of("world.limit_ms = 3000\n[[call]]\ncaller.steps = [{ waits = 9000 }]") {
+            assert!(
+                trace.cut && trace.ended_at >= At::ms(3_000) && trace.ended_at < At::ms(3_010),
+                "{trace:?}"
+            );
+        }
+    }
 
     #[test]
     fn pongs_are_taken_out_and_nothing_else() {

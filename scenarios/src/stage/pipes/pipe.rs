@@ -141,7 +141,6 @@ impl Lane {
             let at = self.arrives(self.line_free);
             if self.reader_gone {
                 back.resets(at);
-                continue;
             }
             if self.segments.is_empty()
                 && let Some(reader) = self.reader.take()
@@ -467,12 +466,280 @@ impl Drop for Pipe {
         if let Some((first, _)) = reads.segments.front() {
             writes.resets((*first).max(now));
         }
+        // What was not read keeps its room: the writer knows of nothing until the reset has arrived.
         reads.reader_gone = true;
-        reads.bytes.clear();
-        reads.segments.clear();
         reads.reader = None;
+        // So that it waits for the reset, and not for room that never comes.
         if let Some(writer) = reads.writer.take() {
             writer.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Runs a test on a clock that jumps; whoever waits for ever fails after a day of it.
+    fn in_time(test: impl Future<Output = ()>) {
+        let day = std::time::Duration::from_secs(86_400);
+        let runtime = super::super::runtime(Seed(7));
+        let ended = runtime.block_on(async { tokio::time::timeout(day, test).await });
+        assert!(ended.is_ok(), "somebody waits for ever");
+    }
+
+    /// A connection on the caller's leg, and what its network did.
+    struct Bench {
+        clock: Clock,
+        bridge: Pipe,
+        far: Pipe,
+        seen: Arc<Mutex<Network>>,
+    }
+
+    async fn connect(weather: LegWeather, writes_max: usize) -> Bench {
+        let clock = Clock::start();
+        let seen = Arc::new(Mutex::new(Network::default()));
+        let mut dialling = Dialling::new(&Place {
+            clock: clock.clone(),
+            leg: Leg::Caller,
+            weather: Arc::new(weather),
+            writes_max,
+            seed: Seed(7),
+            label: "test",
+            seen: seen.clone(),
+        });
+        tokio::time::sleep_until(clock.instant(dialling.made_at().unwrap())).await;
+        let (bridge, far) = dialling.made();
+        Bench { clock, bridge, far, seen }
+    }
+
+    fn downlink(downlink: WayWeather) -> LegWeather {
+        LegWeather { downlink, ..LegWeather::calm(20) }
+    }
+
+    async fn read(pipe: &mut Pipe) -> io::Result<usize> {
+        pipe.read(&mut [0; 4_096]).await
+    }
+
+    /// Whether a write is taken now.
+    async fn taken_at_once(pipe: &mut Pipe, bytes: &[u8]) -> Option<usize> {
+        let write = std::future::poll_fn(|cx| {
+            Poll::Ready(match Pin::new(&mut *pipe).poll_write(cx, bytes) {
+                Poll::Ready(taken) => Some(taken.unwrap()),
+                Poll::Pending => None,
+            })
+        });
+        write.await
+    }
+
+    #[test]
+    fn a_connection_and_each_message_take_one_way() {
+        in_time(async {
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegWeather::calm(20), 100).await;
+            assert_eq!(clock.now(), At::ms(20));
+            far.write_all(b"one").await.unwrap();
+            far.write_all(b"two").await.unwrap();
+            let mut heard = [0; 6];
+            bridge.read_exact(&mut heard).await.unwrap();
+            assert_eq!((&heard, clock.now()), (b"onetwo", At::ms(40)));
+            bridge.write_all(b"back").await.unwrap();
+            assert_eq!((read(&mut far).await.unwrap(), clock.now()), (4, At::ms(60)));
+        });
+    }
+
+    #[test]
+    fn bytes_stay_in_order_under_jitter_stalls_and_pieces() {
+        in_time(async {
+            let stalls = vec![crate::weather::Stall { at_ms: 100, for_ms: 300 }];
+            let way = WayWeather { pieces_bytes: Some(7), hesitates_percent: 50, ..WayWeather::CALM };
+            let weather = LegWeather { jitter_ms: 40, stalls, ..downlink(way) };
+            let Bench { mut bridge, mut far, seen, .. } = connect(weather, 10_000).await;
+            let said: Vec<u8> = (0..5_000_u32).flat_map(u32::to_be_bytes).collect();
+            let words = said.clone();
+            tokio::spawn(async move {
+                for part in words.chunks(100) {
+                    bridge.write_all(part).await.unwrap();
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            });
+            let mut heard = Vec::new();
+            far.read_to_end(&mut heard).await.unwrap();
+            assert!(heard == said, "{} bytes of {}", heard.len(), said.len());
+            let seen = seen.lock().unwrap();
+            assert!(seen.pieces > 100 && seen.hesitations > 100, "{seen}");
+        });
+    }
+
+    #[test]
+    fn pieces_are_small_once_the_handshake_is_over_and_not_before() {
+        in_time(async {
+            let way = WayWeather { pieces_bytes: Some(5), ..WayWeather::CALM };
+            let Bench { mut bridge, mut far, .. } = connect(downlink(way), 10_000).await;
+            let header = format!("HTTP/1.1 101 Switching Protocols\r\n{}\r\n", "A: b\r\n".repeat(60));
+            bridge.write_all(header.as_bytes()).await.unwrap();
+            let mut left = header.len();
+            while left > 0 {
+                let read = read(&mut far).await.unwrap();
+                assert!(read >= left.min(128), "{read} of {left}");
+                left -= read;
+            }
+            bridge.write_all(&[1; 300]).await.unwrap();
+            let mut left = 300;
+            while left > 0 {
+                let read = read(&mut far).await.unwrap();
+                assert!((1..=5).contains(&read), "{read}");
+                left -= read;
+            }
+        });
+    }
+
+    #[test]
+    fn whoever_hesitates_wakes_itself() {
+        in_time(async {
+            let way = WayWeather { hesitates_percent: 90, ..WayWeather::CALM };
+            let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
+            for _ in 0..100 {
+                bridge.write_all(b"x").await.unwrap();
+                assert_eq!(read(&mut far).await.unwrap(), 1);
+            }
+            assert!(seen.lock().unwrap().hesitations > 1_000);
+            assert_eq!(clock.now(), At::ms(20 + 100 * 20), "it takes no time");
+        });
+    }
+
+    #[test]
+    fn a_narrow_line_passes_bytes_one_after_another() {
+        in_time(async {
+            let way =
+                WayWeather { bytes_per_s: Some(14_600), window_bytes: Some(100_000), ..WayWeather::CALM };
+            let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
+            bridge.write_all(&[0; 4 * SEGMENT]).await.unwrap();
+            for n in 1..=4 {
+                assert_eq!((read(&mut far).await.unwrap(), clock.now()), (SEGMENT, At::ms(40 + n * 100)));
+            }
+            assert_eq!(seen.lock().unwrap().queued_us, 400_000);
+            far.write_all(&[0; 4 * SEGMENT]).await.unwrap();
+            assert_eq!(
+                (read(&mut bridge).await.unwrap(), clock.now()),
+                (4_096, At::ms(460)),
+                "the other way is wide"
+            );
+        });
+    }
+
+    #[test]
+    fn a_full_window_blocks_the_writer_until_somebody_reads() {
+        in_time(async {
+            let way = WayWeather { window_bytes: Some(1_000), ..WayWeather::CALM };
+            let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
+            assert_eq!(
+                taken_at_once(&mut bridge, &[0; 1_500]).await,
+                Some(1_000),
+                "as much as there is room for"
+            );
+            assert_eq!(taken_at_once(&mut bridge, &[0; 500]).await, None);
+            let reader = tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+                read(&mut far).await.unwrap();
+                far
+            });
+            bridge.write_all(&[0; 500]).await.unwrap();
+            assert_eq!((clock.now(), seen.lock().unwrap().blocked), (At::ms(720), 1));
+            drop(reader.await.unwrap());
+        });
+    }
+
+    #[test]
+    fn a_connection_holds_only_so_many_messages() {
+        in_time(async {
+            let Bench { mut bridge, mut far, .. } = connect(LegWeather::calm(20), 2).await;
+            for taken in [Some(1), Some(1), None] {
+                assert_eq!(taken_at_once(&mut bridge, b"x").await, taken);
+            }
+            assert_eq!(read(&mut far).await.unwrap(), 2, "what has arrived is read together");
+            assert_eq!(taken_at_once(&mut bridge, b"x").await, Some(1));
+        });
+    }
+
+    #[test]
+    fn a_reset_wakes_a_writer_who_waits_for_room() {
+        in_time(async {
+            let way = WayWeather { window_bytes: Some(100), ..WayWeather::CALM };
+            let Bench { clock, mut bridge, far, seen } = connect(downlink(way), 10_000).await;
+            bridge.write_all(&[0; 100]).await.unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                drop(far);
+            });
+            let failed = bridge.write_all(b"more").await.unwrap_err();
+            assert_eq!(
+                (failed.kind(), clock.now()),
+                (io::ErrorKind::BrokenPipe, At::ms(540)),
+                "one way after the drop"
+            );
+            assert_eq!(seen.lock().unwrap().resets_of_blocked, 1);
+            let failed = read(&mut bridge).await.unwrap_err();
+            assert_eq!(failed.kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
+
+    #[test]
+    fn an_end_that_has_read_everything_goes_with_an_end_of_file() {
+        in_time(async {
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegWeather::calm(20), 100).await;
+            bridge.write_all(b"bye").await.unwrap();
+            read(&mut far).await.unwrap();
+            far.write_all(b"bye").await.unwrap();
+            drop(far);
+            assert_eq!(read(&mut bridge).await.unwrap(), 3, "what was written before still arrives");
+            assert_eq!((read(&mut bridge).await.unwrap(), clock.now()), (0, At::ms(60)));
+            bridge.write_all(b"anybody there?").await.unwrap();
+            let failed = read_again(&mut bridge).await;
+            assert_eq!(
+                (failed.kind(), clock.now()),
+                (io::ErrorKind::ConnectionReset, At::ms(100)),
+                "there and back"
+            );
+        });
+    }
+
+    /// Reads ends of file until the reset behind them has come.
+    async fn read_again(pipe: &mut Pipe) -> io::Error {
+        loop {
+            match read(pipe).await {
+                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+                Err(error) => return error,
+            }
+        }
+    }
+
+    #[test]
+    fn a_half_that_is_closed_leaves_the_other_open() {
+        in_time(async {
+            let Bench { clock, mut bridge, mut far, seen } = connect(LegWeather::calm(20), 100).await;
+            far.write_all(b"last words").await.unwrap();
+            tokio::spawn(far.half_close(At::ms(100)));
+            tokio::time::sleep(std::time::Duration::from_millis(90)).await;
+            far.write_all(b"said into the void").await.unwrap();
+            assert_eq!(read(&mut bridge).await.unwrap(), 10);
+            assert_eq!((read(&mut bridge).await.unwrap(), clock.now()), (0, At::ms(120)));
+            bridge.write_all(b"still heard").await.unwrap();
+            assert_eq!(read(&mut far).await.unwrap(), 11);
+            assert_eq!(seen.lock().unwrap().heard_half_closed, 11);
+        });
+    }
+
+    #[test]
+    fn nothing_arrives_in_the_dark_not_even_the_end() {
+        in_time(async {
+            let weather = LegWeather { dark_at_ms: Some(100), ..LegWeather::calm(20) };
+            let Bench { mut bridge, mut far, .. } = connect(weather, 100).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            far.write_all(b"hello?").await.unwrap();
+            drop(far);
+            let hour = std::time::Duration::from_secs(3_600);
+            assert!(tokio::time::timeout(hour, read(&mut bridge)).await.is_err());
+        });
     }
 }
