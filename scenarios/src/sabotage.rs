@@ -172,11 +172,33 @@ pub fn all() -> Vec<Sabotage> {
 pub fn run(sabotage: &Sabotage) -> Vec<Violation> {
     let oracle = oracle::named(sabotage.oracle).expect("a saboteur names an oracle");
     let scenario = ground(sabotage.scenario).expect("a saboteur names a scenario");
-    let trace = match sabotage.how {
-        How::Wire(make) => play_spoiled(&scenario, SEED, &|_| make()),
-        How::Record(spoil) => spoil(Memory.play(&scenario, SEED)),
-    };
-    (oracle.judge)(&trace)
+    (oracle.judge)(&play(sabotage, &scenario, SEED))
+}
+
+/// Plays any scenario in memory with this saboteur at work.
+pub fn play(sabotage: &Sabotage, scenario: &Scenario, seed: Seed) -> Trace {
+    match sabotage.how {
+        How::Wire(make) => play_spoiled(scenario, seed, &|_| make()),
+        How::Record(spoil) => spoil(Memory.play(scenario, seed)),
+    }
+}
+
+/// The name of a saboteur as one word of a command line: `drops-the-clear`.
+pub fn word(name: &str) -> String {
+    name.replace(' ', "-").replace('\'', "")
+}
+
+/// The saboteur of this name, in words or as one.
+///
+/// # Errors
+/// When there is none, with the names there are.
+pub fn named(name: &str) -> Result<Sabotage, String> {
+    let all = all();
+    if let Some(found) = all.iter().find(|one| one.name == name || word(one.name) == name) {
+        return Ok(*found);
+    }
+    let names: Vec<_> = all.iter().map(|one| word(one.name)).collect();
+    Err(format!("no saboteur is called `{name}`; there are {}", names.join(", ")))
 }
 
 /// What all oracles say to the run that nobody spoiled.
@@ -701,6 +723,16 @@ mod tests {
             assert!(oracle::named(sabotage.oracle).is_some(), "{sabotage:?}");
             assert!(ground(sabotage.scenario).is_some(), "{sabotage:?}");
         }
+    }
+
+    #[test]
+    fn a_saboteur_is_found_by_its_words_or_by_one_word() {
+        for sabotage in all() {
+            assert_eq!(named(&word(sabotage.name)).unwrap().name, sabotage.name);
+            assert_eq!(named(sabotage.name).unwrap().name, sabotage.name);
+            assert!(!word(sabotage.name).contains([' ', '\'', '"']), "{sabotage:?} needs quotes");
+        }
+        assert!(named("sings").unwrap_err().contains("drops-the-clear"));
     }
 
     #[test]
