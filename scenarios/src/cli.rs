@@ -8,8 +8,8 @@ use crate::picture;
 use crate::quality;
 use crate::recording::{self, Standing};
 use crate::regressions;
-use crate::report::{self, Outcome};
-use crate::sabotage;
+use crate::report::{self, Folder, Outcome, Report, Sheet};
+use crate::sabotage::{self, Sabotage};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::shrink;
@@ -41,6 +41,7 @@ Examples:
   cargo scn run                                  the whole catalogue on every stage
   cargo scn run barge_in --stage simulated       every scenario with `barge_in` in its name
   cargo scn run my_call.toml --seed 42           a file of your own
+  cargo scn run --report target/report           the same, as a page to look at
   cargo scn explain barge_in/mid_answer          the call, line by line
   cargo scn explore --seeds 1..200               generated calls, one for each seed
   cargo scn shrink 42                            the smallest call with the violation of seed 42
@@ -73,6 +74,11 @@ enum Task {
         /// Play each in a second process, too, and demand the same bytes.
         #[arg(long)]
         processes: bool,
+        #[command(flatten)]
+        files: Files,
+        /// Let this saboteur spoil the bridge, to see what a failure looks like: a name of `scn sabotage`.
+        #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with_all = ["twice", "processes"])]
+        sabotage: Option<Sabotage>,
     },
     /// Tells a call line by line: the caller on the left, the model on the right.
     Explain {
@@ -93,6 +99,9 @@ enum Task {
         /// Plays it with this bug of the zoo in the bridge, in memory.
         #[arg(long)]
         bug: Option<String>,
+        /// With this saboteur at work, as in `scn run --sabotage`.
+        #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with = "bug")]
+        sabotage: Option<Sabotage>,
     },
     /// Plays generated scenarios, seed after seed.
     Explore(explore::Options),
@@ -128,6 +137,47 @@ enum Task {
     },
 }
 
+/// What a run leaves behind for people and for other programs.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Files {
+    /// Write a page to look at, with JUnit XML, JSON and the audio of both ends, into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Write JUnit XML to this file.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the verdicts, places and waits as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Files {
+    fn wanted(&self) -> bool {
+        self.report.is_some() || self.junit.is_some() || self.json.is_some()
+    }
+
+    /// Refuses a folder that is somebody else's, before anything is played.
+    fn check(&self) -> anyhow::Result<Option<Folder>> {
+        self.report.as_deref().map(Folder::take).transpose()
+    }
+
+    fn write(&self, report: Report, folder: Option<&Folder>) -> anyhow::Result<()> {
+        let put = |path: &Path, text: String| {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        if let Some(path) = &self.junit {
+            put(path, report.junit()?)?;
+        }
+        if let Some(path) = &self.json {
+            put(path, report.json())?;
+        }
+        if let Some(folder) = folder {
+            say(&format!("report     {}\n", report.write(folder)?.display()));
+        }
+        Ok(())
+    }
+}
+
 /// Which runs.
 #[derive(Clone, Debug, clap::Args)]
 struct What {
@@ -139,6 +189,16 @@ struct What {
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
     seed: Seed,
+}
+
+impl What {
+    /// The command that plays these runs.
+    fn command(&self) -> String {
+        let pattern = self.pattern.as_ref().map(|pattern| format!(" {pattern}")).unwrap_or_default();
+        let usual = self.stage == Stages::All;
+        let stage = if usual { String::new() } else { format!(" --stage {}", self.stage.name()) };
+        format!("scn run{pattern}{stage} --seed {}", self.seed)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -169,7 +229,7 @@ impl Stages {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Simulated => "simulated",
@@ -227,20 +287,33 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             }
             Ok(true)
         }
-        Task::Run { what, jobs, twice, processes } => run(&what, jobs, twice, processes),
-        Task::Explain { name, stage, seed, call, raw, bug } => {
-            let mut found = chosen(Some(&name))?;
+        Task::Run { what, jobs, twice, processes, files, sabotage: None } => {
+            run(&what, jobs, twice, processes, &files)
+        }
+        Task::Run { what, jobs, files, sabotage: Some(sabotage), .. } => {
+            spoil(&sabotage, &what, jobs, &files)
+        }
+        Task::Explain { name, stage, seed, call, raw, bug, sabotage } => {
+            let mut found = match &sabotage {
+                Some(sabotage) => spoilt(sabotage, Some(&name))?,
+                None => chosen(Some(&name))?,
+            };
             if found.len() > 1 {
                 let names: Vec<_> = found.iter().map(|scenario| scenario.name.as_str()).collect();
                 bail!("`{name}` names {} scenarios; choose one of: {}", names.len(), names.join(", "));
             }
             let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
             let bug = bug.as_deref().map(zoo::wanted).transpose()?;
-            let asked = if bug.is_some() { Some(StageKind::Memory) } else { stage.map(StageKind::from) };
+            let spoiled = bug.is_some() || sabotage.is_some();
+            let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
+            if spoiled && asked != Some(StageKind::Memory) {
+                bail!("{SABOTAGE_IN_MEMORY}");
+            }
             let kind = stage_of(&scenario, asked)?;
-            let trace = match bug {
-                Some(bug) => bug.play(&scenario, seed),
-                None => stage::play(kind, &scenario, seed),
+            let trace = match (bug, &sabotage) {
+                (Some(bug), _) => bug.play(&scenario, seed),
+                (None, Some(sabotage)) => sabotage::play(sabotage, &scenario, seed),
+                (None, None) => stage::play(kind, &scenario, seed),
             };
             explain(&scenario, &trace, call, raw)
         }
@@ -331,50 +404,110 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
     Ok(plays)
 }
 
-fn run(what: &What, jobs: Option<NonZeroUsize>, twice: bool, processes: bool) -> anyhow::Result<bool> {
+fn run(
+    what: &What,
+    jobs: Option<NonZeroUsize>,
+    twice: bool,
+    processes: bool,
+    files: &Files,
+) -> anyhow::Result<bool> {
+    let folder = files.check()?;
     let plays = plays(what)?;
-    let jobs = jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let is_file = |name: &str| Path::new(name).extension().is_some_and(|ending| ending == "toml");
     let file = what.pattern.as_deref().filter(|pattern| is_file(pattern));
     let progress = Progress::new(plays.len());
-    let mut outcomes = in_parallel(&plays, jobs, |(scenario, kind)| {
-        let mut outcome = if twice {
-            let (one, other) = std::thread::scope(|scope| {
+    let played = in_parallel(&plays, threads(jobs), |(scenario, kind)| {
+        let (trace, other, cpu) = if twice {
+            let ((trace, cpu), other) = std::thread::scope(|scope| {
                 let other = scope.spawn(|| stage::play(*kind, scenario, what.seed).hash());
                 (stage::play_timed(*kind, scenario, what.seed), other.join())
             });
-            let (trace, cpu) = one;
-            let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
-            let hash = trace.hash();
-            if other.ok().as_ref() != Some(&hash) {
-                let words = "determinism: two runs of the same seed on parallel threads differ";
-                outcome.problems.push((words.to_owned(), String::new()));
-            }
-            outcome.hash = Some(hash);
-            outcome
+            (trace, Some(other.ok()), cpu)
         } else {
             let (trace, cpu) = stage::play_timed(*kind, scenario, what.seed);
-            let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
-            outcome.hash = processes.then(|| trace.hash());
-            outcome
+            (trace, None, cpu)
         };
+        let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
+        outcome.hash = (twice || processes).then(|| trace.hash());
+        if other.is_some_and(|other| other != outcome.hash) {
+            let words = "determinism: two runs of the same seed on parallel threads differ";
+            outcome.problems.push((words.to_owned(), String::new()));
+        }
         outcome.figures.answers.shrink_to_fit();
         progress.done(&outcome);
-        outcome
+        (outcome, files.wanted().then(|| Sheet::of(&trace)))
     });
     progress.end();
+    let (mut outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     if processes {
         compare_processes(what, &plays, &mut outcomes)?;
     }
-    say(&format!("{}\n", report::table(&outcomes)));
-    for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
-        say(&format!("{}\n", report::failure(outcome)));
-    }
     let whole = what.pattern.is_none() && what.stage == Stages::All;
-    say(&report::summary(&outcomes, whole));
+    tell(&outcomes, whole);
+    if files.wanted() {
+        let mut report = Report::new(what.command());
+        for (outcome, sheet) in outcomes.iter().zip(sheets) {
+            sheet.into_iter().for_each(|sheet| report.put(outcome.clone(), sheet));
+        }
+        files.write(report, folder.as_ref())?;
+    }
     // A suite that never reached the interesting thing proves little.
     let reached = !whole || report::missed(&outcomes).is_empty();
     Ok(reached && outcomes.iter().all(Outcome::passed))
+}
+
+/// The table, every failure and the figures, on standard output.
+fn tell(outcomes: &[Outcome], whole: bool) {
+    say(&format!("{}\n", report::table(outcomes)));
+    for outcome in outcomes.iter().filter(|outcome| !outcome.passed()) {
+        say(&format!("{}\n", report::failure(outcome)));
+    }
+    say(&report::summary(outcomes, whole));
+}
+
+fn is_file(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|ending| ending == "toml")
+}
+
+fn threads(jobs: Option<NonZeroUsize>) -> usize {
+    jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+const SABOTAGE_IN_MEMORY: &str = "the bridge is spoiled in memory only; leave `--stage` away";
+
+/// Plays scenarios with a saboteur at work: the one it was made for when no other is named.
+fn spoil(
+    sabotage: &Sabotage,
+    what: &What,
+    jobs: Option<NonZeroUsize>,
+    files: &Files,
+) -> anyhow::Result<bool> {
+    if !what.stage.has(StageKind::Memory) {
+        bail!("{SABOTAGE_IN_MEMORY}");
+    }
+    let folder = files.check()?;
+    let file = what.pattern.as_deref().filter(|pattern| is_file(pattern));
+    let played = in_parallel(&spoilt(sabotage, what.pattern.as_deref())?, threads(jobs), |scenario| {
+        let trace = sabotage::play(sabotage, scenario, what.seed);
+        let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), None);
+        outcome.sabotage = Some(sabotage.name);
+        (outcome, Sheet::of(&trace))
+    });
+    let (outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
+    tell(&outcomes, false);
+    let passed = outcomes.iter().all(Outcome::passed);
+    let mut report = Report::new(format!("{} --sabotage {}", what.command(), sabotage::word(sabotage.name)));
+    outcomes.into_iter().zip(sheets).for_each(|(outcome, sheet)| report.put(outcome, sheet));
+    files.write(report, folder.as_ref())?;
+    Ok(passed)
+}
+
+/// The scenarios a saboteur is tried in.
+fn spoilt(sabotage: &Sabotage, pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
+    let ground = sabotage::ground(sabotage.scenario).context("a saboteur names a scenario")?;
+    match pattern {
+        Some(pattern) if pattern != ground.name => chosen(Some(pattern)),
+        Some(_) | None => Ok(vec![ground]),
+    }
 }
 
 /// Plays everything again in another process and compares.
@@ -613,6 +746,10 @@ mod tests {
                 "--twice",
                 "--processes",
             ],
+            &["scn", "run", "--report", "target/report", "--junit", "junit.xml", "--json", "runs.json"],
+            &["scn", "run", "--sabotage", "drops the clear", "--report", "target/report"],
+            &["scn", "explain", "sabotage/barge_in", "--sabotage", "drops-the-clear"],
+            &["scn", "explore", "--seeds", "1..9", "--report", "target/report", "--junit", "junit.xml"],
             &["scn", "explain", "turns/one", "--stage", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
             &["scn", "run", "--stage", "all"],
             &["scn", "explain", "turns/one", "--stage", "pipes"],
@@ -630,6 +767,8 @@ mod tests {
         }
         assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
         assert!(check(&["scn", "sing"]).is_err());
+        let unknown = check(&["scn", "run", "--sabotage", "sings"]).unwrap_err();
+        assert!(unknown.contains("drops-the-clear"), "{unknown}");
     }
 
     #[test]

@@ -15,43 +15,53 @@ const LONGEST_RUN_US: u64 = 1_000_000;
 /// One thing to tell: a sighting, or a run of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
+    /// When, or when the first of them.
     pub(crate) at: At,
+    /// When the last of them.
+    pub(crate) until: At,
     pub(crate) end: End,
-    text: String,
+    pub(crate) way: Way,
+    pub(crate) kind: &'static str,
+    /// What it was, in words, without its kind.
+    pub(crate) what: String,
+}
+
+impl Told {
+    /// What it looks like in its lane: the arrow points the way the message went.
+    fn text(&self) -> String {
+        let Self { end, way, kind, what, .. } = self;
+        let towards_bridge = match end {
+            End::Caller => "→",
+            End::Model(_) => "←",
+            End::Bridge => return what.clone(),
+        };
+        let from_bridge = if towards_bridge == "→" { "←" } else { "→" };
+        match way {
+            Way::Sent => format!("{towards_bridge} {kind}: {what}"),
+            Way::Got => format!("{from_bridge} {kind}: {what}"),
+            Way::Here => format!("· {what}"),
+        }
+    }
 }
 
 /// A run of messages of one kind.
 struct Run {
     first: Line,
+    last: At,
     count: usize,
     audio_ms: usize,
 }
 
 impl Run {
     fn told(self) -> Told {
-        let Self { first, count, audio_ms } = self;
+        let Self { first: Line { at, end, way, kind, what, .. }, last, count, audio_ms } = self;
         let what = match (count, audio_ms) {
-            (1, 0) => first.what,
+            (1, 0) => what,
             (1, ms) => format!("{ms} ms of audio"),
             (n, 0) => format!("{n} messages"),
             (n, ms) => format!("{ms} ms of audio in {n} messages"),
         };
-        Told { at: first.at, end: first.end, text: worded(first.end, first.way, first.kind, &what) }
-    }
-}
-
-/// What a sighting looks like in its lane: the arrow points the way the message went.
-fn worded(end: End, way: Way, kind: &str, what: &str) -> String {
-    let towards_bridge = match end {
-        End::Caller => "→",
-        End::Model(_) => "←",
-        End::Bridge => return what.to_owned(),
-    };
-    let from_bridge = if towards_bridge == "→" { "←" } else { "→" };
-    match way {
-        Way::Sent => format!("{towards_bridge} {kind}: {what}"),
-        Way::Got => format!("{from_bridge} {kind}: {what}"),
-        Way::Here => format!("· {what}"),
+        Told { at, until: last, end, way, kind, what }
     }
 }
 
@@ -88,19 +98,17 @@ pub(crate) fn tell(call: &CallTrace) -> Vec<Told> {
         };
         told.extend(runs.extract_if(.., |old| ends(old)).map(Run::told));
         let Some(audio_ms) = run else {
-            told.push(Told {
-                at: line.at,
-                end: line.end,
-                text: worded(line.end, line.way, line.kind, &line.what),
-            });
+            let Line { at, end, way, kind, what, .. } = line;
+            told.push(Told { at, until: at, end, way, kind, what });
             continue;
         };
         match runs.iter_mut().find(|run| same(run)) {
             Some(run) => {
+                run.last = line.at;
                 run.count += 1;
                 run.audio_ms += audio_ms;
             }
-            None => runs.push(Run { first: line, count: 1, audio_ms }),
+            None => runs.push(Run { last: line.at, first: line, count: 1, audio_ms }),
         }
     }
     told.extend(runs.drain(..).map(Run::told));
@@ -108,10 +116,11 @@ pub(crate) fn tell(call: &CallTrace) -> Vec<Told> {
     told
 }
 
-fn row(at: At, end: End, text: &str, marked: bool) -> String {
+fn row(told: &Told, marked: bool) -> String {
     let sign = if marked { "▸" } else { " " };
-    let mut row = format!("{sign}{:>10}  ", format!("{:+.3} s", at.0 as f64 / 1e6));
-    let _infallible = match end {
+    let text = told.text();
+    let mut row = format!("{sign}{:>10}  ", format!("{:+.3} s", told.at.0 as f64 / 1e6));
+    let _infallible = match told.end {
         End::Caller => write!(row, "{text:<LANE$} │"),
         End::Model(0) => write!(row, "{:<LANE$} │ {text}", ""),
         End::Model(n) => write!(row, "{:<LANE$} │ [connection {n}] {text}", ""),
@@ -124,8 +133,8 @@ fn row(at: At, end: End, text: &str, marked: bool) -> String {
 pub fn timeline(trace: &Trace, call: usize) -> String {
     let Some(call) = trace.calls.get(call) else { return String::new() };
     let mut text = format!("{:>11}  {:<LANE$} │ model\n", "", "caller");
-    for Told { at, end, text: words } in tell(call) {
-        text.push_str(&row(at, end, &words, false));
+    for told in tell(call) {
+        text.push_str(&row(&told, false));
         text.push('\n');
     }
     text
@@ -139,9 +148,9 @@ pub fn around(trace: &Trace, violation: &Violation) -> String {
     let told = tell(call);
     let here = told.partition_point(|told| told.at <= violation.at).saturating_sub(1);
     let mut text = String::new();
-    for (index, Told { at, end, text: words }) in told.iter().enumerate() {
+    for (index, told) in told.iter().enumerate() {
         if index + BEFORE >= here && index <= here + AFTER {
-            text.push_str(&row(*at, *end, words, index == here));
+            text.push_str(&row(told, index == here));
             text.push('\n');
         }
     }

@@ -5,12 +5,13 @@
 use crate::cli::{Stages, say};
 use crate::generate::generate;
 use crate::milestones;
-use crate::report::{self, Outcome};
+use crate::report::{self, Folder, Outcome, Report, Sheet};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::{self, StageKind};
+use crate::trace::Trace;
 use anyhow::{Context as _, bail};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::num::NonZeroUsize;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 pub const FOUND: &str = "target/scn";
 /// How often the progress is told.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// A report draws this many failures; more are counted.
+const DRAWN_MAX: usize = 200;
 
 /// What to explore, and for how long.
 #[derive(Debug, clap::Args)]
@@ -49,6 +52,20 @@ pub(crate) struct Options {
     /// Write one JSON object for each run to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page of the runs that failed, with JUnit XML, JSON and the audio of both ends, into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Write JUnit XML to this file: the runs that failed, and how many did not.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+impl Options {
+    /// The command that plays the same seeds.
+    fn command(&self, seeds: Seeds) -> String {
+        let to = seeds.to.map(|to| to.to_string()).unwrap_or_default();
+        format!("scn explore --seeds {}..{to} --stage {}", seeds.from, self.stage.name())
+    }
 }
 
 /// A range of seeds, without its end.
@@ -118,8 +135,12 @@ impl FromStr for Shard {
 
 /// Plays and judges the scenario of one seed, as `scn explore` does.
 pub fn play(seed: Seed, kind: StageKind) -> Outcome {
+    play_traced(seed, kind).0
+}
+
+fn play_traced(seed: Seed, kind: StageKind) -> (Outcome, Trace) {
     let (trace, cpu) = stage::play_timed(kind, &generate(seed), seed);
-    Outcome::of(&trace, &found_at(seed).display().to_string(), cpu)
+    (Outcome::of(&trace, &found_at(seed).display().to_string(), cpu), trace)
 }
 
 /// Where the scenario of a seed is written when it fails.
@@ -204,6 +225,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         json = Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
     }
     let json = Mutex::new(json);
+    let folder = options.report.as_deref().map(Folder::take).transpose()?;
+    let wanted = folder.is_some() || options.junit.is_some();
+    let told = Mutex::new(BTreeMap::new());
+    let report = Mutex::new(Report::new(options.command(seeds)));
     let clock = Clock::start();
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let tally = Mutex::new(Tally { possible: milestones::possible(&kinds), ..Tally::default() });
@@ -215,7 +240,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                 return Ok(());
             };
             for kind in &kinds {
-                let outcome = play(Seed(seed), *kind);
+                let (outcome, trace) = play_traced(Seed(seed), *kind);
                 if let Some(file) = &mut *locked(&json) {
                     writeln!(file, "{}", as_json(&outcome)).context("cannot write the JSON lines")?;
                 }
@@ -224,6 +249,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                 if clock.shows() >= tally.told + TOLD_EVERY {
                     tally.told = clock.shows();
                     eprintln!("{}", tally.line());
+                }
+                if wanted {
+                    if outcome.passed() {
+                        locked(&report).count(&outcome);
+                    } else {
+                        let sheet = Sheet::of(&trace);
+                        let mut told = locked(&told);
+                        told.insert((outcome.seed, outcome.stage), (outcome.clone(), sheet));
+                        // The first seeds stay, whichever thread was first.
+                        if told.len() > DRAWN_MAX
+                            && let Some((_, (beyond, _))) = told.pop_last()
+                        {
+                            locked(&report).count(&beyond);
+                        }
+                    }
                 }
                 if !outcome.passed() {
                     write(&found_at(outcome.seed), &generate(outcome.seed), outcome.seed)?;
@@ -256,6 +296,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         );
     }
     say(&format!("{}\n", tally.line()));
+    let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (outcome, sheet) in told.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+        report.put(outcome, sheet);
+    }
+    if let Some(path) = &options.junit {
+        fs::write(path, report.junit()?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(folder) = &folder {
+        say(&format!("report: {}\n", report.write(folder)?.display()));
+    }
     for missed in tally.possible.iter().filter(|name| !tally.reached.contains(*name)) {
         say(&format!("not reached: {missed}\n"));
     }

@@ -185,7 +185,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// 24 kHz to 8 kHz without delay. Recognising a voice needs a shorter filter than measuring one, and this is most
 /// of what listening costs: the referee's own resampler would take twenty times as long.
-fn narrowed(wide: &[i16]) -> Vec<i16> {
+pub(crate) fn narrowed(wide: &[i16]) -> Vec<i16> {
     const REACH: usize = 36;
     /// Where the filter cuts, as a fraction of 24 kHz.
     const CUT: f64 = 3_700.0 / 24_000.0;

@@ -1,10 +1,24 @@
 //! What a run says to people: the table, the failure you want to read at midnight, and the figures.
+//!
+//! Everything here is for the terminal. For the browser, for CI and for other programs there is [`Report`]: one page,
+//! JUnit XML, JSON, and the audio of both ends.
+
+mod folder;
+mod json;
+mod junit;
+mod page;
+mod sheet;
+mod wavs;
+
+pub use folder::{Folder, Report};
+pub use sheet::Sheet;
 
 use crate::explain;
 use crate::milestones;
-use crate::oracle::audio::Figures;
+use crate::oracle::audio::{Answer, Figures};
 use crate::oracle::{self, Violation};
 use crate::recording;
+use crate::sabotage;
 use crate::seed::Seed;
 use crate::stage::StageKind;
 use crate::trace::Trace;
@@ -30,8 +44,12 @@ pub struct Outcome {
     pub cpu: Option<Duration>,
     /// Every broken rule, already told: the violation and the lines around it.
     pub problems: Vec<(String, String)>,
+    /// The violations among the problems, with their places.
+    pub violations: Vec<Violation>,
     /// How many oracles found something.
     pub violated: usize,
+    /// Who spoiled the bridge, if anybody did: see [`crate::sabotage`].
+    pub sabotage: Option<&'static str>,
     /// What it reached.
     pub reached: BTreeSet<&'static str>,
     /// What it measured.
@@ -46,12 +64,14 @@ impl Outcome {
     /// Judges a trace.
     pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         let mut problems = Vec::new();
+        let mut violations = Vec::new();
         let mut violated = 0;
         for oracle in oracle::ALL {
             let found = (oracle.judge)(trace);
             violated += usize::from(!found.is_empty());
             for violation in found.iter().take(TOLD) {
                 problems.push((said(violation), explain::around(trace, violation)));
+                violations.push(violation.clone());
             }
             if found.len() > TOLD {
                 problems
@@ -71,7 +91,9 @@ impl Outcome {
             call_ms: trace.call_ms(),
             cpu,
             problems,
+            violations,
             violated,
+            sabotage: None,
             reached,
             figures: oracle::audio::figures(trace),
             drains: (0..trace.calls.len())
@@ -89,6 +111,14 @@ impl Outcome {
 
     fn verdict(&self) -> &'static str {
         if self.passed() { "passed" } else { "FAILED" }
+    }
+
+    /// What follows `scn run` or `scn explain` to play it again.
+    pub fn how(&self) -> String {
+        let Self { scenario, stage, seed, sabotage, .. } = self;
+        let spoiled =
+            sabotage.map(|name| format!(" --sabotage {}", sabotage::word(name))).unwrap_or_default();
+        format!("{scenario} --stage {stage} --seed {seed}{spoiled}")
     }
 
     /// One line: the verdict, and of what.
@@ -135,7 +165,7 @@ pub fn failure(outcome: &Outcome) -> String {
             let _infallible = write!(text, "\n{around}");
         }
     }
-    let how = format!("{scenario} --stage {stage} --seed {seed}");
+    let how = outcome.how();
     let _infallible =
         write!(text, "\n  again      cargo scn run {how}\n  the call   cargo scn explain {how}\n");
     text
@@ -194,35 +224,62 @@ pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
 }
 
 fn figures(stage: StageKind, outcomes: &[&Outcome]) -> String {
-    let mut sum = Figures::default();
-    for one in outcomes.iter().map(|outcome| &outcome.figures) {
-        sum.truncation_errors.extend(&one.truncation_errors);
-        sum.clear_latencies.extend(&one.clear_latencies);
-        sum.stale_bytes += one.stale_bytes;
-        sum.answers.extend(&one.answers);
-    }
+    let mut sum = Sum::default();
+    outcomes.iter().for_each(|outcome| sum.add(outcome));
     let mut text = String::new();
-    let mut say = |what: &str, values: Vec<f64>| {
-        if let Some(spread) = Spread::of(values) {
-            let _infallible = writeln!(text, "{stage:<10} {what}: {spread}");
-        }
-    };
-    say("cut less heard", sum.truncation_errors);
-    say("speech_started to clear at the ear", sum.clear_latencies);
-    let drains = outcomes.iter().flat_map(|outcome| outcome.drains.iter().copied()).collect();
-    say("the floor taken to the agent's last sample", drains);
-    say("caller silent to answer at the ear", sum.answers.iter().map(|answer| answer.mic_to_mic).collect());
-    say("  of it the bridge", sum.answers.iter().map(|answer| answer.bridge).collect());
-    say("  of it the model", sum.answers.iter().map(|answer| answer.model).collect());
-    say("  of it turn detection", sum.answers.iter().map(|answer| answer.detection).collect());
-    say("  of it the network", sum.answers.iter().map(|answer| answer.network).collect());
+    for (what, spread) in sum.spreads() {
+        let _infallible = writeln!(text, "{stage:<10} {what}: {spread}");
+    }
     let _infallible =
         writeln!(text, "{stage:<10} stale audio after interruptions: {} bytes", sum.stale_bytes);
     text
 }
 
+/// The figures of several runs.
+#[derive(Clone, Debug, Default)]
+struct Sum {
+    truncation_errors: Vec<f64>,
+    clear_latencies: Vec<f64>,
+    drains: Vec<f64>,
+    answers: Vec<Answer>,
+    stale_bytes: usize,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        let Figures { truncation_errors, clear_latencies, stale_bytes, answers } = &outcome.figures;
+        self.truncation_errors.extend(truncation_errors);
+        self.clear_latencies.extend(clear_latencies);
+        self.drains.extend(&outcome.drains);
+        self.answers.extend(answers);
+        self.stale_bytes += stale_bytes;
+    }
+
+    /// How each figure lies, those left out that nothing was measured of.
+    fn spreads(&self) -> Vec<(&'static str, Spread)> {
+        let of = |part: fn(&Answer) -> f64| self.answers.iter().map(part).collect::<Vec<_>>();
+        let all = [
+            ("caller silent to answer at the ear", of(|answer| answer.mic_to_mic)),
+            ("  of it the bridge", of(|answer| answer.bridge)),
+            ("  of it the model", of(|answer| answer.model)),
+            ("  of it turn detection", of(|answer| answer.detection)),
+            ("  of it the network", of(|answer| answer.network)),
+        ];
+        [
+            ("cut less heard", self.truncation_errors.clone()),
+            ("speech_started to clear at the ear", self.clear_latencies.clone()),
+            ("the floor taken to the agent's last sample", self.drains.clone()),
+        ]
+        .into_iter()
+        .chain(all)
+        .filter_map(|(what, values)| Some((what, Spread::of(values)?)))
+        .collect()
+    }
+}
+
 /// How values lie.
-struct Spread {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
     count: usize,
     least: f64,
     middle: f64,

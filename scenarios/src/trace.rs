@@ -403,7 +403,7 @@ fn ended(ending: &Ending) -> String {
 }
 
 /// What the bridge said, in words for people.
-fn event_in_words(event: &CallEvent) -> String {
+pub(crate) fn event_in_words(event: &CallEvent) -> String {
     match event {
         CallEvent::Started { stream_sid, .. } => format!("the stream {stream_sid} began"),
         CallEvent::Dialing => "dials the model".into(),
