@@ -1,17 +1,17 @@
 // The report in a real browser: what a person who opens it would do, and what they must never see.
 //
-//   node tests/browser/report.mjs FAILING PASSING LARGE [SCREENSHOTS]
+//   node tests/browser/report.mjs FAILING PASSING LARGE EMPTY [SCREENSHOTS]
 //
-// FAILING, PASSING and LARGE are folders that `scn run --report` wrote: of failing calls, of good ones, and of 200 and
-// more. `tests/browser/run` makes them.
+// These are folders that `scn` wrote with `--report`: of failing calls, of good ones, of 200 and more, and of an
+// exploration that found nothing. `tests/browser/run` makes them.
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { launch } from "./devtools.mjs";
 
-const [failing, passing, large] = process.argv.slice(2, 5).map((folder) => pathToFileURL(resolve(folder, "index.html")).href);
-const screenshots = process.argv[5];
-assert(large, "three folders are needed: failing calls, good ones, and many");
+const [failing, passing, large, empty] = process.argv.slice(2, 6).map((folder) => pathToFileURL(resolve(folder, "index.html")).href);
+const screenshots = process.argv[6];
+assert(empty, "four folders are needed: failing calls, good ones, many, and none");
 
 /** A page of 200 calls is there after this long, ms: what is asked for, on a machine that may be busy. */
 const OPENS_WITHIN = 2_000;
@@ -255,6 +255,16 @@ try {
     quiet(good);
   });
   await good.close();
+
+  const none = await browser.open({ url: empty });
+  await check("a report of nothing says why it is empty, and its keys do no harm", async () => {
+    await none.until(ready);
+    assert.match(await text(none, "#empty"), /All \d+ runs passed/);
+    assert(await none.get("byId('empty').checkVisibility() && !byId('run').checkVisibility()"));
+    for (const key of ["n", "c", "v", "j", "+", "Space", "/", "t", "?"]) await none.press(key);
+    quiet(none);
+  });
+  await none.close();
 
   await check("a report of 200 calls opens in under two seconds", async () => {
     const times = [];

@@ -46,6 +46,9 @@ function showHead() {
   byId("counts").textContent = [...stages, `${index.milestones.reached} of ${index.milestones.of} milestones`].join(" · ");
   byId("command").textContent = index.command;
   document.title = failed === 0 ? `All ${runs} passed` : `${failed} of ${runs} failed`;
+  byId("figures-of").textContent = index.runs.length < runs ? "Figures of the runs drawn here" : "Figures of all runs";
+  document.querySelector(".figures").hidden = index.runs.length === 0;
+  byId("picker").hidden = index.runs.length === 0;
   byId("figures").replaceChildren(...index.stages.map((stage) =>
     el("table", {},
       el("caption", {}, stage.stage),
