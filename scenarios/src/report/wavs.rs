@@ -32,7 +32,7 @@ impl Track {
         Self { from, audio: vec![SILENCE; ms as usize * BYTES_PER_MS] }
     }
 
-    /// Puts audio where its last byte is due at `end`, or where its first one is due at `begin`.
+    /// Puts audio where its first byte is due; what lies before the track or behind it is left out.
     fn place(&mut self, begin: i64, bytes: &[u8]) {
         let skipped = usize::try_from(-begin).unwrap_or(0).min(bytes.len());
         let at = usize::try_from(begin).unwrap_or(0).min(self.audio.len());
