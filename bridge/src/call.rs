@@ -115,6 +115,9 @@ pub enum Transmit {
         /// The message.
         message: ToTwilio,
     },
+    /// Take back what waits to be written on the caller leg: nobody is to hear it any more, and the `clear` that
+    /// follows must not wait behind it.
+    WithdrawAudio,
     /// Send to the model leg.
     Model(ClientEvent),
     /// Send a ping.
@@ -159,7 +162,8 @@ impl Transmit {
         match self {
             Self::Caller { stream_sid, message } => Some((Leg::Caller, message.encode(stream_sid))),
             Self::Model(event) => Some((Leg::Model, event.encode(config.dialect))),
-            Self::Ping(_)
+            Self::WithdrawAudio
+            | Self::Ping(_)
             | Self::Dial { .. }
             | Self::Close { .. }
             | Self::Drop(_)

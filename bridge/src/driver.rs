@@ -66,6 +66,7 @@ pub(crate) async fn drive<S, D, T>(
             }
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
+                Transmit::WithdrawAudio => legs.withdraw_audio(),
                 Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping)),
                 Transmit::Close { leg, code, reason } => {
                     changes.extend(legs.send(leg, Outgoing::Close(code, reason)));
@@ -158,6 +159,10 @@ impl<S: Socket, M: Socket> Legs<S, M> {
             self.drop(leg);
         }
         Some((leg, change))
+    }
+
+    fn withdraw_audio(&mut self) {
+        self.caller.iter_mut().for_each(LegIo::withdraw);
     }
 
     fn drop(&mut self, leg: Leg) {

@@ -25,9 +25,9 @@ pub const QUEUE_MAX: usize = 2 * BURST_MAX + QUEUE_USUAL;
 /// Marks, and pieces of audio between them, that one input may send at most.
 pub const BURST_MAX: usize = 4_096;
 
-/// What is handed to the operating system at once, bytes: large enough to write a burst in few calls, small
-/// enough that a stalled connection fills the queue above and not a buffer nobody watches.
-const BATCH_BYTES: usize = 16 * 1024;
+/// What is handed to the operating system at once, bytes: a message or two of a burst of audio. What waits in the
+/// queue above can be taken back, what waits in the library cannot, and a `clear` has to wait behind it.
+const BATCH_BYTES: usize = 2 * 1024;
 
 /// Largest message from Twilio, bytes; a media message has about 400.
 pub const CALLER_MESSAGE_MAX: usize = 64 * 1024;
@@ -126,6 +126,11 @@ impl<S: Socket> LegIo<S> {
         }
         self.clogged = true;
         Some(LegChange::Clogged)
+    }
+
+    /// Forgets the messages that wait to be written. What was handed to the library cannot be taken back.
+    pub(crate) fn withdraw(&mut self) {
+        self.queue.retain(|frame| !matches!(frame, Outgoing::Text(_)));
     }
 
     /// Writes what can be written, without reading.
@@ -317,6 +322,16 @@ mod tests {
         assert!(peer.next().await.is_none(), "the answer to the close is written");
         let answer = LegChange::Closed { code: Some(1000), reason: "bye".into() };
         assert_eq!(next(&mut leg, false).await, Arrived::Changed(answer));
+    }
+
+    #[tokio::test]
+    async fn what_is_withdrawn_is_not_written_and_what_follows_is() {
+        let (mut leg, mut peer) = leg(64 * 1024).await;
+        (0..3).for_each(|n| assert_eq!(leg.send(text(n)), None));
+        leg.withdraw();
+        assert_eq!(leg.send(text(3)), None);
+        assert_eq!(poll_once(&mut leg, false).await, None);
+        assert_eq!(peer.next().await.unwrap().unwrap().into_text().unwrap().as_str(), format!("{:0>100}", 3));
     }
 
     #[tokio::test]

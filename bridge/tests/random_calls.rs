@@ -108,6 +108,7 @@ impl World {
                 Transmit::Model(ClientEvent::UserText { item, .. }) => assert!(item.len() <= 32),
                 Transmit::Caller { .. }
                 | Transmit::Model(_)
+                | Transmit::WithdrawAudio
                 | Transmit::Ping(_)
                 | Transmit::Dial { .. }
                 | Transmit::Close { .. }

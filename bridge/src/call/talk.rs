@@ -262,15 +262,23 @@ impl Conversation {
             let cancels = desk.config.barge_in && desk.config.vad.interrupt_response;
             let running = self.responses.active().is_some_and(|active| !active.fenced);
             if running || (!cancels && self.responses.is_requested()) {
-                self.responses.want(Why::Turn);
-                self.ask(desk, now);
+                self.want_turn(desk, now);
             } else {
                 self.responses.expect_auto();
                 self.expect_audio(desk, now);
             }
         } else {
-            self.responses.want(Why::Turn);
-            self.ask(desk, now);
+            self.want_turn(desk, now);
+        }
+    }
+
+    /// The caller's turn is over and it is up to us to have it answered.
+    fn want_turn(&mut self, desk: &mut Desk, now: Instant) {
+        self.responses.want(Why::Turn);
+        self.ask(desk, now);
+        if self.responses.is_requested() {
+            // It may have to wait for a request that was made before, and that may never be answered.
+            self.expect_audio(desk, now);
         }
     }
 
@@ -281,6 +289,7 @@ impl Conversation {
         let coming = self.responses.is_expected();
         let Interruption { clear, cuts, discarded } = self.downlink.interrupt(now);
         if clear {
+            desk.outbox.push_back(Transmit::WithdrawAudio);
             desk.tell_caller(stream, ToTwilio::Clear);
         }
         desk.transcript.cut_all(&cuts);

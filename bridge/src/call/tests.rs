@@ -203,7 +203,7 @@ impl Bench {
         loop {
             return Some(match self.sent.pop_front()? {
                 Transmit::Caller { message: ToTwilio::Media { .. }, .. } | Transmit::Ping(_) => continue,
-                Transmit::Caller { message: ToTwilio::Mark { .. }, .. } => continue,
+                Transmit::Caller { message: ToTwilio::Mark { .. }, .. } | Transmit::WithdrawAudio => continue,
                 Transmit::Caller { message: ToTwilio::Clear, .. } => "clear".into(),
                 Transmit::Model(ClientEvent::Truncate { item, audio_end_ms, .. }) => {
                     format!("truncate {item} {audio_end_ms}")
@@ -396,6 +396,52 @@ fn barge_in_cuts_at_what_was_heard_not_at_what_was_sent() {
     t.expect("clear");
     t.expect("truncate item_7 1240");
     t.expect_quiet();
+}
+
+#[test]
+fn what_waits_to_be_written_is_taken_back_before_the_clear() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 3_000);
+    t.advance(100);
+    t.sent.clear();
+    t.model_detects_speech();
+    assert_eq!(t.sent.pop_front(), Some(Transmit::WithdrawAudio));
+    t.expect("clear");
+}
+
+#[test]
+fn an_item_heard_as_far_as_it_was_made_is_cut_when_more_may_come() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.advance(1_500);
+    t.model_detects_speech();
+    t.expect("truncate item_7 1000");
+    t.expect_quiet();
+}
+
+#[test]
+fn an_answer_that_begins_over_a_caller_who_may_not_interrupt_is_heard() {
+    let mut t = Bench::live_with(|c| c.barge_in = false);
+    t.model_detects_speech();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 500);
+    assert_eq!(t.sent_media_ms(), 500);
+}
+
+#[test]
+fn a_turn_behind_a_request_that_is_never_answered_is_asked_for_again() {
+    let mut t = Bench::live_with(|c| {
+        c.greeting = Some("Say hello.".into());
+        c.vad.create_response = false;
+    });
+    t.expect_quiet();
+    t.model_detects_speech();
+    t.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    t.expect_quiet();
+    t.advance(20_000);
+    t.expect("create 2");
 }
 
 #[test]

@@ -644,7 +644,13 @@ fn judge_last_words(case: &Case<'_>, findings: &mut Findings) {
     let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
     let terms = &case.terms;
     let Some(closed) = terms.closed_by_bridge().filter(|_| told && terms.marks_come_back()) else { return };
-    if terms.caller_gone().is_some() {
+    let replaced = case
+        .trace
+        .calls
+        .iter()
+        .enumerate()
+        .any(|(i, other)| i != case.index && other.caller.call_sid == case.call.caller.call_sid);
+    if terms.caller_gone().is_some() || replaced {
         return;
     }
     let left_ms = (case.hearing.queued(closed) / BYTES_PER_MS) as u64;

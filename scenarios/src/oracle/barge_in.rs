@@ -84,9 +84,13 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     }
     let mut all = Vec::new();
     for (m, model) in case.call.models.iter().enumerate() {
-        let starts = |s: &&Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStarted { .. });
-        for seen in model.sightings.iter().filter(starts) {
-            all.push(barge_in(case, m, seen.at, Leg::Model));
+        for (index, seen) in model.sightings.iter().enumerate() {
+            if let ModelSight::SentSpeechStarted { .. } = seen.what {
+                let mut said = barge_in(case, m, seen.at, Leg::Model);
+                // What was made in the same moment, but after, is not interrupted.
+                said.fenced.retain(|response| !is_created(&model.sightings[index..], response, seen.at));
+                all.push(said);
+            }
         }
     }
     for seen in &case.call.caller.sightings {
@@ -142,6 +146,13 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
         clears: Vec::new(),
         fenced: fenced(case, model, at_bridge),
     }
+}
+
+/// Whether this response was made at this very moment, in what follows.
+fn is_created(following: &[Sighting<ModelSight>], response: &str, at: At) -> bool {
+    following.iter().take_while(|seen| seen.at == at).any(
+        |seen| matches!(&seen.what, ModelSight::SentResponseCreated { response: id, asked: None, .. } if id == response),
+    )
 }
 
 /// The responses the bridge had been told of on this connection at `at_bridge`, and those it had asked for.

@@ -170,6 +170,10 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         let interrupted = sightings.iter().any(|s| {
             matches!(s.what, ModelSight::SentSpeechStarted { .. }) && s.at >= created.map_or(at, |c| c.at)
         });
+        let interrupted = interrupted
+            || case.call.caller.sightings.iter().any(|s| {
+                matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
+            });
         if due < terms.over() && !interrupted && case.hearing.of_item(item).next().is_none() {
             findings.say(due, format!("{} came after an error ({code}) and was not heard", item.id));
         }
@@ -330,9 +334,13 @@ fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: 
     }
     for item in case.hearing.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {
         let record = case.call.models[m].items.iter().find(|record| record.id == item.id);
-        let has_words = record.is_some_and(|record| !record.transcript.trim().is_empty());
+        let words = record.map_or("", |record| record.transcript.trim());
+        let has_words = !words.is_empty();
+        // The first word takes its share of the item.
+        let first = words.split(' ').next().map_or(0, |word| word.len() + 1);
+        let first_ms = item.len / BYTES_PER_MS * first.min(words.len()) / words.len().max(1);
         let ms = case.hearing.heard(item, At(u64::MAX)) / BYTES_PER_MS;
-        let long = ms > MOMENT_MS + case.terms.unsure_ms();
+        let long = ms > MOMENT_MS.max(first_ms) + case.terms.unsure_ms();
         if long && has_words && transcript.iter().all(|line| line.item != item.id) {
             findings
                 .say(at, format!("{ms} ms of {} were heard and the transcript has no line of it", item.id));

@@ -3,6 +3,7 @@
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, each};
 use crate::trace::Trace;
+use bridge::call::settings::DialWhen;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};
 use std::collections::{BTreeMap, BTreeSet};
@@ -380,8 +381,11 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
             interrupted |= seen.at <= due;
         } else if let ModelSight::SentResponseCreated { response: other, .. } = &seen.what {
             busy |= other != response && seen.at <= due;
-        } else if let ModelSight::GotCreate { .. } = seen.what {
+        } else if let ModelSight::GotCreate { event_id, .. } = &seen.what {
             asked |= seen.at >= last;
+            // Never two at once: what was asked for before has not come yet.
+            let until = sightings.partition_point(|s| s.at <= due);
+            busy |= seen.at < last && !is_answered(event_id.as_deref(), seen.at, &sightings[..until]);
         }
     }
     // Nor is anything asked for while the caller speaks, interrupting or not.
@@ -445,7 +449,7 @@ fn start(trace: &Trace) -> Vec<super::Violation> {
         if due < end && began.is_none_or(|began| began > due) {
             findings.say(due, "start did not come and nobody timed it out");
         }
-        if let Some(began) = began {
+        if let Some(began) = began.filter(|_| terms.config.dial == DialWhen::OnMedia) {
             // The last words take their time, too.
             let wait_ms = timeouts.first_media_ms + timeouts.notice_ms;
             let due = At(began.0 + wait_ms * 1_000 + down + terms.slack(Leg::Caller, began));

@@ -718,6 +718,7 @@ impl<'a> World<'a> {
                     self.spoil(call, BridgeOut::Text(leg, text));
                 }
             }
+            Transmit::WithdrawAudio => self.withdraw_audio(call),
             Transmit::Ping(leg) => self.spoil(call, BridgeOut::Ping(leg)),
             Transmit::Close { leg, code, .. } => self.spoil(call, BridgeOut::Close(leg, code)),
             Transmit::Drop(leg) => self.spoil(call, BridgeOut::Drop(leg)),
@@ -805,6 +806,16 @@ impl<'a> World<'a> {
         if connection.queue.len() >= QUEUE_HIGH && !connection.clogged {
             connection.clogged = true;
             self.push(self.now, call, Happens::Writer(pipe, true));
+        }
+    }
+
+    /// What the driver's writer does when the caller is to hear nothing more of what waits.
+    fn withdraw_audio(&mut self, call: usize) {
+        let connection = &mut self.lines[call].connection;
+        connection.queue.retain(|parcel| !matches!(parcel, Parcel::Frame(Frame::Text(_))));
+        if connection.clogged && connection.queue.len() < QUEUE_LOW {
+            connection.clogged = false;
+            self.push(self.now, call, Happens::Writer(Pipe::Caller, false));
         }
     }
 
