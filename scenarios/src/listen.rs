@@ -215,7 +215,7 @@ struct Follower<'a> {
     tapes: &'a [Tape],
     /// When each byte of the stream arrived, at the latest.
     arrived: &'a dyn Fn(usize) -> At,
-    /// Where the stream was broken off: what follows is compared anew, for silence goes on like any silence.
+    /// Where the stream was broken off: what follows is compared anew.
     breaks: &'a [usize],
     /// How far each tape has been followed.
     followed: Vec<usize>,
@@ -254,12 +254,9 @@ impl<'a> Follower<'a> {
             if let Some((tape, at)) = here {
                 let mut len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
                 let next = self.breaks.partition_point(|at| *at < offset);
-                match self.breaks.get(next) {
-                    Some(at) if *at == offset && self.stream.is_quiet(offset, WINDOW.min(end - offset)) => {
-                        len = 0
-                    }
-                    Some(at) if *at > offset => len = len.min(at - offset),
-                    Some(_) | None => {}
+                if let Some(at) = self.breaks.get(next) {
+                    // At the break itself nothing goes on: two items may be cut from the same sound.
+                    len = len.min(at - offset);
                 }
                 let len = self.goes_on(offset, tape, at, len);
                 if len > 0 {

@@ -226,6 +226,8 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         let sid = &case.call.caller.call_sid;
         let replaced =
             trace.calls.iter().enumerate().any(|(i, call)| i != case.index && call.caller.call_sid == *sid);
+        // A call without a sound is ended for that.
+        let replaced = replaced || case.call.caller.mic.is_empty();
         if !others || replaced || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
             return;
         }
