@@ -429,7 +429,7 @@ impl Call {
     // ---------------------------------------------------------------------------------------- caller leg
 
     fn handle_twilio(&mut self, envelope: twilio::Envelope<'_>, now: Instant) {
-        let twilio::Envelope { stream_sid, message } = envelope;
+        let twilio::Envelope { stream_sid, message, .. } = envelope;
         if let (Some(stream), Some(sid)) = (self.phase.stream(), &stream_sid)
             && *stream.sid != **sid
             && !matches!(message, FromTwilio::Start(_))

@@ -5,6 +5,7 @@
 
 use crate::audio::{FRAME_BYTES, Law};
 use crate::call::settings::CallConfig;
+use crate::journal;
 use crate::leg::BURST_MAX;
 use axum::http::Uri;
 use clap::{Parser, Subcommand};
@@ -22,6 +23,9 @@ const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 const NOTICE_MAX: usize = 30 * 8_000;
 /// Twilio keeps this much audio of a call at most, ms: a longer lead is cut to it.
 const LEAD_MS_MAX: u64 = 540_000;
+
+/// Most that can be kept of journals, bytes, calls or days: what TOML can write.
+const JOURNAL_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-law.
 pub fn notice() -> Arc<[u8]> {
@@ -47,6 +51,8 @@ pub struct Config {
     pub openai: OpenAi,
     /// What is logged, and how.
     pub log: Log,
+    /// Whether calls are journalled, where, and how much is kept.
+    pub journal: journal::Settings,
     /// Settings of each call.
     pub call: CallConfig,
     /// The notice itself, mu-law at 8 kHz.
@@ -64,6 +70,7 @@ impl Default for Config {
             notice_file: None,
             openai: OpenAi::default(),
             log: Log::default(),
+            journal: journal::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
         }
@@ -343,6 +350,12 @@ pub struct Args {
     /// error, warn, info, debug, trace, or filters such as info,bridge=debug [env: BRIDGE_LOG] [default: info].
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// The folder of the call journals [env: BRIDGE_JOURNAL_DIR] [default: none, and no journals].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub journal_dir: Option<String>,
+    /// What journals hold of audio and words: hashes, or full, a recording [env: BRIDGE_JOURNAL_CONTENT] [default: hashes].
+    #[arg(long, global = true, value_name = "CONTENT")]
+    pub journal_content: Option<String>,
 }
 
 /// What to do.
@@ -378,7 +391,7 @@ type Store = fn(&mut Config, &str) -> Result<(), String>;
 type Override<'a> = (&'static str, Option<&'a str>, &'static str, Store);
 
 impl Args {
-    fn overrides(&self) -> [Override<'_>; 10] {
+    fn overrides(&self) -> [Override<'_>; 12] {
         [
             ("--listen", self.listen.as_deref(), "BRIDGE_LISTEN", |config, text| {
                 listen(text).map(|address| config.listen = address)
@@ -417,6 +430,16 @@ impl Args {
                 config.log.level = text.to_owned();
                 Ok(())
             }),
+            ("--journal-dir", self.journal_dir.as_deref(), "BRIDGE_JOURNAL_DIR", |config, text| {
+                config.journal.dir = Some(text.into());
+                Ok(())
+            }),
+            (
+                "--journal-content",
+                self.journal_content.as_deref(),
+                "BRIDGE_JOURNAL_CONTENT",
+                |config, text| word(text, "hashes or full").map(|content| config.journal.content = content),
+            ),
         ]
     }
 }
@@ -512,6 +535,17 @@ impl Config {
                 "log.level = {:?}: {error}; write one such as info or info,bridge=debug",
                 self.log.level
             ));
+        }
+        let journal = &self.journal;
+        for (name, value, least) in [
+            ("journal.max_bytes_per_call", journal.max_bytes_per_call, 64 * 1024),
+            ("journal.keep_calls", journal.keep_calls as u64, 1),
+            ("journal.keep_bytes", journal.keep_bytes, journal.max_bytes_per_call.min(JOURNAL_BYTES_MAX)),
+            ("journal.keep_days", journal.keep_days, 1),
+        ] {
+            if !(least..=JOURNAL_BYTES_MAX).contains(&value) {
+                refuse(format!("{name} = {value}: between {least} and {JOURNAL_BYTES_MAX}"));
+            }
         }
         check_call(&self.call, &mut refuse);
     }
@@ -751,7 +785,8 @@ mod tests {
     fn a_bad_override_names_where_it_came_from() {
         let env =
             [("OPENAI_API_KEY", "sk"), ("BRIDGE_MAX_CALLS", "many"), ("OPENAI_REALTIME_URL", "https://x/y")];
-        let error = load(&["--listen", "8084", "--log-format", "xml"], &env).unwrap_err();
+        let flags = ["--listen", "8084", "--log-format", "xml", "--journal-content", "some"];
+        let error = load(&flags, &env).unwrap_err();
         assert_eq!(
             error.0,
             [
@@ -760,6 +795,7 @@ mod tests {
                  wss://api.openai.com/v1/realtime",
                 "BRIDGE_MAX_CALLS: \"many\" is not a number of calls",
                 "--log-format: \"xml\" is not text or json",
+                "--journal-content: \"some\" is not hashes or full",
             ]
         );
     }
@@ -832,6 +868,8 @@ mod tests {
         let cases = [
             ("max_calls = 0", "max_calls = 0: between 1 and 100000"),
             ("drain_ms = 604800001", "drain_ms = 604800001: at most 604800000, a week"),
+            ("[journal]\nkeep_calls = 0", "journal.keep_calls = 0: between 1 and"),
+            ("[journal]\nkeep_bytes = 1000000", "journal.keep_bytes = 1000000: between 67108864 and"),
             ("[log]\nlevel = \"bridge=loud\"", "log.level = \"bridge=loud\": error parsing level filter"),
             ("[call]\nmodel = \"\"", "call.model = \"\": a model's name"),
             ("[call]\nvoice = \" \"", "call.voice is empty"),

@@ -9,6 +9,7 @@ use crate::call::settings::Dialect;
 use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use crate::config::Config;
 use crate::dial::Dial;
+use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::tools::Tools;
 use std::future::{pending, poll_fn};
@@ -32,6 +33,8 @@ pub(crate) struct Parts<D, T> {
     pub(crate) control: mpsc::Receiver<Control>,
     /// The wall clock at the beginning, Unix seconds.
     pub(crate) unix_now: i64,
+    /// The call's journal, if it has one.
+    pub(crate) tape: Option<Box<dyn Tape>>,
 }
 
 /// The time of a call.
@@ -50,8 +53,10 @@ pub(crate) async fn drive<S, D, T>(
     D: Dial,
     T: Tools,
 {
-    let Parts { config, dial, tools, mut control, unix_now } = parts;
-    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), now(), unix_now);
+    let Parts { config, dial, tools, mut control, unix_now, tape } = parts;
+    let began = now();
+    let mut tape = Taping { tape, began };
+    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();
@@ -62,8 +67,10 @@ pub(crate) async fn drive<S, D, T>(
         while let Some(transmit) = call.poll_transmit() {
             if let Some((leg, text)) = transmit.encode(&config.call) {
                 changes.extend(legs.send(leg, Outgoing::Text(text)));
+                tape.note(|| Note::Done(transmit));
                 continue;
             }
+            tape.note(|| Note::Done(transmit.clone()));
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
                 Transmit::WithdrawAudio => legs.withdraw_audio(),
@@ -90,6 +97,7 @@ pub(crate) async fn drive<S, D, T>(
         }
         while let Some(event) = call.poll_event() {
             happened(&event, now());
+            tape.note(|| Note::Happened(event));
         }
         if call.is_over() {
             return;
@@ -97,6 +105,7 @@ pub(crate) async fn drive<S, D, T>(
         if !changes.is_empty() {
             // One input, then drain again: the call may want to answer each of them.
             let (leg, change) = changes.remove(0);
+            tape.note(|| Note::Changed(leg, change.clone()));
             call.handle_leg(leg, change, now());
             continue;
         }
@@ -110,7 +119,10 @@ pub(crate) async fn drive<S, D, T>(
         tokio::select! {
             biased; // same seed, same branch; and a flood of audio cannot starve the timers
             () = alarm.as_mut(), if wake.is_some() => call.handle_timeout(now()),
-            Some(wish) = control.recv() => call.handle_control(wish, now()),
+            Some(wish) = control.recv() => {
+                tape.note(|| Note::Asked(wish));
+                call.handle_control(wish, now());
+            }
             dialed = finished(&mut dialing) => {
                 dialing = None;
                 let change = match dialed {
@@ -120,21 +132,49 @@ pub(crate) async fn drive<S, D, T>(
                     }
                     Err(why) => LegChange::DialFailed { why },
                 };
+                tape.note(|| Note::Changed(Leg::Model, change.clone()));
                 call.handle_leg(Leg::Model, change, now());
             }
-            result = functions.next() => call.handle_tool(result, now()),
+            result = functions.next() => {
+                tape.note(|| Note::ToolEnded(result.clone()));
+                call.handle_tool(result, now());
+            }
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
-                Arrived::Text(text) => call.handle_frame(leg, Incoming::Text(&text), now()),
-                Arrived::Binary(len) => call.handle_frame(leg, Incoming::Binary(len), now()),
+                Arrived::Text(text) => {
+                    call.handle_frame(leg, Incoming::Text(&text), now());
+                    tape.note(|| Note::Text(leg, text));
+                }
+                Arrived::Binary(len) => {
+                    call.handle_frame(leg, Incoming::Binary(len), now());
+                    tape.note(|| Note::Binary(leg, len));
+                }
                 Arrived::StrayPong => {}
-                Arrived::Ping => call.handle_leg(leg, LegChange::Ping, now()),
+                Arrived::Ping => {
+                    tape.note(|| Note::Changed(leg, LegChange::Ping));
+                    call.handle_leg(leg, LegChange::Ping, now());
+                }
                 Arrived::Changed(change) => {
+                    tape.note(|| Note::Changed(leg, change.clone()));
                     if matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
                         legs.drop(leg);
                     }
                     call.handle_leg(leg, change, now());
                 }
             },
+        }
+    }
+}
+
+/// The call's journal and its clock. What is not journalled is not even made.
+struct Taping {
+    tape: Option<Box<dyn Tape>>,
+    began: Instant,
+}
+
+impl Taping {
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        if let Some(tape) = &mut self.tape {
+            tape.note(now().saturating_duration_since(self.began), note());
         }
     }
 }

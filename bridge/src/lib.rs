@@ -12,12 +12,14 @@
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
+//! * [`journal`]: what went by on both legs, one file a call.
 
 pub mod audio;
 pub mod call;
 pub mod config;
 pub mod dial;
 pub mod driver;
+pub mod journal;
 pub mod leg;
 pub mod payload;
 pub mod realtime;

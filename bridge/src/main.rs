@@ -3,6 +3,9 @@
 use axum::serve::ListenerExt;
 use bridge::config::{Args, Command, Config};
 use bridge::dial::TlsDial;
+use bridge::journal::files::Files;
+use bridge::journal::{Content, Journal};
+use bridge::serve::Server;
 use bridge::telemetry::{self, LogCalls};
 use bridge::tools::NoTools;
 use clap::Parser;
@@ -52,6 +55,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             "the model is reached without TLS: key and audio travel openly"
         );
     }
+    let journal = Files::open(&config.journal)?.map(Arc::new);
+    if journal.is_some() && config.journal.content == Content::Full {
+        tracing::warn!(
+            "journal.content is full: audio and words of every call are recorded; see docs/journal.md"
+        );
+    }
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with --listen")
@@ -77,7 +86,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         });
     };
-    let served = bridge::serve::serve(listener, dial, NoTools, LogCalls, Arc::new(config), shutdown).await;
+    let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
+    let server = Server::new(dial, NoTools, LogCalls, Arc::new(config)).with_journal(journals);
+    let served = server.run(listener, shutdown).await;
+    if let Some(journal) = journal.and_then(Arc::into_inner) {
+        let counted = journal.stop();
+        let (lines, lost, removed) = (counted.lines, counted.lost, counted.removed);
+        tracing::info!(lines, lost, removed, failed_writes = counted.failed_writes, "journals closed");
+    }
     tracing::info!(calls = served.calls, refused = served.refused, panicked = served.panicked, "stopped");
     anyhow::ensure!(served.active_at_end == 0, "{} calls did not end and were cut", served.active_at_end);
     Ok(())

@@ -9,6 +9,7 @@ use crate::call::event::CallEvent;
 use crate::config::Config;
 use crate::dial::Dial;
 use crate::driver::{self, Parts};
+use crate::journal::{Beginning, Journal};
 use crate::leg::{CALLER_MESSAGE_MAX, READ_BUFFER};
 use crate::registry::{CallKey, Registry};
 use crate::tools::Tools;
@@ -216,6 +217,7 @@ pub struct Server<D, T, O> {
     config: Arc<Config>,
     stats: Stats,
     unix_now: Box<dyn Fn() -> i64 + Send + Sync>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 /// Serves calls with the system's clock on the wall until `shutdown` and the drain after it are over.
@@ -239,13 +241,21 @@ where
 impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// A server that looks at the system's clock on the wall.
     pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        Self { dial, tools, observe, config, stats: Stats::default(), unix_now: Box::new(system_unix_now) }
+        let (stats, unix_now) = (Stats::default(), Box::new(system_unix_now));
+        Self { dial, tools, observe, config, stats, unix_now, journal: None }
     }
 
     /// Looks at another clock on the wall, in Unix seconds. It only places a session's `expires_at`.
     #[must_use]
     pub fn with_wall_clock(mut self, unix_now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         self.unix_now = Box::new(unix_now);
+        self
+    }
+
+    /// Journals every call.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Option<Arc<dyn Journal>>) -> Self {
+        self.journal = journal;
         self
     }
 
@@ -331,12 +341,15 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self.stats.0.calls.fetch_add(1, SeqCst);
         self.stats.rooms().controls.insert(key, control);
         let mut seat = Seat { place, key, call_sid: None };
+        let unix_now = (self.unix_now)();
+        let beginning = || Beginning { key: key.0, unix: unix_now, config: self.config.clone() };
         let parts = Parts {
             config: self.config.clone(),
             dial: self.dial.clone(),
             tools: self.tools.clone(),
             control: wishes,
-            unix_now: (self.unix_now)(),
+            unix_now,
+            tape: self.journal.as_ref().map(|journal| journal.begin(beginning())),
         };
         let observe = self.observe.clone();
         let carry = async move {

@@ -115,6 +115,8 @@ pub enum Malformed {
 pub struct Envelope<'a> {
     /// Top-level `streamSid`, absent on `connected`.
     pub stream_sid: Option<Cow<'a, str>>,
+    /// `sequenceNumber`, for whoever looks for messages that went missing.
+    pub sequence: Option<u64>,
     /// The message.
     pub message: FromTwilio,
 }
@@ -130,6 +132,8 @@ struct Wire<'a> {
     event: Cow<'a, str>,
     #[serde(borrow, default)]
     stream_sid: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "number")]
+    sequence_number: Option<u64>,
     #[serde(borrow, default)]
     media: Option<WireMedia<'a>>,
     #[serde(default)]
@@ -264,7 +268,7 @@ pub fn decode(text: &str) -> Result<Envelope<'_>, Malformed> {
         "stop" => FromTwilio::Stop,
         other => FromTwilio::Unknown { event: other.chars().take(40).collect() },
     };
-    Ok(Envelope { stream_sid, message })
+    Ok(Envelope { stream_sid, sequence: wire.sequence_number, message })
 }
 
 fn media(body: Option<WireMedia<'_>>) -> Result<Media, Malformed> {
@@ -397,8 +401,8 @@ mod tests {
             let text = format!(
                 r#"{{"event":"media","sequenceNumber":"9","media":{{"track":"inbound","chunk":{chunk},"timestamp":"155","payload":"/38="}},"streamSid":"MZ1"}}"#
             );
-            let Envelope { stream_sid, message } = decode(&text).unwrap();
-            assert_eq!(stream_sid.as_deref(), Some("MZ1"));
+            let Envelope { stream_sid, sequence, message } = decode(&text).unwrap();
+            assert_eq!((stream_sid.as_deref(), sequence), (Some("MZ1"), Some(9)));
             assert_eq!(
                 message,
                 FromTwilio::Media(Media { chunk: 7, timestamp_ms: Some(155), audio: vec![0xFF, 0x7F] })

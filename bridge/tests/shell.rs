@@ -7,6 +7,8 @@ use bridge::call::event::{CallEvent, EndReason};
 use bridge::call::settings::ToolSpec;
 use bridge::config::{Config, Secret};
 use bridge::dial::Dial;
+use bridge::journal::files::{Counted, Files};
+use bridge::journal::{self, Journal};
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use bridge::tools::{NoTools, Tools};
@@ -350,6 +352,70 @@ async fn dropping_the_server_drops_its_calls() {
     until(|| t.stats.active() == 0 && t.stats.registered() == 0).await;
 }
 
+#[tokio::test]
+async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
+    let dir = std::env::temp_dir().join(format!("bridge-shell-{}", std::process::id()));
+    let journal = journal::Settings { dir: Some(dir.clone()), ..journal::Settings::default() };
+    let files = Arc::new(Files::open(&journal).unwrap().unwrap());
+    let recorder = Recorder::default();
+    let observe = Fragile(recorder.clone());
+    let journals: Arc<dyn Journal> = files.clone();
+    let mut t = Bench::journalled(Config::default(), NoTools, observe, recorder, Some(journals)).await;
+    let mut caller = t.call("CA1").await;
+    let (mut model, _) = t.answer().await;
+    t.configure(&mut model).await;
+    say(&mut caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
+    close_of(&mut caller).await;
+    close_of(&mut model).await;
+    drop(t.call("CA_PANIC").await);
+    until(|| t.stats.panicked() == 1).await;
+    t.stop().await;
+    let counted = Arc::into_inner(files).expect("the server has let go of it").stop();
+    assert_eq!(counted, Counted { lines: counted.lines, ..Counted::default() });
+
+    let journal = |call_sid: &str| {
+        let paths = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        let mut named = paths.filter(|path| path.to_string_lossy().ends_with(&format!("-{call_sid}.ndjson")));
+        let text = std::fs::read_to_string(named.next().unwrap()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let told: Vec<String> = journal("CA1")
+        .iter()
+        .skip(1)
+        .map(|line| {
+            let more = ["type", "change", "does", "name"].iter().find_map(|key| line[key].as_str());
+            format!("{} {}", line["is"].as_str().unwrap(), more.unwrap_or_default()).trim().to_owned()
+        })
+        .filter(|line| !line.contains("ping") && !line.contains("pong"))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "caller.connected",
+            "caller.start",
+            "event started",
+            "caller.media",
+            "bridge dial",
+            "event dialing",
+            "leg open",
+            "model session.created",
+            "to_model session.update",
+            "model session.updated",
+            "to_model input_audio_buffer.append",
+            "event live",
+            "caller.stop",
+            "bridge close",
+            "bridge close",
+            "leg closed",
+            "leg closed",
+            "event ended",
+            "end",
+        ]
+    );
+    assert_eq!(journal("CA_PANIC").iter().rev().nth(1).unwrap()["is"], "panicked");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 // ------------------------------------------------------------------------------------------------ the bench
 
 /// A served bridge, a network of one loopback port, and pipes instead of the model's network.
@@ -368,19 +434,25 @@ impl Bench {
         Self::with(config, NoTools, recorder.clone(), recorder).await
     }
 
-    async fn with<T: Tools, O: Observe>(
+    async fn with<T: Tools, O: Observe>(config: Config, tools: T, observe: O, recorder: Recorder) -> Self {
+        Self::journalled(config, tools, observe, recorder, None).await
+    }
+
+    async fn journalled<T: Tools, O: Observe>(
         mut config: Config,
         tools: T,
         observe: O,
         recorder: Recorder,
+        journal: Option<Arc<dyn Journal>>,
     ) -> Self {
         config.openai.api_key = Secret::new("sk-test");
         let (pipes, dialed) = mpsc::unbounded_channel();
         let (shutdown, signal) = oneshot::channel::<()>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server =
-            Server::new(Pipes(pipes), tools, observe, Arc::new(config)).with_wall_clock(|| 1_700_000_000);
+        let server = Server::new(Pipes(pipes), tools, observe, Arc::new(config))
+            .with_wall_clock(|| 1_700_000_000)
+            .with_journal(journal);
         let stats = server.stats();
         let running = tokio::spawn(server.run(listener, async move {
             let _ = signal.await;
