@@ -249,13 +249,17 @@ impl<'a> Follower<'a> {
     fn follow(&mut self) {
         let end = self.stream.len();
         let mut offset = 0;
+        // Where the last place was found, rather than followed to.
+        let mut found = usize::MAX;
         let mut here: Option<(usize, usize)> = None;
         while offset < end {
             if let Some((tape, at)) = here {
                 let mut len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
-                let next = self.breaks.partition_point(|at| *at < offset);
+                // At a break nothing goes on by itself, for two items may be cut from the same sound; what was found
+                // there does.
+                let from = if found == offset { offset + 1 } else { offset };
+                let next = self.breaks.partition_point(|at| *at < from);
                 if let Some(at) = self.breaks.get(next) {
-                    // At the break itself nothing goes on: two items may be cut from the same sound.
                     len = len.min(at - offset);
                 }
                 let len = self.goes_on(offset, tape, at, len);
@@ -286,6 +290,7 @@ impl<'a> Follower<'a> {
                 self.reach_back(tape, at, begins);
                 here = Some((tape, at));
                 offset = begins;
+                found = begins;
                 continue;
             }
             self.lay(offset, len, Place::Unknown);
