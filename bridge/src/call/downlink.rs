@@ -444,4 +444,65 @@ mod tests {
         assert_eq!(t.downlink.lead(t.now()), ms(700));
         assert!(!t.downlink.is_quiet());
     }
+
+    #[test]
+    fn what_follows_a_full_lead_waits_until_a_whole_message_fits() {
+        let mut t = Bench::pcmu();
+        t.delta("item", 80_000);
+        t.pump();
+        t.at = 120;
+        let mut out = Vec::new();
+        let again = t.downlink.pump(t.now(), &mut out);
+        assert_eq!(out, []);
+        assert_eq!(again, Some(t.now() + ms(80)), "200 ms of room for a message of 200 ms");
+    }
+
+    #[test]
+    fn sent_and_held_audio_nobody_heard_is_discarded() {
+        let mut t = Bench::pcmu();
+        t.delta("one", 4_000); // 500 ms
+        t.delta("two", 80_000); // 10 s
+        t.pump();
+        t.at = 900;
+        assert_eq!(t.downlink.interrupt(t.now()).discarded, ms(9_600));
+    }
+
+    #[test]
+    fn an_item_that_is_dropped_ends_where_sending_stopped() {
+        let mut t = Bench::pcmu();
+        t.delta("whole", 8_000);
+        t.downlink.finish_item("whole");
+        t.delta("long", 80_000);
+        t.pump();
+        let long =
+            Cut { item: "long".into(), content: 0, heard_ms: 2_000, generated_ms: 10_000, unfinished: true };
+        assert_eq!(t.downlink.drop_held(), [long]);
+        assert_eq!(t.downlink.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_held_is_audible_and_what_was_heard_is_not() {
+        let mut t = Bench::pcmu();
+        assert!(!t.downlink.is_audible(t.now()));
+        t.delta("item", 1_600);
+        assert!(t.downlink.is_audible(t.now()), "held");
+        t.pump();
+        t.at = 199;
+        assert!(t.downlink.is_audible(t.now()), "at the ear");
+        t.at = 200;
+        assert!(!t.downlink.is_audible(t.now()));
+    }
+
+    #[test]
+    fn the_item_at_the_ear_is_the_first_that_was_not_heard_whole() {
+        let mut t = Bench::pcmu();
+        t.delta("one", 4_000); // 500 ms
+        t.delta("two", 80_000);
+        t.pump();
+        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("one".into(), ms(0))));
+        t.at = 500;
+        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("two".into(), ms(0))));
+        t.at = 1_100;
+        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("two".into(), ms(600))));
+    }
 }

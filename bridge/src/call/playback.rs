@@ -405,4 +405,46 @@ mod tests {
         assert_eq!(t.playback.returned("responsePart", t.now()), Returned::Unknown);
         assert_eq!(t.playback.returned("9/1/20", t.now()), Returned::Unknown);
     }
+
+    #[test]
+    fn a_mark_may_be_two_frames_late_before_the_ear_counts_as_held_up() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 250;
+        t.playback.returned(&marks[0], t.now());
+        t.at = 490;
+        assert_eq!(t.heard_ms(), 490);
+        t.at = 491;
+        assert_eq!(t.heard_ms(), 400);
+    }
+
+    #[test]
+    fn a_mark_says_that_earlier_items_were_heard_whole_and_nothing_of_later_ones() {
+        let mut t = Ear::new();
+        t.sent(0, 200);
+        let now = t.now();
+        t.playback.sent(2, 0, 1_600, now);
+        let second = t.playback.mark(2, 1_600, now);
+        t.playback.sent(3, 0, 1_600, now);
+        t.playback.mark(3, 1_600, now);
+        t.at = 450;
+        t.playback.returned(&second, t.now());
+        let heard = |item| t.playback.heard(item, t.now());
+        assert!(heard(1) >= 1_600);
+        assert_eq!((heard(2), heard(3)), (1_600, 400));
+    }
+
+    #[test]
+    fn a_mark_given_up_is_due_after_the_patience() {
+        let mut t = Ear::new();
+        assert_eq!(t.playback.marks_due(ms(5_000)), None);
+        t.sent(0, 200);
+        t.sent(200, 200);
+        assert_eq!(t.playback.marks_due(ms(5_000)), Some(t.zero + ms(5_200)));
+        t.at = 5_199;
+        assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 0);
+        t.at = 5_200;
+        assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 1);
+        assert_eq!(t.playback.marks_due(ms(5_000)), Some(t.zero + ms(5_400)));
+    }
 }

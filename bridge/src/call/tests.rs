@@ -879,3 +879,130 @@ fn nothing_hostile_panics() {
     assert_eq!(t.end_reason(), None);
     assert_eq!(t.call.desk.counts.malformed, 17);
 }
+
+#[test]
+fn events_nobody_knows_are_counted_from_the_first_on() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.hologram"}"#);
+    t.twilio(r#"{"event":"hologram"}"#);
+    assert_eq!(t.call.desk.counts.unknown, 2);
+}
+
+#[test]
+fn an_expiring_session_leaves_time_for_the_ear_the_last_words_and_a_second() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{"expires_at":1795330900}}"#);
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    let lead_ms = t.call.desk.config.pacing.lead_ms;
+    let last = 100_000 - NOTICE_MS - lead_ms - 1_000;
+    while t.at < last - 1 {
+        t.advance(1_000.min(last - 1 - t.at));
+        t.leg(Leg::Caller, LegChange::Pong);
+        t.leg(Leg::Model, LegChange::Pong);
+    }
+    let notice = CallEvent::Notice { reason: EndReason::SessionExpired };
+    assert!(!t.events.contains(&notice));
+    t.advance(1);
+    assert!(t.events.contains(&notice));
+}
+
+#[test]
+fn functions_nobody_waits_for_are_stopped_when_the_call_ends() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.sent.clear();
+    t.twilio(r#"{"event":"stop","streamSid":"MZ1","stop":{}}"#);
+    t.expect("stop running call_1");
+}
+
+#[test]
+fn reading_goes_on_when_half_of_what_may_be_held_has_gone() {
+    let mut t = Bench::live_with(|c| c.limits.held_ms = 10_000);
+    t.response_begins("r1");
+    for _ in 0..14 {
+        t.model_says("r1", "item_7", 1_000);
+    }
+    t.expect("hold true");
+    t.advance(6_000); // 14 s less the lead of 3 s and what was heard: 5 s are held
+    t.expect_quiet();
+    t.advance(200);
+    t.expect("hold false");
+}
+
+#[test]
+fn a_call_is_named_by_its_start() {
+    let mut t = Bench::with(|_| {});
+    assert_eq!(t.call.call_sid(), None);
+    t.start();
+    assert_eq!(t.call.call_sid(), Some("CA1"));
+}
+
+#[test]
+fn a_key_in_silence_interrupts_nothing() {
+    let mut t = Bench::live();
+    t.key('#');
+    t.sent.clear();
+    t.requested_response_begins("r1", 1);
+    t.model_says("r1", "item_7", 200);
+    let marks: Vec<_> = t.owed.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(marks, ["0/1/200"], "marks of the first generation: nothing was cleared");
+    assert_eq!(t.call.desk.counts.barge_ins, 0);
+}
+
+#[test]
+fn a_request_refused_for_a_passing_reason_is_made_again() {
+    let mut t = Bench::live_with(|c| c.greeting = Some("Say hello.".into()));
+    t.model(r#"{"type":"error","error":{"type":"server_error","code":"rate_limit_exceeded","event_id":"create_1"}}"#);
+    t.expect_quiet();
+    t.advance(t.call.desk.config.timeouts.retry_ms);
+    t.expect("create 2");
+}
+
+#[test]
+fn a_call_counts_what_it_took_filled_sent_and_lost() {
+    let mut t = Bench::live(); // one frame has come
+    t.deaf = true;
+    t.advance(20);
+    t.caller_frame();
+    t.advance(200);
+    t.caller_frame();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 250);
+    t.model_says("r1", "item_7", 250);
+    t.response_done("r1", "completed");
+    t.model(r#"{"type":"error","error":{"type":"server_error","code":"passing","event_id":null}}"#);
+    t.advance(5_500); // three marks are overdue by now
+    t.response_begins("r2");
+    t.model_says("r2", "item_8", 1_000);
+    t.advance(100);
+    t.model_detects_speech();
+    t.model_says("r2", "item_8", 20);
+    t.response_done("r2", "cancelled");
+    t.model_detects_silence();
+    t.response_begins("r3");
+    t.response_done("r3", "failed");
+    t.advance(500);
+    let counts = Counts {
+        caller_frames: 3,
+        filled_ms: 180,
+        dropped_uplink_ms: 0,
+        deltas: 4,
+        stale_bytes: 160,
+        sent_ms: 1_500,
+        barge_ins: 1,
+        unknown: 0,
+        malformed: 0,
+        lost_marks: 3,
+        errors: 1,
+        retries: 1,
+        peak_held_bytes: 160, // the first frame, until the session was settled
+    };
+    assert_eq!(t.call.desk.counts, counts);
+}

@@ -199,4 +199,22 @@ mod tests {
         let all = Heard { heard_ms: 400, generated_ms: 400, unfinished: true };
         assert_eq!(shortened("one two", all), "one two", "all of it fits");
     }
+
+    #[test]
+    fn a_word_heard_to_its_last_letter_is_kept() {
+        let heard = Heard { heard_ms: 3, generated_ms: 7, unfinished: false };
+        assert_eq!(shortened("one two", heard), "one");
+        assert_eq!(shortened("one two", Heard { heard_ms: 2, ..heard }), "");
+    }
+
+    #[test]
+    fn words_beyond_the_limit_are_left_out_between_two_characters() {
+        let mut t = Transcript::default();
+        t.words("user", Speaker::Caller, &("x".repeat(TEXT_MAX - 1) + "ö" + "y"));
+        assert_eq!(t.lines()[0].text, "x".repeat(TEXT_MAX - 1));
+        t.voiced("agent");
+        t.agent_words("agent", &"x".repeat(TEXT_MAX));
+        t.agent_words("agent", "y");
+        assert_eq!(t.lines()[1].text.len(), TEXT_MAX);
+    }
 }

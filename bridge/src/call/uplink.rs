@@ -283,4 +283,17 @@ mod tests {
         assert_eq!(dropped, 100);
         assert_eq!(t.drain().concat()[0], 6, "frames 6 to 10 are left");
     }
+
+    #[test]
+    fn a_tone_behind_a_gap_begins_anew() {
+        let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: true, ..CallConfig::default() };
+        let mut t = Uplink::new(&config);
+        t.speaks(Law::Ulaw);
+        let tone = key_frames(3);
+        t.take(&Media { audio: tone[0].clone(), ..frame(1, 100) });
+        t.take(&Media { audio: tone[1].clone(), ..frame(2, 220) });
+        t.take(&Media { audio: tone[2].clone(), ..frame(3, 240) });
+        let (gap, muted) = (vec![0xFF; 800], vec![0xFF; 160]);
+        assert_eq!(t.drain().concat(), [&tone[0][..], &gap, &tone[1], &muted].concat());
+    }
 }
