@@ -3,7 +3,7 @@
 use super::terms::{Leg, Terms};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
-use crate::trace::Trace;
+use crate::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
@@ -223,9 +223,13 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             .iter()
             .enumerate()
             .any(|(i, call)| i != case.index && call.caller.sightings.iter().any(|s| own(&s.what)));
-        let sid = &case.call.caller.call_sid;
-        let replaced =
-            trace.calls.iter().enumerate().any(|(i, call)| i != case.index && call.caller.call_sid == *sid);
+        let began = |call: &CallTrace| {
+            call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart)).map(|s| s.at)
+        };
+        let replaced = trace.calls.iter().enumerate().any(|(i, call)| {
+            let same = call.caller.call_sid == case.call.caller.call_sid;
+            same && (began(call), i) > (began(case.call), case.index)
+        });
         // A call without a sound is ended for that.
         let replaced = replaced || case.call.caller.mic.is_empty();
         if !others || replaced || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
