@@ -11,12 +11,22 @@ use bridge::journal::files::Files;
 use bridge::journal::lines::{Salt, Scribe};
 use bridge::journal::{Beginning, Content, Journal, Note, Settings};
 use bridge::realtime::ClientEvent;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Frames that fit into the queue together.
+const PIECE: u64 = 2_000;
+/// The thread has written them by then.
+const EMPTIED: Duration = Duration::from_millis(60);
+
+#[expect(clippy::disallowed_methods, reason = "a bench measures time")]
+fn now() -> Instant {
+    Instant::now()
+}
 
 fn beginning() -> Beginning {
-    Beginning { key: 1, unix: 0, config: Config::default().into() }
+    Beginning { key: 1, unix: 0, up: Duration::ZERO, config: Config::default().into() }
 }
 
 /// What a frame from the caller makes a call note: the message, and the audio that is passed on.
@@ -44,12 +54,24 @@ fn journal(criterion: &mut Criterion) {
     let settings = Settings { dir: Some(dir.clone()), max_bytes_per_call: 64 << 10, ..Settings::default() };
     let files = Files::open(&settings).ok().flatten().expect("a folder for temporary files");
     let mut tape = files.begin(beginning());
+    // In pieces that fit the queue, with time to empty it: a full one would only count what it leaves out.
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_millis(100))
+        .warm_up_time(Duration::from_millis(20));
     group.bench_function("queue a frame of the caller", |bench| {
-        bench.iter_batched(
-            from_caller,
-            |notes| notes.into_iter().for_each(|note| tape.note(Duration::from_secs(1), note)),
-            BatchSize::SmallInput,
-        );
+        bench.iter_custom(|frames| {
+            let mut took = Duration::ZERO;
+            let pieces = frames.div_ceil(PIECE);
+            for _ in 0..pieces {
+                let notes: Vec<_> = (0..PIECE).flat_map(|_| from_caller()).collect();
+                let began = now();
+                notes.into_iter().for_each(|note| tape.note(Duration::from_secs(1), note));
+                took += began.elapsed();
+                std::thread::sleep(EMPTIED);
+            }
+            took.mul_f64(frames as f64 / (pieces * PIECE) as f64)
+        });
     });
     drop(tape);
     for content in [Content::Hashes, Content::Full] {
@@ -69,7 +91,8 @@ fn journal(criterion: &mut Criterion) {
         });
     }
     group.finish();
-    files.stop();
+    let counted = files.stop();
+    assert_eq!(counted.lost, 0, "the queue was full: {counted:?}");
     let _left = std::fs::remove_dir_all(dir);
 }
 

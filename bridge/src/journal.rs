@@ -101,6 +101,8 @@ pub struct Beginning {
     pub key: u64,
     /// The wall clock when the caller's WebSocket was opened, Unix seconds.
     pub unix: i64,
+    /// The same moment, counted from when the server began to serve.
+    pub up: Duration,
     /// The settings in force.
     pub config: std::sync::Arc<Config>,
 }

@@ -279,6 +279,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         let mut give_up = pin!(tokio::time::sleep(Duration::ZERO));
         let mut drain_by: Option<Instant> = None;
         let mut next_key = 0;
+        let began = driver::now();
 
         while drain_by.is_none() || self.stats.active() > 0 || !calls.is_empty() {
             tokio::select! {
@@ -299,7 +300,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                 }
                 Some((socket, place)) = arriving.recv() => {
                     next_key += 1;
-                    self.begin(CallKey(next_key), socket, place, drain_by, &mut calls);
+                    self.begin(CallKey(next_key), socket, place, began, drain_by, &mut calls);
                 }
                 () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
                 Some(ended) = connections.join_next() => {
@@ -331,6 +332,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         key: CallKey,
         socket: WebSocket,
         place: Place,
+        began: Instant,
         drain_by: Option<Instant>,
         calls: &mut JoinSet<()>,
     ) {
@@ -342,7 +344,8 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self.stats.rooms().controls.insert(key, control);
         let mut seat = Seat { place, key, call_sid: None };
         let unix_now = (self.unix_now)();
-        let beginning = || Beginning { key: key.0, unix: unix_now, config: self.config.clone() };
+        let up = driver::now().saturating_duration_since(began);
+        let beginning = || Beginning { key: key.0, unix: unix_now, up, config: self.config.clone() };
         let parts = Parts {
             config: self.config.clone(),
             dial: self.dial.clone(),

@@ -3,6 +3,7 @@
 use crate::catalogue;
 use crate::explain;
 use crate::explore;
+use crate::journal::replay;
 use crate::oracle;
 use crate::picture;
 use crate::quality;
@@ -45,6 +46,8 @@ Examples:
   cargo scn explain barge_in/mid_answer          the call, line by line
   cargo scn explore --seeds 1..200               generated calls, one for each seed
   cargo scn shrink 42                            the smallest call with the violation of seed 42
+  cargo scn replay call-20260101T000000Z-1f2e3d4c-000001-CA1.ndjson
+                                                 a call of the field against today's bridge
   cargo scn bless barge_in                       whether recorded calls still sound the same"
 )]
 struct Cli {
@@ -109,6 +112,10 @@ enum Task {
     Shrink(shrink::Options),
     /// Keeps a shrunk scenario among the regressions, which are played for ever.
     Keep(regressions::Options),
+    /// Plays a recorded call against today's bridge: what it said then beside what it says now.
+    Replay(replay::ReplayOptions),
+    /// Makes a scenario of a recorded call, to be shrunk and kept.
+    Import(replay::ImportOptions),
     /// Lists the oracles and what they demand.
     Oracles,
     /// Tries every saboteur on its oracle.
@@ -320,6 +327,8 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Explore(options) => explore::run(&options),
         Task::Shrink(options) => shrink::run(&options),
         Task::Keep(options) => regressions::run(&options),
+        Task::Replay(options) => replay::run(&options),
+        Task::Import(options) => replay::run_import(&options),
         Task::Oracles => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {

@@ -9,6 +9,7 @@
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
 //! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.
 //! * [`recording`], [`compare`], [`picture`]: the audio of chosen calls is the same as before, sample for sample.
+//! * [`journal`]: calls of the field: read, imported as scenarios, replayed against today's bridge.
 //! * [`quality`]: the goals of the audio path, measured.
 //! * [`cli`], [`report`], [`explain`]: for people.
 //!
@@ -20,6 +21,7 @@ pub mod compare;
 pub mod explain;
 pub mod explore;
 pub mod generate;
+pub mod journal;
 pub mod listen;
 pub mod milestones;
 pub mod oracle;

@@ -14,6 +14,7 @@ use crate::seed::Seed;
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::{Control, Leg, LegChange, ToolResult};
+use bridge::config::{Config, Secret};
 use mocks::peer::At;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -108,6 +109,16 @@ pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, O
 fn thread_cpu() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The settings of the bridge's process.
+fn settings(scenario: &Scenario) -> Config {
+    let mut config = Config::default();
+    config.openai.api_key = Secret::new(API_KEY);
+    config.max_calls = scenario.server.max_calls;
+    config.drain_ms = scenario.server.drain_ms;
+    config.call = scenario.bridge.clone();
+    config
 }
 
 /// Something the bridge puts on the wire.

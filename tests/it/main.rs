@@ -20,6 +20,7 @@ mod codec;
 mod conformance;
 mod determinism;
 mod golden_calls;
+mod journals;
 mod quality;
 mod readme;
 mod regressions;

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,9 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const QUEUE_NOTES: usize = 16_384;
 /// What they may hold together, bytes.
 const QUEUE_BYTES: usize = 32 << 20;
-/// How long the thread gathers notes before it writes: a call wakes it at most this often.
+/// How long the thread gathers notes before it writes, while there are calls.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often the thread looks for calls that are gone.
+/// How often the thread looks after its folder while there are no calls.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often, at most, it looks for files that have to go after calls have ended.
 const TIDY: Duration = Duration::from_secs(10);
@@ -272,20 +272,29 @@ struct Open {
 
 impl Clerk {
     fn run(mut self, letterbox: &Receiver<Post>) {
-        loop {
-            match letterbox.recv_timeout(SWEEP) {
-                Ok(post) => {
-                    self.take(post);
-                    // Nobody waits at the box meanwhile, so putting something in wakes nobody.
-                    std::thread::sleep(GATHER);
-                    while let Ok(post) = letterbox.try_recv() {
-                        self.take(post);
-                    }
-                    self.flush();
+        let mut goes_on = true;
+        while goes_on {
+            if self.open.is_empty() {
+                match letterbox.recv_timeout(SWEEP) {
+                    Ok(post) => self.take(post),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => goes_on = false,
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            } else {
+                // Nobody waits at the box while calls go on, so putting something in never costs a call a wake-up.
+                std::thread::sleep(GATHER);
             }
+            loop {
+                match letterbox.try_recv() {
+                    Ok(post) => self.take(post),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        goes_on = false;
+                        break;
+                    }
+                }
+            }
+            self.flush();
             self.sweep(letterbox);
         }
         self.flush();
@@ -619,7 +628,7 @@ mod tests {
     }
 
     fn beginning(key: u64) -> Beginning {
-        Beginning { key, unix: 1_767_225_600, config: Config::default().into() }
+        Beginning { key, unix: 1_767_225_600, up: Duration::ZERO, config: Config::default().into() }
     }
 
     fn start(call_sid: &str) -> Note {

@@ -35,6 +35,8 @@ pub struct Header {
     pub key: u64,
     /// The wall clock at microsecond 0 of the journal, Unix seconds.
     pub unix: i64,
+    /// The same moment in microseconds since the server began to serve: how the calls of a process lie to each other.
+    pub up_us: u64,
     /// `max_calls` of the server.
     pub max_calls: usize,
     /// `drain_ms` of the server.
@@ -458,6 +460,7 @@ impl Scribe {
             content,
             key: beginning.key,
             unix: beginning.unix,
+            up_us: u64::try_from(beginning.up.as_micros()).unwrap_or(u64::MAX),
             max_calls: config.max_calls,
             drain_ms: config.drain_ms,
             notice_bytes: config.notice.len(),
@@ -931,7 +934,7 @@ mod tests {
         config.openai.api_key = crate::config::Secret::new("sk-secret");
         config.call.instructions = "secret instructions".into();
         config.call.greeting = Some("secret greeting".into());
-        let beginning = Beginning { key: 1, unix: 1_000, config: config.into() };
+        let beginning = Beginning { key: 1, unix: 1_000, up: Duration::ZERO, config: config.into() };
         let (scribe, header) = Scribe::begin(&beginning, content, Salt::known());
         assert!(!header.contains("sk-secret"), "a journal holds no key: {header}");
         assert!(header.starts_with(r#"{"journal":1,"#), "{header}");

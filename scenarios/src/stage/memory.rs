@@ -8,6 +8,7 @@
 use super::{
     API_KEY, Act, BridgeOut, Defect, EPOCH_UNIX, Mouth, Saboteur, Stage, StageKind, Told, UPGRADE_PATIENCE_MS,
 };
+use crate::journal::Papers;
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Network, Trace};
@@ -15,6 +16,8 @@ use crate::weather::LegWeather;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use bridge::config::Config;
+use bridge::journal::{Beginning, Journal as _, Note, Tape};
 use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::registry::{CallKey, Registry};
 use mocks::peer::{At, Frame, Out, Peer};
@@ -41,7 +44,7 @@ impl Stage for Memory {
     }
 
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
-        World::new(scenario, seed, scenario.bridge.clone(), None).run()
+        World::new(scenario, seed, scenario.bridge.clone(), None, None).run()
     }
 }
 
@@ -60,7 +63,20 @@ pub fn play_defective(
 ) -> Trace {
     let mut config = scenario.bridge.clone();
     settings(&mut config);
-    World::new(scenario, seed, config, Some(defect)).run()
+    World::new(scenario, seed, config, Some(defect), None).run()
+}
+
+/// Plays a scenario, with a spoiled bridge or a whole one, and keeps the journals its calls would leave. They hold
+/// what the bridge itself said, not what a saboteur made of it.
+pub fn play_journalled(
+    scenario: &Scenario,
+    seed: Seed,
+    saboteur: Option<&dyn Fn(usize) -> Box<dyn Saboteur>>,
+    papers: &Papers,
+) -> Trace {
+    let mouth = saboteur.map(|saboteur| move |index| Box::new(Mouth(saboteur(index))) as Box<dyn Defect>);
+    let defect = mouth.as_ref().map(|mouth| mouth as &dyn Fn(usize) -> Box<dyn Defect>);
+    World::new(scenario, seed, scenario.bridge.clone(), defect, Some(papers)).run()
 }
 
 /// Something that travels on a connection.
@@ -253,6 +269,8 @@ struct Line {
     /// Functions that are running.
     running: BTreeSet<String>,
     defect: Option<Box<dyn Defect>>,
+    /// The call's journal, and when it began.
+    tape: Option<(Box<dyn Tape>, At)>,
     events: Vec<(At, CallEvent)>,
     begun: bool,
     done: bool,
@@ -261,6 +279,9 @@ struct Line {
 struct World<'a> {
     scenario: &'a Scenario,
     seed: Seed,
+    papers: Option<&'a Papers>,
+    /// Of the process; [`Self::config`] is its part for calls.
+    settings: Arc<Config>,
     config: Arc<CallConfig>,
     notice: Arc<[u8]>,
     /// Scenario time zero on the clock of [`Call`].
@@ -291,6 +312,7 @@ impl<'a> World<'a> {
         seed: Seed,
         config: CallConfig,
         defect: Option<&dyn Fn(usize) -> Box<dyn Defect>>,
+        papers: Option<&'a Papers>,
     ) -> Self {
         super::watch_panics();
         let lines: Vec<_> = scenario
@@ -314,6 +336,7 @@ impl<'a> World<'a> {
                     model_held: false,
                     running: BTreeSet::new(),
                     defect: defect.map(|make| make(index)),
+                    tape: None,
                     events: Vec::new(),
                     begun: false,
                     done: false,
@@ -323,6 +346,8 @@ impl<'a> World<'a> {
         let mut world = Self {
             scenario,
             seed,
+            papers,
+            settings: Arc::new(Config { call: config.clone(), ..super::settings(scenario) }),
             config: Arc::new(config),
             notice: bridge::config::notice(),
             base: Instant::now(),
@@ -596,7 +621,11 @@ impl<'a> World<'a> {
         if refused.is_none() {
             let unix = EPOCH_UNIX + i64::try_from(self.now.0 / 1_000_000).unwrap_or(i64::MAX);
             let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix);
+            let up = Duration::from_micros(self.now.0);
+            let beginning = || Beginning { key: call as u64, unix, up, config: self.settings.clone() };
+            let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
             let line = &mut self.lines[call];
+            line.tape = tape;
             line.call = Some(value);
             line.connection.bridge_end = true;
             self.active += 1;
@@ -642,13 +671,30 @@ impl<'a> World<'a> {
                     self.acts(call, acts);
                 }
             }
-            Act::Hear(told) => self.tell(call, |call, now| match told {
-                Told::Text(leg, text) => call.handle_frame(leg, Incoming::Text(&text), now),
-                Told::Binary(leg, len) => call.handle_frame(leg, Incoming::Binary(len), now),
-                Told::Leg(leg, change) => call.handle_leg(leg, change, now),
-                Told::Tool(result) => call.handle_tool(result, now),
-                Told::Control(control) => call.handle_control(control, now),
-            }),
+            Act::Hear(told) => {
+                self.note(call, || match &told {
+                    Told::Text(leg, text) => Note::Text(*leg, text.clone()),
+                    Told::Binary(leg, len) => Note::Binary(*leg, *len),
+                    Told::Leg(leg, change) => Note::Changed(*leg, change.clone()),
+                    Told::Tool(result) => Note::ToolEnded(result.clone()),
+                    Told::Control(control) => Note::Asked(*control),
+                });
+                self.tell(call, |call, now| match told {
+                    Told::Text(leg, text) => call.handle_frame(leg, Incoming::Text(&text), now),
+                    Told::Binary(leg, len) => call.handle_frame(leg, Incoming::Binary(len), now),
+                    Told::Leg(leg, change) => call.handle_leg(leg, change, now),
+                    Told::Tool(result) => call.handle_tool(result, now),
+                    Told::Control(control) => call.handle_control(control, now),
+                });
+            }
+        }
+    }
+
+    /// What the driver would note in the call's journal. A call that is over has none any more.
+    fn note(&mut self, call: usize, note: impl FnOnce() -> Note) {
+        let now = self.now;
+        if let Some((tape, began)) = &mut self.lines[call].tape {
+            tape.note(Duration::from_micros(now.since(*began)), note());
         }
     }
 
@@ -681,6 +727,7 @@ impl<'a> World<'a> {
             {
                 self.push(self.now, other as usize, Happens::Replaced);
             }
+            self.note(call, || Note::Happened(event.clone()));
             self.lines[call].events.push((self.now, event));
         }
         if self.lines[call].call.as_ref().is_some_and(Call::is_over) {
@@ -693,6 +740,7 @@ impl<'a> World<'a> {
     fn carried(&mut self, call: usize) {
         let line = &mut self.lines[call];
         line.running.clear();
+        line.tape = None;
         if let Some(over) = line.call.take()
             && let Some(call_sid) = over.call_sid()
         {
@@ -712,6 +760,7 @@ impl<'a> World<'a> {
     }
 
     fn transmit(&mut self, call: usize, transmit: Transmit) {
+        self.note(call, || Note::Done(transmit.clone()));
         match transmit {
             Transmit::Caller { .. } | Transmit::Model(_) => {
                 if let Some((leg, text)) = transmit.encode(&self.config) {

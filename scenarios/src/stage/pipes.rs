@@ -12,6 +12,7 @@ mod pipe;
 use self::pipe::{Dialling, Pipe, Place};
 use super::shell::{self, Dialled, Ending, Net, Play};
 use super::{Stage, StageKind};
+use crate::journal::Papers;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::trace::{Network, Trace};
@@ -51,7 +52,15 @@ impl Stage for Pipes {
 /// # Panics
 /// When schedules are not seeded, see [`shell::seeded`].
 pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
-    shell::on_a_fresh_thread(|| play(scenario, seed))
+    shell::on_a_fresh_thread(|| play(scenario, seed, None))
+}
+
+/// Plays a scenario and keeps the journals its calls leave.
+///
+/// # Panics
+/// When schedules are not seeded, see [`shell::seeded`].
+pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+    shell::on_a_fresh_thread(|| play(scenario, seed, Some(papers))).0
 }
 
 /// Scenario time. Clones show the same.
@@ -193,7 +202,7 @@ fn runtime(seed: Seed) -> Runtime {
     builder.build().expect("a runtime without a driver for sockets needs nothing of the system")
 }
 
-fn play(scenario: &Scenario, seed: Seed) -> Trace {
+fn play(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Trace {
     let runtime = runtime(seed);
     let entered = runtime.enter();
     let clock = Clock::start();
@@ -208,7 +217,7 @@ fn play(scenario: &Scenario, seed: Seed) -> Trace {
         to_models,
         seen: seen.clone(),
     };
-    let play = Play::new(net, scenario, seed);
+    let play = Play::new(net, scenario, seed, papers);
     drop(entered);
     let world = run(play.clone(), Listener(calling), dialled);
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world)));

@@ -4,13 +4,15 @@
 //! it a listener and connections; the rest, who is dialled, what each end saw and what became of the server, is the
 //! same whatever the bytes travel through.
 
-use super::{API_KEY, EPOCH_UNIX, StageKind, UPGRADE_PATIENCE_MS, thread_cpu};
+use super::{EPOCH_UNIX, StageKind, UPGRADE_PATIENCE_MS, thread_cpu};
+use crate::journal::Papers;
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Network, Trace};
 use anyhow::bail;
 use bridge::call::event::CallEvent;
-use bridge::config::{Config, Secret};
+use bridge::config::Config;
+use bridge::journal::Journal;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use mocks::attach::attach;
@@ -182,6 +184,8 @@ pub(super) struct Play<N> {
     pub(super) planned: Arc<[PlannedCall]>,
     callers: Arc<[Kept<Caller>]>,
     shared: Arc<Mutex<Shared>>,
+    /// Where the calls' journals go, if anybody wants them.
+    papers: Option<Papers>,
 }
 
 /// How a world ended.
@@ -198,7 +202,7 @@ pub(super) struct Ending {
 
 impl<N: Net> Play<N> {
     /// Everybody in place, nothing begun. From now on panics of this thread are noted.
-    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed) -> Self {
+    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Self {
         super::watch_panics();
         let planned: Arc<[PlannedCall]> = scenario.planned(seed).into();
         let people = planned
@@ -220,6 +224,7 @@ impl<N: Net> Play<N> {
             planned,
             callers: people,
             shared: Arc::new(Mutex::new(shared)),
+            papers: papers.cloned(),
         }
     }
 
@@ -408,12 +413,8 @@ impl<N: Net> bridge::tools::Tools for Play<N> {
 }
 
 fn config(scenario: &Scenario) -> Config {
-    let mut config = Config::default();
-    config.openai.api_key = Secret::new(API_KEY);
+    let mut config = super::settings(scenario);
     config.openai.url = OPENAI_URL.parse().expect("the constant is a URL");
-    config.max_calls = scenario.server.max_calls;
-    config.drain_ms = scenario.server.drain_ms;
-    config.call = scenario.bridge.clone();
     config
 }
 
@@ -425,8 +426,10 @@ where
 {
     let config = Arc::new(config(&play.scenario));
     let net = play.net.clone();
+    let papers = play.papers.clone().map(|papers| Arc::new(papers) as Arc<dyn Journal>);
     let server = Server::new(play.clone(), play.clone(), play.clone(), config)
-        .with_wall_clock(move || unix_now(net.now()));
+        .with_wall_clock(move || unix_now(net.now()))
+        .with_journal(papers);
     play.shared().stats = Some(server.stats());
     let shutdown = async {
         // The world drops the sender only when it is over.

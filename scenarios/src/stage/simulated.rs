@@ -10,6 +10,7 @@
 
 use super::shell::{self, BRIDGE, BRIDGE_PORT, Dialled, Ending, Net, Play};
 use super::{EPOCH_UNIX, Stage, StageKind};
+use crate::journal::Papers;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::trace::Trace;
@@ -51,7 +52,15 @@ impl Stage for Simulated {
 /// # Panics
 /// When schedules are not seeded, see [`shell::seeded`].
 pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
-    shell::on_a_fresh_thread(|| World::new(scenario, seed).run())
+    shell::on_a_fresh_thread(|| World::new(scenario, seed, None).run())
+}
+
+/// Plays a scenario and keeps the journals its calls leave.
+///
+/// # Panics
+/// When schedules are not seeded, see [`shell::seeded`].
+pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+    shell::on_a_fresh_thread(|| World::new(scenario, seed, Some(papers)).run()).0
 }
 
 /// The simulated network. Clones see the same one.
@@ -151,8 +160,8 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn new(scenario: &Scenario, seed: Seed) -> Self {
-        let play = Play::new(Network::default(), scenario, seed);
+    fn new(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Self {
+        let play = Play::new(Network::default(), scenario, seed, papers);
         let epoch = UNIX_EPOCH + Duration::from_secs(EPOCH_UNIX.unsigned_abs());
         let mut sim = Builder::new()
             .rng_seed(seed.number("network"))

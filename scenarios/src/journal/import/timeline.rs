@@ -1,0 +1,330 @@
+//! The call as both ends lived it.
+//!
+//! A journal has one clock, the bridge's. What left an end a latency before it arrived, and what was sent arrives a
+//! latency later; the round trips of pings say how long that is. Times here are microseconds of the journal unless a
+//! name says otherwise, and signed where a latency may take them below zero.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a reader picks the lines it needs")]
+
+use crate::journal::Recorded;
+use bridge::journal::lines::{Side, What};
+
+/// One way, when no ping came back: caller and model.
+const USUAL_LATENCY_US: [u64; 2] = [20_000, 30_000];
+/// A silence of the ear this long ends an utterance of the agent, as the mock caller has it.
+pub(super) const QUIET_US: i64 = 400_000;
+/// A gap in the caller's messages this long, made up for by a burst, is an outage.
+const STALL_US: u64 = 150_000;
+/// Frames later than this against their own clock have been delayed by more than rounding.
+const JITTER_US: i64 = 8_000;
+/// Quieter than this is nobody speaking, even on a quiet line.
+const FLOOR_DBFS: i32 = -70;
+
+/// A frame from the caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    /// When it arrived.
+    pub(super) us: u64,
+    pub(super) chunk: u64,
+    pub(super) ts: Option<u64>,
+    pub(super) ms: u64,
+    pub(super) dbfs: i32,
+}
+
+/// An outage of the caller leg.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outage {
+    pub(super) at_us: i64,
+    pub(super) for_us: u64,
+}
+
+/// Agent audio at the ear without a pause.
+#[derive(Clone, Debug)]
+pub(super) struct Utterance {
+    pub(super) begins: i64,
+    pub(super) ends: i64,
+    /// Stretches of it that were really played.
+    played: Vec<(i64, i64)>,
+}
+
+impl Utterance {
+    /// How much of it had been heard by then, us.
+    pub(super) fn heard_by(&self, at: i64) -> i64 {
+        self.played.iter().map(|(from, to)| (at.min(*to) - from).max(0)).sum()
+    }
+}
+
+/// Audio given to the model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Append {
+    pub(super) us: u64,
+    /// Where it begins in all that was appended, ms.
+    from_ms: u64,
+    ms: u64,
+    /// The frame its end came from.
+    last_frame: Option<usize>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Timeline {
+    pub(super) call_sid: Option<String>,
+    pub(super) caller_latency_us: u64,
+    pub(super) model_latency_us: u64,
+    /// When the caller dialled, in microseconds of the server.
+    pub(super) dialled_us: i64,
+    pub(super) length_us: u64,
+    /// The name of the bridge's reason for the end.
+    pub(super) end: Option<String>,
+    pub(super) frames: Vec<Frame>,
+    appends: Vec<Append>,
+    pub(super) stalls: Vec<Outage>,
+    /// Outages of the microphone alone.
+    pub(super) pauses: Vec<Outage>,
+    pub(super) jitter_ms: u64,
+    /// The arrival of a frame of timestamp 0 that nothing delayed.
+    on_time_us: Option<i64>,
+    pub(super) utterances: Vec<Utterance>,
+    /// Loudness that somebody speaking exceeds.
+    floor_dbfs: i32,
+    pub(super) clogged: bool,
+}
+
+impl Timeline {
+    pub(super) fn of(journal: &Recorded) -> Self {
+        let records = &journal.records;
+        let latency = |side: Side| latency(journal, side).unwrap_or(USUAL_LATENCY_US[side as usize]);
+        let (caller_latency_us, model_latency_us) = (latency(Side::Caller), latency(Side::Model));
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut end = None;
+        let mut call_sid = None;
+        let mut clogged = false;
+        for record in records {
+            match &record.what {
+                What::Media { chunk, ts, audio, .. } if !repeats(frames.last(), *chunk) => {
+                    let (ms, dbfs) = (audio.len as u64 / 8, audio.dbfs.unwrap_or(-99));
+                    frames.push(Frame { us: record.us, chunk: *chunk, ts: *ts, ms, dbfs });
+                }
+                What::Start { call_sid: sid, .. } if call_sid.is_none() => call_sid = Some(sid.clone()),
+                What::Event { name, more } if name == "ended" => {
+                    end = more.get("reason").and_then(|reason| reason.as_str()).map(str::to_owned);
+                }
+                What::Leg { leg: Side::Caller, change, .. } if change == "clogged" => clogged = true,
+                _ => {}
+            }
+        }
+        let mut timeline = Self {
+            call_sid,
+            caller_latency_us,
+            model_latency_us,
+            dialled_us: 0,
+            length_us: records.last().map_or(0, |record| record.us),
+            end,
+            appends: appends(journal, &frames),
+            stalls: Vec::new(),
+            pauses: Vec::new(),
+            jitter_ms: 0,
+            on_time_us: frames.iter().filter_map(|f| Some(signed(f.us) - signed(f.ts?) * 1_000)).min(),
+            utterances: utterances(journal, caller_latency_us),
+            floor_dbfs: floor(&frames),
+            frames,
+            clogged,
+        };
+        timeline.dialled_us = signed(journal.header.up_us) - timeline.opened_after_us();
+        timeline.delays(journal);
+        timeline
+    }
+
+    /// From the caller's dial to the open WebSocket at the bridge: the connection, then the request.
+    pub(super) fn opened_after_us(&self) -> i64 {
+        2 * signed(self.caller_latency_us)
+    }
+
+    /// When the model was given this millisecond of audio.
+    pub(super) fn append_at(&self, position_ms: u64) -> Option<Append> {
+        let at = self.appends.partition_point(|append| append.from_ms + append.ms <= position_ms);
+        self.appends.get(at).copied()
+    }
+
+    /// The frame that this millisecond of what was appended came from.
+    pub(super) fn frame_at(&self, position_ms: u64) -> Option<usize> {
+        let append = self.append_at(position_ms)?;
+        let mut left = append.from_ms + append.ms - position_ms;
+        let mut frame = append.last_frame?;
+        while frame > 0 && self.frames.get(frame).is_some_and(|frame| left > frame.ms) {
+            left -= self.frames[frame].ms;
+            frame -= 1;
+        }
+        Some(frame)
+    }
+
+    /// Somebody speaks in this frame.
+    pub(super) fn is_loud(&self, frame: usize) -> bool {
+        self.frames.get(frame).is_some_and(|frame| frame.dbfs > self.floor_dbfs)
+    }
+
+    /// Nothing was left out between this frame and the one before it.
+    pub(super) fn follows(&self, frame: usize) -> bool {
+        let Some((before, this)) =
+            frame.checked_sub(1).map(|before| (self.frames[before], self.frames[frame]))
+        else {
+            return false;
+        };
+        this.ts.zip(before.ts).is_none_or(|(this, before)| this.saturating_sub(before) <= 60)
+    }
+
+    /// When this frame would have arrived, had nothing delayed it.
+    pub(super) fn on_time(&self, frame: usize) -> i64 {
+        let frame = &self.frames[frame];
+        let due = frame.ts.zip(self.on_time_us).map(|(ts, least)| signed(ts) * 1_000 + least);
+        due.map_or(signed(frame.us), |due| due.min(signed(frame.us)))
+    }
+
+    /// What delayed the caller's frames: outages of the leg, of the microphone, and ordinary jitter.
+    fn delays(&mut self, journal: &Recorded) {
+        let late = |frame: &Frame| Some(signed(frame.us) - signed(frame.ts?) * 1_000);
+        let Some(least) = self.on_time_us else { return };
+        let mut jitter = 0;
+        let mut until = 0;
+        for pair in self.frames.windows(2) {
+            let (before, after) = (pair[0], pair[1]);
+            let lateness = late(&after).map_or(0, |late| late - least);
+            let follows =
+                after.ts.zip(before.ts).is_some_and(|(after, before)| after.saturating_sub(before) <= 30);
+            let gap = after.us - before.us;
+            if gap >= STALL_US && follows && lateness > 100_000 {
+                until = after.us;
+                let alive = journal.records.iter().any(|record| {
+                    let between = record.us > before.us + 30_000 && record.us < after.us;
+                    let from_caller = matches!(record.what, What::Mark { .. } | What::Dtmf { .. })
+                        || matches!(&record.what, What::Leg { leg: Side::Caller, change, .. } if change == "pong");
+                    between && from_caller
+                });
+                let outage = Outage { at_us: signed(before.us) + 1_000, for_us: gap - 1_000 };
+                if alive { &mut self.pauses } else { &mut self.stalls }.push(outage);
+            } else if after.us > until + 40_000 {
+                jitter = jitter.max(lateness);
+            }
+        }
+        if jitter > JITTER_US {
+            self.jitter_ms = (u64::try_from(jitter).unwrap_or_default() / 1_000).min(200);
+        }
+    }
+}
+
+pub(super) fn signed(us: u64) -> i64 {
+    i64::try_from(us).unwrap_or(i64::MAX)
+}
+
+/// The bridge drops a frame that comes again.
+fn repeats(last: Option<&Frame>, chunk: u64) -> bool {
+    chunk > 0 && last.is_some_and(|last| last.chunk == chunk)
+}
+
+/// Half the shortest round trip of a ping.
+fn latency(journal: &Recorded, side: Side) -> Option<u64> {
+    let mut pinged = None;
+    let mut least: Option<u64> = None;
+    for record in &journal.records {
+        match &record.what {
+            What::Bridge { does, leg, .. } if does == "ping" && *leg == side => pinged = Some(record.us),
+            What::Leg { leg, change, .. } if change == "pong" && *leg == side => {
+                if let Some(at) = pinged.take() {
+                    least = Some(least.unwrap_or(u64::MAX).min(record.us - at));
+                }
+            }
+            _ => {}
+        }
+    }
+    // Two seconds and more is no network but a far end that was busy.
+    least.filter(|round_trip| *round_trip < 2_000_000).map(|round_trip| round_trip / 2)
+}
+
+/// The loudness between a quiet line and somebody who speaks.
+fn floor(frames: &[Frame]) -> i32 {
+    let mut levels: Vec<_> = frames.iter().map(|frame| frame.dbfs).collect();
+    levels.sort_unstable();
+    let quiet = levels.get(levels.len() / 5).copied().unwrap_or(FLOOR_DBFS);
+    // On a call where nearly all is speech the quietest fifth is speech, too.
+    (quiet + 8).clamp(FLOOR_DBFS, -45)
+}
+
+/// Which audio was given to the model when, and which frames it came from.
+fn appends(journal: &Recorded, frames: &[Frame]) -> Vec<Append> {
+    let per_ms = u64::from(journal.header.call.format.bytes_per_ms());
+    let mut bytes = 0_u64;
+    let mut known = 0_usize;
+    let mut appends: Vec<Append> = Vec::new();
+    let mut burst = 0;
+    for record in &journal.records {
+        if frames.get(known).is_some_and(|next| next.us <= record.us) {
+            known = frames.partition_point(|frame| frame.us <= record.us);
+        }
+        let What::SentModel(event) = &record.what else { continue };
+        let Some(audio) = &event.audio else { continue };
+        let from_ms = bytes / per_ms;
+        bytes += audio.len as u64;
+        let ms = bytes / per_ms - from_ms;
+        if appends.last().is_none_or(|last| last.us != record.us) {
+            burst = appends.len();
+        }
+        appends.push(Append { us: record.us, from_ms, ms, last_frame: None });
+        // The last append of a burst ends with the last frame; those before it are counted back from there.
+        let mut frame = known.checked_sub(1);
+        let mut left = 0;
+        for append in appends[burst..].iter_mut().rev() {
+            append.last_frame = frame;
+            left += append.ms;
+            while let Some(at) = frame
+                && frames.get(at).is_some_and(|frame| left >= frame.ms)
+            {
+                left -= frames[at].ms;
+                frame = at.checked_sub(1);
+            }
+        }
+    }
+    appends
+}
+
+/// What the ear played, as the bridge sent it.
+fn utterances(journal: &Recorded, latency_us: u64) -> Vec<Utterance> {
+    let mut all: Vec<Utterance> = Vec::new();
+    let mut cleared = true;
+    for record in &journal.records {
+        let arrives = signed(record.us + latency_us);
+        match &record.what {
+            What::SentMedia { audio } => {
+                let lasts = signed(audio.len as u64 * 125);
+                match all.last_mut().filter(|last| !cleared && arrives < last.ends + QUIET_US) {
+                    Some(last) => {
+                        let from = last.ends.max(arrives);
+                        last.ends = from + lasts;
+                        match last.played.last_mut().filter(|stretch| stretch.1 == from) {
+                            Some(stretch) => stretch.1 = from + lasts,
+                            None => last.played.push((from, from + lasts)),
+                        }
+                    }
+                    None => {
+                        let begins = all.last().map_or(arrives, |last| last.ends.max(arrives));
+                        let ends = begins + lasts;
+                        all.push(Utterance { begins, ends, played: vec![(begins, ends)] });
+                    }
+                }
+                cleared = false;
+            }
+            What::SentClear => {
+                if let Some(last) = all.last_mut() {
+                    last.ends = last.ends.min(arrives).max(last.begins);
+                    let ends = last.ends;
+                    last.played.retain(|stretch| stretch.0 < ends);
+                    if let Some(stretch) = last.played.last_mut() {
+                        stretch.1 = stretch.1.min(ends);
+                    }
+                }
+                cleared = true;
+            }
+            _ => {}
+        }
+    }
+    all
+}

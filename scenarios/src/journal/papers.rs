@@ -1,0 +1,67 @@
+//! The journals of simulated calls: the lines production would write to files, kept in memory, without a thread.
+
+use bridge::journal::lines::{Salt, Scribe, What};
+use bridge::journal::{Beginning, Content, Journal, Note, Tape};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The journals of a world, by the key of the call. A handle: clones hold the same journals.
+#[derive(Clone, Debug, Default)]
+pub struct Papers {
+    content: Content,
+    written: Arc<Mutex<BTreeMap<u64, String>>>,
+}
+
+impl Papers {
+    /// Journals that say this much of audio and words.
+    pub fn new(content: Content) -> Self {
+        Self { content, written: Arc::default() }
+    }
+
+    /// Every journal as the file it would be, in the order in which the calls began.
+    pub fn texts(&self) -> Vec<String> {
+        self.written().values().cloned().collect()
+    }
+
+    fn written(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, key: u64, line: &str) {
+        let mut written = self.written();
+        let text = written.entry(key).or_default();
+        text.push_str(line);
+        text.push('\n');
+    }
+}
+
+impl Journal for Papers {
+    fn begin(&self, beginning: Beginning) -> Box<dyn Tape> {
+        // The same bytes in every run: there is nobody to keep a secret from.
+        let (scribe, header) = Scribe::begin(&beginning, self.content, Salt::known());
+        self.write(beginning.key, &header);
+        Box::new(Paper { papers: self.clone(), key: beginning.key, scribe, last: Duration::ZERO })
+    }
+}
+
+struct Paper {
+    papers: Papers,
+    key: u64,
+    scribe: Scribe,
+    last: Duration,
+}
+
+impl Tape for Paper {
+    fn note(&mut self, after: Duration, note: Note) {
+        self.last = after;
+        let (line, _) = self.scribe.line(after, &note);
+        self.papers.write(self.key, &line);
+    }
+}
+
+impl Drop for Paper {
+    fn drop(&mut self) {
+        self.papers.write(self.key, &Scribe::written(self.last, What::End { lost: 0 }));
+    }
+}
