@@ -190,6 +190,7 @@ fn a_replay_of_a_healthy_call_says_what_was_said_then() {
         simulated::play_journalled(&catalogue::find(name)[0], Seed(1), &papers);
         let replayed = replay(&journals(&papers), StageKind::Simulated, Seed(1)).expect("a replay");
         assert!(replayed.objections.is_empty(), "{name}: {:#?}", replayed.objections);
+        assert_eq!(replayed.compared.len(), 1, "{name}");
         for compared in &replayed.compared {
             assert_eq!(compared.first_divergence(), None, "{name}:\n{}", compared.shown(true));
         }
@@ -216,6 +217,15 @@ fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
     assert!(matches!(first, Some(Row::Now(said)) if said.what.starts_with("truncates item")), "{first:?}");
     let shown = replayed.compared[0].shown(false);
     assert!(shown.contains("they part: now") && shown.contains("  + "), "{shown}");
+}
+
+#[test]
+fn a_replay_in_which_a_recorded_call_is_refused_says_so() {
+    let mut one = read(text().as_bytes()).expect("whole");
+    one.header.max_calls = 1;
+    let refused =
+        replay(&[one.clone(), one], StageKind::Memory, Seed(1)).expect_err("one of two").to_string();
+    assert!(refused.starts_with("2 calls were recorded, and today's bridge took 1 of them"), "{refused}");
 }
 
 // ------------------------------------------------------------------------------------------- damaged files

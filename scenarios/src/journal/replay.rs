@@ -178,7 +178,7 @@ impl Replayed {
 /// Plays the two ends of recorded calls against today's bridge.
 ///
 /// # Errors
-/// When today's bridge leaves no journal, which is a bug of the stage.
+/// When today's bridge leaves fewer journals than were recorded: it refused a call, or the stage has a bug.
 pub fn replay(then: &[Recorded], kind: StageKind, seed: Seed) -> anyhow::Result<Replayed> {
     let mut imported = import(then, Timing::Recorded);
     imported.scenario.name = "replay".into();
@@ -189,6 +189,14 @@ pub fn replay(then: &[Recorded], kind: StageKind, seed: Seed) -> anyhow::Result<
         StageKind::Pipes => pipes::play_journalled(&imported.scenario, seed, &papers),
     };
     let now = papers.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    if now.len() < then.len() {
+        bail!(
+            "{} calls were recorded, and today's bridge took {} of them on the stage {kind}: play `scn import` of the \
+             files with `scn run` to see who was refused",
+            then.len(),
+            now.len()
+        );
+    }
     let compared = then.iter().zip(&now).map(|(then, now)| Compared::of(then, now)).collect();
     let objections = oracle::judge(&trace)
         .iter()
