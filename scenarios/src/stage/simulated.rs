@@ -50,7 +50,7 @@ impl Stage for Simulated {
 /// Plays a scenario, and says how much processor time that took.
 ///
 /// # Panics
-/// When schedules are not seeded, see [`shell::seeded`].
+/// When schedules are not seeded, see `shell::seeded`.
 pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
     shell::on_a_fresh_thread(|| World::new(scenario, seed, None).run())
 }
@@ -58,7 +58,7 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 /// Plays a scenario and keeps the journals its calls leave.
 ///
 /// # Panics
-/// When schedules are not seeded, see [`shell::seeded`].
+/// When schedules are not seeded, see `shell::seeded`.
 pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
     shell::on_a_fresh_thread(|| World::new(scenario, seed, Some(papers)).run()).0
 }
