@@ -3,6 +3,7 @@
 use crate::catalogue;
 use crate::explain;
 use crate::explore;
+use crate::generate::generate;
 use crate::journal::replay;
 use crate::oracle;
 use crate::picture;
@@ -141,6 +142,9 @@ enum Task {
     Hash {
         #[command(flatten)]
         what: What,
+        /// The worlds of these seeds instead of the catalogue: `1..201`, `HASH..+200`.
+        #[arg(long, value_name = "A..B", conflicts_with_all = ["pattern", "seed"])]
+        seeds: Option<explore::Seeds>,
     },
 }
 
@@ -352,10 +356,12 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             say(&quality::table(&goals));
             Ok(quality::all_met(&goals))
         }
-        Task::Hash { what } => {
-            for (name, kind, seed, hash) in hashes(&what)? {
-                say(&format!("{name} {kind} {seed} {hash}\n"));
-            }
+        Task::Hash { what, seeds } => {
+            let plays = match seeds {
+                Some(seeds) => generated(seeds, what.stage)?,
+                None => plays(&what)?.into_iter().map(|(one, kind)| (one, kind, what.seed)).collect(),
+            };
+            say(&hashes(&plays));
             Ok(true)
         }
     }
@@ -425,21 +431,15 @@ fn run(
     let file = what.pattern.as_deref().filter(|pattern| is_file(pattern));
     let progress = Progress::new(plays.len());
     let played = in_parallel(&plays, threads(jobs), |(scenario, kind)| {
-        let (trace, other, cpu) = if twice {
-            let ((trace, cpu), other) = std::thread::scope(|scope| {
-                let other = scope.spawn(|| stage::play(*kind, scenario, what.seed).hash());
-                (stage::play_timed(*kind, scenario, what.seed), other.join())
-            });
-            (trace, Some(other.ok()), cpu)
+        let shown_as = file.unwrap_or(&scenario.name);
+        let (mut outcome, trace) = if twice {
+            explore::play_twice(*kind, scenario, what.seed, shown_as)
         } else {
             let (trace, cpu) = stage::play_timed(*kind, scenario, what.seed);
-            (trace, None, cpu)
+            (Outcome::of(&trace, shown_as, cpu), trace)
         };
-        let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), cpu);
-        outcome.hash = (twice || processes).then(|| trace.hash());
-        if other.is_some_and(|other| other != outcome.hash) {
-            let words = "determinism: two runs of the same seed on parallel threads differ";
-            outcome.problems.push((words.to_owned(), String::new()));
+        if processes {
+            outcome.hash = Some(trace.hash());
         }
         outcome.figures.answers.shrink_to_fit();
         progress.done(&outcome);
@@ -550,13 +550,22 @@ fn compare_processes(
     Ok(())
 }
 
-/// Name, stage, seed and hash of each run.
-fn hashes(what: &What) -> anyhow::Result<Vec<(String, StageKind, Seed, String)>> {
-    let plays = plays(what)?;
+/// The worlds of these seeds, on each stage that was asked for.
+fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scenario, StageKind, Seed)>> {
+    let Some(seeds) = seeds.all() else { bail!("`--seeds` needs an end here: write `1..201` or `1..+200`") };
+    let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
+    kinds.iter().try_for_each(|kind| stage::ready(*kind))?;
+    Ok(seeds.flat_map(|seed| kinds.iter().map(move |kind| (generate(seed), *kind, seed))).collect())
+}
+
+/// A line for each run: name, stage, seed and hash.
+fn hashes(plays: &[(Scenario, StageKind, Seed)]) -> String {
     let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    Ok(in_parallel(&plays, jobs, |(scenario, kind)| {
-        (scenario.name.clone(), *kind, what.seed, stage::play(*kind, scenario, what.seed).hash())
-    }))
+    in_parallel(plays, jobs, |(scenario, kind, seed)| {
+        let hash = stage::play(*kind, scenario, *seed).hash();
+        format!("{} {kind} {seed} {hash}\n", scenario.name)
+    })
+    .concat()
 }
 
 /// The results in the order of the work, whoever was first.
@@ -770,11 +779,14 @@ mod tests {
             &["scn", "zoo", "no_clear", "--seeds", "10", "--jobs", "1"],
             &["scn", "shrink", "7", "--bug", "no_clear"],
             &["scn", "explain", "turns/one", "--bug", "no_clear"],
+            &["scn", "explore", "--seeds", "3f9a2c1e5d7b8a90aabb..+500", "--twice", "--tolerate", "3"],
             &["scn", "hash"],
+            &["scn", "hash", "--seeds", "1..201", "--stage", "memory"],
         ] {
             check(good).unwrap();
         }
         assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
+        assert!(check(&["scn", "hash", "--seeds", "1..201", "--seed", "2"]).unwrap_err().contains("--seed"));
         assert!(check(&["scn", "sing"]).is_err());
         let unknown = check(&["scn", "run", "--sabotage", "sings"]).unwrap_err();
         assert!(unknown.contains("drops-the-clear"), "{unknown}");

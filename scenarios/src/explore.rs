@@ -31,7 +31,8 @@ const DRAWN_MAX: usize = 200;
 /// What to explore, and for how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Seeds from A up to, but without, B: `1..200`. `1..` has no end and needs `--for`.
+    /// Seeds from A up to, but without, B: `1..200`; `A..+500` are the five hundred from A on. `1..` has no end and
+    /// needs `--for`. A may be a commit hash.
     #[arg(long, value_name = "A..B", required_unless_present = "time")]
     seeds: Option<Seeds>,
     /// Begin no run after this long: `90s`, `10m`, `2h`.
@@ -49,6 +50,13 @@ pub(crate) struct Options {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+    /// Play each twice, on two threads, and demand the same bytes.
+    #[arg(long)]
+    twice: bool,
+    /// So many worlds may break a rule before the command fails: known debts, to be paid. Bytes that differ between
+    /// two plays are never tolerated.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    tolerate: usize,
     /// Write one JSON object for each run to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -70,23 +78,47 @@ impl Options {
 
 /// A range of seeds, without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seeds {
+pub(crate) struct Seeds {
     from: u64,
     to: Option<u64>,
+}
+
+impl Seeds {
+    /// Every seed of the range, or `None` when it has no end.
+    pub(crate) fn all(self) -> Option<impl Iterator<Item = Seed>> {
+        self.to.map(|to| (self.from..to).map(Seed))
+    }
 }
 
 impl FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no range of seeds: write `1..200`, or `1..` together with --for");
+        let wrong = || {
+            format!(
+                "`{text}` is no range of seeds: write `1..200`, `HASH..+200`, or `1..` together with --for"
+            )
+        };
         let (from, to) = text.split_once("..").ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<Seed>().map(|seed| seed.0).map_err(|_| wrong());
-        let seeds = Self { from: number(from)?, to: if to.is_empty() { None } else { Some(number(to)?) } };
-        if seeds.to.is_some_and(|to| to <= seeds.from) {
-            return Err(format!("`{text}` is empty: it ends before {to}, and begins with {from}"));
+        let from = number(from)?;
+        let to = match to.strip_prefix('+') {
+            Some(count) => {
+                // A number may have a sign of its own; one is enough here.
+                let count = Some(count).filter(|count| !count.starts_with('+')).ok_or_else(wrong)?;
+                let count = count.parse::<u64>().map_err(|_| wrong())?;
+                let past = || format!("`{text}` goes past the last seed, {}", Seed(u64::MAX));
+                Some(from.checked_add(count).ok_or_else(past)?)
+            }
+            None if to.is_empty() => None,
+            None => Some(number(to)?),
+        };
+        match to {
+            Some(to) if to <= from => {
+                Err(format!("`{text}` is empty: it ends before {to} and begins with {from}"))
+            }
+            Some(_) | None => Ok(Self { from, to }),
         }
-        Ok(seeds)
     }
 }
 
@@ -143,6 +175,64 @@ fn play_traced(seed: Seed, kind: StageKind) -> (Outcome, Trace) {
     (Outcome::of(&trace, &found_at(seed).display().to_string(), cpu), trace)
 }
 
+/// Plays a scenario on two threads at one time, judges it, and demands the same bytes of both. Where they differ is
+/// told as a problem of its own, and both traces are written to files.
+pub(crate) fn play_twice(
+    kind: StageKind,
+    scenario: &Scenario,
+    seed: Seed,
+    shown_as: &str,
+) -> (Outcome, Trace) {
+    same_twice(&|| stage::play_timed(kind, scenario, seed), shown_as, Path::new(FOUND))
+}
+
+/// What a difference between two plays begins with. No such problem is ever tolerated.
+const UNLIKE: &str = "determinism: ";
+
+fn same_twice(
+    play: &(dyn Fn() -> (Trace, Option<Duration>) + Sync),
+    shown_as: &str,
+    folder: &Path,
+) -> (Outcome, Trace) {
+    let ((trace, cpu), other) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| play().0);
+        (play(), other.join())
+    });
+    let mut outcome = Outcome::of(&trace, shown_as, cpu);
+    let hash = trace.hash();
+    match other {
+        Ok(other) if other.hash() == hash => {}
+        Ok(other) => outcome.problems.push(first_difference(&trace, &other, folder)),
+        Err(_) => outcome.problems.push((format!("{UNLIKE}the second of two plays panicked"), String::new())),
+    }
+    outcome.hash = Some(hash);
+    (outcome, trace)
+}
+
+/// Where two traces of the same seed part, and the lines there. Both are written to files in this folder.
+fn first_difference(one: &Trace, other: &Trace, folder: &Path) -> (String, String) {
+    let (ones, others) = (one.lines(), other.lines());
+    let same = ones.iter().zip(&others).take_while(|(one, other)| one == other).count();
+    let line = |lines: &[String]| lines.get(same).map_or("(nothing more)".to_owned(), Clone::clone);
+    let mut around = format!("  one        {}\n  the other  {}\n", line(&ones), line(&others));
+    let stem = one.scenario.name.replace('/', "__");
+    for (nth, lines) in [(1, &ones), (2, &others)] {
+        let path = folder.join(format!("{stem}.{}.{}.{nth}.trace", one.seed, one.stage));
+        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, lines.join("\n") + "\n"));
+        around += &match written {
+            Ok(()) => format!("  written    {}\n", path.display()),
+            Err(error) => format!("  not written to {}: {error}\n", path.display()),
+        };
+    }
+    let what = format!(
+        "{UNLIKE}two plays of the same seed differ from line {} on, of {} and {} lines",
+        same + 1,
+        ones.len(),
+        others.len()
+    );
+    (what, around)
+}
+
 /// Where the scenario of a seed is written when it fails.
 pub fn found_at(seed: Seed) -> PathBuf {
     Path::new(FOUND).join(format!("{seed}.toml"))
@@ -177,6 +267,8 @@ struct Tally {
     cpu: Duration,
     failed: BTreeSet<(Seed, StageKind)>,
     violations: u64,
+    /// Some world was not the same twice.
+    unlike: bool,
     reached: BTreeSet<&'static str>,
     /// What can be reached where it is played.
     possible: Vec<&'static str>,
@@ -192,6 +284,7 @@ impl Tally {
         if !outcome.passed() {
             self.failed.insert((outcome.seed, outcome.stage));
         }
+        self.unlike |= outcome.problems.iter().any(|(what, _)| what.starts_with(UNLIKE));
         self.reached.extend(&outcome.reached);
     }
 
@@ -240,7 +333,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                 return Ok(());
             };
             for kind in &kinds {
-                let (outcome, trace) = play_traced(Seed(seed), *kind);
+                let (outcome, trace) = if options.twice {
+                    let shown_as = found_at(Seed(seed)).display().to_string();
+                    play_twice(*kind, &generate(Seed(seed)), Seed(seed), &shown_as)
+                } else {
+                    play_traced(Seed(seed), *kind)
+                };
                 if let Some(file) = &mut *locked(&json) {
                     writeln!(file, "{}", as_json(&outcome)).context("cannot write the JSON lines")?;
                 }
@@ -268,7 +366,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                 if !outcome.passed() {
                     write(&found_at(outcome.seed), &generate(outcome.seed), outcome.seed)?;
                     say(&format!("{}\n", failure(&outcome)));
-                    stop.fetch_or(!options.keep_going, Ordering::Relaxed);
+                    let enough = tally.unlike || tally.failed.len() > options.tolerate;
+                    stop.fetch_or(enough && !options.keep_going, Ordering::Relaxed);
                 }
             }
         }
@@ -313,14 +412,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         let failed: Vec<_> = tally.failed.iter().map(|(seed, kind)| format!("{seed} ({kind})")).collect();
         say(&format!("failed: {}\n", failed.join(", ")));
     }
-    Ok(tally.failed.is_empty())
+    Ok(!tally.unlike && tally.failed.len() <= options.tolerate)
 }
 
 /// The report of a run, and how to go on from it.
 fn failure(outcome: &Outcome) -> String {
     let Outcome { seed, stage, .. } = outcome;
-    let told = report::failure(outcome);
-    format!("{told}  smaller    cargo scn shrink {seed} --stage {stage}\n")
+    let mut told = report::failure(outcome);
+    if outcome.violated > 0 {
+        told += &format!("  smaller    cargo scn shrink {seed} --stage {stage}\n");
+    }
+    if outcome.problems.iter().any(|(what, _)| what.starts_with(UNLIKE)) {
+        told += &format!("  twice      cargo scn explore --seeds {seed}..+1 --stage {stage} --twice\n");
+    }
+    told
 }
 
 fn as_json(outcome: &Outcome) -> serde_json::Value {
@@ -363,7 +468,11 @@ mod tests {
         assert_eq!("0x10..".parse(), Ok(Seeds { from: 16, to: None }));
         assert_eq!("10m".parse(), Ok(Span(Duration::from_secs(600))));
         assert_eq!("2/3".parse(), Ok(Shard { index: 1, of: 3 }));
-        for wrong in ["200", "2..1", "a..b", "..5"] {
+        let commit = "3f9a2c1e5d7b8a90aabbccddeeff001122334455";
+        let from = 0x3f9a_2c1e_5d7b_8a90;
+        assert_eq!(format!("{commit}..+500").parse(), Ok(Seeds { from, to: Some(from + 500) }));
+        assert!("0xffffffffffffffff..+2".parse::<Seeds>().unwrap_err().contains("past the last seed"));
+        for wrong in ["200", "2..1", "a..b", "..5", "1..+0", "1..+", "1..+x", "1..++2", "..+5"] {
             assert!(wrong.parse::<Seeds>().is_err(), "{wrong}");
         }
         for wrong in ["", "10", "m", "1d", "-1s", "9999999999999999999h"] {
@@ -389,9 +498,36 @@ mod tests {
     fn a_failure_says_how_to_go_on() {
         let mut outcome = play(Seed(1), StageKind::Memory);
         outcome.problems.push(("heard: something".into(), String::new()));
+        outcome.violated = 1;
         let text = failure(&outcome);
+        assert!(!text.contains("--twice"), "{text}");
         assert!(text.contains("cargo scn run target/scn/1.toml --stage memory --seed 1"), "{text}");
         assert!(text.contains("cargo scn shrink 1 --stage memory"), "{text}");
         assert_eq!(as_json(&outcome)["passed"], false);
+    }
+
+    #[test]
+    fn two_plays_with_the_same_bytes_pass_and_two_with_others_do_not() {
+        let scenario = generate(Seed(1));
+        assert!(play_twice(StageKind::Memory, &scenario, Seed(1), "x").0.passed());
+        // Whoever plays second gets another seed.
+        let seeds = AtomicU64::new(1);
+        let differs = || {
+            let seed = Seed(seeds.fetch_add(1, Ordering::Relaxed));
+            stage::play_timed(StageKind::Memory, &scenario, seed)
+        };
+        let folder = std::env::temp_dir().join(format!("scn-twice-{}", std::process::id()));
+        let (outcome, _) = same_twice(&differs, "x", &folder);
+        let traces = fs::read_dir(&folder).expect("a folder for the traces").count();
+        fs::remove_dir_all(&folder).expect("it is ours");
+        assert_eq!(traces, 2);
+        let (what, around) = outcome.problems.first().expect("a difference is a problem");
+        assert!(what.starts_with("determinism: two plays of the same seed differ from line "), "{what}");
+        assert!(around.contains("  one        ") && around.contains("  the other  "), "{around}");
+        let text = failure(&outcome);
+        assert!(text.contains("--twice") && !text.contains("scn shrink"), "{text}");
+        let mut tally = Tally::default();
+        tally.add(&outcome);
+        assert!(tally.unlike);
     }
 }
