@@ -3,6 +3,7 @@
 //! In the order a run goes:
 //! * [`scenario`], [`weather`], [`seed`]: what is played; [`catalogue`]: what was written down to be played.
 //! * [`generate`]: a scenario made of a seed; [`explore`]: one seed after the other.
+//! * `strategy` (feature `proptest`): wider worlds, for properties that must hold in all of them.
 //! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
 //! * [`stage`]: where it is played, in memory, in a simulated network or over pipes; [`trace`]: what came of it.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
@@ -35,6 +36,8 @@ pub mod scenario;
 pub mod seed;
 pub mod shrink;
 pub mod stage;
+#[cfg(feature = "proptest")]
+pub mod strategy;
 pub mod trace;
 pub mod weather;
 pub mod zoo;

@@ -11,6 +11,7 @@
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
 //! * `seeds`: generated worlds are valid, the same every time, and break no rule.
+//! * `strategies`: in worlds drawn by proptest nothing panics, every call ends, and safety holds.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
 //! * `zoo`: bugs of the field are caught by name, and found in generated worlds.
 //! * `readme`: the commands of the README exist.
@@ -27,6 +28,7 @@ mod regressions;
 mod sabotage;
 mod seeds;
 mod stages;
+mod strategies;
 mod tidy;
 mod timelines;
 mod zoo;
