@@ -1,4 +1,4 @@
-//! The README is true: every `cargo`, `scn` and `bridge` command in it names something that exists.
+//! The README is true, and so is the CI: every `cargo`, `scn` and `bridge` command names something that exists.
 
 use super::tidy::root;
 use std::fs;
@@ -47,6 +47,46 @@ fn every_scn_command_in_the_documents_parses() {
         }
     }
     assert!(checked >= 5, "the documents show too few commands to be checked ({checked})");
+}
+
+/// What the shell, or the CI, puts in place of these.
+const STAND_INS: &[(&str, &str)] = &[
+    ("${SEEDS_FROM:-$(git rev-parse HEAD)}", "3f9a2c1e5d7b8a90"),
+    ("${FROM:-$fresh}", "0x5eed"),
+    ("${{ matrix.stage }}", "pipes"),
+    ("${{ matrix.shard }}", "1"),
+    ("$((JOB_COMPLETION_INDEX + 1))", "1"),
+    ("$SHARDS", "16"),
+    ("$SEEDS", "3f9a2c1e5d7b8a90.."),
+    ("$stage", "memory"),
+    ("$found", "target/scn/1.toml"),
+    ("$TIME", "50m"),
+    ("$open", "1"),
+    ("\"", ""),
+];
+
+#[test]
+fn every_scn_command_of_ci_and_of_the_swarm_parses() {
+    for (file, expected) in [(".ci/run", 8), (".github/workflows/nightly.yml", 2), ("docs/seeds.md", 1)] {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let mut text = text.replace("\\\n", " ");
+        for (from, to) in STAND_INS {
+            text = text.replace(from, to);
+        }
+        let mut checked = 0;
+        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let starts = ["target/release/scn ", "target/debug/scn ", "target/sim/scn ", "- scn "];
+            let Some(command) = starts.iter().find_map(|start| line.split_once(start)).map(|(_, rest)| rest)
+            else {
+                continue;
+            };
+            let words = command.split(['>', '|']).next().unwrap_or_default();
+            let words: Vec<_> = std::iter::once("scn").chain(words.split_whitespace()).collect();
+            scenarios::cli::check(&words).unwrap_or_else(|e| panic!("{file}: `{}`: {e}", words.join(" ")));
+            checked += 1;
+        }
+        assert!(checked >= expected, "{file} has {checked} commands that could be checked, not {expected}");
+    }
 }
 
 #[test]
