@@ -416,7 +416,10 @@ impl Conversation {
         }
         if let Some(active) = self.responses.active_mut(response) {
             active.called = true;
-            desk.timers.stop(Timer::FirstAudio);
+            if !interrupted {
+                // What it has to say comes with the outputs. The timer may belong to the turn that interrupted it.
+                desk.timers.stop(Timer::FirstAudio);
+            }
         }
     }
 

@@ -167,8 +167,14 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
             continue;
         }
         let due = At(sent.0 + 1_000_000 + slack + (case.hearing.queued(sent) * 125) as u64);
+        // Speech that began before the response and was not known to be over when it was announced interrupts it, too.
+        let floor = created.map_or(at, |c| c.at);
         let interrupted = sightings.iter().any(|s| {
-            matches!(s.what, ModelSight::SentSpeechStarted { .. }) && s.at >= created.map_or(at, |c| c.at)
+            s.at >= floor
+                && matches!(
+                    s.what,
+                    ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. }
+                )
         });
         let interrupted = interrupted
             || case.call.caller.sightings.iter().any(|s| {
@@ -183,11 +189,23 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
 
 // ---------------------------------------------------------------------------------------------- robust
 
+/// The first sound of the caller came so late that the call is ended for that.
+fn is_mute(case: &Case<'_>) -> bool {
+    let patience_us = case.terms.config.timeouts.first_media_ms * 1_000;
+    let began = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart));
+    began.is_none_or(|began| {
+        case.call.caller.mic.first().is_none_or(|first| first.at.since(began.at) >= patience_us)
+    })
+}
+
 fn robust(trace: &Trace) -> Vec<Violation> {
     let mut all = each(trace, ROBUST.name, |case, findings| {
         let terms = &case.terms;
         let Some(closed) = terms.closed_by_bridge() else { return };
-        if terms.expects_bridge_to_end() || terms.caller_gone().is_some_and(|gone| gone <= closed) {
+        if terms.expects_bridge_to_end()
+            || terms.caller_gone().is_some_and(|gone| gone <= closed)
+            || is_mute(case)
+        {
             return;
         }
         let slack = terms.slack(Leg::Caller, closed) + terms.slack(Leg::Model, closed);
@@ -230,9 +248,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             let same = call.caller.call_sid == case.call.caller.call_sid;
             same && (began(call), i) > (began(case.call), case.index)
         });
-        // A call without a sound is ended for that.
-        let replaced = replaced || case.call.caller.mic.is_empty();
-        if !others || replaced || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
+        if !others || replaced || is_mute(case) || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
             return;
         }
         if let Some(closed) = case.terms.closed_by_bridge()

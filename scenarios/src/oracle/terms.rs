@@ -13,7 +13,7 @@ use bridge::audio::Format;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
-use mocks::realtime::{CLOSE_FRAME, Opening, Outcome, Turn};
+use mocks::realtime::{CLOSE_FRAME, Happening, Opening, Outcome, Turn};
 use mocks::record::{CallerSight, Ending, ModelSight};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
@@ -390,9 +390,14 @@ impl<'a> Terms<'a> {
 
     // -------------------------------------------------------------------------------------- what is wanted
 
-    /// Longest acceptable time from the caller's last word to the answer, ms.
-    pub(crate) fn budget_ms(&self) -> Option<u64> {
-        Some(self.scenario.budget_ms)
+    /// Longest acceptable time from the caller's last word to the answer, ms. What the model takes for speech although
+    /// nobody spoke delays its end of the turn, and no bridge can know.
+    pub(crate) fn budget_ms(&self) -> u64 {
+        let silence_ms = u64::from(self.config.vad.silence_duration_ms);
+        let imagined = self.plan.model.events.iter().map(|event| {
+            if let Happening::FalseSpeech { for_ms } = event.does { for_ms + silence_ms } else { 0 }
+        });
+        self.scenario.budget_ms + imagined.sum::<u64>()
     }
 
     /// The caller is spoken to first.
