@@ -136,7 +136,14 @@ impl Playback {
     /// A name for a mark behind `position` bytes of item `item`, noted as sent at `now`.
     pub(crate) fn mark(&mut self, item: u64, position: u64, now: Instant) -> String {
         let name = format!("{}/{item}/{}", self.generation, position / BYTES_PER_MS);
-        let expected = self.free.unwrap_or(now);
+        let expected = match self.free {
+            Some(free) if free + self.skew > now || self.held_up_at(now).is_some() => free,
+            // The ear has run dry: the mark comes back at once, and that is not late.
+            _ => {
+                self.skew = Duration::ZERO;
+                now
+            }
+        };
         self.pending.push_back(PendingMark { name: name.clone(), item, position, expected });
         name
     }
@@ -446,5 +453,24 @@ mod tests {
         t.at = 5_200;
         assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 1);
         assert_eq!(t.playback.marks_due(ms(5_000)), Some(t.zero + ms(5_400)));
+    }
+
+    #[test]
+    fn a_mark_sent_into_a_dry_ear_is_not_late() {
+        let mut t = Ear::new();
+        t.playback.round_trip_seen(ms(40));
+        t.sent(0, 200);
+        let now = t.now();
+        t.playback.sent(ITEM, 200 * 8, 100 * 8, now);
+        t.at = 240;
+        t.playback.returned("0/1/200", t.now());
+        // The item turns out to be complete long after its last sample was heard.
+        t.at = 740;
+        let last = t.playback.mark(ITEM, 300 * 8, t.now());
+        t.playback.sent(ITEM + 1, 0, 200 * 8, t.now());
+        t.at = 780;
+        t.playback.returned(&last, t.now());
+        t.at = 840;
+        assert_eq!(t.playback.heard(ITEM + 1, t.now()) / 8, 100);
     }
 }

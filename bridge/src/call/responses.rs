@@ -10,6 +10,7 @@
 //! caller interrupts, so that audio of a response nobody announced, or that ended long ago, is dropped as well.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Responses that may be heard, remembered by id. More than one is there only because the last deltas of a
 /// response may come after its end.
@@ -44,8 +45,8 @@ impl Why {
 #[derive(Clone, Debug)]
 pub(crate) struct Active {
     pub(crate) id: String,
-    /// Its first audio was taken.
-    pub(crate) spoke: bool,
+    /// When its latest audio was taken.
+    pub(crate) spoke_at: Option<Instant>,
     /// It called a function.
     pub(crate) called: bool,
     /// It was interrupted: nothing of it is played.
@@ -143,7 +144,7 @@ impl Responses {
             }
         };
         // A cancelled predecessor may end later than its successor begins.
-        self.active = Some(Active { id: id.to_owned(), spoke: false, called: false, fenced });
+        self.active = Some(Active { id: id.to_owned(), spoke_at: None, called: false, fenced });
         if fenced {
             return Created::Unwanted;
         }

@@ -215,9 +215,8 @@ impl Conversation {
             desk.transcript.voiced(item);
         }
         if let Some(active) = self.responses.active_mut(response)
-            && !active.spoke
+            && active.spoke_at.replace(now).is_none()
         {
-            active.spoke = true;
             desk.timers.stop(Timer::FirstAudio);
             self.strikes = 0;
             let after = self.asked_at.take().map(|asked| now - asked);
@@ -260,7 +259,7 @@ impl Conversation {
             // A response that runs, or was asked for, and that the server does not cancel by itself keeps it from
             // answering this turn.
             let cancels = desk.config.barge_in && desk.config.vad.interrupt_response;
-            let running = self.responses.active().is_some_and(|active| !active.fenced);
+            let running = self.responses.active().is_some_and(|active| !active.fenced || !cancels);
             if running || (!cancels && self.responses.is_requested()) {
                 self.want_turn(desk, now);
             } else {
@@ -336,7 +335,7 @@ impl Conversation {
         });
         if let Some(active) = active
             && !active.fenced
-            && !active.spoke
+            && active.spoke_at.is_none()
             && !active.called
             && done.status != "cancelled"
         {
@@ -368,6 +367,14 @@ impl Conversation {
     pub(super) fn first_audio_overdue(&mut self, desk: &mut Desk, now: Instant) -> Result<(), Failure> {
         if self.tools.is_running() {
             self.expect_audio(desk, now);
+            return Ok(());
+        }
+        // What is wanted waits for a response that is speaking; only one that has fallen silent is given up.
+        let speaks =
+            self.responses.active().filter(|active| !active.fenced).and_then(|active| active.spoke_at);
+        let by = speaks.map(|at| at + ms(desk.config.timeouts.first_audio_ms));
+        if let Some(by) = by.filter(|by| *by > now || self.held) {
+            desk.timers.set(Timer::FirstAudio, by.max(now + ms(desk.config.timeouts.retry_ms.max(1))));
             return Ok(());
         }
         if let Some(response) = self.responses.give_up() {

@@ -1006,3 +1006,59 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
     };
     assert_eq!(t.call.desk.counts, counts);
 }
+
+#[test]
+fn a_key_pressed_over_a_long_answer_waits_for_its_end_and_cuts_nothing() {
+    let mut t = Bench::live_with(|c| c.barge_in = false);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.key('#');
+    t.sent.clear();
+    // Ten seconds in the speed of speech, longer than the first audio of an answer may take.
+    for _ in 0..10 {
+        t.advance(1_000);
+        t.model_says("r1", "item_7", 1_000);
+    }
+    assert!(!t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CancelResponse { .. }))));
+    t.sent.clear();
+    t.response_done("r1", "completed");
+    assert!(t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CreateResponse { .. }))));
+}
+
+#[test]
+fn an_answer_that_falls_silent_for_ever_does_not_keep_a_key_waiting_for_ever() {
+    let mut t = Bench::live_with(|c| c.barge_in = false);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 1_000);
+    t.key('#');
+    t.sent.clear();
+    t.advance(t.call.desk.config.timeouts.first_audio_ms + 1_000);
+    assert!(t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CancelResponse { .. }))));
+}
+
+#[test]
+fn a_function_of_an_interrupted_response_does_not_stop_the_wait_for_the_answer() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.model(
+        r#"{"type":"response.output_item.done","response_id":"r1","item":{"type":"function_call","status":"completed","call_id":"call_1","name":"x","arguments":"{}"}}"#,
+    );
+    t.response_done("r1", "completed");
+    t.sent.clear();
+    let timeouts = t.call.desk.config.timeouts.clone();
+    t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
+    t.expect("create 1");
+}
+
+#[test]
+fn a_turn_that_ends_while_our_cancel_is_on_its_way_is_asked_about_by_us() {
+    let mut t = Bench::live_with(|c| c.vad.interrupt_response = false);
+    t.response_begins("r1");
+    t.model_detects_speech();
+    t.model_detects_silence(); // r1 still runs: the server will not answer this turn
+    t.sent.clear();
+    t.response_done("r1", "cancelled");
+    t.expect("create 1");
+}

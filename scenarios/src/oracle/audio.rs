@@ -99,7 +99,13 @@ fn bytes_out(trace: &Trace) -> Vec<super::Violation> {
                 .filter_map(|b| b.clears.first().map(|c| c.offset))
                 .min()
                 .unwrap_or(usize::MAX);
-            judge_item(case, item, interrupted, stop, findings);
+            let cut_in = interruptions
+                .iter()
+                .filter(|b| b.model == item.model && b.fenced.contains(&item.response))
+                .map(|b| b.at_bridge)
+                .min()
+                .unwrap_or(At(u64::MAX));
+            judge_item(case, item, interrupted, (stop, cut_in), findings);
             if let Some((stretch, _)) = case.hearing.of_item(item).next() {
                 if let Some((before, other)) = last_begin.filter(|(before, _)| *before > stretch.offset) {
                     let at = case.hearing.arrived_at(before).unwrap_or_default();
@@ -121,7 +127,14 @@ fn cancelled_at(case: &Case<'_>, item: &Item) -> Option<At> {
     })
 }
 
-fn judge_item(case: &Case<'_>, item: &Item, interrupted: bool, stop: usize, findings: &mut Findings) {
+/// `stop` and `cut_in`: from where on in the ear, and from when on, the item is the fence's business.
+fn judge_item(
+    case: &Case<'_>,
+    item: &Item,
+    interrupted: bool,
+    (stop, cut_in): (usize, At),
+    findings: &mut Findings,
+) {
     let hearing = case.hearing;
     let mut reached = 0;
     let mut last_end: Option<usize> = None;
@@ -144,7 +157,9 @@ fn judge_item(case: &Case<'_>, item: &Item, interrupted: bool, stop: usize, find
     }
     // What does not fill a frame waits for the rest of its item, and so does what is in the resampler's filter.
     let over = case.terms.over().min(case.terms.model_over(item.model));
-    let known_whole = |done: At| At(done.0 + network_us(case, done)) < over;
+    let known_whole = |done: At| {
+        At(done.0 + network_us(case, done)) < over && At(done.0 + case.terms.latency(Leg::Model)) < cut_in
+    };
     let waits = if item.done.is_some_and(known_whole) { 0 } else { WINDOW };
     let wanted = item.on_time.min(item.len).saturating_sub(waits);
     if interrupted || was_given_up(case, item) || reached + 2 * DELAY >= wanted || !was_time(case, item) {
@@ -502,6 +517,9 @@ fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
     if lead_ms >= NO_PACING_MS || !case.terms.ear_works() {
         return;
     }
+    // Without marks an outage cannot be known, and nothing corrects what it left behind. With a lead below their
+    // distance the ear runs dry in between, and a late mark may as well be a carrier's habit.
+    let outages_show = case.terms.marks_come_back() && lead_ms >= case.terms.config.pacing.mark_every_ms;
     let mut worst: Option<(At, u64)> = None;
     let mut latest = None;
     for arrival in &case.hearing.arrivals {
@@ -509,7 +527,11 @@ fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
             continue;
         }
         latest = Some(arrival.at);
-        let held_up = case.terms.held_up(Leg::Caller, arrival.at);
+        let held_up = if outages_show {
+            case.terms.held_up(Leg::Caller, arrival.at)
+        } else {
+            case.terms.held_up_in_all()
+        };
         let most = lead_ms + LEAD_SLACK_MS + (held_up + 2 * case.terms.latency(Leg::Caller)) / 1_000;
         let lead = (case.hearing.queued(arrival.at) / BYTES_PER_MS) as u64;
         if lead > most && worst.is_none_or(|(_, w)| lead > w) {

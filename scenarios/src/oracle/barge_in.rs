@@ -89,6 +89,7 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
                 let mut said = barge_in(case, m, seen.at, Leg::Model);
                 // What was made in the same moment, but after, is not interrupted.
                 said.fenced.retain(|response| !is_created(&model.sightings[index..], response, seen.at));
+                said.fenced.extend(made_in_speech(&model.sightings[index..]));
                 all.push(said);
             }
         }
@@ -152,6 +153,18 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
 fn is_created(following: &[Sighting<ModelSight>], response: &str, at: At) -> bool {
     following.iter().take_while(|seen| seen.at == at).any(
         |seen| matches!(&seen.what, ModelSight::SentResponseCreated { response: id, asked: None, .. } if id == response),
+    )
+}
+
+/// The responses the server made by itself before the speech that begins here was over: they answer the turn before.
+fn made_in_speech(following: &[Sighting<ModelSight>]) -> impl Iterator<Item = String> {
+    following.iter().take_while(|seen| !matches!(seen.what, ModelSight::SentSpeechStopped { .. })).filter_map(
+        |seen| {
+            let ModelSight::SentResponseCreated { response, asked: None, .. } = &seen.what else {
+                return None;
+            };
+            Some(response.clone())
+        },
     )
 }
 
@@ -339,8 +352,8 @@ fn heard(trace: &Trace) -> Vec<super::Violation> {
             }
             judge_cut(case, &barge_ins, cut, findings);
         }
-        for (b, barge_in) in barge_ins.iter().enumerate().filter(|(_, b)| b.owed) {
-            judge_memory(case, b, barge_in, &cuts, findings);
+        for (b, _) in barge_ins.iter().enumerate().filter(|(_, b)| b.owed) {
+            judge_memory(case, b, &barge_ins, &cuts, findings);
         }
     })
 }
@@ -397,7 +410,8 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
 }
 
 /// The item that was playing must be cut: the model takes the whole of it for said.
-fn judge_memory(case: &Case<'_>, index: usize, barge_in: &BargeIn, cuts: &[Cut], findings: &mut Findings) {
+fn judge_memory(case: &Case<'_>, index: usize, barge_ins: &[BargeIn], cuts: &[Cut], findings: &mut Findings) {
+    let barge_in = &barge_ins[index];
     let stopped = barge_in.stopped_at();
     let up = case.terms.latency(Leg::Model);
     let slack = barge_in.slack_us + case.terms.slack(Leg::Model, barge_in.at);
@@ -411,6 +425,12 @@ fn judge_memory(case: &Case<'_>, index: usize, barge_in: &BargeIn, cuts: &[Cut],
     let tolerance = unsure_us(case, stopped) + REACTION_US + barge_in.slack_us;
     for item in case.hearing.items.iter().filter(|i| i.model == barge_in.model) {
         if !barge_in.fenced.contains(&item.response) || item.silent {
+            continue;
+        }
+        // What an earlier clear took from the ear was to be cut then.
+        let stopped_before =
+            barge_ins[..index].iter().any(|b| !b.clears.is_empty() && b.fenced.contains(&item.response));
+        if stopped_before {
             continue;
         }
         let heard = case.hearing.heard(item, stopped);

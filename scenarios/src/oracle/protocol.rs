@@ -377,7 +377,8 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
     let mut busy = false;
     let mut asked = false;
     for seen in sightings.iter().filter(|s| s.at >= created) {
-        if let ModelSight::SentSpeechStarted { .. } = seen.what {
+        // The end of speech that was under way when the response was made says as much as its beginning.
+        if let ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. } = seen.what {
             interrupted |= seen.at <= due;
         } else if let ModelSight::SentResponseCreated { response: other, .. } = &seen.what {
             busy |= other != response && seen.at <= due;
@@ -388,6 +389,14 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
             busy |= seen.at < last && !is_answered(event_id.as_deref(), seen.at, &sightings[..until]);
         }
     }
+    // A key takes the floor, too: its entry will be asked about once it is complete.
+    let made = At(created.0.saturating_sub(terms.latency(Leg::Caller) + terms.latency(Leg::Model)));
+    interrupted |= case
+        .call
+        .caller
+        .sightings
+        .iter()
+        .any(|s| matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= made && s.at <= due);
     // Nor is anything asked for while the caller speaks, interrupting or not.
     let speaks = sightings.iter().rev().filter(|s| s.at <= due).find_map(|s| {
         let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });

@@ -191,9 +191,11 @@ impl Wire {
     }
 
     fn arrives(&mut self, weather: &LegWeather, sent: At) -> Option<At> {
-        let at = weather.arrives(sent, self.draws.next_u64(), self.behind)?;
-        self.behind = at;
-        Some(at)
+        let at = weather.arrives(sent, self.draws.next_u64(), self.behind);
+        // What follows something that is lost in the dark is lost with it, however lucky its own way.
+        let lost = || weather.dark_at_ms.map_or(self.behind, |dark| self.behind.max(At::ms(dark)));
+        self.behind = at.unwrap_or_else(lost);
+        at
     }
 }
 
