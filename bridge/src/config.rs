@@ -551,7 +551,13 @@ impl Config {
     }
 }
 
-/// What the call's own settings must obey beyond their types.
+/// What is wrong with the settings of a call, beyond their types; nothing when they may be used.
+pub fn problems_of(call: &CallConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    check_call(call, &mut |what| problems.push(what));
+    problems
+}
+
 fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     if call.model.is_empty() || call.model.contains(char::is_whitespace) {
         refuse(format!("call.model = {:?}: a model's name, such as gpt-realtime-2.1", call.model));

@@ -92,6 +92,9 @@ fn bytes_out(trace: &Trace) -> Vec<super::Violation> {
             // What was on its way to being made when the caller cut in may be cancelled as it comes.
             let interrupted = interrupted
                 || cancelled_at(case, item).is_some_and(|at| interruptions.iter().any(|b| b.at <= at));
+            // A request and the interruption may meet in one instant: then the bridge's cancel says which was first.
+            let interrupted = interrupted
+                || cancel_for(case, item).is_some_and(|at| interruptions.iter().any(|b| b.at_bridge <= at));
             // What came after the interruption is the fence's business.
             let stop = interruptions
                 .iter()
@@ -115,6 +118,15 @@ fn bytes_out(trace: &Trace) -> Vec<super::Violation> {
             }
         }
         judge_rest(case, findings);
+    })
+}
+
+/// When the bridge's cancel of this item's response reached the model, if one did.
+fn cancel_for(case: &Case<'_>, item: &Item) -> Option<At> {
+    let sightings = &case.call.models[item.model].sightings;
+    sightings.iter().find_map(|seen| {
+        let ModelSight::GotCancel { response: Some(id) } = &seen.what else { return None };
+        (*id == item.response).then_some(seen.at)
     })
 }
 
@@ -224,7 +236,13 @@ fn was_time(case: &Case<'_>, item: &Item) -> bool {
             sent.0 + network + ahead + len
         }
     };
-    let end = At(end + slack + SPARE_US);
+    // Nor is anything played before it was made: an answer may pause in its middle.
+    let mut made = (0, 0);
+    for (at, upto) in &item.sent {
+        let more = (upto.saturating_sub(made.1)) as u64 * 125;
+        made = (made.0.max(at.0 + network) + more, *upto);
+    }
+    let end = At(end.max(made.0) + slack + SPARE_US);
     end < terms.over() && end < terms.model_over(item.model) && terms.ear_works()
 }
 
@@ -479,7 +497,8 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         // one when it was told that there is no more.
         let sent = item.sent_at(sample + FIRST_FRAME).or(item.done);
         let Some(sent) = sent.filter(|_| same) else { continue };
-        let held_up = terms.held_up(Leg::Caller, before.end());
+        // A carrier that tells late what was played looks like an outage for a while.
+        let held_up = terms.held_up(Leg::Caller, before.end()) + terms.late_marks_us();
         if held_up >= lead_at_least_us(case) {
             // What lies at the ear is no longer than the outage.
             continue;
@@ -519,11 +538,12 @@ fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
     }
     // Without marks an outage cannot be known, and nothing corrects what it left behind. With a lead below their
     // distance the ear runs dry in between, and a late mark may as well be a carrier's habit.
-    let outages_show = case.terms.marks_come_back() && lead_ms >= case.terms.config.pacing.mark_every_ms;
+    let outages_show = case.terms.marks_come_back() && lead_ms > 2 * case.terms.config.pacing.mark_every_ms;
     let mut worst: Option<(At, u64)> = None;
     let mut latest = None;
     for arrival in &case.hearing.arrivals {
-        if latest == Some(arrival.at) {
+        // What a clear of the same instant threw away counts for nothing.
+        if latest == Some(arrival.at) || case.hearing.clears.iter().any(|clear| clear.at == arrival.at) {
             continue;
         }
         latest = Some(arrival.at);
@@ -672,6 +692,10 @@ fn judge_last_words(case: &Case<'_>, findings: &mut Findings) {
         .enumerate()
         .any(|(i, other)| i != case.index && other.caller.call_sid == case.call.caller.call_sid);
     if terms.caller_gone().is_some() || replaced {
+        return;
+    }
+    // Marks that are given up before they can be back prove nothing.
+    if terms.config.timeouts.mark_ms * 1_000 <= 2 * terms.latency(Leg::Caller) + terms.held_up_in_all() {
         return;
     }
     let left_ms = (case.hearing.queued(closed) / BYTES_PER_MS) as u64;

@@ -53,6 +53,9 @@ pub(crate) struct BargeIn {
     pub(crate) at_ear: At,
     /// How much later than that it may be.
     pub(crate) slack_us: u64,
+    /// An outage may lie on its way to the bridge, or on the clear's to the ear: what arrives together then does not
+    /// show what belongs together.
+    held_up: bool,
     /// There was time left to do something about it. What comes of it otherwise is still its consequence.
     pub(crate) owed: bool,
     /// The clears that came because of it.
@@ -65,8 +68,8 @@ impl BargeIn {
     /// When nothing stale may arrive any more.
     fn fence_at(&self) -> At {
         match self.clears.first() {
-            Some(clear) => clear.at,
-            None => At(self.at_ear.0 + REACTION_US + self.slack_us),
+            Some(clear) if !self.held_up => clear.at,
+            _ => At(self.at_ear.0 + REACTION_US + self.slack_us),
         }
     }
 
@@ -133,7 +136,10 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
     let terms = &case.terms;
     let at_bridge = At(at.0 + terms.latency(told_on));
     let at_ear = At(at_bridge.0 + terms.latency(Leg::Caller));
-    let slack_us = terms.slack(told_on, at) + terms.slack(Leg::Caller, at_bridge) + terms.reading_us(at_ear);
+    let up_us = terms.slack(told_on, at);
+    // An outage on the way to the bridge may lead into one on the way to the ear.
+    let down_us = terms.slack(Leg::Caller, at_bridge).max(terms.slack(Leg::Caller, At(at_bridge.0 + up_us)));
+    let slack_us = up_us + down_us + terms.reading_us(at_ear);
     let too_late =
         terms.over() <= At(at_ear.0 + REACTION_US + slack_us) || terms.model_over(model) <= at_bridge;
     BargeIn {
@@ -144,6 +150,7 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
         at_ear,
         slack_us,
         owed: !too_late,
+        held_up: terms.is_held_up(told_on, at) || terms.is_held_up(Leg::Caller, at_bridge),
         clears: Vec::new(),
         fenced: fenced(case, model, at_bridge),
     }
@@ -194,8 +201,11 @@ fn fenced(case: &Case<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
 /// How far the ear's end and the bridge's idea of it may be apart: the mark that says so is under way.
 fn unsure_us(case: &Case<'_>, at: At) -> u64 {
     let terms = &case.terms;
+    // Where each stretch of speech began behind an outage, no mark has shown how late marks are without one.
+    let (outages, in_all) = terms.outages_until(Leg::Caller, at);
     2 * terms.latency(Leg::Caller)
         + terms.held_up(Leg::Caller, at)
+        + if outages > 1 { in_all } else { 0 }
         + FRAME_US
         + terms.gathering_us()
         + terms.behind_a_mark_us()
@@ -244,7 +254,7 @@ fn judge_clear(case: &Case<'_>, barge_in: &BargeIn, findings: &mut Findings) {
             if clear.discarded == 0 && clear.marks == 0 && long_idle {
                 findings.say(clear.at, "a clear, and nothing was queued");
             }
-            for extra in more.iter().enumerate() {
+            for extra in more.iter().enumerate().filter(|_| !barge_in.held_up) {
                 // Audio of a new response may have to be cleared again by a new interruption, never by the same.
                 findings.say(extra.1.at, format!("clear number {} for one interruption", extra.0 + 2));
             }
@@ -285,8 +295,8 @@ pub(crate) fn stale<'a>(case: &Case<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Ite
     let before = hearing.arrivals.partition_point(|a| a.at <= fence);
     // A `clear` of the same instant separates by order, not by time.
     let offset = match barge_in.clears.first() {
-        Some(clear) => clear.offset,
-        None => hearing.arrivals.get(before).map_or(usize::MAX, |a| a.offset),
+        Some(clear) if !barge_in.held_up => clear.offset,
+        _ => hearing.arrivals.get(before).map_or(usize::MAX, |a| a.offset),
     };
     for stretch in hearing.stretches.iter().filter(|s| s.end() > offset) {
         let from = stretch.offset.max(offset);
@@ -319,8 +329,10 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
             let ModelSight::GotTruncate { item, audio_end_ms: Some(audio_end_ms), .. } = &seen.what else {
                 continue;
             };
+            let response = case.hearing.item(m, item).map(|known| &known.response);
             let may_be = |b: &BargeIn| {
                 b.model == m
+                    && response.is_none_or(|response| b.fenced.contains(response))
                     && b.at_bridge.0 + up <= seen.at.0
                     && seen.at.since(b.at_bridge) <= BELONGS_US + up + b.slack_us
             };
@@ -414,7 +426,9 @@ fn judge_memory(case: &Case<'_>, index: usize, barge_ins: &[BargeIn], cuts: &[Cu
     let barge_in = &barge_ins[index];
     let stopped = barge_in.stopped_at();
     let up = case.terms.latency(Leg::Model);
-    let slack = barge_in.slack_us + case.terms.slack(Leg::Model, barge_in.at);
+    let later = At(barge_in.at_bridge.0 + barge_in.slack_us);
+    let slack = barge_in.slack_us
+        + case.terms.slack(Leg::Model, barge_in.at).max(case.terms.slack(Leg::Model, later));
     let due = At(barge_in.at_bridge.0 + up + 2 * REACTION_US + slack);
     if !barge_in.spoken && barge_in.clears.is_empty() {
         return;

@@ -166,6 +166,9 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         if created.is_none_or(|c| c.at < at) {
             continue;
         }
+        if terms.model_speaks_into_the_dark(m, sent) {
+            continue;
+        }
         let due = At(sent.0 + 1_000_000 + slack + (case.hearing.queued(sent) * 125) as u64);
         // Speech that began before the response and was not known to be over when it was announced interrupts it, too.
         let floor = created.map_or(at, |c| c.at);
@@ -351,7 +354,8 @@ fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
 
 /// Every item the ear heard more than a moment of has a line, if it has words.
 fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
-    if !case.terms.ear_works() {
+    // Without marks the bridge cannot tell an ear that was held up from one that does not report.
+    if !case.terms.ear_works() || !case.terms.marks_come_back() {
         return;
     }
     for item in case.hearing.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {

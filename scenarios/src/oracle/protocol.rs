@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond a configured timeout: one turn of its loop, its close and its answer.
 const PROMPT_MS: u64 = 1_000;
+/// Longer than the bundled notice lasts.
+const NOTICE_MS: u64 = 4_000;
 /// How early a format's confirmation may seem to arrive: clocks of two ends are read in turns of a loop.
 const ROUNDING_US: u64 = 1_000;
 
@@ -460,7 +462,8 @@ fn start(trace: &Trace) -> Vec<super::Violation> {
         }
         if let Some(began) = began.filter(|_| terms.config.dial == DialWhen::OnMedia) {
             // The last words take their time, too.
-            let wait_ms = timeouts.first_media_ms + timeouts.notice_ms;
+            let slow_ms = if terms.reads_slowly() { NOTICE_MS + timeouts.mark_ms } else { 0 };
+            let wait_ms = timeouts.first_media_ms + timeouts.notice_ms + slow_ms;
             let due = At(began.0 + wait_ms * 1_000 + down + terms.slack(Leg::Caller, began));
             let spoke = first(|s| matches!(s, CallerSight::SentMedia { .. }));
             if due < end && spoke.is_none_or(|spoke| spoke > due) {

@@ -112,6 +112,18 @@ impl<'a> Terms<'a> {
         self.stage_us() + jitter + self.queues_us(leg) + outages
     }
 
+    /// Whether an outage may lie on the way of something said at `at` on this leg, or of its answer.
+    pub(crate) fn is_held_up(&self, leg: Leg, at: At) -> bool {
+        let until = at.0 + 2 * self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000 + NEAR_US;
+        self.outages(leg, at.0.saturating_sub(NEAR_US), until) > 0
+    }
+
+    /// How many outages this leg has had by `at`, and how long they were in all, microseconds.
+    pub(crate) fn outages_until(&self, leg: Leg, at: At) -> (usize, u64) {
+        let count = self.weather(leg).stalls.iter().filter(|stall| stall.at_ms * 1_000 <= at.0).count();
+        (count, self.outages(leg, 0, at.0))
+    }
+
     /// What was said on this leg more than this before `at`, microseconds, was known to whoever wrote what arrived at
     /// `at` in answer: both ways, and every outage that may lie on them.
     pub(crate) fn round_trip_until(&self, leg: Leg, at: At) -> u64 {
@@ -134,6 +146,11 @@ impl<'a> Terms<'a> {
         let until = at.0 + self.latency(leg) + jitter + NEAR_US;
         let outages = self.outages(leg, at.0.saturating_sub(AFTERMATH_US), until);
         self.stage_us() + jitter + self.queues_us(leg) + outages
+    }
+
+    /// The caller's end reads no faster than it is told to.
+    pub(crate) fn reads_slowly(&self) -> bool {
+        self.weather(Leg::Caller).reads_bytes_per_s.is_some()
     }
 
     /// How long a caller's end that reads slowly goes on reading what lay in front of something that reached it at
@@ -247,6 +264,11 @@ impl<'a> Terms<'a> {
         self.plan.caller.echo_marks == EchoMarks::default()
     }
 
+    /// How late the marks of this caller's carrier are, microseconds.
+    pub(crate) fn late_marks_us(&self) -> u64 {
+        if let EchoMarks::Late(ms) = self.plan.caller.echo_marks { ms * 1_000 } else { 0 }
+    }
+
     /// The ear holds less than Twilio's does.
     pub(crate) fn ear_is_short(&self) -> bool {
         self.plan.caller.queue_limit_bytes < mocks::twilio::CallerScript::default().queue_limit_bytes
@@ -311,6 +333,11 @@ impl<'a> Terms<'a> {
     pub(crate) fn model_came_back(&self, m: usize) -> bool {
         (m + 1..self.call.models.len())
             .any(|next| self.model_at(next, |s| matches!(s, ModelSight::Opened)).is_some())
+    }
+
+    /// What this model says at `at` reaches nobody any more.
+    pub(crate) fn model_speaks_into_the_dark(&self, m: usize, at: At) -> bool {
+        self.model_dark(m).is_some_and(|dark| At(at.0 + self.latency(Leg::Model)) >= dark)
     }
 
     /// A close reaches this model.
