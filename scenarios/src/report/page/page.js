@@ -158,6 +158,9 @@ function showBeside(compared) {
     el("tr", { class: row.sign === "=" ? null : "other" },
       el("td", { title: words[row.sign], "aria-label": words[row.sign] }, row.sign === "=" ? "" : row.sign),
       el("td", {}, row.then ?? ""), el("td", {}, row.now ?? ""))));
+  // The first difference, with two rows above it.
+  const first = byId("beside-rows").querySelector(".other");
+  byId("beside-scrolls").scrollTop = first ? first.offsetTop - 3 * first.offsetHeight : 0;
 }
 
 function showCall(i) {
