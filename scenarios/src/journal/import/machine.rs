@@ -279,6 +279,9 @@ fn replies(
     let round_trip = 2 * timeline.model_latency_us;
     let mut replies: Vec<Reply> = Vec::new();
     let mut unknown = Vec::new();
+    // The end of a turn that seemed to be nobody's business, because the bridge had asked for a response: it was, when
+    // that request was swallowed.
+    let mut unheeded: Option<u64> = None;
     let happens = |script: &mut ModelScript, us: u64, does: Happening| {
         if let Some(updated) = updated {
             script.events.push(TimedEvent { at_ms: us.saturating_sub(updated) / 1_000, does });
@@ -327,15 +330,21 @@ fn replies(
                             && (reply.created.is_some() || reply.request.is_some() || reply.id.is_none())
                             && (reply.created.is_some() || us < reply.asked + 10_000_000)
                     });
+                    let speaking = replies.iter().any(|r| r.created.is_some() && r.done.is_none());
                     if !occupied {
                         replies.push(Reply { asked: us, ..Reply::default() });
+                    } else if !speaking {
+                        unheeded = Some(us);
                     }
                 }
                 "response.created" => {
                     // Of turns that were never answered the last one is meant: a model answers one at a time.
                     let waiting = |reply: &Reply| reply.created.is_none() && reply.request == event.request;
-                    let at = replies.iter().rposition(waiting).unwrap_or_else(|| {
-                        replies.push(Reply { asked: us, ..Reply::default() });
+                    let turn = unheeded.take_if(|_| event.request.is_none());
+                    let asked = replies.iter().rposition(waiting);
+                    let at = asked.filter(|at| turn.is_none_or(|turn| replies[*at].asked >= turn));
+                    let at = at.unwrap_or_else(|| {
+                        replies.push(Reply { asked: turn.unwrap_or(us), ..Reply::default() });
                         replies.len() - 1
                     });
                     replies[at].created = Some(us);
