@@ -7,6 +7,11 @@ use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Incoming, Leg, LegChange};
 use bridge::payload;
+use scenarios::catalogue;
+use scenarios::journal::{self, Papers};
+use scenarios::seed::Seed;
+use scenarios::stage::memory;
+use std::io::{BufReader, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,6 +129,57 @@ fn a_frame_of_the_caller_takes_three_allocations_from_text_to_text() {
         let taken = measure(|| steady.iter().for_each(&mut send));
         assert_eq!(taken.count_total, 3 * steady.len() as u64, "{format:?}");
         assert_eq!(taken.bytes_current, 0, "{format:?}: nothing is kept");
+    }
+}
+
+/// A journal of a hundred megabytes: a call of hours, read from a file that is made up as it is read.
+#[test]
+fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
+    let papers = Papers::default();
+    memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &papers);
+    let text = papers.texts().remove(0);
+    let (header, body) = text.split_at(text.find('\n').expect("a header") + 1);
+    let body = &body[..body.rfind("{\"us\"").expect("a last line")];
+    let mut kept = None;
+    let taken = measure(|| {
+        let long = header.as_bytes().chain(Again { text: body.as_bytes(), at: 0, left: HUNDRED_MB });
+        kept = Some(journal::read(BufReader::new(long)).expect("a journal"));
+    });
+    let bytes = taken.bytes_max;
+    println!("a journal of 100 MB takes {} MB at most", bytes >> 20);
+    assert!(kept.is_some_and(|journal| journal.records.len() > 100_000));
+    // A line becomes a value about three times as long, and a list grows by doubling.
+    assert!(bytes < 5 * HUNDRED_MB as u64, "{bytes} bytes at most");
+}
+
+#[test]
+fn a_file_without_an_end_of_line_takes_no_more_than_the_longest_line() {
+    let taken = measure(|| {
+        let rubbish = Again { text: b"call", at: 0, left: HUNDRED_MB };
+        let error = journal::read(BufReader::new(rubbish)).expect_err("no journal").to_string();
+        assert!(error.contains("no header"), "{error}");
+    });
+    // A vector grows by doubling.
+    assert!(taken.bytes_max <= 2 * LINE_MAX + (1 << 20), "{} bytes at most", taken.bytes_max);
+}
+
+const HUNDRED_MB: usize = 100 << 20;
+/// The longest line that is read.
+const LINE_MAX: u64 = 32 << 20;
+
+/// A text again and again, until so many bytes have been read.
+struct Again<'a> {
+    text: &'a [u8],
+    at: usize,
+    left: usize,
+}
+
+impl Read for Again<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = (&self.text[self.at..]).take(self.left as u64).read(into)?;
+        self.at = (self.at + bytes) % self.text.len();
+        self.left -= bytes;
+        Ok(bytes)
     }
 }
 

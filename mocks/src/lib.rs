@@ -13,6 +13,7 @@
 //! * [`record`]: what an end saw, when: the raw material of every judgement.
 //! * [`twilio`]: the stream, the play-out clock behind the ear, and the person with a script.
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
+//! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
 //! * [`attach`]: runs a pure mock over a real WebSocket.
 
@@ -23,5 +24,6 @@ pub mod peer;
 pub mod realtime;
 pub mod record;
 pub mod resample;
+pub mod sound;
 pub mod twilio;
 pub mod ulaw;

@@ -539,6 +539,9 @@ impl Caller {
         match step {
             CallerStep::Waits(ms) => self.person.doing = Doing::Waiting(now.plus_ms(ms)),
             CallerStep::Says(ms) => self.person.doing = Doing::Speaking(self.mic.say(ms)),
+            CallerStep::SaysRecorded(sound) => {
+                self.person.doing = Doing::Speaking(self.mic.say_recorded(&sound.0));
+            }
             CallerStep::Plays(name) => self.person.doing = Doing::Speaking(self.mic.play(&name)),
             CallerStep::PlaysTones(keys) => self.person.doing = Doing::Speaking(self.mic.play_tones(&keys)),
             CallerStep::HearsStart => self.person.doing = hearing(Hearing::Start(moment)),
@@ -561,6 +564,7 @@ impl Caller {
                 self.phase = Phase::Dark;
             }
             CallerStep::StartsSaying(_)
+            | CallerStep::StartsSayingRecorded(_)
             | CallerStep::Dtx(_)
             | CallerStep::PausesMedia(_)
             | CallerStep::StopsReading
@@ -591,6 +595,9 @@ impl Caller {
         match step {
             CallerStep::StartsSaying(ms) => {
                 self.mic.say(ms);
+            }
+            CallerStep::StartsSayingRecorded(sound) => {
+                self.mic.say_recorded(&sound.0);
             }
             CallerStep::Dtx(dtx) => self.mic.set_dtx(dtx),
             CallerStep::PausesMedia(ms) => self.mic.stall(now.plus_ms(ms)),
@@ -657,6 +664,7 @@ impl Caller {
             }
             CallerStep::Waits(_)
             | CallerStep::Says(_)
+            | CallerStep::SaysRecorded(_)
             | CallerStep::Plays(_)
             | CallerStep::PlaysTones(_)
             | CallerStep::HearsStart

@@ -117,6 +117,8 @@ enum Task {
     Replay(replay::ReplayOptions),
     /// Makes a scenario of a recorded call, to be shrunk and kept.
     Import(replay::ImportOptions),
+    /// Writes the journals that the bridge leaves of a scenario's calls.
+    Journal(replay::JournalOptions),
     /// Lists the oracles and what they demand.
     Oracles,
     /// Tries every saboteur on its oracle.
@@ -150,7 +152,7 @@ enum Task {
 
 /// What a run leaves behind for people and for other programs.
 #[derive(Clone, Debug, Default, clap::Args)]
-struct Files {
+pub(crate) struct Files {
     /// Write a page to look at, with JUnit XML, JSON and the audio of both ends, into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
@@ -163,16 +165,16 @@ struct Files {
 }
 
 impl Files {
-    fn wanted(&self) -> bool {
+    pub(crate) fn wanted(&self) -> bool {
         self.report.is_some() || self.junit.is_some() || self.json.is_some()
     }
 
     /// Refuses a folder that is somebody else's, before anything is played.
-    fn check(&self) -> anyhow::Result<Option<Folder>> {
+    pub(crate) fn check(&self) -> anyhow::Result<Option<Folder>> {
         self.report.as_deref().map(Folder::take).transpose()
     }
 
-    fn write(&self, report: Report, folder: Option<&Folder>) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, report: Report, folder: Option<&Folder>) -> anyhow::Result<()> {
         let put = |path: &Path, text: String| {
             std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
         };
@@ -305,15 +307,10 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             spoil(&sabotage, &what, jobs, &files)
         }
         Task::Explain { name, stage, seed, call, raw, bug, sabotage } => {
-            let mut found = match &sabotage {
-                Some(sabotage) => spoilt(sabotage, Some(&name))?,
-                None => chosen(Some(&name))?,
+            let scenario = match &sabotage {
+                Some(sabotage) => one_of(spoilt(sabotage, Some(&name))?, &name)?,
+                None => only(&name)?,
             };
-            if found.len() > 1 {
-                let names: Vec<_> = found.iter().map(|scenario| scenario.name.as_str()).collect();
-                bail!("`{name}` names {} scenarios; choose one of: {}", names.len(), names.join(", "));
-            }
-            let Some(scenario) = found.pop() else { bail!("`{name}` names no scenario") };
             let bug = bug.as_deref().map(zoo::wanted).transpose()?;
             let spoiled = bug.is_some() || sabotage.is_some();
             let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
@@ -333,6 +330,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Keep(options) => regressions::run(&options),
         Task::Replay(options) => replay::run(&options),
         Task::Import(options) => replay::run_import(&options),
+        Task::Journal(options) => replay::run_journal(&options, &only(&options.name)?),
         Task::Oracles => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {
@@ -379,6 +377,19 @@ fn chosen(pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
         bail!("no scenario is named like `{pattern}`; `cargo scn list` shows them all");
     }
     Ok(found)
+}
+
+/// The one scenario a name or a file names.
+fn only(name: &str) -> anyhow::Result<Scenario> {
+    one_of(chosen(Some(name))?, name)
+}
+
+fn one_of(mut found: Vec<Scenario>, name: &str) -> anyhow::Result<Scenario> {
+    if found.len() > 1 {
+        let names: Vec<_> = found.iter().map(|scenario| scenario.name.as_str()).collect();
+        bail!("`{name}` names {} scenarios; choose one of: {}", names.len(), names.join(", "));
+    }
+    found.pop().with_context(|| format!("`{name}` names no scenario"))
 }
 
 fn list() -> anyhow::Result<()> {
@@ -780,6 +791,19 @@ mod tests {
             &["scn", "shrink", "7", "--bug", "no_clear"],
             &["scn", "explain", "turns/one", "--bug", "no_clear"],
             &["scn", "explore", "--seeds", "3f9a2c1e5d7b8a90aabb..+500", "--twice", "--tolerate", "3"],
+            &[
+                "scn",
+                "replay",
+                "call.ndjson",
+                "--report",
+                "target/report",
+                "--junit",
+                "junit.xml",
+                "--no-audio",
+            ],
+            &["scn", "import", "call.ndjson", "-o", "call.toml", "--no-audio"],
+            &["scn", "keep", "small.toml", "late_mark", "--into", "kept"],
+            &["scn", "journal", "turns/one", "--full", "--out", "journals"],
             &["scn", "hash"],
             &["scn", "hash", "--seeds", "1..201", "--stage", "memory"],
         ] {

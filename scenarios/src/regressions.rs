@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// What must hold, in one sentence that ends in a full stop; the file's own when absent.
     #[arg(long)]
     purpose: Option<String>,
+    /// Keep it in this folder instead of among the regressions of this tree.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
 }
 
 /// A scenario that once failed.
@@ -72,7 +75,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if let Some(wrong) = refusal(&options.name, &scenario.purpose) {
         bail!("{wrong}");
     }
-    let path = folder().join(format!("{}.toml", options.name));
+    let folder = options.into.clone().unwrap_or_else(folder);
+    let path = folder.join(format!("{}.toml", options.name));
     if path.exists() {
         bail!("{} exists already; choose another name", path.display());
     }

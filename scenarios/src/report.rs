@@ -14,6 +14,7 @@ pub use folder::{Folder, Report};
 pub use sheet::Sheet;
 
 use crate::explain;
+use crate::journal::replay::Compared;
 use crate::milestones;
 use crate::oracle::audio::{Answer, Figures};
 use crate::oracle::{self, Violation};
@@ -50,6 +51,10 @@ pub struct Outcome {
     pub violated: usize,
     /// Who spoiled the bridge, if anybody did: see [`crate::sabotage`].
     pub sabotage: Option<&'static str>,
+    /// The command that replayed it, if it is a recorded call.
+    pub replayed: Option<String>,
+    /// What was said then beside what is said now, call by call, if it is a recorded call.
+    pub compared: Vec<Compared>,
     /// What it reached.
     pub reached: BTreeSet<&'static str>,
     /// What it measured.
@@ -94,6 +99,8 @@ impl Outcome {
             violations,
             violated,
             sabotage: None,
+            replayed: None,
+            compared: Vec::new(),
             reached,
             figures: oracle::audio::figures(trace),
             drains: (0..trace.calls.len())
@@ -113,12 +120,28 @@ impl Outcome {
         if self.passed() { "passed" } else { "FAILED" }
     }
 
-    /// What follows `scn run` or `scn explain` to play it again.
-    pub fn how(&self) -> String {
+    /// What follows `scn run` or `scn explain` to play it again, if it is no recorded call.
+    fn how(&self) -> String {
         let Self { scenario, stage, seed, sabotage, .. } = self;
         let spoiled =
             sabotage.map(|name| format!(" --sabotage {}", sabotage::word(name))).unwrap_or_default();
         format!("{scenario} --stage {stage} --seed {seed}{spoiled}")
+    }
+
+    /// The command that plays it again.
+    pub fn again(&self) -> String {
+        match &self.replayed {
+            Some(command) => format!("cargo {command}"),
+            None => format!("cargo scn run {}", self.how()),
+        }
+    }
+
+    /// The command that tells it line by line.
+    pub fn explains(&self) -> String {
+        match &self.replayed {
+            Some(command) => format!("cargo {command} --all"),
+            None => format!("cargo scn explain {}", self.how()),
+        }
     }
 
     /// One line: the verdict, and of what.
@@ -165,9 +188,8 @@ pub fn failure(outcome: &Outcome) -> String {
             let _infallible = write!(text, "\n{around}");
         }
     }
-    let how = outcome.how();
-    let _infallible =
-        write!(text, "\n  again      cargo scn run {how}\n  the call   cargo scn explain {how}\n");
+    let (again, explains) = (outcome.again(), outcome.explains());
+    let _infallible = write!(text, "\n  again      {again}\n  the call   {explains}\n");
     text
 }
 

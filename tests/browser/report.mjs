@@ -1,6 +1,6 @@
 // The report in a real browser: what a person who opens it would do, and what they must never see.
 //
-//   node tests/browser/report.mjs FAILING PASSING LARGE EMPTY [SCREENSHOTS]
+//   node tests/browser/report.mjs FAILING PASSING LARGE EMPTY REPLAYED [SCREENSHOTS]
 //
 // These are folders that `scn` wrote with `--report`: of failing calls, of good ones, of 200 and more, and of an
 // exploration that found nothing. `tests/browser/run` makes them.
@@ -9,9 +9,9 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { launch } from "./devtools.mjs";
 
-const [failing, passing, large, empty] = process.argv.slice(2, 6).map((folder) => pathToFileURL(resolve(folder, "index.html")).href);
-const screenshots = process.argv[6];
-assert(empty, "four folders are needed: failing calls, good ones, many, and none");
+const [failing, passing, large, empty, replayed] = process.argv.slice(2, 7).map((folder) => pathToFileURL(resolve(folder, "index.html")).href);
+const screenshots = process.argv[7];
+assert(replayed, "five folders are needed: failing calls, good ones, many, none, and a replay");
 
 /** A page of 200 calls is there after this long, ms: what is asked for, on a machine that may be busy. */
 const OPENS_WITHIN = 2_000;
@@ -267,6 +267,23 @@ try {
     quiet(none);
   });
   await none.close();
+
+  for (const options of [{}, { dark: true }, { width: 390, height: 844, phone: true }]) {
+    const replay = await browser.open({ url: replayed, ...options });
+    await check(`a replay shows then beside now, and plays (${JSON.stringify(options)})`, async () => {
+      await replay.until(ready);
+      assert(await replay.get("byId('beside').checkVisibility()"));
+      assert.match(await text(replay, "#beside-first"), /^they part: /);
+      assert.match(await text(replay, "#beside-rows .other"), /^\+.*clears$/);
+      assert.match(await text(replay, "#again"), /^cargo scn replay \S+deaf\.ndjson --stage simulated --seed 1$/);
+      assert.match(await text(replay, "#scenario"), /bytes of recorded audio/);
+      assert(await replay.get("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the side");
+      await replay.press("Space");
+      await replay.until("players.ear.currentTime > 0.2");
+      quiet(replay);
+    });
+    await replay.close();
+  }
 
   await check("a report of 200 calls opens in under two seconds", async () => {
     const times = [];

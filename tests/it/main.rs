@@ -13,6 +13,7 @@
 //! * `seeds`: generated worlds are valid, the same every time, and break no rule.
 //! * `strategies`: in worlds drawn by proptest nothing panics, every call ends, and safety holds.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
+//! * `walk`: the walk-through from a call of the field to a regression can be walked.
 //! * `zoo`: bugs of the field are caught by name, and found in generated worlds.
 //! * `readme`: the commands of the README exist.
 
@@ -31,4 +32,5 @@ mod stages;
 mod strategies;
 mod tidy;
 mod timelines;
+mod walk;
 mod zoo;

@@ -3,6 +3,12 @@
 use super::tidy::root;
 use std::fs;
 
+/// The fenced `sh` blocks of a Markdown file.
+pub(crate) fn blocks(text: &str) -> Vec<String> {
+    let shell = text.split("\n```sh\n").skip(1);
+    shell.filter_map(|rest| rest.split_once("\n```").map(|(block, _)| block.to_owned())).collect()
+}
+
 /// The commands in fenced `sh` blocks of a Markdown file.
 fn commands(text: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -237,6 +237,7 @@ impl Model {
         let mut items = Vec::new();
         for (i, &ms) in messages.iter().enumerate() {
             let clip = turn.says.as_deref().map(|name| voice::clip(format, name));
+            let recorded = turn.recorded.get(i).filter(|_| clip.is_none());
             let words = match (&turn.transcript, &clip) {
                 (Some(text), _) if i == 0 => text.clone(),
                 (None, Some((_, _, words))) if !words.is_empty() => (*words).to_owned(),
@@ -252,7 +253,10 @@ impl Model {
                     None => {
                         let offset = voice::tape_offset(self.identity.index, self.voices_used);
                         self.voices_used += 1;
-                        (Source::Tape(offset), ms as usize * 24)
+                        match recorded {
+                            Some(sound) => voice::recorded(format, &sound.0, ms, offset),
+                            None => (Source::Tape(offset), ms as usize * 24),
+                        }
                     }
                 };
                 let silence_ms = if i == last { turn.trailing_silence_ms } else { 0 };

@@ -4,6 +4,7 @@
 //! when a script is serialised. `ModelScript::default()` is a well-behaved model that answers every turn with
 //! one and a half seconds of speech.
 
+use crate::sound::Sound;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -199,6 +200,9 @@ knobs! {
         /// `items`.
         #[serde(deserialize_with = "crate::clip::some_name")]
         pub says: Option<String> = None,
+        /// Recorded audio that the messages begin with, in the format of the session, one for each message. What
+        /// `answers` or `items` ask for beyond it comes from the tape; a recording is never cut short.
+        pub recorded: Vec<Sound> = Vec::new(),
         /// Audio is generated this many times faster than it plays.
         pub speed: f64 = 5.0,
         /// From `response.created` to the first audio (or function call) delta.

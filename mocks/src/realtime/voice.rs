@@ -40,6 +40,19 @@ pub(super) fn clip(format: AudioFormat, name: &str) -> (Source, usize, &'static 
     (Source::Clip(encode(format, samples)), sound.wide.len(), sound.words)
 }
 
+/// Recorded audio, and what it lacks to `ms` from the tape, with its samples at 24 kHz.
+pub(super) fn recorded(format: AudioFormat, sound: &[u8], ms: u64, offset: usize) -> (Source, usize) {
+    let width = format.sample_bytes();
+    let wanted = usize::try_from(ms).unwrap_or(usize::MAX).saturating_mul(format.bytes_per_ms());
+    let mut bytes = sound.to_vec();
+    // A recording may end inside a sample; the tape keeps to the grid.
+    let from = sound.len() % width;
+    let to = from + wanted.saturating_sub(sound.len());
+    bytes.extend(cut(format, &Source::Tape(offset), usize::MAX, from, to));
+    let samples = bytes.len().div_ceil(width) * (24_000 / format.rate() as usize);
+    (Source::Clip(bytes), samples)
+}
+
 /// Where the audio of the `item`-th item of the `connection`-th connection begins, in 24 kHz samples.
 pub(super) fn tape_offset(connection: u64, item: u64) -> usize {
     let whole = golden::agent_voice().len() / 3 * 3;
@@ -180,6 +193,21 @@ mod tests {
         assert!(bytes[samples * 2..].iter().all(|&byte| byte == 0));
         let (narrow, ..) = clip(AudioFormat::Pcmu, "agent_greeting");
         assert_eq!(narrow, Source::Clip(ulaw::encode_all(&resample::down(recorded))));
+    }
+
+    #[test]
+    fn a_recording_is_said_to_its_last_byte_and_the_tape_goes_on_after_it() {
+        for format in [AudioFormat::Pcm, AudioFormat::Pcmu] {
+            let sound: Vec<u8> = (0..=250).collect();
+            let (source, samples) = recorded(format, &sound, 0, 0);
+            let speech = samples * format.rate() as usize / 24_000;
+            assert!(cut(format, &source, speech, 0, 251) == sound, "{format:?}");
+            let (source, samples) = recorded(format, &sound, 100, 0);
+            assert_eq!(samples, 2_400);
+            let odd = 251 % format.sample_bytes();
+            let tape = cut(format, &Source::Tape(0), usize::MAX, odd, odd + 40);
+            assert!(cut(format, &source, 2_400, 251, 291) == tape, "{format:?}");
+        }
     }
 
     #[test]

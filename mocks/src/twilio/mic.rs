@@ -154,6 +154,11 @@ impl Mic {
         }
     }
 
+    /// Says recorded codes once everything asked for before has been played. Returns which sound that is.
+    pub(super) fn say_recorded(&mut self, codes: &[u8]) -> usize {
+        self.add_codes(codes.to_vec(), true)
+    }
+
     /// Plays the tones of keys once everything asked for before has been played. Returns which sound that is.
     pub(super) fn play_tones(&mut self, keys: &str) -> usize {
         let tones: Vec<i16> = keys.chars().filter_map(golden::dtmf).flatten().copied().collect();
@@ -161,7 +166,10 @@ impl Mic {
     }
 
     fn add_samples(&mut self, samples: &[i16], is_speech: bool) -> usize {
-        let codes = ulaw::encode_all(samples);
+        self.add_codes(ulaw::encode_all(samples), is_speech)
+    }
+
+    fn add_codes(&mut self, codes: Vec<u8>, is_speech: bool) -> usize {
         self.add(codes.len().div_ceil(FRAME), Source::Codes { codes, at: 0 }, is_speech)
     }
 

@@ -10,6 +10,7 @@
 //! custom_parameters = { tenant = "t-42" }
 //! ```
 
+use crate::sound::Sound;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -142,6 +143,10 @@ pub enum CallerStep {
     Says(u64),
     /// Begins to speak for this long, and goes on at once.
     StartsSaying(u64),
+    /// Says these mu-law bytes, which were recorded, in whole 20 ms frames, and goes on when silent again.
+    SaysRecorded(Sound),
+    /// Begins to say them, and goes on at once.
+    StartsSayingRecorded(Sound),
     /// Plays the golden clip of this name ([`golden::clips`]), narrowed to 8 kHz if need be, and goes on when silent
     /// again. It is speech unless the clip is a signal.
     Plays(#[serde(deserialize_with = "crate::clip::name")] String),
@@ -220,6 +225,10 @@ impl fmt::Display for CallerStep {
             Self::Waits(ms) => write!(f, "waits {ms} ms"),
             Self::Says(ms) => write!(f, "says {ms} ms"),
             Self::StartsSaying(ms) => write!(f, "starts saying {ms} ms"),
+            Self::SaysRecorded(Sound(bytes)) => write!(f, "says {} recorded ms", bytes.len() / 8),
+            Self::StartsSayingRecorded(Sound(bytes)) => {
+                write!(f, "starts saying {} recorded ms", bytes.len() / 8)
+            }
             Self::Plays(name) => write!(f, "plays {}", shortened(name)),
             Self::PlaysTones(keys) => write!(f, "plays the tones of {}", shortened(keys)),
             Self::HearsStart => write!(f, "hears the agent start"),
@@ -372,6 +381,8 @@ mod tests {
             steps: vec![
                 CallerStep::HearsStart,
                 CallerStep::Says(2_000),
+                CallerStep::SaysRecorded(Sound(vec![0x7F; 160])),
+                CallerStep::StartsSayingRecorded(Sound(vec![0x00, 0xFF])),
                 CallerStep::Plays("caller_question".into()),
                 CallerStep::PlaysTones("42#".into()),
                 CallerStep::PressesAt { keys: "12#".into(), gap_ms: 40 },

@@ -22,6 +22,42 @@ pub struct Recorded {
     pub damage: Damage,
 }
 
+impl Recorded {
+    /// Forgets audio that was recorded, so that speech of the same length takes its place. Words stay.
+    pub fn forget_audio(&mut self) {
+        for record in &mut self.records {
+            match &mut record.what {
+                What::Media { audio, .. } | What::SentMedia { audio } => audio.data = None,
+                What::Model(event) | What::SentModel(event) => {
+                    if let Some(audio) = &mut event.audio {
+                        audio.data = None;
+                    }
+                }
+                What::Connected
+                | What::Start { .. }
+                | What::Dtmf { .. }
+                | What::Mark { .. }
+                | What::Stop
+                | What::CallerOther { .. }
+                | What::SentMark { .. }
+                | What::SentClear
+                | What::Malformed { .. }
+                | What::Leg { .. }
+                | What::Bridge { .. }
+                | What::RunTool { .. }
+                | What::CancelTool { .. }
+                | What::ToolEnded { .. }
+                | What::Asked { .. }
+                | What::Event { .. }
+                | What::Lost { .. }
+                | What::Full
+                | What::Panicked
+                | What::End { .. } => {}
+            }
+        }
+    }
+}
+
 /// What a journal lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Damage {

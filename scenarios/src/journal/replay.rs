@@ -3,22 +3,26 @@
 //! The two ends are rebuilt with the recorded timing: the person acts by the clock, the model takes as long as it took.
 //! They still *react*: a model that went on speaking after today's bridge cancelled it would break rules that today's
 //! bridge keeps, and an oracle would blame the wrong side. Audio that was not recorded is replaced by speech of the
-//! same length in the same places.
+//! same length in the same places; what a `full` journal recorded is said again, byte for byte.
 //!
 //! What is compared is two journals, line by line: both are of the same kind, and neither end is asked.
 
 use super::import::{Timing, import};
 use super::{Papers, Recorded, load, read};
-use crate::cli::{OneStage, say};
+use crate::cli::{Files, OneStage, say, stage_of};
 use crate::explain;
 use crate::explore;
 use crate::oracle;
+use crate::report::{Outcome, Report};
+use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::{self, StageKind, memory, pipes, simulated};
+use crate::trace::Trace;
 use anyhow::{Context as _, bail};
 use bridge::call::settings::CallConfig;
 use bridge::journal::Content;
 use bridge::journal::lines::{Event, Side, What};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +54,25 @@ pub(crate) struct ReplayOptions {
     /// Show everything the bridge said, not only what is around a difference.
     #[arg(long)]
     all: bool,
+    /// Make speech up even where a `full` journal recorded it.
+    #[arg(long)]
+    no_audio: bool,
+    #[command(flatten)]
+    report: Files,
+}
+
+impl ReplayOptions {
+    /// The command that replays this again.
+    fn command(&self) -> String {
+        let mut words = vec!["scn replay".to_owned()];
+        words.extend(self.files.iter().map(|file| file.display().to_string()));
+        if let Some(config) = &self.bridge_config {
+            words.push(format!("--bridge-config {}", config.display()));
+        }
+        words.push(format!("--stage {} --seed {}", StageKind::from(self.stage), self.seed));
+        words.extend(self.no_audio.then(|| "--no-audio".to_owned()));
+        words.join(" ")
+    }
 }
 
 /// What to import, and where to.
@@ -64,14 +87,59 @@ pub(crate) struct ImportOptions {
     /// The caller acts by the clock, as recorded, instead of upon what is heard.
     #[arg(long)]
     recorded: bool,
+    /// Make speech up even where a `full` journal recorded it, so that nobody's voice is in the file.
+    #[arg(long)]
+    no_audio: bool,
     /// Settings that take the place of the recorded ones: a configuration file of the bridge; only what it names.
     #[arg(long, value_name = "FILE")]
     bridge_config: Option<PathBuf>,
 }
 
+/// Which calls to journal, and where to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JournalOptions {
+    /// Name, or file ending in .toml.
+    pub(crate) name: String,
+    /// The folder, one file for each call.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Audio and words themselves, as with `journal.content = "full"`.
+    #[arg(long)]
+    full: bool,
+    /// Where to play; on the first stage it names when absent.
+    #[arg(long, value_enum)]
+    stage: Option<OneStage>,
+    /// Decimal, 0x hexadecimal, or a commit hash.
+    #[arg(long, default_value = "1")]
+    seed: Seed,
+}
+
+/// Plays a scenario and writes the journals its calls leave.
+pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyhow::Result<bool> {
+    let kind = stage_of(scenario, options.stage.map(StageKind::from))?;
+    let papers = Papers::new(if options.full { Content::Full } else { Content::Hashes });
+    play(kind, scenario, options.seed, &papers);
+    let cannot = || format!("cannot write into {}", options.out.display());
+    std::fs::create_dir_all(&options.out).with_context(cannot)?;
+    for (n, text) in papers.texts().iter().enumerate() {
+        let path = options.out.join(format!("call-{n}.ndjson"));
+        std::fs::write(&path, text).with_context(cannot)?;
+        say(&format!("written    {}\n", path.display()));
+    }
+    Ok(true)
+}
+
+fn play(kind: StageKind, scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+    match kind {
+        StageKind::Memory => memory::play_journalled(scenario, seed, None, papers),
+        StageKind::Simulated => simulated::play_journalled(scenario, seed, papers),
+        StageKind::Pipes => pipes::play_journalled(scenario, seed, papers),
+    }
+}
+
 /// Writes the scenario of a journal.
 pub(crate) fn run_import(options: &ImportOptions) -> anyhow::Result<bool> {
-    let journals = journals(&options.files, options.bridge_config.as_deref())?;
+    let journals = journals(&options.files, options.bridge_config.as_deref(), options.no_audio)?;
     let timing = if options.recorded { Timing::Recorded } else { Timing::Heard };
     let imported = import(&journals, timing);
     let left_out = imported.left_out;
@@ -89,7 +157,8 @@ pub(crate) fn run_import(options: &ImportOptions) -> anyhow::Result<bool> {
 pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<bool> {
     let kind = StageKind::from(options.stage);
     stage::ready(kind)?;
-    let then = journals(&options.files, options.bridge_config.as_deref())?;
+    let folder = options.report.check()?;
+    let then = journals(&options.files, options.bridge_config.as_deref(), options.no_audio)?;
     let replayed = replay(&then, kind, options.seed)?;
     for (n, journal) in then.iter().enumerate() {
         let header = &journal.header;
@@ -109,18 +178,33 @@ pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<bool> {
         say(&format!("\ncall {n}\n{}", compared.shown(options.all)));
     }
     say(&replayed.verdicts());
+    if options.report.wanted() {
+        options.report.write(replayed.report(&options.command()), folder.as_ref())?;
+    }
     Ok(replayed.objections.is_empty())
 }
 
 /// Reads journals and lays other settings over theirs.
-fn journals(files: &[PathBuf], bridge_config: Option<&Path>) -> anyhow::Result<Vec<Recorded>> {
+fn journals(
+    files: &[PathBuf],
+    bridge_config: Option<&Path>,
+    no_audio: bool,
+) -> anyhow::Result<Vec<Recorded>> {
     let mut journals = files.iter().map(|path| load(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    if no_audio {
+        journals.iter_mut().for_each(Recorded::forget_audio);
+    }
     if let Some(path) = bridge_config {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         for journal in &mut journals {
-            journal.header.call = overridden(&journal.header.call, &text)
+            let call = overridden(&journal.header.call, &text)
                 .with_context(|| format!("{} holds no settings of a call", path.display()))?;
+            if call.format != journal.header.call.format && journal.header.content == Content::Full {
+                say("note       call.format is another one now: recorded audio is made up\n");
+                journal.forget_audio();
+            }
+            journal.header.call = call;
         }
     }
     Ok(journals)
@@ -160,9 +244,21 @@ pub struct Replayed {
     pub compared: Vec<Compared>,
     /// Every rule that is broken now, with the lines around it.
     pub objections: Vec<(String, String)>,
+    /// What both ends saw.
+    pub trace: Trace,
 }
 
 impl Replayed {
+    /// The replay as a report, `command` being what played it; each call with what was said then beside it.
+    pub fn report(&self, command: &str) -> Report {
+        let mut outcome = Outcome::of(&self.trace, "replay", None);
+        outcome.replayed = Some(command.to_owned());
+        outcome.compared.clone_from(&self.compared);
+        let mut report = Report::new(command);
+        report.add(&self.trace, &outcome);
+        report
+    }
+
     fn verdicts(&self) -> String {
         if self.objections.is_empty() {
             return format!("\n{} oracles, and none objects to today's bridge\n", oracle::ALL.len());
@@ -183,11 +279,7 @@ pub fn replay(then: &[Recorded], kind: StageKind, seed: Seed) -> anyhow::Result<
     let mut imported = import(then, Timing::Recorded);
     imported.scenario.name = "replay".into();
     let papers = Papers::default();
-    let trace = match kind {
-        StageKind::Memory => memory::play_journalled(&imported.scenario, seed, None, &papers),
-        StageKind::Simulated => simulated::play_journalled(&imported.scenario, seed, &papers),
-        StageKind::Pipes => pipes::play_journalled(&imported.scenario, seed, &papers),
-    };
+    let trace = play(kind, &imported.scenario, seed, &papers);
     let now = papers.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     if now.len() < then.len() {
         bail!(
@@ -202,7 +294,7 @@ pub fn replay(then: &[Recorded], kind: StageKind, seed: Seed) -> anyhow::Result<
         .iter()
         .map(|violation| (violation.to_string(), explain::around(&trace, violation)))
         .collect();
-    Ok(Replayed { left_out: imported.left_out, compared, objections })
+    Ok(Replayed { left_out: imported.left_out, compared, objections, trace })
 }
 
 // ------------------------------------------------------------------------------------------- what was said
@@ -384,16 +476,37 @@ impl Compared {
         self.rows.iter().find(|row| !matches!(row, Row::Same(..)))
     }
 
+    /// The first divergence in a sentence.
+    fn sentence(&self) -> String {
+        match self.first_divergence() {
+            None => "it says what it said then".to_owned(),
+            Some(Row::Then(then)) => format!("they part: then{}, and not now", then.shown()),
+            Some(Row::Now(now)) => format!("they part: now{}, and not then", now.shown()),
+            Some(Row::Other(then, now) | Row::Same(then, now)) => {
+                format!("they part: then{}, now{}", then.shown(), now.shown())
+            }
+        }
+    }
+
+    /// For programs and pages: the sentence, and every row with its sign, `=`, `~`, `-` or `+`.
+    pub(crate) fn told(&self) -> serde_json::Value {
+        let side = |said: &Said| said.shown().trim_start().to_owned();
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| match row {
+                Row::Same(then, now) => json!({"sign": "=", "then": side(then), "now": side(now)}),
+                Row::Other(then, now) => json!({"sign": "~", "then": side(then), "now": side(now)}),
+                Row::Then(then) => json!({"sign": "-", "then": side(then)}),
+                Row::Now(now) => json!({"sign": "+", "now": side(now)}),
+            })
+            .collect();
+        json!({"same": self.first_divergence().is_none(), "what": self.sentence(), "rows": rows})
+    }
+
     /// For reading: the first divergence in a sentence, then both sides.
     pub fn shown(&self, all: bool) -> String {
-        let mut text = match self.first_divergence() {
-            None => "  it says what it said then\n".to_owned(),
-            Some(Row::Then(then)) => format!("  they part: then{}, and not now\n", then.shown()),
-            Some(Row::Now(now)) => format!("  they part: now{}, and not then\n", now.shown()),
-            Some(Row::Other(then, now) | Row::Same(then, now)) => {
-                format!("  they part: then{}, now{}\n", then.shown(), now.shown())
-            }
-        };
+        let mut text = format!("  {}\n", self.sentence());
         let _infallible = write!(text, "\n    {:<COLUMN$}   now\n", "then");
         let parts: Vec<_> = self.rows.iter().map(|row| !matches!(row, Row::Same(..))).collect();
         let mut skipped = 0;

@@ -2,6 +2,7 @@
 
 use super::folder::{Report, Run};
 use super::milestones;
+use crate::journal::replay::Compared;
 use crate::oracle;
 use serde_json::{Value, json};
 
@@ -95,17 +96,21 @@ fn run(run: &Run) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut told = json!({
         "scenario": outcome.scenario,
         "stage": outcome.stage.name(),
         "seed": outcome.seed.to_string(),
         "passed": outcome.passed(),
         "simulated_ms": outcome.call_ms,
-        "again": format!("cargo scn run {}", outcome.how()),
+        "again": outcome.again(),
         "problems": problems(run),
         "milestones": outcome.reached,
         "calls": calls,
-    })
+    });
+    if !outcome.compared.is_empty() {
+        told["compared"] = outcome.compared.iter().map(Compared::told).collect();
+    }
+    told
 }
 
 /// The audio beside a report; nothing when only this file was asked for.

@@ -42,8 +42,8 @@ fn case(run: &Run) -> TestCase {
     let mut case = TestCase::new(outcome.scenario.clone(), status);
     case.set_classname(format!("scn.{}", outcome.stage)).set_time(Duration::from_millis(outcome.call_ms));
     case.add_property(("seed", outcome.seed.to_string().as_str()));
-    let how = outcome.how();
-    case.set_system_out(format!("again      cargo scn run {how}\nthe call   cargo scn explain {how}\n"));
+    let (again, explains) = (outcome.again(), outcome.explains());
+    case.set_system_out(format!("again      {again}\nthe call   {explains}\n"));
     case
 }
 

@@ -7,6 +7,7 @@
 
 use super::folder::{Report, Run};
 use super::{json, milestones, wavs};
+use crate::journal::replay::Compared;
 use crate::oracle;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -86,7 +87,9 @@ fn index(report: &Report) -> serde_json::Value {
 fn told(run: &Run) -> serde_json::Value {
     let sheet = &run.sheet;
     json!({
-        "problems": json::problems(run), "how": run.outcome.how(), "budget_ms": sheet.budget_ms,
+        "problems": json::problems(run), "again": run.outcome.again(),
+        "explains": run.outcome.explains(), "replayed": run.outcome.replayed.is_some(),
+        "compared": run.outcome.compared.iter().map(Compared::told).collect::<Vec<_>>(), "budget_ms": sheet.budget_ms,
         "milestones": run.outcome.reached, "scenario": sheet.scenario, "weather": sheet.weather,
         "calls": sheet.calls,
     })

@@ -79,6 +79,18 @@ pub fn play_journalled(
     World::new(scenario, seed, scenario.bridge.clone(), defect, Some(papers)).run()
 }
 
+/// Plays a scenario with a defective bridge and keeps the journals its calls would leave. A defect stands between the
+/// bridge and its ends: the journals hold what it let the bridge hear, and what the bridge said before the defect
+/// changed it.
+pub fn play_defective_journalled(
+    scenario: &Scenario,
+    seed: Seed,
+    defect: &dyn Fn(usize) -> Box<dyn Defect>,
+    papers: &Papers,
+) -> Trace {
+    World::new(scenario, seed, scenario.bridge.clone(), Some(defect), Some(papers)).run()
+}
+
 /// Something that travels on a connection.
 #[derive(Debug)]
 enum Parcel {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a reader picks the lines it needs")]
 
-use super::timeline::Timeline;
+use super::timeline::{Timeline, bytes};
 use crate::journal::Recorded;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
 use bridge::journal::lines::{Event, Side, What};
@@ -10,6 +10,7 @@ use mocks::realtime::{
     AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Refusal, Stall, TimedEvent, Transcription, Turn, When,
 };
+use mocks::sound::Sound;
 use std::collections::BTreeMap;
 
 /// Deltas that come within this long of each other come together.
@@ -51,6 +52,14 @@ struct Said {
     id: String,
     /// When each delta came, its bytes.
     deltas: Vec<(u64, usize)>,
+    /// All of it, if it was recorded.
+    sound: Option<Vec<u8>>,
+}
+
+impl Said {
+    fn new(id: String) -> Self {
+        Self { id, deltas: Vec::new(), sound: Some(Vec::new()) }
+    }
 }
 
 /// A function call of a response.
@@ -229,7 +238,7 @@ fn ear(journal: &Recorded, timeline: &Timeline, updated: Option<u64>, script: &m
                 latencies.extend(proven.map(|append| record.us.saturating_sub(append.us + round_trip)));
                 let spoke = end.saturating_sub(silence);
                 if let (Some((_, Some(onset))), Some(updated)) = (begun.take(), updated) {
-                    let frames = timeline.frame_at(onset).zip(timeline.frame_at(spoke.saturating_sub(1)));
+                    let frames = timeline.frame_at(onset).zip(timeline.frame_until(spoke.saturating_sub(1)));
                     let sound = frames.is_none_or(|(first, last)| {
                         (first.saturating_sub(2)..=last).any(|frame| timeline.is_loud(frame))
                     });
@@ -270,6 +279,9 @@ fn replies(
     let round_trip = 2 * timeline.model_latency_us;
     let mut replies: Vec<Reply> = Vec::new();
     let mut unknown = Vec::new();
+    // The end of a turn that seemed to be nobody's business, because the bridge had asked for a response: it was, when
+    // that request was swallowed.
+    let mut unheeded: Option<u64> = None;
     let happens = |script: &mut ModelScript, us: u64, does: Happening| {
         if let Some(updated) = updated {
             script.events.push(TimedEvent { at_ms: us.saturating_sub(updated) / 1_000, does });
@@ -318,15 +330,21 @@ fn replies(
                             && (reply.created.is_some() || reply.request.is_some() || reply.id.is_none())
                             && (reply.created.is_some() || us < reply.asked + 10_000_000)
                     });
+                    let speaking = replies.iter().any(|r| r.created.is_some() && r.done.is_none());
                     if !occupied {
                         replies.push(Reply { asked: us, ..Reply::default() });
+                    } else if !speaking {
+                        unheeded = Some(us);
                     }
                 }
                 "response.created" => {
                     // Of turns that were never answered the last one is meant: a model answers one at a time.
                     let waiting = |reply: &Reply| reply.created.is_none() && reply.request == event.request;
-                    let at = replies.iter().rposition(waiting).unwrap_or_else(|| {
-                        replies.push(Reply { asked: us, ..Reply::default() });
+                    let turn = unheeded.take_if(|_| event.request.is_none());
+                    let asked = replies.iter().rposition(waiting);
+                    let at = asked.filter(|at| turn.is_none_or(|turn| replies[*at].asked >= turn));
+                    let at = at.unwrap_or_else(|| {
+                        replies.push(Reply { asked: turn.unwrap_or(us), ..Reply::default() });
                         replies.len() - 1
                     });
                     replies[at].created = Some(us);
@@ -344,7 +362,7 @@ fn replies(
                             name: event.name.clone().unwrap_or_default(),
                             arguments: None,
                         }),
-                        _ => reply.items.push(Said { id, deltas: Vec::new() }),
+                        _ => reply.items.push(Said::new(id)),
                     }
                 }
                 "response.output_item.done" => {
@@ -371,13 +389,18 @@ fn replies(
                         continue;
                     };
                     let item = event.item.clone().unwrap_or_default();
-                    let bytes = event.audio.as_ref().map_or(0, |audio| audio.len);
+                    let len = event.audio.as_ref().map_or(0, |audio| audio.len);
+                    let sound = event.audio.as_ref().and_then(bytes);
                     let reply = &mut replies[at];
                     if !reply.items.iter().any(|said| said.id == item) {
-                        reply.items.push(Said { id: item.clone(), deltas: Vec::new() });
+                        reply.items.push(Said::new(item.clone()));
                     }
                     for said in reply.items.iter_mut().filter(|said| said.id == item) {
-                        said.deltas.push((us, bytes));
+                        said.deltas.push((us, len));
+                        match (&mut said.sound, &sound) {
+                            (Some(so_far), Some(sound)) => so_far.extend(sound),
+                            (so_far, _) => *so_far = None,
+                        }
                     }
                 }
                 "response.output_text.delta" | "response.text.delta" => {
@@ -533,6 +556,8 @@ fn turn(reply: &Reply, journal: &Recorded, timeline: &Timeline) -> Turn {
             turn.late_done_ms = 0;
         }
     }
+    let sounds: Option<Vec<_>> = reply.items.iter().map(|said| said.sound.clone().map(Sound)).collect();
+    turn.recorded = sounds.unwrap_or_default();
     match lengths.as_slice() {
         [one] => turn.answers = Some(*one),
         _ => turn.items = lengths,

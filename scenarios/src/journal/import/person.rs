@@ -6,6 +6,7 @@ use super::Timing;
 use super::timeline::{QUIET_US, Timeline, Utterance, signed};
 use crate::journal::Recorded;
 use bridge::journal::lines::{Side, What};
+use mocks::sound::Sound;
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle, MediaFormat};
 use std::collections::BTreeSet;
 
@@ -33,8 +34,8 @@ struct Act {
 
 #[derive(Clone, Debug)]
 enum Does {
-    /// Speaks for so many ms.
-    Speaks(u64),
+    /// Speaks for so many ms, and what was said if it was recorded.
+    Speaks(u64, Option<Sound>),
     Step(CallerStep),
     /// The last thing they do.
     Ends(CallerStep),
@@ -199,7 +200,7 @@ fn speech(journal: &Recorded, timeline: &Timeline) -> Vec<Act> {
     let acts = runs.map(|(first, last)| Act {
         // Frames leave when they end; the person decides a moment before.
         at: timeline.on_time(first) - 10_000,
-        does: Does::Speaks(20 * (last - first + 1) as u64),
+        does: Does::Speaks(20 * (last - first + 1) as u64, timeline.sound(first, last)),
     });
     acts.collect()
 }
@@ -225,7 +226,7 @@ fn onset(start_ms: u64, prefix_ms: u64, floor_ms: u64) -> Option<u64> {
 fn around(timeline: &Timeline, onset_ms: Option<u64>, last_ms: u64) -> Option<(usize, usize)> {
     let last_known = timeline.frames.len().checked_sub(1)?;
     let mut last =
-        if last_ms == u64::MAX { last_known } else { timeline.frame_at(last_ms.saturating_sub(1))? };
+        if last_ms == u64::MAX { last_known } else { timeline.frame_until(last_ms.saturating_sub(1))? };
     let mut first = match onset_ms {
         Some(onset) => timeline.frame_at(onset)?,
         // Somewhere before: where it became loud first.
@@ -388,7 +389,7 @@ fn left_out(journal: &Recorded, timeline: &Timeline, speech: &[Act], script: &mu
     let mut acts = Vec::new();
     // Speech is sent all the same; silence is sent again only when it really came.
     let ends = |acts: &mut Vec<Act>, to: i64| {
-        let speaks = |act: &Act| matches!(act.does, Does::Speaks(_)) && (act.at - to).abs() < 60_000;
+        let speaks = |act: &Act| matches!(act.does, Does::Speaks(..)) && (act.at - to).abs() < 60_000;
         if !speech.iter().any(speaks) {
             acts.push(Act { at: to - 10_000, does: Does::Step(CallerStep::Dtx(false)) });
         }
@@ -526,13 +527,17 @@ fn steps(acts: &[Act], began: i64, timeline: &Timeline, timing: Timing) -> Vec<C
         }
         cursor = cursor.max(at);
         match &act.does {
-            Does::Speaks(ms) => {
+            Does::Speaks(ms, sound) => {
                 let silent_at = at + signed(ms * 1_000);
                 let next = acts.get(n + 1).map_or(i64::MAX, |next| next.at - latency);
-                if next < silent_at {
-                    steps.push(CallerStep::StartsSaying(*ms));
-                } else {
-                    steps.push(CallerStep::Says(*ms));
+                let goes_on = next < silent_at;
+                steps.push(match (sound.clone(), goes_on) {
+                    (Some(sound), true) => CallerStep::StartsSayingRecorded(sound),
+                    (Some(sound), false) => CallerStep::SaysRecorded(sound),
+                    (None, true) => CallerStep::StartsSaying(*ms),
+                    (None, false) => CallerStep::Says(*ms),
+                });
+                if !goes_on {
                     cursor = cursor.max(silent_at);
                 }
             }

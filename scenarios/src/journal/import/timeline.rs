@@ -7,7 +7,10 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a reader picks the lines it needs")]
 
 use crate::journal::Recorded;
-use bridge::journal::lines::{Side, What};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bridge::journal::lines::{Blob, Side, What};
+use mocks::sound::Sound;
 
 /// One way, when no ping came back: caller and model.
 const USUAL_LATENCY_US: [u64; 2] = [20_000, 30_000];
@@ -17,6 +20,10 @@ pub(super) const QUIET_US: i64 = 400_000;
 const STALL_US: u64 = 150_000;
 /// Frames later than this against their own clock have been delayed by more than rounding.
 const JITTER_US: i64 = 8_000;
+/// The bridge fills gaps in the caller's timestamps from this length on.
+const GAP_MS: u64 = 20;
+/// A conversion may keep a part of a millisecond back.
+const ROUNDING_MS: u64 = 4;
 /// Quieter than this is nobody speaking, even on a quiet line.
 const FLOOR_DBFS: i32 = -70;
 
@@ -61,8 +68,15 @@ pub(super) struct Append {
     /// Where it begins in all that was appended, ms.
     from_ms: u64,
     ms: u64,
-    /// The frame its end came from.
-    last_frame: Option<usize>,
+}
+
+/// A stretch of what was appended that has one source.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    from_ms: u64,
+    ms: u64,
+    /// The frame; nothing where the bridge put silence in for what the carrier left out.
+    frame: Option<usize>,
 }
 
 /// See the module.
@@ -77,7 +91,10 @@ pub(super) struct Timeline {
     /// The name of the bridge's reason for the end.
     pub(super) end: Option<String>,
     pub(super) frames: Vec<Frame>,
+    /// The bytes of each frame, where they were recorded.
+    sounds: Vec<Option<Vec<u8>>>,
     appends: Vec<Append>,
+    pieces: Vec<Piece>,
     pub(super) stalls: Vec<Outage>,
     /// Outages of the microphone alone.
     pub(super) pauses: Vec<Outage>,
@@ -96,6 +113,8 @@ impl Timeline {
         let latency = |side: Side| latency(journal, side).unwrap_or(USUAL_LATENCY_US[side as usize]);
         let (caller_latency_us, model_latency_us) = (latency(Side::Caller), latency(Side::Model));
         let mut frames: Vec<Frame> = Vec::new();
+        let mut sounds = Vec::new();
+        let mut is_mulaw = false;
         let mut end = None;
         let mut call_sid = None;
         let mut clogged = false;
@@ -104,8 +123,12 @@ impl Timeline {
                 What::Media { chunk, ts, audio, .. } if !repeats(frames.last(), *chunk) => {
                     let (ms, dbfs) = (audio.len as u64 / 8, audio.dbfs.unwrap_or(-99));
                     frames.push(Frame { us: record.us, chunk: *chunk, ts: *ts, ms, dbfs });
+                    sounds.push(bytes(audio));
                 }
-                What::Start { call_sid: sid, .. } if call_sid.is_none() => call_sid = Some(sid.clone()),
+                What::Start { call_sid: sid, encoding, .. } if call_sid.is_none() => {
+                    call_sid = Some(sid.clone());
+                    is_mulaw = encoding.contains("mulaw");
+                }
                 What::Event { name, more } if name == "ended" => {
                     end = more.get("reason").and_then(|reason| reason.as_str()).map(str::to_owned);
                 }
@@ -113,6 +136,11 @@ impl Timeline {
                 _ => {}
             }
         }
+        if !is_mulaw {
+            // The caller's end of a scenario speaks mu-law.
+            sounds.fill(None);
+        }
+        let (appends, pieces) = appends(journal, &frames);
         let mut timeline = Self {
             call_sid,
             caller_latency_us,
@@ -120,7 +148,9 @@ impl Timeline {
             dialled_us: 0,
             length_us: records.last().map_or(0, |record| record.us),
             end,
-            appends: appends(journal, &frames),
+            appends,
+            pieces,
+            sounds,
             stalls: Vec::new(),
             pauses: Vec::new(),
             jitter_ms: 0,
@@ -146,16 +176,29 @@ impl Timeline {
         self.appends.get(at).copied()
     }
 
-    /// The frame that this millisecond of what was appended came from.
+    /// The frame that this millisecond of what was appended came from, or the next one behind silence of the bridge's.
     pub(super) fn frame_at(&self, position_ms: u64) -> Option<usize> {
-        let append = self.append_at(position_ms)?;
-        let mut left = append.from_ms + append.ms - position_ms;
-        let mut frame = append.last_frame?;
-        while frame > 0 && self.frames.get(frame).is_some_and(|frame| left > frame.ms) {
-            left -= self.frames[frame].ms;
-            frame -= 1;
-        }
-        Some(frame)
+        let at = self.piece_at(position_ms)?;
+        let mut after = self.pieces[at..].iter().filter_map(|piece| piece.frame);
+        after.next().or_else(|| self.frame_until(position_ms))
+    }
+
+    /// The frame that this millisecond of what was appended came from, or the last one before silence of the bridge's.
+    pub(super) fn frame_until(&self, position_ms: u64) -> Option<usize> {
+        let at = self.piece_at(position_ms)?;
+        self.pieces[..=at].iter().rev().find_map(|piece| piece.frame)
+    }
+
+    fn piece_at(&self, position_ms: u64) -> Option<usize> {
+        let at = self.pieces.partition_point(|piece| piece.from_ms + piece.ms <= position_ms);
+        (at < self.pieces.len()).then_some(at)
+    }
+
+    /// What was said in these frames, if all of it was recorded.
+    pub(super) fn sound(&self, first: usize, last: usize) -> Option<Sound> {
+        let frames: Option<Vec<&[u8]>> =
+            self.sounds.get(first..=last)?.iter().map(Option::as_deref).collect();
+        frames.map(|frames| Sound(frames.concat()))
     }
 
     /// Somebody speaks in this frame.
@@ -249,41 +292,93 @@ fn floor(frames: &[Frame]) -> i32 {
     (quiet + 8).clamp(FLOOR_DBFS, -45)
 }
 
-/// Which audio was given to the model when, and which frames it came from.
-fn appends(journal: &Recorded, frames: &[Frame]) -> Vec<Append> {
-    let per_ms = u64::from(journal.header.call.format.bytes_per_ms());
+/// Audio that was recorded.
+pub(super) fn bytes(blob: &Blob) -> Option<Vec<u8>> {
+    BASE64.decode(blob.data.as_ref()?).ok().filter(|bytes| bytes.len() == blob.len)
+}
+
+/// Which audio was given to the model when, and what it was made of: frames, and silence that the bridge put in where
+/// the carrier leaves it out. The bridge hands over all that waits at one moment.
+fn appends(journal: &Recorded, frames: &[Frame]) -> (Vec<Append>, Vec<Piece>) {
+    let config = &journal.header.call;
+    let per_ms = u64::from(config.format.bytes_per_ms());
     let mut bytes = 0_u64;
-    let mut known = 0_usize;
     let mut appends: Vec<Append> = Vec::new();
-    let mut burst = 0;
+    let mut waiting = Waiting { gap_max_ms: config.limits.gap_ms, ..Waiting::default() };
+    let mut pieces = Vec::new();
+    // What is handed over now: when, where it begins in all that was appended, how much, ms.
+    let mut burst: Option<(u64, u64, u64)> = None;
     for record in &journal.records {
-        if frames.get(known).is_some_and(|next| next.us <= record.us) {
-            known = frames.partition_point(|frame| frame.us <= record.us);
-        }
         let What::SentModel(event) = &record.what else { continue };
         let Some(audio) = &event.audio else { continue };
+        if let Some((us, from_ms, ms)) = burst
+            && us != record.us
+        {
+            waiting.hand_over(from_ms, ms, &mut pieces);
+            burst = None;
+        }
+        waiting.take(frames, record.us);
         let from_ms = bytes / per_ms;
         bytes += audio.len as u64;
         let ms = bytes / per_ms - from_ms;
-        if appends.last().is_none_or(|last| last.us != record.us) {
-            burst = appends.len();
-        }
-        appends.push(Append { us: record.us, from_ms, ms, last_frame: None });
-        // The last append of a burst ends with the last frame; those before it are counted back from there.
-        let mut frame = known.checked_sub(1);
-        let mut left = 0;
-        for append in appends[burst..].iter_mut().rev() {
-            append.last_frame = frame;
-            left += append.ms;
-            while let Some(at) = frame
-                && frames.get(at).is_some_and(|frame| left >= frame.ms)
+        appends.push(Append { us: record.us, from_ms, ms });
+        let (_, _, so_far) = burst.get_or_insert((record.us, from_ms, 0));
+        *so_far += ms;
+    }
+    if let Some((_, from_ms, ms)) = burst {
+        waiting.hand_over(from_ms, ms, &mut pieces);
+    }
+    (appends, pieces)
+}
+
+/// What waited in the bridge to be given to the model, as it keeps account of it.
+#[derive(Debug, Default)]
+struct Waiting {
+    gap_max_ms: u64,
+    taken: usize,
+    /// Where the next frame should begin on the caller's clock, ms.
+    expected_ms: Option<u64>,
+    /// How long each piece is, ms, and its frame.
+    pieces: Vec<(u64, Option<usize>)>,
+}
+
+impl Waiting {
+    /// Takes the frames that have arrived by then.
+    fn take(&mut self, frames: &[Frame], until_us: u64) {
+        for (n, frame) in frames.iter().enumerate().skip(self.taken) {
+            if frame.us > until_us {
+                break;
+            }
+            self.taken = n + 1;
+            if let (Some(expected), Some(ts)) = (self.expected_ms, frame.ts)
+                && ts >= expected + GAP_MS
             {
-                left -= frames[at].ms;
-                frame = at.checked_sub(1);
+                self.pieces.push(((ts - expected).min(self.gap_max_ms), None));
+            }
+            self.pieces.push((frame.ms, Some(n)));
+            self.expected_ms = Some(frame.ts.or(self.expected_ms).unwrap_or_default() + frame.ms);
+        }
+    }
+
+    /// So many ms were handed over: all that waits ends with them. What is more was supplied as silence; what is less
+    /// was dropped, the oldest first.
+    fn hand_over(&mut self, from_ms: u64, ms: u64, into: &mut Vec<Piece>) {
+        let mut waits: u64 = self.pieces.iter().map(|(ms, _)| ms).sum();
+        if let Some(supplied) = ms.checked_sub(waits).filter(|supplied| *supplied > ROUNDING_MS) {
+            into.push(Piece { from_ms, ms: supplied, frame: None });
+            self.expected_ms = self.expected_ms.map(|expected| expected + supplied);
+        }
+        let end = from_ms + ms;
+        for (ms, frame) in self.pieces.drain(..) {
+            let begins = end.saturating_sub(waits);
+            waits -= ms;
+            let ends = end.saturating_sub(waits);
+            if ends > from_ms {
+                let from_ms = begins.max(from_ms);
+                into.push(Piece { from_ms, ms: ends - from_ms, frame });
             }
         }
     }
-    appends
 }
 
 /// What the ear played, as the bridge sent it.

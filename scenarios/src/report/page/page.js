@@ -139,12 +139,28 @@ function showRun(n, callIndex) {
   byId("calls").replaceChildren("Call", ...run.calls.map((call, i) =>
     el("button", { type: "button", class: bad(call) ? "bad" : null, "aria-pressed": "false", "aria-label": `call ${call.index}${bad(call) ? ", failed" : ""}`, onclick: () => showCall(i) },
       `${call.index}${bad(call) ? " ✗" : ""}`)));
-  byId("again").textContent = `cargo scn run ${run.how}`;
+  byId("again").textContent = run.again;
   byId("milestones").textContent = run.milestones.length > 0 ? run.milestones.join(" · ") : "None.";
   byId("scenario").textContent = run.scenario;
   markCurrent();
   const first = run.calls.findIndex(bad);
   if (run.calls.length > 0) showCall(callIndex ?? Math.max(first, 0));
+}
+
+/** What the bridge said when the call was recorded, beside what it says now; only a replay has that. */
+function showBeside(compared) {
+  byId("beside").hidden = !compared;
+  if (!compared) return;
+  byId("beside-first").textContent = compared.what.replaceAll(/\s+/g, " ");
+  byId("beside-first").className = compared.same ? "muted" : "parts";
+  const words = { "=": "the same", "~": "not as much, or more", "-": "only then", "+": "only now" };
+  byId("beside-rows").replaceChildren(...compared.rows.map((row) =>
+    el("tr", { class: row.sign === "=" ? null : "other" },
+      el("td", { title: words[row.sign], "aria-label": words[row.sign] }, row.sign === "=" ? "" : row.sign),
+      el("td", {}, row.then ?? ""), el("td", {}, row.now ?? ""))));
+  // The first difference, with two rows above it.
+  const first = byId("beside-rows").querySelector(".other");
+  byId("beside-scrolls").scrollTop = first ? first.offsetTop - 3 * first.offsetHeight : 0;
 }
 
 function showCall(i) {
@@ -154,10 +170,11 @@ function showCall(i) {
   Object.assign(now, { call, chosen: -1, at: call.from });
   byId("ended").textContent = `of ${((call.to - call.from) / 1000).toFixed(1)} s, ended: ${call.end}`;
   [...byId("calls").children].forEach((tab, n) => tab.setAttribute("aria-pressed", String(n === i)));
-  byId("explain").textContent = `cargo scn explain ${now.run.how}${now.run.calls.length > 1 ? ` --call ${call.index}` : ""}`;
+  byId("explain").textContent = `${now.run.explains}${now.run.calls.length > 1 && !now.run.replayed ? ` --call ${call.index}` : ""}`;
   byId("files").replaceChildren("Listen to it elsewhere: ",
     el("a", { href: call.ear.file }, "the caller’s ear"), " and ", el("a", { href: call.given.file }, "the model’s ear"),
     ", beside this page.");
+  showBeside(now.run.compared[call.index]);
   loadAudio();
   showWaits();
   showTranscript();
