@@ -138,6 +138,11 @@ impl Secret {
         Self(text.into())
     }
 
+    /// There is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value itself.
     pub fn expose(&self) -> &str {
         &self.0

@@ -11,6 +11,7 @@
 //! * [`payload`]: audio as text, on either wire.
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
+//! * [`http`]: requests of ours to the world.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`journal`]: what went by on both legs, one file a call.
 
@@ -19,6 +20,7 @@ pub mod call;
 pub mod config;
 pub mod dial;
 pub mod driver;
+pub mod http;
 pub mod journal;
 pub mod leg;
 pub mod payload;
