@@ -11,6 +11,7 @@
 //! * [`payload`]: audio as text, on either wire.
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
+//! * [`signature`], [`token`], [`twiml`]: who may call, and what a call is answered with.
 //! * [`http`]: requests of ours to the world.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`journal`]: what went by on both legs, one file a call.
@@ -27,6 +28,9 @@ pub mod payload;
 pub mod realtime;
 pub mod registry;
 pub mod serve;
+pub mod signature;
 pub mod telemetry;
+pub mod token;
 pub mod tools;
 pub mod twilio;
+pub mod twiml;
