@@ -8,6 +8,7 @@
 //! * [`settings`]: every limit and every wait.
 //! * `talk`: the conversation: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
+//! * [`leaving`]: the model ends the call, or puts the caller through.
 //! * `downlink`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
@@ -15,6 +16,7 @@ mod downlink;
 pub mod event;
 mod fifo;
 mod keypad;
+pub mod leaving;
 mod phase;
 mod playback;
 mod responses;
@@ -26,6 +28,7 @@ mod transcript;
 mod uplink;
 
 use crate::audio::Law;
+use crate::door::{self, Showing};
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
@@ -40,6 +43,11 @@ use talk::{Conversation, Failure};
 use timers::{Timer, Timers};
 use transcript::Transcript;
 use uplink::Uplink;
+
+/// Close code of an ordinary end.
+const NORMAL: u16 = 1_000;
+/// Close code towards whoever may not come in.
+const POLICY_VIOLATION: u16 = 1_008;
 
 /// One of the two connections of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +102,15 @@ pub enum Control {
     },
     /// The operator ends the call.
     HangUp,
+    /// The stream that was shown at the door is the call's: it may come in.
+    Welcome,
+    /// It is not: nothing is to be done for it.
+    TurnAway(door::Refusal),
+    /// Twilio reports that the stream has ended; `failed`: with an error. Its socket may look open for a while yet.
+    StreamOver {
+        /// It reported an error.
+        failed: bool,
+    },
 }
 
 /// How a function call ended.
@@ -122,6 +139,8 @@ pub enum Transmit {
     Model(ClientEvent),
     /// Send a ping.
     Ping(Leg),
+    /// Find out whether this stream may come in; answer with [`Control::Welcome`] or [`Control::TurnAway`].
+    Show(Showing),
     /// Dial the model; answer with [`LegChange::Open`] or [`LegChange::DialFailed`].
     Dial {
         /// For the request id header, so that both sides can name the call.
@@ -164,6 +183,7 @@ impl Transmit {
             Self::Model(event) => Some((Leg::Model, event.encode(config.dialect))),
             Self::WithdrawAudio
             | Self::Ping(_)
+            | Self::Show(_)
             | Self::Dial { .. }
             | Self::Close { .. }
             | Self::Drop(_)
@@ -290,8 +310,10 @@ pub struct Call {
     model: LegStatus,
     /// When the server will end the session.
     expires: Option<Instant>,
-    /// The call's identity, once `start` has come.
+    /// The call's identity, once `start` has come and was believed.
     call_sid: Option<String>,
+    /// A stream has to be let in before anything is done for it.
+    guarded: bool,
 }
 
 impl Call {
@@ -327,7 +349,16 @@ impl Call {
             model: LegStatus { state: LegState::Absent, clogged: false },
             expires: None,
             call_sid: None,
+            guarded: false,
         }
+    }
+
+    /// The stream has to show itself at the door: nothing is sent, dialled or claimed for it before
+    /// [`Control::Welcome`].
+    #[must_use]
+    pub const fn guarded(mut self, guarded: bool) -> Self {
+        self.guarded = guarded;
+        self
     }
 
     /// A frame arrived.
@@ -379,8 +410,10 @@ impl Call {
 
     /// A function call ended.
     pub fn handle_tool(&mut self, result: ToolResult, now: Instant) {
-        if let Phase::Live { talk, .. } = &mut self.phase {
-            talk.tool_ended(&mut self.desk, result, now);
+        if let Phase::Live { talk, .. } = &mut self.phase
+            && let Some(Failure { reason, detail }) = talk.tool_ended(&mut self.desk, result, now)
+        {
+            self.end(reason, &detail, now);
         }
         self.settle(now);
     }
@@ -394,6 +427,14 @@ impl Call {
             Control::Replaced => self.end(EndReason::Replaced, "another stream of this call", now),
             Control::HangUp => self.end(EndReason::HungUp, "by the operator", now),
             Control::Drain { by } => self.desk.timers.set(Timer::Drain, by),
+            Control::Welcome => self.welcome(now),
+            Control::TurnAway(refusal) => self.turn_away(refusal, now),
+            Control::StreamOver { failed: true } => {
+                self.lost_caller(EndReason::CallerLost, "Twilio reports that the stream failed", now);
+            }
+            Control::StreamOver { failed: false } => {
+                self.end(EndReason::Stopped, "Twilio reports that the stream has stopped", now);
+            }
         }
         self.settle(now);
     }
@@ -443,6 +484,7 @@ impl Call {
             FromTwilio::Dtmf { digit } => match &mut self.phase {
                 Phase::Live { stream, talk } => talk.key(&mut self.desk, stream, digit, now),
                 Phase::AwaitingStart
+                | Phase::AtTheDoor { .. }
                 | Phase::AwaitingMedia { .. }
                 | Phase::Dialing { .. }
                 | Phase::Configuring { .. } => {
@@ -472,6 +514,33 @@ impl Call {
             // The first one stands: the stream's identity is settled.
             return self.desk.tolerate("a second start");
         }
+        if self.guarded {
+            self.desk.outbox.push_back(Transmit::Show(Showing {
+                call_sid: start.call_sid.clone(),
+                account_sid: start.account_sid.clone(),
+                token: start.parameters.get(door::TOKEN_PARAMETER).cloned(),
+            }));
+            // The time limit of `start` goes on: whoever is at the door has not come in.
+            self.phase = Phase::AtTheDoor { start };
+            return;
+        }
+        self.came_in(start, now);
+    }
+
+    fn welcome(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.phase, Phase::AwaitingStart) {
+            Phase::AtTheDoor { start } => self.came_in(start, now),
+            phase => self.phase = phase, // nobody is at the door
+        }
+    }
+
+    fn turn_away(&mut self, refusal: door::Refusal, now: Instant) {
+        if matches!(self.phase, Phase::AtTheDoor { .. }) {
+            self.end(EndReason::Unauthenticated, &refusal.to_string(), now);
+        }
+    }
+
+    fn came_in(&mut self, start: twilio::Start, now: Instant) {
         self.desk.timers.stop(Timer::Start);
         self.call_sid = Some(start.call_sid.clone());
         // The first ping goes at once: the round trip is wanted before the first word is spoken.
@@ -527,7 +596,10 @@ impl Call {
             Phase::Live { talk, .. } => {
                 talk.caller_audio(&mut self.desk, &mut self.uplink, self.model.clogged, now);
             }
-            Phase::AwaitingStart | Phase::Dialing { .. } | Phase::Configuring { .. } => {}
+            Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. } => {}
             Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
         }
     }
@@ -557,6 +629,7 @@ impl Call {
                 }
             }
             Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Notice { .. }
@@ -715,6 +788,7 @@ impl Call {
             Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, clogged, now),
             Phase::Notice { stream, downlink, .. } => self.desk.pump(downlink, stream, clogged, now),
             Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
@@ -766,6 +840,7 @@ impl Call {
             | Timer::CallerPong
             | Timer::ModelPong
             | Timer::Tool
+            | Timer::Farewell
             | Timer::Expiry
             | Timer::CallLimit
             | Timer::Drain
@@ -812,8 +887,15 @@ impl Call {
                 talk.keypad_complete(desk, now);
                 Ok(())
             }),
-            Timer::Tool => self.talk(now, |talk, desk, _| {
-                talk.tool_overdue(desk, now);
+            Timer::Tool => {
+                if let Phase::Live { talk, .. } = &mut self.phase
+                    && let Some(Failure { reason, detail }) = talk.tool_overdue(&mut self.desk, now)
+                {
+                    self.end(reason, &detail, now);
+                }
+            }
+            Timer::Farewell => self.talk(now, |talk, desk, _| {
+                talk.leave(desk, now);
                 Ok(())
             }),
             Timer::MediaPause => {
@@ -900,11 +982,12 @@ impl Call {
         else {
             return self.end(reason, &detail, now);
         };
-        self.close_leg(Leg::Model);
+        self.close_leg(Leg::Model, NORMAL);
         self.desk.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Live { talk, .. } => talk.end(&mut self.desk),
             Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
@@ -930,6 +1013,14 @@ impl Call {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
             return;
         }
+        // A stream that ends while Twilio is being asked to end or move the call ends because of that.
+        let reason = match (reason, &self.phase) {
+            (
+                EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost,
+                Phase::Live { talk, .. },
+            ) => talk.way_out().map_or(reason, leaving::Way::reason),
+            (reason, _) => reason,
+        };
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Live { talk, .. } => {
@@ -942,6 +1033,7 @@ impl Call {
                 (reason, detail)
             }
             Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
@@ -949,17 +1041,19 @@ impl Call {
             | Phase::Over => (reason, detail.to_owned()),
         };
         self.desk.timers.stop_all();
+        // The one end that is the other side's fault says so.
+        let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
         self.phase = Phase::Closing { reason, detail };
-        self.close_leg(Leg::Model);
-        self.close_leg(Leg::Caller);
+        self.close_leg(Leg::Model, NORMAL);
+        self.close_leg(Leg::Caller, code);
         self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
     }
 
-    fn close_leg(&mut self, leg: Leg) {
+    fn close_leg(&mut self, leg: Leg, code: u16) {
         match self.leg(leg).state {
             LegState::Open => {
                 self.leg(leg).state = LegState::Closing;
-                self.desk.outbox.push_back(Transmit::Close { leg, code: 1000, reason: "" });
+                self.desk.outbox.push_back(Transmit::Close { leg, code, reason: "" });
             }
             LegState::Dialing => self.drop_leg(leg),
             LegState::Absent => self.leg(leg).state = LegState::Gone,
@@ -985,6 +1079,9 @@ impl Call {
         let held = self.phase.downlink().map_or(0, |downlink| downlink.held_bytes());
         let held = (held + self.uplink.waiting()) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
+        if let Phase::Live { talk, .. } = &mut self.phase {
+            talk.leave_if_heard(&mut self.desk, now);
+        }
         if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
             && downlink.is_quiet()
         {

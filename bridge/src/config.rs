@@ -4,9 +4,12 @@
 //! what would be right, and all of it at once.
 
 use crate::audio::{FRAME_BYTES, Law};
-use crate::call::settings::CallConfig;
+use crate::call::leaving::{END_CALL, TRANSFER_CALL};
+use crate::call::settings::{CallConfig, Person};
+use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
+use crate::twiml::{self, After};
 use axum::http::Uri;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -43,10 +46,18 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Most calls at once; more are refused before the upgrade.
     pub max_calls: usize,
+    /// New calls are refused while the process comes to its tasks this much later than it should, ms; 0 for never.
+    pub loop_lag_ms_max: u64,
     /// How long running calls may go on after the signal to stop, ms.
     pub drain_ms: u64,
     /// Raw mu-law at 8 kHz to play instead of the bundled notice when a call has to end early.
     pub notice_file: Option<PathBuf>,
+    /// The Twilio account, and what becomes of its calls.
+    pub twilio: door::Settings,
+    /// Who may place, end and transfer calls from outside.
+    pub operator: Operator,
+    /// TLS on the listener itself, instead of a proxy before it.
+    pub tls: Tls,
     /// The model's service.
     pub openai: OpenAi,
     /// What is logged, and how.
@@ -66,8 +77,12 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8084)),
             public_url: None,
             max_calls: 200,
+            loop_lag_ms_max: 250,
             drain_ms: 600_000,
             notice_file: None,
+            twilio: door::Settings::default(),
+            operator: Operator::default(),
+            tls: Tls::default(),
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
@@ -75,6 +90,24 @@ impl Default for Config {
             notice: notice(),
         }
     }
+}
+
+/// Who may place, end and transfer calls from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Operator {
+    /// What they show as `Authorization: Bearer ...`; without it nobody may. Better given as `BRIDGE_OPERATOR_TOKEN`.
+    pub token: Secret,
+}
+
+/// TLS on the listener itself. Both files, or neither; read again on SIGHUP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate and those that vouch for it, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    pub key_file: Option<PathBuf>,
 }
 
 /// The model's service.
@@ -136,6 +169,11 @@ impl Secret {
     /// Hides `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// There is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The value itself.
@@ -220,14 +258,23 @@ impl From<ModelUrl> for String {
 #[serde(try_from = "String", into = "String")]
 pub struct PublicUrl {
     text: String,
-    /// `wss://host/path`, without a slash at the end.
-    socket: String,
+    /// With TLS, as all that Twilio calls.
+    secure: bool,
+    /// `host/path`, without a slash at the end.
+    place: String,
 }
 
 impl PublicUrl {
     /// Where Twilio opens its WebSocket.
     pub fn stream_url(&self) -> String {
-        format!("{}/twilio", self.socket)
+        let scheme = if self.secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.place, door::STREAM)
+    }
+
+    /// Where Twilio asks for `path`.
+    pub fn url_of(&self, path: &str) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.place)
     }
 }
 
@@ -241,12 +288,12 @@ impl FromStr for PublicUrl {
             return Err(format!("{text:?} has a query, which Twilio drops; write {wanted}"));
         }
         let (_, rest) = text.split_once("://").unwrap_or_default();
-        let scheme = match url.scheme.as_str() {
-            "https" | "wss" => "wss",
-            "http" | "ws" => "ws",
+        let secure = match url.scheme.as_str() {
+            "https" | "wss" => true,
+            "http" | "ws" => false,
             scheme => return Err(format!("{text:?} has the scheme {scheme}; write {wanted}")),
         };
-        Ok(Self { text: text.to_owned(), socket: format!("{scheme}://{}", rest.trim_end_matches('/')) })
+        Ok(Self { text: text.to_owned(), secure, place: rest.trim_end_matches('/').to_owned() })
     }
 }
 
@@ -326,6 +373,9 @@ pub struct Args {
     /// The address Twilio reaches this bridge at [env: BRIDGE_PUBLIC_URL] [default: the Host it is asked for].
     #[arg(long, global = true, value_name = "URL")]
     pub public_url: Option<String>,
+    /// Take everybody for Twilio: for local work, and only on a loopback address.
+    #[arg(long, global = true)]
+    pub insecure_no_signature: bool,
     /// Where the model's WebSocket is [env: OPENAI_REALTIME_URL] [default: wss://api.openai.com/v1/realtime].
     #[arg(long, global = true, value_name = "URL")]
     pub openai_url: Option<String>,
@@ -359,29 +409,45 @@ pub struct Args {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve calls until SIGTERM or SIGINT (the default).
     Serve,
     /// Check the settings and print what would be in force, without serving.
     Check,
+    /// Place a call: Twilio rings the number and connects whoever answers to the bridge that serves public_url.
+    Call {
+        /// Whom to call, such as +14155550123.
+        #[arg(long, value_name = "NUMBER")]
+        to: String,
+        /// The number of the account to call from [default: TWILIO_NUMBER].
+        #[arg(long, value_name = "NUMBER")]
+        from: Option<String>,
+    },
 }
 
 const HELP: &str = "\
-OPENAI_API_KEY, the key of the project that pays, comes from the environment or the file, never
-from a flag. Flags win over the environment, the environment over the file, the file over the
+Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
+project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
+whoever may place and end calls. NAME_FILE names a file that holds the secret instead. Also
+TWILIO_ACCOUNT_SID and TWILIO_NUMBER. Flags win over the environment, the environment over the file, the file over the
 defaults. An empty variable counts as unset.
 
 Examples:
-  OPENAI_API_KEY=sk-... bridge --public-url https://voice.example.com
+  OPENAI_API_KEY=sk-... TWILIO_AUTH_TOKEN=... bridge --public-url https://voice.example.com
   bridge --config /etc/bridge.toml --log-format json
   bridge check --config deploy/bridge.example.toml
-  OPENAI_API_KEY=any bridge --openai-url ws://127.0.0.1:9100/v1/realtime
+  bridge call --to +14155550123
+  OPENAI_API_KEY=any bridge --insecure-no-signature --listen 127.0.0.1:8084 \
+    --openai-url ws://127.0.0.1:9100/v1/realtime
 
 Serves:
   /voice     the webhook of a Twilio number: TwiML that connects the call to /twilio
   /twilio    the WebSocket of Twilio Media Streams
-  /healthz   200 while calls are taken, 503 while draining
+  /stream-status   where Twilio tells what became of a stream
+  /healthz   200 while the process lives and takes calls, 503 while draining
+  /readyz    200 while one more call would be taken, else 503 and why
+  /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
 
@@ -479,9 +545,23 @@ impl Config {
             None => Self::default(),
         };
         let mut problems = Vec::new();
-        if let Some(key) = env("OPENAI_API_KEY") {
-            config.openai.api_key = Secret::new(key);
+        for (variable, place) in [
+            ("OPENAI_API_KEY", &mut config.openai.api_key),
+            ("TWILIO_AUTH_TOKEN", &mut config.twilio.auth_token),
+            ("BRIDGE_OPERATOR_TOKEN", &mut config.operator.token),
+        ] {
+            match secret(&env, variable) {
+                Ok(found) => *place = found.unwrap_or_else(|| std::mem::take(place)),
+                Err(problem) => problems.push(problem),
+            }
         }
+        for (variable, place) in [
+            ("TWILIO_ACCOUNT_SID", &mut config.twilio.account_sid),
+            ("TWILIO_NUMBER", &mut config.twilio.number),
+        ] {
+            *place = env(variable).unwrap_or_else(|| std::mem::take(place));
+        }
+        config.twilio.insecure_no_signature |= args.insecure_no_signature;
         for (flag, given, variable, store) in args.overrides() {
             let (name, value) = match (given, env(variable)) {
                 (Some(value), _) => (flag, value.to_owned()),
@@ -547,6 +627,7 @@ impl Config {
                 refuse(format!("{name} = {value}: between {least} and {JOURNAL_BYTES_MAX}"));
             }
         }
+        check_face(self, &mut refuse);
         check_call(&self.call, &mut refuse);
     }
 }
@@ -558,6 +639,127 @@ pub fn problems_of(call: &CallConfig) -> Vec<String> {
     problems
 }
 
+/// A secret of the environment, or of the file it names.
+fn secret(env: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<Secret>, String> {
+    let by_file = format!("{variable}_FILE");
+    match (env(variable), env(&by_file)) {
+        (Some(_), Some(_)) => Err(format!("{variable} and {by_file} are both set: keep one of them")),
+        (Some(text), None) => Ok(Some(Secret::new(text))),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| format!("{by_file}: cannot read {path}: {error}"))?;
+            match text.trim_end_matches(['\r', '\n']) {
+                "" => Err(format!("{by_file}: {path} is empty")),
+                text => Ok(Some(Secret::new(text))),
+            }
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Who may come in, and what is said to Twilio.
+fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
+    let twilio = &config.twilio;
+    let keys = twilio.shared_keys.iter().map(|(id, key)| (format!("twilio.shared_keys.{id}"), key));
+    let secrets = [
+        ("TWILIO_AUTH_TOKEN".to_owned(), &twilio.auth_token),
+        ("BRIDGE_OPERATOR_TOKEN".to_owned(), &config.operator.token),
+    ];
+    for (name, secret) in secrets.into_iter().chain(keys) {
+        if secret.expose() == "***" {
+            refuse(format!(
+                "{name} is ***, which stands for a secret that is not shown: put the secret itself"
+            ));
+        } else if !secret.expose().bytes().all(|b| b.is_ascii_graphic()) {
+            refuse(format!("{name} holds spaces or characters no secret has: copy it again"));
+        }
+    }
+    if twilio.insecure_no_signature {
+        if !config.listen.ip().is_loopback() {
+            refuse(format!(
+                "insecure_no_signature lets everybody in, and listen = {} can be reached from outside: listen on \
+                 127.0.0.1, or give TWILIO_AUTH_TOKEN instead",
+                config.listen
+            ));
+        }
+    } else {
+        if twilio.auth_token.is_empty() && twilio.shared_keys.is_empty() {
+            refuse(
+                "TWILIO_AUTH_TOKEN is missing: set it to the primary auth token of your Twilio account, or pass \
+                 --insecure-no-signature with --listen 127.0.0.1:8084 for local work"
+                    .into(),
+            );
+        }
+        if config.public_url.is_none() {
+            refuse(
+                "public_url is missing: set BRIDGE_PUBLIC_URL to the address Twilio reaches this bridge at, such as \
+                 https://voice.example.com; Twilio's signatures are made for it"
+                    .into(),
+            );
+        }
+    }
+    if !(5..=3_600).contains(&twilio.token_life_s) {
+        refuse(format!("twilio.token_life_s = {}: between 5 and 3600", twilio.token_life_s));
+    }
+    let is_sid = |sid: &str| {
+        sid.strip_prefix("AC")
+            .is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    if !twilio.account_sid.is_empty() && !is_sid(&twilio.account_sid) {
+        refuse(format!(
+            "twilio.account_sid = {:?}: AC and 32 hexadecimal digits, from Twilio's console",
+            twilio.account_sid
+        ));
+    }
+    if !twilio.number.is_empty() && !twiml::is_dialable(&twilio.number) {
+        refuse(format!(
+            "twilio.number = {:?}: a number with its country, such as +14155550123",
+            twilio.number
+        ));
+    }
+    match &twilio.after_stream {
+        After::Hangup => {}
+        After::Redirect(url) => {
+            if Url::parse(url).is_none_or(|url| !matches!(url.scheme.as_str(), "http" | "https")) {
+                refuse(format!("twilio.after_stream.redirect = {url:?}: an absolute https address"));
+            }
+        }
+        After::Dial(to) => {
+            if !twiml::is_dialable(to) {
+                refuse(format!("twilio.after_stream.dial = {to:?}: a number such as +14155550100"));
+            }
+        }
+    }
+    if Url::parse(&twilio.api_url).is_none_or(|url| !matches!(url.scheme.as_str(), "http" | "https")) {
+        refuse(format!("twilio.api_url = {:?}: an address such as https://api.twilio.com", twilio.api_url));
+    }
+    if !config.operator.token.is_empty() && config.operator.token.expose().len() < 16 {
+        refuse(
+            "BRIDGE_OPERATOR_TOKEN is shorter than 16 characters: make one with: openssl rand -hex 32".into(),
+        );
+    }
+    let can_ask_twilio = !twilio.account_sid.is_empty() && !twilio.auth_token.is_empty();
+    if !config.call.leaving.transfer.is_empty() && !can_ask_twilio {
+        refuse(
+            "call.leaving.transfer needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: Twilio is asked to transfer".into(),
+        );
+    }
+    if !config.operator.token.is_empty() && !can_ask_twilio {
+        refuse(
+            "BRIDGE_OPERATOR_TOKEN needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: calls are placed, ended and \
+             transferred by Twilio"
+                .into(),
+        );
+    }
+    if config.loop_lag_ms_max > 60_000 {
+        refuse(format!("loop_lag_ms_max = {}: at most 60000, or 0 for no limit", config.loop_lag_ms_max));
+    }
+    if config.tls.cert_file.is_some() != config.tls.key_file.is_some() {
+        refuse("tls needs both cert_file and key_file, or neither".into());
+    }
+}
+
+/// What the call's own settings must obey beyond their types.
 fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     if call.model.is_empty() || call.model.contains(char::is_whitespace) {
         refuse(format!("call.model = {:?}: a model's name, such as gpt-realtime-2.1", call.model));
@@ -631,6 +833,8 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     ] {
         range(name, value, 1, WAIT_MS_MAX);
     }
+    range("call.leaving.farewell_ms", call.leaving.farewell_ms, 1, WAIT_MS_MAX);
+    range("call.leaving.carrier_ms", call.leaving.carrier_ms, 1, WAIT_MS_MAX);
     for tool in &call.tools {
         range(&format!("timeout_ms of the function {:?}", tool.name), tool.timeout_ms, 1, WAIT_MS_MAX);
     }
@@ -659,7 +863,25 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     if !"0123456789*#ABCD".contains(call.dtmf.terminator) {
         refuse(format!("call.dtmf.terminator = {:?}: a key, such as #", call.dtmf.terminator));
     }
+    for (at, person) in call.leaving.transfer.iter().enumerate() {
+        let Person { name, number } = person;
+        if name.trim().is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+            refuse(format!("call.leaving.transfer: the name {name:?}: 1 to 64 characters"));
+        }
+        if !twiml::is_dialable(number) {
+            refuse(format!("call.leaving.transfer: {number:?} of {name:?}: a number such as +14155550100"));
+        }
+        if call.leaving.transfer[..at].iter().any(|earlier| earlier.name == *name) {
+            refuse(format!("call.leaving.transfer: the name {name:?} is given twice"));
+        }
+    }
     for (at, tool) in call.tools.iter().enumerate() {
+        if [END_CALL, TRANSFER_CALL].contains(&tool.name.as_str()) {
+            refuse(format!(
+                "call.tools: {:?} is a function of the bridge's own: see call.leaving",
+                tool.name
+            ));
+        }
         let name = &tool.name;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
@@ -707,8 +929,12 @@ fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
         };
     }
     let source = text.lines().nth(line - 1).unwrap_or_default();
-    if source.contains("api_key") {
-        return format!("{place}: api_key: {}", message.split(": ").next().unwrap_or(message));
+    let key = source.split('=').next().unwrap_or_default().trim();
+    let is_key_of_twilio =
+        before.rfind("\n[").is_some_and(|at| before[at..].starts_with("\n[twilio.shared_keys"));
+    if is_key_of_twilio || source.contains("shared_keys") || ["api_key", "auth_token", "token"].contains(&key)
+    {
+        return format!("{place}: {key}: {}", message.split(": ").next().unwrap_or(message));
     }
     match source.split_once('=') {
         Some((key, _)) => format!("{place}: {}: {message}", key.trim()),
@@ -743,7 +969,19 @@ mod tests {
         path
     }
 
+    /// Loads with what every bridge needs beside the model's key.
     fn load(flags: &[&str], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load_bare(
+            flags,
+            &[
+                env,
+                &[("TWILIO_AUTH_TOKEN", "twilio-token"), ("BRIDGE_PUBLIC_URL", "https://voice.example.com")],
+            ]
+            .concat(),
+        )
+    }
+
+    fn load_bare(flags: &[&str], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let args = Args::try_parse_from([&["bridge"], flags].concat()).unwrap();
         let env: Vec<(String, String)> =
             env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -780,11 +1018,44 @@ mod tests {
         );
         let flags = ["check", "--config", path.to_str().unwrap(), "--listen", "127.0.0.1:3"];
         let env = [("BRIDGE_LISTEN", "127.0.0.1:2"), ("BRIDGE_DRAIN_MS", "2"), ("BRIDGE_PUBLIC_URL", "")];
-        let config = load(&flags, &env).unwrap();
+        let config = load(&[&flags[..], &["--insecure-no-signature"]].concat(), &env).unwrap();
         assert_eq!((config.max_calls, config.drain_ms), (1, 2));
         assert_eq!(config.listen.to_string(), "127.0.0.1:3");
         assert_eq!(config.openai.api_key.expose(), "sk-file");
         assert_eq!(config.public_url, None, "an empty variable is no setting");
+    }
+
+    #[test]
+    fn without_a_secret_shared_with_twilio_nothing_is_served_and_the_words_say_what_to_do() {
+        let key = ("OPENAI_API_KEY", "sk");
+        let missing = load_bare(&[], &[key]).unwrap_err();
+        let [token, url] = missing.problems() else { panic!("{missing}") };
+        assert!(
+            token.starts_with("TWILIO_AUTH_TOKEN is missing: set it to the primary auth token"),
+            "{token}"
+        );
+        assert!(url.starts_with("public_url is missing: set BRIDGE_PUBLIC_URL"), "{url}");
+        let open = load_bare(&["--insecure-no-signature"], &[key]).unwrap_err();
+        assert!(open.problems()[0].contains("listen = 0.0.0.0:8084 can be reached from outside"), "{open}");
+        for local in ["127.0.0.1:8084", "[::1]:0"] {
+            assert!(load_bare(&["--insecure-no-signature", "--listen", local], &[key]).is_ok(), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let path = file("secret-file", "sk-from-a-file\n");
+        let (path, nowhere) = (path.to_str().unwrap(), ("OPENAI_API_KEY_FILE", "/nowhere/key"));
+        let config = load(&[], &[("OPENAI_API_KEY_FILE", path)]).unwrap();
+        assert_eq!(config.openai.api_key.expose(), "sk-from-a-file");
+        let both = load(&[], &[("OPENAI_API_KEY_FILE", path), ("OPENAI_API_KEY", "sk")]).unwrap_err();
+        assert_eq!(both.0[0], "OPENAI_API_KEY and OPENAI_API_KEY_FILE are both set: keep one of them");
+        let missing = load(&[], &[nowhere]).unwrap_err();
+        assert!(missing.0[0].starts_with("OPENAI_API_KEY_FILE: cannot read /nowhere/key: "), "{missing}");
+        let empty = file("empty-secret", "\n");
+        let empty =
+            load(&[], &[("TWILIO_AUTH_TOKEN_FILE", empty.to_str().unwrap()), ("TWILIO_AUTH_TOKEN", "")]);
+        assert!(empty.unwrap_err().0[0].contains("is empty"));
     }
 
     #[test]
@@ -842,6 +1113,8 @@ mod tests {
         assert!(!shown.contains("sk-hidden") && !format!("{config:?}").contains("sk-hidden"));
         let wrong = problems("secret", "[openai]\napi_key = [\"sk-hidden\"]\n").concat();
         assert!(wrong.contains("api_key") && !wrong.contains("hidden"), "{wrong}");
+        let wrong = problems("secret2", "[twilio]\nauth_token = [\"hidden\"]\n").concat();
+        assert!(wrong.contains("auth_token") && !wrong.contains("hidden"), "{wrong}");
         let spaced = load(&[], &[("OPENAI_API_KEY", "sk-hid den")]).unwrap_err().to_string();
         assert!(!spaced.contains("hid"), "{spaced}");
     }
@@ -906,6 +1179,29 @@ mod tests {
             ("[[call.tools]]\nname = \"a b\"", "call.tools: the name \"a b\": 1 to 64 letters"),
             ("[[call.tools]]\nname = \"a\"\n[[call.tools]]\nname = \"a\"", "the name \"a\" is given twice"),
             ("[[call.tools]]\nname = \"a\"\nparameters = 3", "the parameters of \"a\": a JSON schema"),
+            ("loop_lag_ms_max = 60001", "loop_lag_ms_max = 60001: at most 60000"),
+            ("[twilio]\ntoken_life_s = 1", "twilio.token_life_s = 1: between 5 and 3600"),
+            ("[twilio]\naccount_sid = \"AC1\"", "twilio.account_sid = \"AC1\": AC and 32"),
+            ("[twilio]\nnumber = \"0123\"", "twilio.number = \"0123\": a number with its country"),
+            ("[twilio]\nafter_stream = { dial = \"911\" }", "twilio.after_stream.dial = \"911\""),
+            ("[twilio]\nafter_stream = { redirect = \"/x\" }", "twilio.after_stream.redirect = \"/x\""),
+            ("[twilio]\napi_url = \"api\"", "twilio.api_url = \"api\""),
+            ("[twilio.shared_keys]\nk1 = \"***\"", "twilio.shared_keys.k1 is ***"),
+            (
+                "[twilio]\naccount_sid = \"AC0123456789abcdef0123456789abcdef\"\n[operator]\ntoken = \"short\"",
+                "BRIDGE_OPERATOR_TOKEN is shorter than 16",
+            ),
+            (
+                "[twilio]\naccount_sid = \"AC0123456789abcdef0123456789abcdef\"\n[operator]\ntoken = \"0123456789 abcdef\"",
+                "BRIDGE_OPERATOR_TOKEN holds spaces",
+            ),
+            (
+                "[operator]\ntoken = \"0123456789abcdef\"",
+                "BRIDGE_OPERATOR_TOKEN needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
+            ),
+            ("[[call.tools]]\nname = \"end_call\"", "\"end_call\" is a function of the bridge's own"),
+            ("[call.leaving]\nfarewell_ms = 0", "call.leaving.farewell_ms = 0: between 1 and"),
+            ("[tls]\ncert_file = \"x\"", "tls needs both"),
             ("notice_file = \"/nowhere/notice.ulaw\"", "notice_file /nowhere/notice.ulaw: cannot read it"),
         ];
         for (n, (toml, words)) in cases.iter().enumerate() {
@@ -953,7 +1249,10 @@ mod tests {
             ("https://voice.example.com:8443/base/", "wss://voice.example.com:8443/base/twilio"),
             ("http://127.0.0.1:8084", "ws://127.0.0.1:8084/twilio"),
         ] {
-            assert_eq!(given.parse::<PublicUrl>().unwrap().stream_url(), stream);
+            let url: PublicUrl = given.parse().unwrap();
+            assert_eq!(url.stream_url(), stream);
+            let asked = stream.replacen("ws", "http", 1).replace("/twilio", "/voice");
+            assert_eq!(url.url_of("/voice"), asked);
         }
         assert!("https://x/?a=b".parse::<PublicUrl>().unwrap_err().contains("query"));
     }

@@ -34,7 +34,7 @@ impl TlsDial {
     /// # Errors
     /// When the host of a `wss` URL is no name a certificate could carry.
     pub fn new(url: &ModelUrl) -> io::Result<Self> {
-        Self::trusting(url, RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+        Self::trusting(url, public_roots())
     }
 
     /// A dialler for `url`, trusting `roots` alone: for a server with a certificate of one's own.
@@ -43,19 +43,29 @@ impl TlsDial {
     /// When the host of a `wss` URL is no name a certificate could carry.
     pub fn trusting(url: &ModelUrl, roots: RootCertStore) -> io::Result<Self> {
         let tls = if url.secure {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let config = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(io::Error::other)?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
             let name = ServerName::try_from(url.host.clone()).map_err(io::Error::other)?;
-            Some((TlsConnector::from(Arc::new(config)), name))
+            Some((trusting(roots)?, name))
         } else {
             None
         };
         Ok(Self { host: url.host.clone(), port: url.port, tls })
     }
+}
+
+/// TLS towards servers whose certificates `roots` vouch for.
+pub(crate) fn trusting(roots: RootCertStore) -> io::Result<TlsConnector> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The certificate authorities compiled in.
+pub(crate) fn public_roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
 impl Dial for TlsDial {

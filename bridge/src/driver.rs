@@ -9,6 +9,7 @@ use crate::call::settings::Dialect;
 use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use crate::config::Config;
 use crate::dial::Dial;
+use crate::door::Door;
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::tools::Tools;
@@ -30,6 +31,7 @@ pub(crate) struct Parts<D, T> {
     pub(crate) config: Arc<Config>,
     pub(crate) dial: D,
     pub(crate) tools: T,
+    pub(crate) door: Arc<Door>,
     pub(crate) control: mpsc::Receiver<Control>,
     /// The wall clock at the beginning, Unix seconds.
     pub(crate) unix_now: i64,
@@ -53,14 +55,16 @@ pub(crate) async fn drive<S, D, T>(
     D: Dial,
     T: Tools,
 {
-    let Parts { config, dial, tools, mut control, unix_now, tape } = parts;
+    let Parts { config, dial, tools, door, mut control, unix_now, tape } = parts;
     let began = now();
     let mut tape = Taping { tape, began };
-    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now);
+    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now)
+        .guarded(door.is_guarded());
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();
     let mut changes: Vec<(Leg, LegChange)> = Vec::new();
+    let mut verdict: Option<Control> = None;
     let mut alarm = pin!(tokio::time::sleep_until(tokio::time::Instant::from_std(now())));
 
     loop {
@@ -84,6 +88,15 @@ pub(crate) async fn drive<S, D, T>(
                         dialing = None;
                     }
                 }
+                Transmit::Show(showing) => {
+                    let passed = now().saturating_duration_since(began).as_secs();
+                    let unix = unix_now.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX));
+                    let admitted = door.admit(&showing, unix);
+                    if let Err(refusal) = admitted {
+                        tracing::warn!(call_sid = showing.call_sid, %refusal, "a stream was turned away");
+                    }
+                    verdict = Some(admitted.map_or_else(Control::TurnAway, |()| Control::Welcome));
+                }
                 Transmit::Dial { call_sid } => {
                     dialing = Some(Box::pin(open(dial.clone(), config.clone(), call_sid)));
                 }
@@ -101,6 +114,11 @@ pub(crate) async fn drive<S, D, T>(
         }
         if call.is_over() {
             return;
+        }
+        if let Some(verdict) = verdict.take() {
+            tape.note(|| Note::Asked(verdict));
+            call.handle_control(verdict, now());
+            continue;
         }
         if !changes.is_empty() {
             // One input, then drain again: the call may want to answer each of them.

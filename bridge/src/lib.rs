@@ -11,6 +11,9 @@
 //! * [`payload`]: audio as text, on either wire.
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
+//! * [`door`]: who may come in; [`signature`], [`token`], [`twiml`]: what it is told by, and what it answers.
+//! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
+//! * [`tls`]: TLS on the listener itself.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`journal`]: what went by on both legs, one file a call.
 
@@ -18,13 +21,21 @@ pub mod audio;
 pub mod call;
 pub mod config;
 pub mod dial;
+pub mod door;
 pub mod driver;
+pub mod http;
 pub mod journal;
 pub mod leg;
+pub mod operator;
 pub mod payload;
 pub mod realtime;
 pub mod registry;
+pub mod rest;
 pub mod serve;
+pub mod signature;
 pub mod telemetry;
+pub mod tls;
+pub mod token;
 pub mod tools;
 pub mod twilio;
+pub mod twiml;

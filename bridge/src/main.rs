@@ -3,10 +3,13 @@
 use axum::serve::ListenerExt;
 use bridge::config::{Args, Command, Config};
 use bridge::dial::TlsDial;
+use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
+use bridge::rest::{Carrier, Rest, WithCarrier};
 use bridge::serve::Server;
 use bridge::telemetry::{self, LogCalls};
+use bridge::tls::{Certificate, TlsListener};
 use bridge::tools::NoTools;
 use clap::Parser;
 use std::process::ExitCode;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let done = match args.command.unwrap_or(Command::Serve) {
         Command::Check => check(&config),
         Command::Serve => serve(config),
+        Command::Call { to, from } => call(&config, &to, from.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +47,16 @@ fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Places a call and prints its name.
+#[tokio::main(flavor = "current_thread")]
+async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<()> {
+    let Some(rest) = Rest::new(config, TlsConnect::new()?) else {
+        anyhow::bail!("calls are placed by Twilio: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN");
+    };
+    println!("{}", rest.place(to, from).await?);
+    Ok(())
+}
+
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::install(&config.log)?;
@@ -55,12 +69,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             "the model is reached without TLS: key and audio travel openly"
         );
     }
+    if config.twilio.insecure_no_signature {
+        tracing::warn!(
+            listen = %config.listen,
+            "INSECURE: signatures are not checked; whoever reaches this address opens paid model sessions"
+        );
+    }
     let journal = Files::open(&config.journal)?.map(Arc::new);
     if journal.is_some() && config.journal.content == Content::Full {
         tracing::warn!(
             "journal.content is full: audio and words of every call are recorded; see docs/journal.md"
         );
     }
+    let certificate = Certificate::read(&config.tls)?;
+    let carrier = Rest::new(&config, TlsConnect::new()?).map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with --listen")
@@ -87,8 +109,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         });
     };
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
-    let server = Server::new(dial, NoTools, LogCalls, Arc::new(config)).with_journal(journals);
-    let served = server.run(listener, shutdown).await;
+    let tools = WithCarrier { tools: NoTools, carrier: carrier.clone() };
+    let server =
+        Server::new(dial, tools, LogCalls, Arc::new(config)).with_journal(journals).with_carrier(carrier);
+    let served = match certificate {
+        None => server.run(listener, shutdown).await,
+        Some(certificate) => {
+            let listener = TlsListener::new(listener, &certificate)?;
+            reload_on_hangup(certificate)?;
+            server.run(listener, shutdown).await
+        }
+    };
     if let Some(journal) = journal.and_then(Arc::into_inner) {
         let counted = journal.stop();
         let (lines, lost, removed) = (counted.lines, counted.lost, counted.removed);
@@ -96,5 +127,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!(calls = served.calls, refused = served.refused, panicked = served.panicked, "stopped");
     anyhow::ensure!(served.active_at_end == 0, "{} calls did not end and were cut", served.active_at_end);
+    Ok(())
+}
+
+/// Reads the certificate again whenever SIGHUP comes.
+fn reload_on_hangup(certificate: Certificate) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match certificate.reload() {
+                Ok(()) => tracing::info!("SIGHUP: the certificate was read again"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "SIGHUP: the old certificate stays")
+                }
+            }
+        }
+    });
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! could refuse: one unknown key makes it discard a whole `session.update`.
 
 use crate::audio::Format;
+use crate::call::leaving;
 use crate::call::settings::{CallConfig, Dialect};
 use crate::payload;
 use crate::twilio::shape_of;
@@ -553,9 +554,11 @@ impl ClientEvent {
 }
 
 fn tools(settings: &CallConfig) -> Value {
+    let own = leaving::offered(&settings.leaving);
     settings
         .tools
         .iter()
+        .chain(&own)
         .map(|t| json!({ "type": "function", "name": t.name, "description": t.description, "parameters": t.parameters }))
         .collect()
 }

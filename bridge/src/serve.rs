@@ -8,16 +8,21 @@ use crate::call::Control;
 use crate::call::event::CallEvent;
 use crate::config::Config;
 use crate::dial::Dial;
+use crate::door::{self, Door};
 use crate::driver::{self, Parts};
 use crate::journal::{Beginning, Journal};
 use crate::leg::{CALLER_MESSAGE_MAX, READ_BUFFER};
+use crate::operator;
 use crate::registry::{CallKey, Registry};
+use crate::rest::Carrier;
+use crate::signature::{self, Body, Signed};
 use crate::tools::Tools;
+use crate::twiml;
 use axum::Router;
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -35,6 +40,10 @@ use tracing::{Instrument, Span, field::Empty};
 
 /// How long the header of a request may take, and how long a connection may stay idle between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest body of a request, bytes: what Twilio asks is a few hundred.
+const BODY_MAX: usize = 64 * 1024;
+/// How often it is measured how late the process comes to its tasks.
+const LAG_EVERY: Duration = Duration::from_millis(100);
 /// Connections that are no calls (yet), at once. Further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 1_024;
 /// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
@@ -80,6 +89,9 @@ struct Shared {
     calls: AtomicU64,
     refused: AtomicU64,
     panicked: AtomicU64,
+    unsigned: AtomicU64,
+    /// How late the process comes to its tasks, microseconds.
+    lag_us: AtomicU64,
     draining: AtomicBool,
     /// A call, or an upgrade on its way to one, has ended.
     freed: Notify,
@@ -89,6 +101,8 @@ struct Shared {
 #[derive(Default)]
 struct Rooms {
     registry: Registry,
+    /// Which call carries which stream.
+    streams: BTreeMap<String, CallKey>,
     controls: BTreeMap<CallKey, mpsc::Sender<Control>>,
 }
 
@@ -111,6 +125,16 @@ impl Stats {
     /// Upgrades refused so far.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(SeqCst)
+    }
+
+    /// Requests refused because Twilio had not signed them.
+    pub fn unsigned(&self) -> u64 {
+        self.0.unsigned.load(SeqCst)
+    }
+
+    /// How late the process comes to its tasks, by its worst of the last second or so.
+    pub fn loop_lag(&self) -> Duration {
+        Duration::from_micros(self.0.lag_us.load(SeqCst))
     }
 
     /// Panics so far.
@@ -138,15 +162,57 @@ impl Stats {
         self.rooms().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
     }
 
-    /// Takes a place for a call, if there is one.
-    fn admit(&self, max_calls: usize) -> Result<Place, &'static str> {
-        if self.is_draining() {
-            return Err("shutting down: no new calls");
+    /// Twilio says that this stream has ended; what it was about may be over already, or be somebody else's.
+    fn stream_over(&self, stream_sid: &str, failed: bool) {
+        let call = self.rooms().streams.get(stream_sid).copied();
+        if let Some(call) = call {
+            self.tell(call, Control::StreamOver { failed });
         }
-        let more = |active| (active < max_calls).then_some(active + 1);
+    }
+
+    /// Why no further call would be taken now, if none would.
+    fn no_room(&self, config: &Config) -> Option<&'static str> {
+        let late =
+            config.loop_lag_ms_max > 0 && self.loop_lag() > Duration::from_millis(config.loop_lag_ms_max);
+        match () {
+            () if self.is_draining() => Some("shutting down: no new calls"),
+            () if self.active() >= config.max_calls => Some("all lines are busy"),
+            () if late => Some("this machine is too busy for one more call"),
+            () => None,
+        }
+    }
+
+    /// Takes a place for a call, if there is one.
+    fn admit(&self, config: &Config) -> Result<Place, &'static str> {
+        if let Some(why) = self.no_room(config) {
+            return Err(why);
+        }
+        let more = |active| (active < config.max_calls).then_some(active + 1);
         match self.0.active.fetch_update(SeqCst, SeqCst, more) {
             Ok(_) => Ok(Place(self.clone())),
             Err(_) => Err("all lines are busy"),
+        }
+    }
+
+    fn refuse(&self, why: &str) {
+        self.0.refused.fetch_add(1, SeqCst);
+        tracing::warn!(
+            active = self.active(),
+            lag_ms = self.loop_lag().as_millis() as u64,
+            why,
+            "a call was refused"
+        );
+    }
+
+    /// Measures for ever how late the process comes to a task that is due.
+    async fn measure_lag(self) {
+        loop {
+            let due = tokio::time::Instant::now() + LAG_EVERY;
+            tokio::time::sleep_until(due).await;
+            let late = due.elapsed().as_micros().min(u128::from(u64::MAX)) as u64;
+            // A stall is remembered for about a second: what caused it is seldom over with it.
+            let faded = self.0.lag_us.load(SeqCst) / 4 * 3;
+            self.0.lag_us.store(late.max(faded), SeqCst);
         }
     }
 
@@ -172,18 +238,22 @@ impl Drop for Place {
 struct Seat {
     place: Place,
     key: CallKey,
-    call_sid: Option<String>,
+    /// The call's and the stream's names, once they are known to be true.
+    names: Option<(String, String)>,
 }
 
 impl Seat {
     /// Says which phone call this is; an older stream of the same one has to go.
-    fn claim(&mut self, call_sid: &str) {
+    fn claim(&mut self, call_sid: &str, stream_sid: &str) {
         let stats = &self.place.0;
-        let predecessor = stats.rooms().registry.claim(call_sid, self.key);
+        let mut rooms = stats.rooms();
+        let predecessor = rooms.registry.claim(call_sid, self.key);
+        rooms.streams.insert(stream_sid.to_owned(), self.key);
+        drop(rooms);
         if let Some(predecessor) = predecessor {
             stats.tell(predecessor, Control::Replaced);
         }
-        self.call_sid = Some(call_sid.to_owned());
+        self.names = Some((call_sid.to_owned(), stream_sid.to_owned()));
     }
 }
 
@@ -191,8 +261,11 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut rooms = self.place.0.rooms();
         rooms.controls.remove(&self.key);
-        if let Some(call_sid) = &self.call_sid {
+        if let Some((call_sid, stream_sid)) = &self.names {
             rooms.registry.release(call_sid, self.key);
+            if rooms.streams.get(stream_sid) == Some(&self.key) {
+                rooms.streams.remove(stream_sid);
+            }
         }
         drop(rooms);
         if std::thread::panicking() {
@@ -206,8 +279,13 @@ impl Drop for Seat {
 struct Desk {
     stats: Stats,
     config: Arc<Config>,
+    door: Arc<Door>,
+    unix_now: WallClock,
     upgraded: mpsc::UnboundedSender<(WebSocket, Place)>,
 }
+
+/// Tells Unix seconds.
+type WallClock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// A bridge, with everything it needs from the world but the listener and the signal to stop.
 pub struct Server<D, T, O> {
@@ -216,8 +294,10 @@ pub struct Server<D, T, O> {
     observe: O,
     config: Arc<Config>,
     stats: Stats,
-    unix_now: Box<dyn Fn() -> i64 + Send + Sync>,
+    unix_now: WallClock,
+    process: u64,
     journal: Option<Arc<dyn Journal>>,
+    carrier: Option<Arc<dyn Carrier>>,
 }
 
 /// Serves calls with the system's clock on the wall until `shutdown` and the drain after it are over.
@@ -241,14 +321,31 @@ where
 impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// A server that looks at the system's clock on the wall.
     pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        let (stats, unix_now) = (Stats::default(), Box::new(system_unix_now));
-        Self { dial, tools, observe, config, stats, unix_now, journal: None }
+        let (stats, unix_now) = (Stats::default(), Arc::new(system_unix_now));
+        Self {
+            dial,
+            tools,
+            observe,
+            config,
+            stats,
+            unix_now,
+            process: process_id(),
+            journal: None,
+            carrier: None,
+        }
     }
 
-    /// Looks at another clock on the wall, in Unix seconds. It only places a session's `expires_at`.
+    /// Looks at another clock on the wall, in Unix seconds. It places a session's `expires_at`, and ends tokens.
     #[must_use]
     pub fn with_wall_clock(mut self, unix_now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
-        self.unix_now = Box::new(unix_now);
+        self.unix_now = Arc::new(unix_now);
+        self
+    }
+
+    /// Makes tokens that differ from those of every other process by this number, instead of a random one.
+    #[must_use]
+    pub const fn with_process(mut self, process: u64) -> Self {
+        self.process = process;
         self
     }
 
@@ -256,6 +353,13 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     #[must_use]
     pub fn with_journal(mut self, journal: Option<Arc<dyn Journal>>) -> Self {
         self.journal = journal;
+        self
+    }
+
+    /// Asks this carrier for what an operator wants. Without one, or without a token of theirs, nobody may want.
+    #[must_use]
+    pub fn with_carrier(mut self, carrier: Option<Arc<dyn Carrier>>) -> Self {
+        self.carrier = carrier;
         self
     }
 
@@ -268,8 +372,20 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// most. The listener's `accept` must lose nothing when its future is dropped and asked anew.
     pub async fn run<L: Listener>(self, mut listener: L, shutdown: impl Future<Output = ()>) -> Served {
         let (upgraded, mut arriving) = mpsc::unbounded_channel(); // bounded by the places
-        let desk = Desk { stats: self.stats.clone(), config: self.config.clone(), upgraded };
-        let service = TowerToHyperService::new(router(desk));
+        let door = Arc::new(Door::new(self.config.clone(), self.process));
+        let desk = Desk {
+            stats: self.stats.clone(),
+            config: self.config.clone(),
+            door: door.clone(),
+            unix_now: self.unix_now.clone(),
+            upgraded,
+        };
+        let operators = operator::router(&self.config.operator.token, self.carrier.clone());
+        let mut lag = JoinSet::new(); // ends with this function
+        if self.config.loop_lag_ms_max > 0 {
+            lag.spawn(self.stats.clone().measure_lag());
+        }
+        let service = TowerToHyperService::new(router(desk).merge(operators));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
 
@@ -300,7 +416,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                 }
                 Some((socket, place)) = arriving.recv() => {
                     next_key += 1;
-                    self.begin(CallKey(next_key), socket, place, began, drain_by, &mut calls);
+                    self.begin(CallKey(next_key), socket, place, &door, began, drain_by, &mut calls);
                 }
                 () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
                 Some(ended) = connections.join_next() => {
@@ -327,11 +443,13 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     }
 
     /// Starts a call in a task of its own.
+    #[expect(clippy::too_many_arguments, reason = "what a call begins with, and where it goes")]
     fn begin(
         &self,
         key: CallKey,
         socket: WebSocket,
         place: Place,
+        door: &Arc<Door>,
         began: Instant,
         drain_by: Option<Instant>,
         calls: &mut JoinSet<()>,
@@ -342,7 +460,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         }
         self.stats.0.calls.fetch_add(1, SeqCst);
         self.stats.rooms().controls.insert(key, control);
-        let mut seat = Seat { place, key, call_sid: None };
+        let mut seat = Seat { place, key, names: None };
         let unix_now = (self.unix_now)();
         let up = driver::now().saturating_duration_since(began);
         let beginning = || Beginning { key: key.0, unix: unix_now, up, config: self.config.clone() };
@@ -350,6 +468,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             config: self.config.clone(),
             dial: self.dial.clone(),
             tools: self.tools.clone(),
+            door: door.clone(),
             control: wishes,
             unix_now,
             tape: self.journal.as_ref().map(|journal| journal.begin(beginning())),
@@ -359,7 +478,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             driver::drive(socket, parts, |event, now| {
                 if let CallEvent::Started { call_sid, stream_sid } = event {
                     Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
-                    seat.claim(call_sid);
+                    seat.claim(call_sid, stream_sid);
                 }
                 observe.event(key, now, event);
             })
@@ -370,6 +489,16 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     }
 }
 
+/// A number no other process has.
+fn process_id() -> u64 {
+    let mut bytes = [0; 8];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
+        // No randomness from the system: the process's own number and time tell it from its neighbours.
+        return (u64::from(std::process::id()) << 32) ^ system_unix_now().unsigned_abs();
+    }
+    u64::from_le_bytes(bytes)
+}
+
 #[expect(clippy::disallowed_methods, reason = "the wall clock of production enters here")]
 fn system_unix_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -378,11 +507,16 @@ fn system_unix_now() -> i64 {
 
 fn router(desk: Desk) -> Router {
     Router::new()
-        .route("/twilio", get(twilio))
-        .route("/voice", get(voice).post(voice))
+        .route(door::STREAM, get(twilio))
+        .route(door::VOICE, get(voice).post(voice))
+        .route(door::STREAM_STATUS, get(stream_status).post(stream_status))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "nothing here: this bridge serves /voice, /twilio and /healthz\n")
+            (
+                StatusCode::NOT_FOUND,
+                "nothing here: this bridge serves /voice, /twilio, /healthz and /readyz\n",
+            )
         })
         .with_state(desk)
 }
@@ -390,17 +524,21 @@ fn router(desk: Desk) -> Router {
 /// Twilio opens its WebSocket. No subprotocol is offered, and none is chosen.
 async fn twilio(
     State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    if let Err(why) = desk.door.knows(door::STREAM, uri.query(), signed(&headers), Body::None) {
+        return desk.forbidden(door::STREAM, why);
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(refusal) => return no_upgrade(&refusal.body_text()),
     };
-    let place = match desk.stats.admit(desk.config.max_calls) {
+    let place = match desk.stats.admit(&desk.config) {
         Ok(place) => place,
         Err(why) => {
-            desk.stats.0.refused.fetch_add(1, SeqCst);
-            tracing::warn!(active = desk.stats.active(), why, "a call was refused");
+            desk.stats.refuse(why);
             return busy(why);
         }
     };
@@ -428,42 +566,120 @@ fn busy(why: &str) -> Response {
 }
 
 /// Twilio asks what to do with a call.
-async fn voice(State(desk): State<Desk>, headers: HeaderMap) -> Response {
-    let url = match &desk.config.public_url {
-        Some(url) => url.stream_url(),
-        None => match headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
-            Some(host) if !host.is_empty() => format!("wss://{host}/twilio"),
-            Some(_) | None => {
-                let text =
-                    "no Host in the request: set public_url to the address Twilio reaches this bridge at\n";
-                return (StatusCode::BAD_REQUEST, text).into_response();
-            }
-        },
+async fn voice(State(desk): State<Desk>, request: Request) -> Response {
+    let asked = match Asked::read(&desk, door::VOICE, request).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal,
     };
-    ([(header::CONTENT_TYPE, "text/xml")], twiml(&url)).into_response()
-}
-
-/// The answer that connects a call to the WebSocket at `url`.
-fn twiml(url: &str) -> String {
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Connect><Stream url=\"{}\"/></Connect></Response>\n",
-        xml_escaped(url)
-    )
-}
-
-fn xml_escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&apos;"),
-            other => out.push(other),
-        }
+    // Said now, while it costs nothing: the stream would be refused, and the caller hear an error.
+    if let Some(why) = desk.stats.no_room(&desk.config) {
+        desk.stats.refuse(why);
+        return xml(twiml::busy());
     }
-    out
+    match desk.door.answer(&asked.form, asked.host.as_deref(), (desk.unix_now)()) {
+        Ok(twiml) => xml(twiml),
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),
+    }
+}
+
+fn xml(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/xml")], text).into_response()
+}
+
+/// Twilio tells what became of a stream. It is the only word there is of a stream that broke on the other side.
+async fn stream_status(State(desk): State<Desk>, request: Request) -> Response {
+    let asked = match Asked::read(&desk, door::STREAM_STATUS, request).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal,
+    };
+    let (stream_sid, event) = (asked.value("StreamSid"), asked.value("StreamEvent"));
+    match event {
+        "stream-error" => {
+            tracing::warn!(
+                call_sid = asked.value("CallSid"),
+                stream_sid,
+                error = shortened(asked.value("StreamError")),
+                "Twilio reports that a stream failed"
+            );
+            desk.stats.stream_over(stream_sid, true);
+        }
+        "stream-stopped" => desk.stats.stream_over(stream_sid, false),
+        _ => tracing::debug!(stream_sid, event = shortened(event), "a stream's status"),
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// So much of what somebody else wrote as a log line should hold.
+fn shortened(text: &str) -> &str {
+    text.char_indices().nth(200).map_or(text, |(at, _)| &text[..at])
+}
+
+/// A request of Twilio's: signed, whole, of bounded size, within bounded time.
+struct Asked {
+    form: Vec<(String, String)>,
+    host: Option<String>,
+}
+
+impl Asked {
+    async fn read(desk: &Desk, path: &str, request: Request) -> Result<Self, Response> {
+        let (head, body) = request.into_parts();
+        let bytes = read_body(body).await?;
+        let query = head.uri.query();
+        let is_form = head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
+            kind.as_bytes().to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded")
+        });
+        let form = match (head.method == Method::POST, is_form) {
+            (true, true) => door::form(&bytes),
+            (true, false) => Vec::new(),
+            (false, _) => door::form(query.unwrap_or_default().as_bytes()),
+        };
+        let body = match (head.method == Method::POST, is_form) {
+            (true, true) => Body::Form(&form),
+            (true, false) => Body::Raw(&bytes),
+            (false, _) => Body::None,
+        };
+        desk.door.knows(path, query, signed(&head.headers), body).map_err(|why| desk.forbidden(path, why))?;
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+        Ok(Self { form, host })
+    }
+
+    fn value(&self, name: &str) -> &str {
+        self.form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// Reads the body of a request, of [`BODY_MAX`] bytes and for [`HEADER_TIMEOUT`] at most.
+pub(crate) async fn read_body(body: axum::body::Body) -> Result<axum::body::Bytes, Response> {
+    match tokio::time::timeout(HEADER_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n").into_response())
+        }
+        Err(_late) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response()),
+    }
+}
+
+fn signed(headers: &HeaderMap) -> Signed<'_> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Signed { signature: text(signature::SIGNATURE), settings: text(signature::SETTINGS) }
+}
+
+impl Desk {
+    /// What is said to whoever is not Twilio. Why stays in the log: it would only help to guess.
+    fn forbidden(&self, path: &str, why: signature::Refusal) -> Response {
+        self.stats.0.unsigned.fetch_add(1, SeqCst);
+        tracing::warn!(path, %why, "a request was refused");
+        (StatusCode::FORBIDDEN, "this is for Twilio alone, and the request's signature does not show it\n")
+            .into_response()
+    }
+}
+
+/// For load balancers: whether one more call would be taken.
+async fn readyz(State(desk): State<Desk>) -> Response {
+    match desk.stats.no_room(&desk.config) {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(why) => busy(why),
+    }
 }
 
 /// For load balancers and people.
@@ -478,29 +694,34 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 mod tests {
     use super::*;
 
-    fn place(stats: &Stats) -> Place {
-        stats.admit(9).unwrap_or_else(|why| panic!("no place: {why}"))
+    fn lines(max_calls: usize) -> Config {
+        Config { max_calls, ..Config::default() }
     }
 
-    #[test]
-    fn an_address_cannot_break_out_of_its_attribute() {
-        assert_eq!(
-            twiml("wss://a/t?x=1&y=\"><Hangup/>'"),
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Connect>\
-             <Stream url=\"wss://a/t?x=1&amp;y=&quot;&gt;&lt;Hangup/&gt;&apos;\"/></Connect></Response>\n"
-        );
+    fn place(stats: &Stats) -> Place {
+        stats.admit(&lines(9)).unwrap_or_else(|why| panic!("no place: {why}"))
     }
 
     #[test]
     fn places_are_limited_and_given_back() {
         let stats = Stats::default();
         let first = place(&stats);
-        assert_eq!(stats.admit(1).err(), Some("all lines are busy"));
+        assert_eq!(stats.admit(&lines(1)).err(), Some("all lines are busy"));
         drop(first);
         assert_eq!(stats.active(), 0);
-        assert!(stats.admit(1).is_ok());
+        assert!(stats.admit(&lines(1)).is_ok());
         stats.0.draining.store(true, SeqCst);
-        assert_eq!(stats.admit(1).err(), Some("shutting down: no new calls"));
+        assert_eq!(stats.admit(&lines(1)).err(), Some("shutting down: no new calls"));
+    }
+
+    #[test]
+    fn a_machine_that_comes_too_late_to_its_tasks_takes_no_further_call() {
+        let stats = Stats::default();
+        stats.0.lag_us.store(251_000, SeqCst);
+        assert_eq!(stats.no_room(&lines(9)), Some("this machine is too busy for one more call"));
+        assert_eq!(stats.no_room(&Config { loop_lag_ms_max: 0, ..lines(9) }), None, "not asked for");
+        stats.0.lag_us.store(250_000, SeqCst);
+        assert_eq!(stats.no_room(&lines(9)), None);
     }
 
     #[test]
@@ -511,8 +732,8 @@ mod tests {
         for key in [CallKey(1), CallKey(2)] {
             let (control, receiver) = mpsc::channel(CONTROLS_MAX);
             stats.rooms().controls.insert(key, control);
-            let mut seat = Seat { place: place(&stats), key, call_sid: None };
-            seat.claim("CA1");
+            let mut seat = Seat { place: place(&stats), key, names: None };
+            seat.claim("CA1", &format!("MZ{}", key.0));
             seats.push(seat);
             wishes.push(receiver);
         }
@@ -521,7 +742,13 @@ mod tests {
         drop(seats.remove(0));
         assert_eq!((stats.registered(), stats.active()), (1, 1));
         assert!(stats.hang_up(CallKey(2)) && !stats.hang_up(CallKey(1)));
+        stats.stream_over("MZ1", true);
+        stats.stream_over("MZ2", true);
+        assert!(wishes[0].try_recv().is_err(), "gone");
+        assert_eq!(wishes[1].try_recv(), Ok(Control::HangUp));
+        assert_eq!(wishes[1].try_recv(), Ok(Control::StreamOver { failed: true }));
         drop(seats);
+        assert!(stats.rooms().streams.is_empty());
         assert_eq!((stats.registered(), stats.active()), (0, 0));
     }
 }

@@ -110,6 +110,7 @@ impl World {
                 | Transmit::Model(_)
                 | Transmit::WithdrawAudio
                 | Transmit::Ping(_)
+                | Transmit::Show(_)
                 | Transmit::Dial { .. }
                 | Transmit::Close { .. }
                 | Transmit::Drop(_)

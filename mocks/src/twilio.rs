@@ -12,6 +12,7 @@
 //!
 //! What nobody has documented is a knob of the script, not a guess in the code.
 
+mod account;
 mod mic;
 mod person;
 mod playout;
@@ -19,6 +20,7 @@ mod script;
 mod wire;
 mod words;
 
+pub use account::{Connect, Credentials, signature};
 pub use script::{CallerScript, CallerStep, EchoMarks, Idle, MediaFormat};
 pub use words::in_words;
 
@@ -39,6 +41,9 @@ use wire::FromServer;
 const CLOSE_PATIENCE_MS: u64 = 5_000;
 /// The close code of a call that ended in the ordinary way.
 const NORMAL: u16 = 1_000;
+
+/// What [`CallerSight::Step`] says when Twilio ends a stream because it was asked to by REST.
+pub const TAKEN_AWAY: &str = "the stream ends: Twilio was asked by REST";
 
 /// Who is calling: the ids of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,6 +182,23 @@ impl Caller {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+    }
+
+    /// What the answer of the webhook gave the stream: `start` will carry it.
+    pub fn carries(&mut self, parameters: impl IntoIterator<Item = (String, String)>) {
+        self.script.custom_parameters.extend(parameters);
+    }
+
+    /// Somebody has asked Twilio by REST to end this call, or to do something else with it: the stream ends.
+    pub fn taken_away(&mut self, now: At) {
+        match self.phase {
+            Phase::Connecting { .. } | Phase::Starting { .. } | Phase::Live => {
+                let what = TAKEN_AWAY.to_owned();
+                self.see(now, CallerSight::Step { index: self.person.index, what });
+                self.hang_up(now);
+            }
+            Phase::Dialling | Phase::Stopped | Phase::Closing { .. } | Phase::Dark | Phase::Over => {}
+        }
     }
 
     /// The upgrade was answered with this HTTP status instead of 101, or with nothing (0).

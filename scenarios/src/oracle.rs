@@ -10,11 +10,13 @@
 //! * [`audio`][]: bytes out, bytes in, pace, latency, audible.
 //! * [`protocol`][]: legal, one, format, mark, tool, start.
 //! * [`lifecycle`][]: tear, go on, robust, owner, text, expect.
+//! * [`leaving`][]: auth, bye.
 //! * [`limits`][]: bound.
 //! * [`terms`][]: what the scenario grants: weather, settings, slack.
 
 pub mod audio;
 pub mod barge_in;
+pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
 pub mod protocol;
@@ -82,6 +84,8 @@ pub const ALL: &[Oracle] = &[
     lifecycle::GOON,
     lifecycle::ROBUST,
     lifecycle::OWNER,
+    leaving::AUTH,
+    leaving::BYE,
     lifecycle::TEXT,
     lifecycle::EXPECT,
     limits::BOUND,

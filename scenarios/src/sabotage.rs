@@ -9,13 +9,13 @@ use crate::listen::BYTES_PER_MS;
 use crate::oracle::{self, Violation};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
-use crate::stage::memory::{Memory, play_spoiled};
-use crate::stage::{BridgeOut, Saboteur, Stage as _};
+use crate::stage::memory::{Memory, play_defective, play_spoiled};
+use crate::stage::{Act, BridgeOut, Defect, Saboteur, Stage as _, Told};
 use crate::trace::Trace;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bridge::call::Leg;
 use bridge::call::event::CallEvent;
+use bridge::call::{Control, Leg};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending};
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ pub const SEED: Seed = Seed(1);
 pub enum How {
     /// The messages of the bridge, one call at a time.
     Wire(fn() -> Box<dyn Saboteur>),
+    /// What the bridge hears and says, one call at a time.
+    Head(fn() -> Box<dyn Defect>),
     /// The trace of a good run.
     Record(fn(Trace) -> Trace),
 }
@@ -55,6 +57,7 @@ impl fmt::Debug for Sabotage {
 /// Every saboteur.
 pub fn all() -> Vec<Sabotage> {
     let wire = |oracle, scenario, name, make| Sabotage { name, oracle, scenario, how: How::Wire(make) };
+    let head = |oracle, scenario, name, make| Sabotage { name, oracle, scenario, how: How::Head(make) };
     let record = |oracle, scenario, name, spoil| Sabotage { name, oracle, scenario, how: How::Record(spoil) };
     vec![
         wire("clear", "barge_in", "drops the clear", || {
@@ -135,6 +138,14 @@ pub fn all() -> Vec<Sabotage> {
             trace.ended_at = until.plus_ms(1);
             trace
         }),
+        head("auth", "door", "lets everybody in", || Box::new(LetsEverybodyIn)),
+        head("auth", "door", "lets nobody in", || Box::new(LetsNobodyIn)),
+        wire("auth", "door", "keeps a stranger's stream open", || each(|m| m.unless_end(Leg::Caller))),
+        head("bye", "goodbye", "hangs up on the function call", || Box::new(HangsUpOnTheWish)),
+        wire("bye", "second_thought", "hangs up on a caller who spoke first", || {
+            each(|m| if m.is_clear() { m.and_close() } else { m.unspoiled() })
+        }),
+        head("bye", "goodbye", "never hangs up", || Box::new(NeverHangsUp)),
         record("text", "barge_in", "writes down what was never heard", |mut trace| {
             said_in_full(&mut trace);
             trace
@@ -179,6 +190,7 @@ pub fn run(sabotage: &Sabotage) -> Vec<Violation> {
 pub fn play(sabotage: &Sabotage, scenario: &Scenario, seed: Seed) -> Trace {
     match sabotage.how {
         How::Wire(make) => play_spoiled(scenario, seed, &|_| make()),
+        How::Head(make) => play_defective(scenario, seed, &|_| {}, &|_| make()),
         How::Record(spoil) => spoil(Memory.play(scenario, seed)),
     }
 }
@@ -311,6 +323,54 @@ const GROUNDS: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "door",
+        r#"
+        purpose = "A caller whose stream is the call's, and one whose stream is not."
+        [server]
+        signed = true
+        [[call]]
+        caller.steps = [{ waits = 500 }, { says = 1500 }, "hears_start", "hears_end", "hangs_up"]
+        [[call]]
+        at_ms = 500
+        caller.credentials = "made_up_token"
+        caller.hang_up_after_ms = 20000
+        caller.steps = [{ waits = 500 }, { says = 1500 }, "waits_for_close"]
+        [expect]
+        ends = ["stopped", "unauthenticated"]
+        "#,
+    ),
+    (
+        "goodbye",
+        r#"
+        purpose = "The model says goodbye and ends the call."
+        [bridge]
+        leaving.end_call = true
+        leaving.farewell_ms = 8000
+        [[call]]
+        caller.steps = [{ waits = 500 }, { says = 1500 }, "hears_start", "waits_for_close"]
+        caller.hang_up_after_ms = 40000
+        model.turns = [{ answers = 2000, calls = [{ name = "end_call" }] }]
+        [expect]
+        end = "agent_hung_up"
+        "#,
+    ),
+    (
+        "second_thought",
+        r#"
+        purpose = "The model says goodbye, and the caller has another question."
+        [bridge]
+        leaving.end_call = true
+        [[call]]
+        caller.steps = [
+            { waits = 500 }, { says = 1500 }, "hears_start", { hears_for = 800 }, { says = 900 }, "hears_start",
+            "hears_end", "hangs_up",
+        ]
+        model.turns = [{ answers = 4000, speed = 6.0, calls = [{ name = "end_call" }] }, { answers = 1500 }]
+        [expect]
+        end = "stopped"
+        "#,
+    ),
+    (
         "no_start",
         r#"
         purpose = "A stream that never starts."
@@ -397,6 +457,11 @@ impl Message {
         let payload =
             self.json(Leg::Caller).and_then(|json| BASE64.decode(json["media"]["payload"].as_str()?).ok());
         payload.map_or(0, |bytes| bytes.len())
+    }
+
+    /// The message, and then the end of the stream.
+    fn and_close(self) -> Instead {
+        vec![(0, self.out), (0, BridgeOut::Close(Leg::Caller, 1_000))]
     }
 
     fn is_clear(&self) -> bool {
@@ -666,6 +731,72 @@ impl Saboteur for Starve {
         }
         let since = *self.since.get_or_insert(now);
         vec![(since.plus_ms(HELD_MS).since(now), message.out)]
+    }
+}
+
+/// Whoever is turned away comes in.
+struct LetsEverybodyIn;
+
+impl Defect for LetsEverybodyIn {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        match told {
+            Told::Control(Control::TurnAway(_)) => vec![(0, Act::Hear(Told::Control(Control::Welcome)))],
+            told => vec![(0, Act::Hear(told))],
+        }
+    }
+}
+
+/// Whoever may come in is turned away.
+struct LetsNobodyIn;
+
+impl Defect for LetsNobodyIn {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let refusal = bridge::door::Refusal::Account;
+        match told {
+            Told::Control(Control::Welcome) => {
+                vec![(0, Act::Hear(Told::Control(Control::TurnAway(refusal))))]
+            }
+            told => vec![(0, Act::Hear(told))],
+        }
+    }
+}
+
+/// Whether this is the model, calling a function of the bridge's own.
+fn is_wish(told: &Told) -> bool {
+    let Told::Text(Leg::Model, text) = told else { return false };
+    let event: Value = serde_json::from_str(text).unwrap_or_default();
+    event["type"] == "response.output_item.done" && event["item"]["type"] == "function_call"
+}
+
+/// Closes the stream as soon as the model wants the call to end.
+struct HangsUpOnTheWish;
+
+impl Defect for HangsUpOnTheWish {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let mut acts = Vec::new();
+        if is_wish(&told) {
+            acts.push((0, Act::Say(BridgeOut::Close(Leg::Caller, 1_000))));
+        }
+        acts.push((0, Act::Hear(told)));
+        acts
+    }
+}
+
+/// Does not hear that the model wants the call to end.
+struct NeverHangsUp;
+
+impl Defect for NeverHangsUp {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let Told::Text(Leg::Model, text) = &told else { return vec![(0, Act::Hear(told))] };
+        let mut event: Value = serde_json::from_str(text).unwrap_or_default();
+        if is_wish(&told) {
+            return Vec::new();
+        }
+        if event["type"] == "response.done" {
+            event["response"]["output"] = json!([]);
+            return vec![(0, Act::Hear(Told::Text(Leg::Model, event.to_string())))];
+        }
+        vec![(0, Act::Hear(told))]
     }
 }
 

@@ -75,6 +75,11 @@ pub struct ServerKnobs {
     pub max_calls: usize,
     /// How long running calls may go on once the server shuts down, ms.
     pub drain_ms: u64,
+    /// Only what the account has signed is answered, and only a stream that shows its token is carried. Otherwise
+    /// everybody is let in, and no webhook is asked.
+    pub signed: bool,
+    /// How long after its webhook a stream may come, seconds.
+    pub token_life_s: u32,
     /// When the server is told to shut down, ms; never when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_at_ms: Option<u64>,
@@ -82,7 +87,7 @@ pub struct ServerKnobs {
 
 impl Default for ServerKnobs {
     fn default() -> Self {
-        Self { max_calls: 1_000, drain_ms: 30_000, drain_at_ms: None }
+        Self { max_calls: 1_000, drain_ms: 30_000, signed: false, token_life_s: 60, drain_at_ms: None }
     }
 }
 

@@ -9,13 +9,15 @@ pub mod pipes;
 mod shell;
 pub mod simulated;
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::{Control, Leg, LegChange, ToolResult};
 use bridge::config::{Config, Secret};
 use mocks::peer::At;
+use mocks::twilio::Identity;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
@@ -27,6 +29,16 @@ pub const EPOCH_UNIX: i64 = 1_767_225_600;
 
 /// The API key of the bridge.
 const API_KEY: &str = "sk-scenario";
+/// What the account of every scenario shares with the bridge.
+const AUTH_TOKEN: &str = "scenario-auth-token";
+/// Where the account reaches the bridge.
+const PUBLIC_URL: &str = "https://bridge.example";
+/// The same, as the bridge is asked for a call.
+const WEBHOOK_URL: &str = "https://bridge.example/voice";
+/// The same, as a stream is opened.
+const STREAM_URL: &str = "wss://bridge.example/twilio";
+/// How long Twilio takes for what it is asked by REST, when a scenario does not say otherwise, ms.
+pub(crate) const CARRIER_MS: u64 = 150;
 /// How long a caller's end waits for the answer to its upgrade request.
 const UPGRADE_PATIENCE_MS: u64 = 10_000;
 
@@ -117,8 +129,48 @@ fn settings(scenario: &Scenario) -> Config {
     config.openai.api_key = Secret::new(API_KEY);
     config.max_calls = scenario.server.max_calls;
     config.drain_ms = scenario.server.drain_ms;
+    // The simulated clock comes late by its own steps; that says nothing of the machine.
+    config.loop_lag_ms_max = 0;
+    config.twilio.insecure_no_signature = !scenario.server.signed;
+    config.twilio.token_life_s = scenario.server.token_life_s;
+    config.twilio.auth_token = Secret::new(AUTH_TOKEN);
+    config.public_url = Some(PUBLIC_URL.parse().expect("the constant is an address"));
     config.call = scenario.bridge.clone();
     config
+}
+
+/// The function of this name, as the scenario wants it to end. The bridge's own two succeed unless it says otherwise.
+fn function(scenario: &Scenario, name: &str) -> ToolScript {
+    let usual = || {
+        let name = name.to_owned();
+        match takes_away(&name) {
+            true => ToolScript {
+                name,
+                after_ms: CARRIER_MS,
+                output: Some("done".into()),
+                ..ToolScript::default()
+            },
+            false => ToolScript { name, error: Some("unknown function".into()), ..ToolScript::default() },
+        }
+    };
+    scenario.tools.iter().find(|tool| tool.name == name).cloned().unwrap_or_else(usual)
+}
+
+/// Whether Twilio ends the stream of a call for which this function succeeds.
+fn takes_away(name: &str) -> bool {
+    matches!(name, END_CALL | TRANSFER_CALL)
+}
+
+/// The form of a call's webhook.
+fn webhook_form(identity: &Identity) -> [(&str, &str); 6] {
+    [
+        ("AccountSid", &identity.account_sid),
+        ("CallSid", &identity.call_sid),
+        ("CallStatus", "ringing"),
+        ("Direction", "inbound"),
+        ("From", "+14155550123"),
+        ("To", "+15005550006"),
+    ]
 }
 
 /// Something the bridge puts on the wire.

@@ -19,6 +19,8 @@ pub enum EndReason {
     CallerClogged,
     /// `start` did not come in time.
     NoStart,
+    /// The stream could not show that it belongs to its call.
+    Unauthenticated,
     /// `media` did not come in time.
     NoMedia,
     /// `start` announced a media format the bridge cannot decode.
@@ -51,6 +53,10 @@ pub enum EndReason {
     Drained,
     /// The operator hung up.
     HungUp,
+    /// The model ended the call.
+    AgentHungUp,
+    /// The model put the caller through to somebody.
+    Transferred,
 }
 
 impl EndReason {
@@ -63,6 +69,7 @@ impl EndReason {
             Self::CallerSilent => "caller_silent",
             Self::CallerClogged => "caller_clogged",
             Self::NoStart => "no_start",
+            Self::Unauthenticated => "unauthenticated",
             Self::NoMedia => "no_media",
             Self::UnsupportedMedia => "unsupported_media",
             Self::CallerMalformed => "caller_malformed",
@@ -79,6 +86,8 @@ impl EndReason {
             Self::TooLong => "too_long",
             Self::Drained => "drained",
             Self::HungUp => "hung_up",
+            Self::AgentHungUp => "agent_hung_up",
+            Self::Transferred => "transferred",
         }
     }
 }

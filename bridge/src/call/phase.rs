@@ -4,11 +4,14 @@ use super::Stream;
 use super::downlink::Downlink;
 use super::event::EndReason;
 use super::talk::Conversation;
+use crate::twilio::Start;
 
 /// The phases, in the order a call meets them. Any of them may go straight to `Closing`.
 pub(super) enum Phase {
     /// The socket is open; Twilio has not said which call this is.
     AwaitingStart,
+    /// The stream has said whose it is; whether that is true is being found out.
+    AtTheDoor { start: Start },
     /// The stream is known; the model is dialled when audio flows.
     AwaitingMedia { stream: Stream },
     /// The model is being dialled; what the caller says meanwhile waits in the uplink.
@@ -34,7 +37,7 @@ impl Phase {
             | Self::Configuring { stream, .. }
             | Self::Live { stream, .. }
             | Self::Notice { stream, .. } => Some(stream),
-            Self::AwaitingStart | Self::Closing { .. } | Self::Over => None,
+            Self::AwaitingStart | Self::AtTheDoor { .. } | Self::Closing { .. } | Self::Over => None,
         }
     }
 
@@ -44,6 +47,7 @@ impl Phase {
             Self::Live { talk, .. } => Some(&mut talk.downlink),
             Self::Notice { downlink, .. } => Some(downlink),
             Self::AwaitingStart
+            | Self::AtTheDoor { .. }
             | Self::AwaitingMedia { .. }
             | Self::Dialing { .. }
             | Self::Configuring { .. }

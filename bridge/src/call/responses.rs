@@ -29,6 +29,8 @@ pub(crate) enum Why {
     ToolOutput,
     /// The last response failed.
     Retry,
+    /// The call is about to end, and nothing was said.
+    Farewell,
 }
 
 impl Why {
@@ -36,7 +38,7 @@ impl Why {
     const fn is_met_by_a_running_response(self) -> bool {
         match self {
             Self::Greeting | Self::Turn | Self::Retry => true,
-            Self::Keypad | Self::ToolOutput => false,
+            Self::Keypad | Self::ToolOutput | Self::Farewell => false,
         }
     }
 }

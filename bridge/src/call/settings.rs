@@ -39,6 +39,8 @@ pub struct CallConfig {
     pub mute_dtmf_tones: bool,
     /// Functions the model may call.
     pub tools: Vec<ToolSpec>,
+    /// How the model may end the call or put the caller through.
+    pub leaving: Leaving,
     /// How far the audio sent to the caller may run ahead of the ear.
     pub pacing: Pacing,
     /// How keypad presses are gathered.
@@ -65,6 +67,7 @@ impl Default for CallConfig {
             barge_in: true,
             mute_dtmf_tones: false,
             tools: Vec::new(),
+            leaving: Leaving::default(),
             pacing: Pacing::default(),
             dtmf: Dtmf::default(),
             limits: Limits::default(),
@@ -156,6 +159,46 @@ fn empty_schema() -> serde_json::Value {
 
 const fn tool_timeout() -> u64 {
     15_000
+}
+
+/// How the model may end the call or put the caller through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Leaving {
+    /// Offers the function `end_call`.
+    pub end_call: bool,
+    /// What the model is told to say when it ends the call or puts the caller through without a word; `None` lets it.
+    pub farewell: Option<String>,
+    /// Longest wait from the function call until the caller has heard the farewell, ms. Then it is done anyway.
+    pub farewell_ms: u64,
+    /// How long Twilio may take to do it, ms.
+    pub carrier_ms: u64,
+    /// Offers the function `transfer_call`, to these. The model knows their names, never their numbers.
+    pub transfer: Vec<Person>,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        Self {
+            end_call: false,
+            farewell: Some(
+                "Say goodbye, or whom you are putting the caller through to, in one short sentence.".into(),
+            ),
+            farewell_ms: 20_000,
+            carrier_ms: 10_000,
+            transfer: Vec::new(),
+        }
+    }
+}
+
+/// Somebody the model may put a caller through to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// What the model calls them.
+    pub name: String,
+    /// Where they are reached: `+` and the number, or a SIP address.
+    pub number: String,
 }
 
 /// How far the audio sent to the caller may run ahead of the ear.

@@ -3,6 +3,7 @@
 use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Speaker};
 use super::keypad::Keypad;
+use super::leaving::{Farewell, Way};
 use super::responses::{Created, Responses, Why};
 use super::settings::ms;
 use super::timers::Timer;
@@ -26,6 +27,10 @@ pub(super) struct Conversation {
     responses: Responses,
     keypad: Keypad,
     tools: Tools,
+    /// The call is to end, or be put through, once the caller has heard everything.
+    farewell: Option<Farewell>,
+    /// It is being done: the function call, and what it is.
+    leaving: Option<(String, Way)>,
     /// By the server's voice detection: started and not stopped.
     caller_speaks: bool,
     /// When the turn ended or the response was asked for that the next audio answers.
@@ -44,6 +49,8 @@ impl Conversation {
             responses: Responses::default(),
             keypad: Keypad::default(),
             tools: Tools::default(),
+            farewell: None,
+            leaving: None,
             caller_speaks: false,
             asked_at: None,
             strikes: 0,
@@ -98,7 +105,8 @@ impl Conversation {
 
     pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, now: Instant) {
         // A key press is a barge-in that voice detection cannot see, so the cancelling is up to us.
-        let interrupts = self.downlink.is_audible(now) || self.responses.is_anything_coming();
+        let interrupts =
+            self.downlink.is_audible(now) || self.responses.is_anything_coming() || self.farewell.is_some();
         if desk.config.barge_in && interrupts {
             let interrupted = self.interrupt(desk, stream, now);
             if let Some(response) = interrupted {
@@ -309,6 +317,12 @@ impl Conversation {
             desk.event(CallEvent::BargeIn { item, heard, discarded });
         }
         self.asked_at = None;
+        if let Some(farewell) = self.farewell.take() {
+            desk.timers.stop(Timer::Farewell);
+            // Whatever the caller says is answered by a response that knows of this.
+            let output = tools::failure("not done: the caller spoke first, and the call goes on");
+            self.answer(desk, farewell.call_id, output, false);
+        }
         active
     }
 
@@ -328,6 +342,13 @@ impl Conversation {
             self.function_call(desk, &done.response, call, now);
         }
         let active = self.responses.done(&done.response);
+        let wordless = active.as_ref().is_some_and(|active| !active.spoke && !active.fenced);
+        if wordless
+            && desk.config.leaving.farewell.is_some()
+            && self.farewell.as_ref().is_some_and(|farewell| farewell.response == done.response)
+        {
+            self.responses.want(Why::Farewell);
+        }
         desk.event(CallEvent::ResponseDone {
             response: done.response,
             status: done.status.clone(),
@@ -348,8 +369,11 @@ impl Conversation {
 
     /// A response ended, or never came, and the caller heard nothing of it: try once more, then say so.
     fn nothing_was_said(&mut self, desk: &mut Desk, why: &str, now: Instant) -> Result<(), Failure> {
-        self.strikes += 1;
         desk.timers.stop(Timer::FirstAudio);
+        if self.farewell.is_some() {
+            return Ok(()); // then without a word
+        }
+        self.strikes += 1;
         if self.strikes > 1 || is_hopeless(why) {
             return Err(Failure { reason: EndReason::ResponseFailed, detail: why.to_owned() });
         }
@@ -414,6 +438,17 @@ impl Conversation {
                 });
                 self.watch_tools(desk);
             }
+            Verdict::Leave { way, arguments } => {
+                desk.event(CallEvent::ToolCalled { call_id: call.call_id.clone(), name: call.name.clone() });
+                let (call_id, response) = (call.call_id.clone(), response.to_owned());
+                if self.farewell.is_some() || self.leaving.is_some() {
+                    let output = tools::failure("the call is being ended or put through already");
+                    self.answer(desk, call_id, output, false);
+                } else {
+                    self.farewell = Some(Farewell { call_id, way, arguments, response });
+                    desk.timers.set(Timer::Farewell, now + ms(desk.config.leaving.farewell_ms));
+                }
+            }
             Verdict::Answer { output } => {
                 self.answer(desk, call.call_id.clone(), output, false);
                 if !interrupted {
@@ -430,28 +465,83 @@ impl Conversation {
         }
     }
 
-    pub(super) fn tool_ended(&mut self, desk: &mut Desk, result: ToolResult, now: Instant) {
+    /// Returns how the call left the model, if that was it.
+    pub(super) fn tool_ended(
+        &mut self,
+        desk: &mut Desk,
+        result: ToolResult,
+        now: Instant,
+    ) -> Option<Failure> {
         if !self.tools.ended(&result.call_id) {
-            return; // it took too long and was answered already
+            return None; // it took too long and was answered already
         }
-        let ok = result.output.is_ok();
+        let why = result.output.as_ref().err().cloned();
         let output = result.output.unwrap_or_else(|why| tools::failure(&why));
-        self.answer(desk, result.call_id, output, ok);
+        if let Some(left) = self.left(&result.call_id, why.as_deref()) {
+            self.answer(desk, result.call_id, output, why.is_none());
+            return Some(left);
+        }
+        self.answer(desk, result.call_id, output, why.is_none());
         self.tools.answered();
         self.watch_tools(desk);
         self.speak_about_tools();
         self.ask(desk, now);
+        None
     }
 
-    pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) {
+    /// As [`Conversation::tool_ended`].
+    pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) -> Option<Failure> {
+        const WHY: &str = "the function took too long";
         while let Some(call_id) = self.tools.take_late(now) {
             desk.outbox.push_back(Transmit::CancelTool { call_id: call_id.clone() });
-            self.answer(desk, call_id, tools::failure("the function took too long"), false);
+            let left = self.left(&call_id, Some(WHY));
+            self.answer(desk, call_id, tools::failure(WHY), false);
+            if left.is_some() {
+                return left;
+            }
             self.tools.answered();
         }
         self.watch_tools(desk);
         self.speak_about_tools();
         self.ask(desk, now);
+        None
+    }
+
+    // ---------------------------------------------------------------------------------------- leaving
+
+    /// Ends the call or puts the caller through, if that is wanted and the caller has heard everything.
+    pub(super) fn leave_if_heard(&mut self, desk: &mut Desk, now: Instant) {
+        let heard = self.downlink.is_quiet() && !self.responses.is_expected() && !self.caller_speaks;
+        if heard && self.farewell.is_some() {
+            self.leave(desk, now);
+        }
+    }
+
+    /// Does it, heard or not.
+    pub(super) fn leave(&mut self, desk: &mut Desk, now: Instant) {
+        let Some(Farewell { call_id, way, arguments, .. }) = self.farewell.take() else { return };
+        desk.timers.stop(Timer::Farewell);
+        self.tools.runs(&call_id, now + ms(desk.config.leaving.carrier_ms));
+        self.watch_tools(desk);
+        self.leaving = Some((call_id.clone(), way));
+        desk.outbox.push_back(Transmit::RunTool { call_id, name: way.name().to_owned(), arguments });
+    }
+
+    /// The call is being ended or put through at this moment.
+    pub(super) fn way_out(&self) -> Option<Way> {
+        self.leaving.as_ref().map(|(_, way)| *way)
+    }
+
+    /// The end a function call has brought about, if it was to. A call that could not be ended by Twilio's leave is
+    /// ended all the same, by closing its stream; one that could not be put through goes on.
+    fn left(&mut self, call_id: &str, failed: Option<&str>) -> Option<Failure> {
+        let (_, way) = self.leaving.take_if(|(leaving, _)| leaving == call_id)?;
+        let detail = match (way, failed) {
+            (Way::Transfer, Some(_)) => return None,
+            (_, None) => way.name().to_owned(),
+            (Way::HangUp, Some(why)) => format!("by closing the stream, because: {why}"),
+        };
+        Some(Failure { reason: way.reason(), detail })
     }
 
     fn answer(&mut self, desk: &mut Desk, call_id: String, output: String, ok: bool) {
@@ -479,7 +569,11 @@ impl Conversation {
     /// Asks for what is wanted, if it may.
     fn ask(&mut self, desk: &mut Desk, now: Instant) {
         let Some((request, why)) = self.responses.ask(self.caller_speaks) else { return };
-        let instructions = (why == Why::Greeting).then(|| desk.config.greeting.clone()).flatten();
+        let instructions = match why {
+            Why::Greeting => desk.config.greeting.clone(),
+            Why::Farewell => desk.config.leaving.farewell.clone(),
+            Why::Turn | Why::Keypad | Why::ToolOutput | Why::Retry => None,
+        };
         desk.tell_model(ClientEvent::CreateResponse {
             event_id: request.event_id,
             request: request.number,
@@ -509,6 +603,7 @@ impl Conversation {
 
     /// The conversation is over. Hands out what is on its way to the ear.
     pub(super) fn end(mut self, desk: &mut Desk) -> Downlink {
+        desk.timers.stop(Timer::Farewell);
         for call_id in self.tools.abandon() {
             desk.outbox.push_back(Transmit::CancelTool { call_id });
         }

@@ -1,5 +1,8 @@
 //! A call, step by step: each test states one fact.
 
+mod door;
+mod leaving;
+
 use super::event::{CallEvent, EndReason};
 use super::settings::{CallConfig, ms};
 use super::*;
@@ -218,6 +221,9 @@ impl Bench {
                     format!("output {call_id} {output}")
                 }
                 Transmit::Model(ClientEvent::SessionUpdate { .. }) => "update".into(),
+                Transmit::Show(Showing { call_sid, account_sid, token }) => {
+                    format!("show {call_sid} {account_sid} {}", token.unwrap_or_default())
+                }
                 Transmit::Dial { .. } => "dial".into(),
                 Transmit::Close { leg, code, .. } => format!("close {leg:?} {code}"),
                 Transmit::Drop(leg) => format!("drop {leg:?}"),

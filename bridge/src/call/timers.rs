@@ -44,6 +44,8 @@ pub enum Timer {
     ModelPong,
     /// A function call takes too long.
     Tool,
+    /// The caller should have heard the farewell.
+    Farewell,
     /// The session nears its maximum duration.
     Expiry,
     /// The longest call.
@@ -57,7 +59,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -77,6 +79,7 @@ impl Timer {
         Self::CallerPong,
         Self::ModelPong,
         Self::Tool,
+        Self::Farewell,
         Self::Expiry,
         Self::CallLimit,
         Self::Drain,
@@ -106,6 +109,7 @@ impl Timer {
             Self::CallerPong => "caller_pong",
             Self::ModelPong => "model_pong",
             Self::Tool => "tool",
+            Self::Farewell => "farewell",
             Self::Expiry => "expiry",
             Self::CallLimit => "call_limit",
             Self::Drain => "drain",

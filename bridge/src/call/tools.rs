@@ -1,5 +1,6 @@
 //! Function calls in flight. Each is answered exactly once, whatever becomes of it; audio never waits for one.
 
+use super::leaving::{self, Way};
 use super::settings::{CallConfig, ms};
 use crate::realtime::FunctionCall;
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ struct Running {
 pub(crate) enum Verdict {
     /// Run it with these arguments (a JSON object).
     Run { arguments: String },
+    /// Run it with these arguments when the caller has heard the farewell.
+    Leave { way: Way, arguments: String },
     /// Answer it now.
     Answer { output: String },
     /// Nothing: it was seen before, or the model never finished writing it.
@@ -55,19 +58,31 @@ impl Tools {
         if interrupted {
             return refuse("not run: the caller interrupted");
         }
+        let arguments = call.arguments.trim();
+        let arguments = if arguments.is_empty() { "{}" } else { arguments };
+        let value = serde_json::from_str::<Value>(arguments).ok().filter(Value::is_object);
+        if let (Some(way), Some(value)) = (leaving::way(&call.name, &config.leaving), &value) {
+            return match leaving::resolved(way, value, &config.leaving) {
+                Ok(arguments) => Verdict::Leave { way, arguments },
+                Err(why) => refuse(why),
+            };
+        }
         let Some(spec) = config.tools.iter().find(|tool| tool.name == call.name) else {
             return refuse("there is no such function");
         };
         if self.running.len() >= config.limits.tools_running {
             return refuse("too many functions are running");
         }
-        let arguments = call.arguments.trim();
-        let arguments = if arguments.is_empty() { "{}" } else { arguments };
-        if !serde_json::from_str::<Value>(arguments).is_ok_and(|value| value.is_object()) {
+        if value.is_none() {
             return refuse("the arguments are not a JSON object");
         }
-        self.running.push(Running { call_id: call.call_id.clone(), give_up_at: now + ms(spec.timeout_ms) });
+        self.runs(&call.call_id, now + ms(spec.timeout_ms));
         Verdict::Run { arguments: arguments.to_owned() }
+    }
+
+    /// A run begins.
+    pub(crate) fn runs(&mut self, call_id: &str, give_up_at: Instant) {
+        self.running.push(Running { call_id: call_id.to_owned(), give_up_at });
     }
 
     /// A run ended. Returns whether anybody still waits for it.

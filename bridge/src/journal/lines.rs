@@ -234,7 +234,8 @@ pub enum What {
         /// What it returned, or why it failed.
         output: Blob,
     },
-    /// The world outside wanted something: `replaced`, `drain`, `hang_up`.
+    /// The world outside wanted something: `replaced`, `drain`, `hang_up`, `welcome`, `turn_away`,
+    /// `stream_failed`, `stream_stopped`.
     #[serde(rename = "asked")]
     Asked {
         /// What.
@@ -453,6 +454,10 @@ impl Scribe {
             for tool in &mut call.tools {
                 tool.description = hidden(&tool.description);
             }
+            call.leaving.farewell = call.leaving.farewell.as_deref().map(hidden);
+            for person in &mut call.leaving.transfer {
+                person.number = "+000".into();
+            }
         }
         let header = Header {
             journal: VERSION,
@@ -520,6 +525,10 @@ impl Scribe {
                     Control::Replaced => "replaced",
                     Control::Drain { .. } => "drain",
                     Control::HangUp => "hang_up",
+                    Control::Welcome => "welcome",
+                    Control::TurnAway(_) => "turn_away",
+                    Control::StreamOver { failed: true } => "stream_failed",
+                    Control::StreamOver { failed: false } => "stream_stopped",
                 }
                 .into(),
             },
@@ -716,6 +725,7 @@ impl Scribe {
             Transmit::WithdrawAudio => bridge("withdraw", Side::Caller),
             Transmit::Model(event) => What::SentModel(Box::new(self.client_event(event))),
             Transmit::Ping(leg) => bridge("ping", (*leg).into()),
+            Transmit::Show(_) => bridge("show", Side::Caller),
             Transmit::Dial { .. } => bridge("dial", Side::Model),
             Transmit::Close { leg, code, reason } => What::Bridge {
                 does: "close".into(),

@@ -10,6 +10,7 @@
 //! custom_parameters = { tenant = "t-42" }
 //! ```
 
+use super::account::Credentials;
 use crate::sound::Sound;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -90,9 +91,16 @@ pub struct CallerScript {
     /// The `mediaFormat` that `start` announces. The audio itself is always mu-law at 8 kHz.
     #[serde(skip_serializing_if = "is_format_default")]
     pub media_format: MediaFormat,
+    /// What the caller's end shows of its account, where the bridge asks for it.
+    #[serde(skip_serializing_if = "is_proper")]
+    pub credentials: Credentials,
     /// The `customParameters` that `start` carries.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub custom_parameters: BTreeMap<String, String>,
+}
+
+fn is_proper(credentials: &Credentials) -> bool {
+    *credentials == Credentials::Proper
 }
 
 impl Default for CallerScript {
@@ -117,6 +125,7 @@ impl Default for CallerScript {
             patience_ms: PATIENCE_MS,
             hang_up_after_ms: Some(HANG_UP_AFTER_MS),
             media_format: MediaFormat::default(),
+            credentials: Credentials::Proper,
             custom_parameters: BTreeMap::new(),
         }
     }

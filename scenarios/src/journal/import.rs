@@ -88,6 +88,8 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
                         scenario.server.drain_at_ms.get_or_insert(at / 1_000);
                     }
                     "replaced" if journals.len() > 1 => {}
+                    // The call of the scenario is let in without being asked.
+                    "welcome" => {}
                     "replaced" => {
                         say("another stream took the call over: import its journal along with this one"
                             .into())

@@ -1,10 +1,12 @@
 //! A call begins, survives what it can, ends with a name, and leaves nothing behind.
 
+use super::leaving::may_come_in;
 use super::terms::{Leg, Terms};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
 use crate::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker};
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
 
@@ -270,7 +272,17 @@ fn robust(trace: &Trace) -> Vec<Violation> {
 
 fn owner(trace: &Trace) -> Vec<Violation> {
     each(trace, OWNER.name, |case, findings| {
+        // Who is turned away at the door takes nobody's place.
+        let came_in = |index: usize| {
+            let turned_away = |seen: &mocks::record::Sighting<CallerSight>| {
+                matches!(seen.what, CallerSight::Ended(Ending::ByPeer { code: Some(1_008), .. }))
+            };
+            !trace.scenario.server.signed || !trace.calls[index].caller.sightings.iter().any(turned_away)
+        };
         let began = |index: usize| {
+            if !came_in(index) {
+                return None;
+            }
             let sightings = &trace.calls[index].caller.sightings;
             sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart)).map(|s| s.at)
         };
@@ -484,6 +496,8 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
     let seen = match reason {
         // No scenario has an operator.
         EndReason::HungUp => false,
+        EndReason::Unauthenticated => !may_come_in(case),
+        EndReason::AgentHungUp | EndReason::Transferred => wanted_to_leave(case),
         EndReason::Stopped => saw(|what| matches!(what, CallerSight::SentStop)),
         EndReason::Replaced => others.map(|(_, call)| &call.caller.call_sid).any(|other| other == sid),
         EndReason::Drained => case.trace.scenario.server.drain_at_ms.is_some(),
@@ -508,6 +522,14 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
         | EndReason::TooLong => true,
     };
     (!seen).then_some(reason)
+}
+
+/// The model called one of the functions that end a call or put it through.
+fn wanted_to_leave(case: &Case<'_>) -> bool {
+    let sightings = case.call.models.iter().flat_map(|model| &model.sightings);
+    sightings.into_iter().any(|seen| {
+        matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if [END_CALL, TRANSFER_CALL].contains(&name.as_str()))
+    })
 }
 
 /// 1005, 1006 and 1015 describe what happened to a connection; they are never sent.

@@ -11,6 +11,7 @@ use crate::trace::{CallTrace, Trace};
 use crate::weather::LegWeather;
 use bridge::audio::Format;
 use bridge::call::event::CallEvent;
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
 use mocks::realtime::{CLOSE_FRAME, Happening, Opening, Outcome, Turn};
@@ -46,7 +47,7 @@ const TOOL_TIMEOUT_MS: u64 = 15_000;
 pub(crate) struct Terms<'a> {
     pub(crate) config: &'a CallConfig,
     scenario: &'a Scenario,
-    plan: &'a CallPlan,
+    pub(crate) plan: &'a CallPlan,
     call: &'a CallTrace,
     stage: StageKind,
 }
@@ -439,6 +440,11 @@ impl<'a> Terms<'a> {
             .iter()
             .find(|tool| tool.name == name)
             .map_or(TOOL_TIMEOUT_MS, |tool| tool.timeout_ms)
+            .max(match name {
+                // The farewell is heard first, then Twilio is asked.
+                END_CALL | TRANSFER_CALL => self.config.leaving.farewell_ms + self.config.leaving.carrier_ms,
+                _ => 0,
+            })
     }
 
     /// Something other than a caller's words may have silenced the ear at this moment.

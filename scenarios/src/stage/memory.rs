@@ -6,10 +6,11 @@
 //! A call takes about a millisecond, so this is where seeds are spent.
 
 use super::{
-    API_KEY, Act, BridgeOut, Defect, EPOCH_UNIX, Mouth, Saboteur, Stage, StageKind, Told, UPGRADE_PATIENCE_MS,
+    API_KEY, AUTH_TOKEN, Act, BridgeOut, Defect, EPOCH_UNIX, Mouth, STREAM_URL, Saboteur, Stage, StageKind,
+    Told, UPGRADE_PATIENCE_MS, WEBHOOK_URL,
 };
 use crate::journal::Papers;
-use crate::scenario::{PlannedCall, Scenario, ToolScript};
+use crate::scenario::{PlannedCall, Scenario};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Network, Trace};
 use crate::weather::LegWeather;
@@ -17,12 +18,14 @@ use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use bridge::config::Config;
+use bridge::door::{self, Door};
 use bridge::journal::{Beginning, Journal as _, Note, Tape};
 use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::registry::{CallKey, Registry};
+use bridge::signature::{Body, Signed};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
-use mocks::twilio::Caller;
+use mocks::twilio::{Caller, Connect};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore as _;
 use std::cmp::Reverse;
@@ -137,6 +140,8 @@ enum Happens {
     ModelWakes(usize),
     CallWakes,
     Tool(ToolResult),
+    /// Twilio does what this function asks of it.
+    TakenAway(String),
     /// A defect does something late.
     Late(Act),
     /// The connections on a leg are reset.
@@ -280,6 +285,8 @@ struct Line {
     call_wakes: Option<At>,
     /// The bridge does not read from the model.
     model_held: bool,
+    /// What the answer of its webhook gave it.
+    token: Option<String>,
     /// Functions that are running.
     running: BTreeSet<String>,
     defect: Option<Box<dyn Defect>>,
@@ -296,6 +303,7 @@ struct World<'a> {
     papers: Option<&'a Papers>,
     /// Of the process; [`Self::config`] is its part for calls.
     settings: Arc<Config>,
+    door: Door,
     config: Arc<CallConfig>,
     notice: Arc<[u8]>,
     /// Scenario time zero on the clock of [`Call`].
@@ -348,6 +356,7 @@ impl<'a> World<'a> {
                     call: None,
                     call_wakes: None,
                     model_held: false,
+                    token: None,
                     running: BTreeSet::new(),
                     defect: defect.map(|make| make(index)),
                     tape: None,
@@ -357,11 +366,13 @@ impl<'a> World<'a> {
                 }
             })
             .collect();
+        let settings = Arc::new(Config { call: config.clone(), ..super::settings(scenario) });
         let mut world = Self {
             scenario,
             seed,
             papers,
-            settings: Arc::new(Config { call: config.clone(), ..super::settings(scenario) }),
+            door: Door::new(settings.clone(), 1),
+            settings,
             config: Arc::new(config),
             notice: bridge::config::notice(),
             base: Instant::now(),
@@ -587,6 +598,12 @@ impl<'a> World<'a> {
                     self.told(call, Told::Tool(result));
                 }
             }
+            Happens::TakenAway(call_id) => {
+                if self.lines[call].running.contains(&call_id) {
+                    self.lines[call].caller.taken_away(self.now);
+                    self.drain_caller(call);
+                }
+            }
             Happens::Late(act) => self.does(call, act),
             Happens::Cut(leg) => self.cut(call, leg),
             Happens::Replaced => self.told(call, Told::Control(Control::Replaced)),
@@ -627,14 +644,17 @@ impl<'a> World<'a> {
     fn arrives(&mut self, call: usize) {
         let refused = if self.stopped {
             Some(0)
+        } else if let Err(status) = self.shows_itself(call) {
+            Some(status)
         } else if self.draining || self.active >= self.scenario.server.max_calls {
             Some(503)
         } else {
             None
         };
         if refused.is_none() {
-            let unix = EPOCH_UNIX + i64::try_from(self.now.0 / 1_000_000).unwrap_or(i64::MAX);
-            let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix);
+            let unix = self.unix();
+            let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix)
+                .guarded(self.door.is_guarded());
             let up = Duration::from_micros(self.now.0);
             let beginning = || Beginning { key: call as u64, unix, up, config: self.settings.clone() };
             let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
@@ -651,6 +671,39 @@ impl<'a> World<'a> {
             Some(at) => self.push(at, call, Happens::Answered(refused)),
             None => self.push(now.plus_ms(UPGRADE_PATIENCE_MS), call, Happens::Answered(Some(0))),
         }
+    }
+
+    /// What the webhook and the upgrade of a call come to: its token is in its hands, or it is refused with a status.
+    fn shows_itself(&mut self, call: usize) -> Result<(), u16> {
+        if !self.door.is_guarded() {
+            return Ok(());
+        }
+        let identity = self.lines[call].planned.identity.clone();
+        let plan = &self.scenario.calls[self.lines[call].planned.plan];
+        let credentials = plan.caller.credentials;
+        let form = super::webhook_form(&identity);
+        let webhook = credentials.of_webhook(AUTH_TOKEN, WEBHOOK_URL, &form);
+        let pairs: Vec<_> =
+            form.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let signed = |signature| Signed { signature, settings: None };
+        let known = self.door.knows(door::VOICE, None, signed(webhook.as_deref()), Body::Form(&pairs));
+        known.map_err(|_| 403_u16)?;
+        let twiml = self.door.answer(&pairs, None, self.unix()).map_err(|_| 400_u16)?;
+        let connect = Connect::read(&twiml).ok_or(503_u16)?;
+        let token = connect.parameter(door::TOKEN_PARAMETER).map(str::to_owned);
+        let before = call.checked_sub(1).and_then(|before| self.lines[before].token.clone());
+        self.lines[call].token.clone_from(&token);
+        let shown = credentials.token(token, before);
+        let line = &mut self.lines[call];
+        line.caller.carries(shown.map(|token| (door::TOKEN_PARAMETER.to_owned(), token)));
+        let upgrade = credentials.of_upgrade(AUTH_TOKEN, STREAM_URL);
+        let known = self.door.knows(door::STREAM, None, signed(upgrade.as_deref()), Body::None);
+        known.map_err(|_| 403_u16)
+    }
+
+    /// The clock on the wall.
+    fn unix(&self) -> i64 {
+        EPOCH_UNIX + i64::try_from(self.now.0 / 1_000_000).unwrap_or(i64::MAX)
     }
 
     /// The call is to be told something, unless a defect has other ideas.
@@ -785,6 +838,11 @@ impl<'a> World<'a> {
             Transmit::Ping(leg) => self.spoil(call, BridgeOut::Ping(leg)),
             Transmit::Close { leg, code, .. } => self.spoil(call, BridgeOut::Close(leg, code)),
             Transmit::Drop(leg) => self.spoil(call, BridgeOut::Drop(leg)),
+            Transmit::Show(showing) => {
+                let admitted = self.door.admit(&showing, self.unix());
+                let verdict = admitted.map_or_else(Control::TurnAway, |()| Control::Welcome);
+                self.told(call, Told::Control(verdict));
+            }
             Transmit::Dial { call_sid } => self.dial(call, &call_sid),
             Transmit::HoldModel(held) => {
                 self.lines[call].model_held = held;
@@ -793,10 +851,7 @@ impl<'a> World<'a> {
                 }
             }
             Transmit::RunTool { call_id, name, .. } => {
-                let unknown =
-                    ToolScript { name, error: Some("unknown function".into()), ..ToolScript::default() };
-                let script =
-                    self.scenario.tools.iter().find(|tool| tool.name == unknown.name).unwrap_or(&unknown);
+                let script = super::function(self.scenario, &name);
                 let output = match (&script.output, &script.error) {
                     (Some(output), _) => Ok(output.clone()),
                     (None, error) => Err(error.clone().unwrap_or_default()),
@@ -804,6 +859,9 @@ impl<'a> World<'a> {
                 self.lines[call].running.insert(call_id.clone());
                 if !script.never {
                     let at = self.now.plus_ms(script.after_ms);
+                    if super::takes_away(&name) && output.is_ok() {
+                        self.push(at, call, Happens::TakenAway(call_id.clone()));
+                    }
                     self.push(at, call, Happens::Tool(ToolResult { call_id, output }));
                 }
             }

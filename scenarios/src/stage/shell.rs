@@ -4,7 +4,7 @@
 //! it a listener and connections; the rest, who is dialled, what each end saw and what became of the server, is the
 //! same whatever the bytes travel through.
 
-use super::{EPOCH_UNIX, StageKind, UPGRADE_PATIENCE_MS, thread_cpu};
+use super::{AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, StageKind, UPGRADE_PATIENCE_MS, WEBHOOK_URL, thread_cpu};
 use crate::journal::Papers;
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
@@ -12,6 +12,7 @@ use crate::trace::{CallTrace, Network, Trace};
 use anyhow::bail;
 use bridge::call::event::CallEvent;
 use bridge::config::Config;
+use bridge::door::TOKEN_PARAMETER;
 use bridge::journal::Journal;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
@@ -19,7 +20,7 @@ use mocks::attach::attach;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
 use mocks::record::CallerSight;
-use mocks::twilio::Caller;
+use mocks::twilio::{Caller, Connect};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
@@ -28,7 +29,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
@@ -167,6 +168,8 @@ pub(super) struct Shared {
     events: BTreeMap<CallKey, Vec<(At, CallEvent)>>,
     /// Which call of the scenario a call of the server is, once its stream is known.
     keys: BTreeMap<CallKey, usize>,
+    /// What the answers of their webhooks gave the calls.
+    tokens: BTreeMap<usize, String>,
     /// Calls that are about to dial, in order.
     dialing: VecDeque<usize>,
     /// What the server is doing.
@@ -396,19 +399,19 @@ impl<N: Net> Drop for Attempt<N> {
 }
 
 impl<N: Net> bridge::tools::Tools for Play<N> {
-    async fn run(&self, _call_sid: &str, name: &str, _arguments: &str) -> Result<String, String> {
-        let Some(script) = self.scenario.tools.iter().find(|tool| tool.name == name) else {
-            return Err("unknown function".into());
-        };
-        let ToolScript { after_ms, output, error, never, .. } = script;
-        if *never {
+    async fn run(&self, call_sid: &str, name: &str, _arguments: &str) -> Result<String, String> {
+        let ToolScript { after_ms, output, error, never, .. } = super::function(&self.scenario, name);
+        if never {
             return pending().await;
         }
-        tokio::time::sleep(Duration::from_millis(*after_ms)).await;
-        match output {
-            Some(output) => Ok(output.clone()),
-            None => Err(error.clone().unwrap_or_default()),
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        let Some(output) = output else { return Err(error.unwrap_or_default()) };
+        if super::takes_away(name) {
+            // Its socket hears of it when it next has something to do, a frame later at most.
+            let streams = self.planned.iter().filter(|planned| planned.identity.call_sid == call_sid);
+            streams.for_each(|planned| self.callers[planned.index].get().taken_away(self.net.now()));
         }
+        Ok(output)
     }
 }
 
@@ -429,6 +432,7 @@ where
     let papers = play.papers.clone().map(|papers| Arc::new(papers) as Arc<dyn Journal>);
     let server = Server::new(play.clone(), play.clone(), play.clone(), config)
         .with_wall_clock(move || unix_now(net.now()))
+        .with_process(1)
         .with_journal(papers);
     play.shared().stats = Some(server.stats());
     let shutdown = async {
@@ -534,6 +538,41 @@ pub(super) async fn model<N: Net>(play: Play<N>, stream: N::Stream, dialled: Dia
     }
 }
 
+/// Twilio asks the bridge what to do with a call: the stream gets its token, or there is no stream.
+async fn webhook<N: Net>(play: &Play<N>, planned: &PlannedCall) -> Result<(), u16> {
+    let credentials = play.scenario.calls[planned.plan].caller.credentials;
+    let form = super::webhook_form(&planned.identity);
+    let body: Vec<String> =
+        form.iter().map(|(name, value)| format!("{name}={}", value.replace('+', "%2B"))).collect();
+    let body = body.join("&");
+    let signature = credentials.of_webhook(AUTH_TOKEN, WEBHOOK_URL, &form);
+    let signed = signature.map(|value| format!("X-Twilio-Signature: {value}\r\n")).unwrap_or_default();
+    let request = format!(
+        "POST /voice HTTP/1.1\r\nHost: {BRIDGE}:{BRIDGE_PORT}\r\nConnection: close\r\n{signed}\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = play.net.dial_bridge(planned.index).await.map_err(|_| 0_u16)?;
+    stream.write_all(request.as_bytes()).await.map_err(|_| 0_u16)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.map_err(|_| 0_u16)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status: u16 = answer.get(9..12).and_then(|status| status.parse().ok()).ok_or(0_u16)?;
+    if status != 200 {
+        return Err(status);
+    }
+    // TwiML without a stream: Twilio opens none.
+    let connect = Connect::read(&answer).ok_or(503_u16)?;
+    let token = connect.parameter(TOKEN_PARAMETER).map(str::to_owned);
+    let mut shared = play.shared();
+    let before = planned.index.checked_sub(1).and_then(|before| shared.tokens.get(&before).cloned());
+    shared.tokens.extend(token.clone().map(|token| (planned.index, token)));
+    drop(shared);
+    let shown = credentials.token(token, before).map(|token| (TOKEN_PARAMETER.to_owned(), token));
+    play.callers[planned.index].get().carries(shown);
+    Ok(())
+}
+
 /// A caller's end, from the dialling to the end of its connection.
 pub(super) async fn caller<N: Net>(play: Play<N>, planned: PlannedCall) {
     let net = play.net.clone();
@@ -543,6 +582,17 @@ pub(super) async fn caller<N: Net>(play: Play<N>, planned: PlannedCall) {
         .header("Host", format!("{BRIDGE}:{BRIDGE_PORT}"));
     for (name, value) in caller.get().upgrade_headers() {
         request = request.header(name, value);
+    }
+    if play.scenario.server.signed {
+        let webhook =
+            tokio::time::timeout(Duration::from_millis(UPGRADE_PATIENCE_MS), webhook(&play, &planned));
+        if let Err(status) = webhook.await.unwrap_or(Err(0)) {
+            return caller.get().refused(status, net.now());
+        }
+        let credentials = play.scenario.calls[planned.plan].caller.credentials;
+        if let Some(signature) = credentials.of_upgrade(AUTH_TOKEN, STREAM_URL) {
+            request = request.header("X-Twilio-Signature", signature);
+        }
     }
     let weather = &play.scenario.weather.caller;
     let rate = weather.reads_bytes_per_s;

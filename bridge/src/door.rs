@@ -1,0 +1,301 @@
+//! Who may come in: the one place that decides what is Twilio's, and whose stream a stream is.
+//!
+//! Pure but for the tokens it remembers: it is given what a request said and what time it is, and says yes or no.
+//! The HTTP face asks it before anything is answered, a call's driver asks it before anything is dialled, and a
+//! simulation asks the same door without HTTP.
+
+use crate::config::{Config, Secret};
+use crate::signature::{self, Body, Signed, Verifier, forms_of};
+use crate::token::{self, Tokens};
+use crate::twiml::{self, After, Stream};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where Twilio asks what to do with a call.
+pub const VOICE: &str = "/voice";
+/// Where Twilio opens its WebSocket.
+pub const STREAM: &str = "/twilio";
+/// Where Twilio tells what became of a stream.
+pub const STREAM_STATUS: &str = "/stream-status";
+/// The `<Parameter>` that carries the token.
+pub const TOKEN_PARAMETER: &str = "token";
+
+/// The Twilio account, and what becomes of its calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The account, `AC...`. Streams of another one are turned away; needed to hang up, transfer and place calls.
+    pub account_sid: String,
+    /// The account's primary auth token. Better given as `TWILIO_AUTH_TOKEN` than in a file.
+    pub auth_token: Secret,
+    /// Shared keys Twilio may sign with instead, by their id.
+    pub shared_keys: BTreeMap<String, Secret>,
+    /// Takes everybody for Twilio. Only for local work, and only on a loopback address.
+    pub insecure_no_signature: bool,
+    /// How long after the webhook its stream may come, seconds.
+    pub token_life_s: u32,
+    /// What becomes of a call when its stream has ended and the caller is still there: `hangup`,
+    /// `{ redirect = "https://..." }` or `{ dial = "+..." }`.
+    pub after_stream: After,
+    /// Where Twilio's REST API is.
+    pub api_url: String,
+    /// The number that calls placed by the bridge come from.
+    pub number: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            account_sid: String::new(),
+            auth_token: Secret::default(),
+            shared_keys: BTreeMap::new(),
+            insecure_no_signature: false,
+            token_life_s: 60,
+            after_stream: After::Hangup,
+            api_url: "https://api.twilio.com".into(),
+            number: String::new(),
+        }
+    }
+}
+
+/// What a stream says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Showing {
+    /// The call it claims to belong to.
+    pub call_sid: String,
+    /// The account; empty when it names none.
+    pub account_sid: String,
+    /// The token it carries.
+    pub token: Option<String>,
+}
+
+/// Why a stream may not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// Its token is not good.
+    #[error(transparent)]
+    Token(#[from] token::Refusal),
+    /// It belongs to another account.
+    #[error("the stream belongs to another account")]
+    Account,
+}
+
+/// Why a webhook has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// The request names no call.
+    #[error("no CallSid in the request: this is the voice webhook of a Twilio number")]
+    Call,
+    /// Nobody knows where the stream is to go.
+    #[error("no Host in the request: set public_url to the address Twilio reaches this bridge at")]
+    Host,
+}
+
+/// The door of a bridge.
+#[derive(Debug)]
+pub struct Door {
+    config: Arc<Config>,
+    verifier: Verifier,
+    tokens: Tokens,
+}
+
+impl Door {
+    /// The door of a bridge with these settings. `process` is as in [`Tokens::new`].
+    pub fn new(config: Arc<Config>, process: u64) -> Self {
+        let twilio = &config.twilio;
+        let verifier = Verifier::new(twilio.auth_token.clone(), twilio.shared_keys.clone());
+        let first = || twilio.shared_keys.values().next().cloned().unwrap_or_default();
+        let secret = if twilio.auth_token.is_empty() { first() } else { twilio.auth_token.clone() };
+        let tokens = Tokens::new(&secret, twilio.token_life_s, process);
+        Self { config, verifier, tokens }
+    }
+
+    /// Streams have to show a token.
+    pub fn is_guarded(&self) -> bool {
+        !self.config.twilio.insecure_no_signature
+    }
+
+    /// Whether Twilio sent a request to `path` with this query.
+    ///
+    /// # Errors
+    /// When it did not.
+    pub fn knows(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        signed: Signed<'_>,
+        body: Body<'_>,
+    ) -> Result<(), signature::Refusal> {
+        if !self.is_guarded() {
+            return Ok(());
+        }
+        let Some(public) = &self.config.public_url else { return Err(signature::Refusal::Mismatch) };
+        let upgrade = path == STREAM;
+        let mut url = if upgrade { public.stream_url() } else { public.url_of(path) };
+        if let Some(query) = query {
+            url.push('?');
+            url.push_str(query);
+        }
+        self.verifier.check(signed, forms_of(&url, upgrade).iter().map(String::as_str), body)
+    }
+
+    /// The TwiML that connects the call of a webhook to its stream. `host` is what the request called this machine.
+    ///
+    /// # Errors
+    /// When the webhook leaves open which call, or there is no address to send it to.
+    pub fn answer(
+        &self,
+        form: &[(String, String)],
+        host: Option<&str>,
+        unix_now: i64,
+    ) -> Result<String, NoAnswer> {
+        let value =
+            |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        let (url, callback) = match (&self.config.public_url, host) {
+            (Some(public), _) => (public.stream_url(), public.url_of(STREAM_STATUS)),
+            (None, Some(host)) if !host.is_empty() => {
+                (format!("wss://{host}{STREAM}"), format!("https://{host}{STREAM_STATUS}"))
+            }
+            (None, _) => return Err(NoAnswer::Host),
+        };
+        let call_sid = value("CallSid");
+        let token = match self.is_guarded() {
+            true if call_sid.is_empty() => return Err(NoAnswer::Call),
+            true => Some(self.tokens.issue(call_sid, unix_now)),
+            false => None,
+        };
+        let mut parameters: Vec<(&str, &str)> = Vec::new();
+        parameters.extend(token.as_deref().map(|token| (TOKEN_PARAMETER, token)));
+        // `start` does not say who calls whom.
+        for (name, key) in [("from", "From"), ("to", "To"), ("direction", "Direction")] {
+            parameters.extend(Some((name, value(key))).filter(|(_, value)| !value.is_empty()));
+        }
+        let stream = Stream { url: &url, status_callback: Some(&callback), parameters: &parameters };
+        Ok(twiml::connect(&stream, &self.config.twilio.after_stream))
+    }
+
+    /// Whether a stream may come in. Its token is used up by that.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn admit(&self, showing: &Showing, unix_now: i64) -> Result<(), Refusal> {
+        if !self.is_guarded() {
+            return Ok(());
+        }
+        let ours = &self.config.twilio.account_sid;
+        if !ours.is_empty() && !showing.account_sid.is_empty() && showing.account_sid != *ours {
+            return Err(Refusal::Account);
+        }
+        Ok(self.tokens.redeem(showing.token.as_deref(), &showing.call_sid, unix_now)?)
+    }
+}
+
+/// The parameters of a form or a query, decoded, in order, blank ones included.
+pub fn form(text: &[u8]) -> Vec<(String, String)> {
+    form_urlencoded::parse(text).into_owned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_767_225_600;
+
+    fn door(change: impl FnOnce(&mut Config)) -> Door {
+        let mut config = Config {
+            public_url: Some("https://voice.example.com/base".parse().unwrap()),
+            ..Config::default()
+        };
+        config.twilio.auth_token = Secret::new("0123456789abcdef0123456789abcdef");
+        change(&mut config);
+        Door::new(Arc::new(config), 1)
+    }
+
+    fn asked(call_sid: &str) -> Vec<(String, String)> {
+        form(format!("CallSid={call_sid}&From=%2B14155550123&To=&FromCity=").as_bytes())
+    }
+
+    fn token_in(twiml: &str) -> Option<String> {
+        let (_, rest) = twiml.split_once("name=\"token\" value=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    }
+
+    fn showing(call_sid: &str, token: Option<String>) -> Showing {
+        Showing { call_sid: call_sid.into(), account_sid: "AC1".into(), token }
+    }
+
+    #[test]
+    fn the_token_of_a_webhook_lets_its_stream_in_once() {
+        let t = door(|_| {});
+        let twiml = t.answer(&asked("CA1"), None, NOW).unwrap();
+        let stream = "url=\"wss://voice.example.com/base/twilio\" statusCallback=\"https://voice.example.com/base/stream-status\"";
+        assert!(twiml.contains(stream), "{twiml}");
+        assert!(
+            twiml.contains("<Parameter name=\"from\" value=\"+14155550123\"/>") && !twiml.contains("\"to\"")
+        );
+        let token = token_in(&twiml);
+        assert!(t.admit(&showing("CA2", token.clone()), NOW).is_err());
+        assert_eq!(t.admit(&showing("CA1", token.clone()), NOW), Ok(()));
+        assert_eq!(t.admit(&showing("CA1", token), NOW), Err(Refusal::Token(token::Refusal::Used)));
+        assert_eq!(t.admit(&showing("CA1", None), NOW), Err(Refusal::Token(token::Refusal::Missing)));
+    }
+
+    #[test]
+    fn a_stream_of_another_account_is_turned_away() {
+        let t = door(|config| config.twilio.account_sid = "AC2".into());
+        let token = token_in(&t.answer(&asked("CA1"), None, NOW).unwrap());
+        assert_eq!(t.admit(&showing("CA1", token), NOW), Err(Refusal::Account));
+    }
+
+    #[test]
+    fn a_guarded_door_needs_to_know_the_call_and_an_open_one_does_not() {
+        assert_eq!(door(|_| {}).answer(&[], Some("h"), NOW), Err(NoAnswer::Call));
+        let open = door(|config| {
+            config.twilio.insecure_no_signature = true;
+            config.public_url = None;
+        });
+        let twiml = open.answer(&[], Some("127.0.0.1:8084"), NOW).unwrap();
+        assert!(
+            twiml.contains("url=\"wss://127.0.0.1:8084/twilio\"") && token_in(&twiml).is_none(),
+            "{twiml}"
+        );
+        assert_eq!(open.answer(&[], None, NOW), Err(NoAnswer::Host));
+        assert_eq!(open.answer(&[], Some(""), NOW), Err(NoAnswer::Host));
+        assert_eq!(open.admit(&showing("CA1", None), NOW), Ok(()));
+        assert_eq!(open.knows(VOICE, None, Signed::default(), Body::None), Ok(()));
+    }
+
+    #[test]
+    fn only_the_public_address_counts_and_an_upgrade_is_known_by_its_own_scheme() {
+        let t = door(|config| config.public_url = Some("https://voice.example.com".parse().unwrap()));
+        let knows = |path, query, signature| {
+            t.knows(path, query, Signed { signature: Some(signature), settings: None }, Body::None)
+        };
+        let (upgrade, https) =
+            (made("wss://voice.example.com/twilio"), made("https://voice.example.com/twilio"));
+        assert_eq!(knows(STREAM, None, &upgrade), Ok(()));
+        assert_eq!(knows(STREAM, Some("x=1"), &upgrade), Ok(()), "Twilio leaves the query out");
+        assert_eq!(knows(STREAM, None, &https), Err(signature::Refusal::Mismatch));
+        let voice = made("https://voice.example.com/voice?a=%20b");
+        assert_eq!(knows(VOICE, Some("a=%20b"), &voice), Ok(()));
+        assert_eq!(knows(VOICE, Some("a=+b"), &voice), Err(signature::Refusal::Mismatch));
+        assert_eq!(knows(VOICE, None, &voice), Err(signature::Refusal::Mismatch));
+    }
+
+    /// The signature of an address without parameters.
+    fn made(url: &str) -> String {
+        use base64::Engine as _;
+        use hmac::Mac as _;
+        let mut mac = hmac::Hmac::<sha1::Sha1>::new_from_slice(b"0123456789abcdef0123456789abcdef").unwrap();
+        mac.update(url.as_bytes());
+        base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
+    }
+
+    #[test]
+    fn a_form_keeps_what_is_blank_and_what_is_repeated() {
+        let pairs = form(b"a=&b=%2B1+2&b=%C3%AB&c");
+        let text: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(text, ["a=", "b=+1 2", "b=\u{eb}", "c="]);
+    }
+}

@@ -1,0 +1,508 @@
+//! The face towards Twilio and towards everybody else, over real loopback sockets: who is let in, who is not, and
+//! what it costs when somebody tries. Requests are signed here by code of the test's own.
+
+#![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bridge::call::event::{CallEvent, EndReason};
+use bridge::config::{Config, Secret};
+use bridge::dial::Dial;
+use bridge::registry::CallKey;
+use bridge::serve::{Observe, Served, Server, Stats};
+use bridge::tools::NoTools;
+use bridge::twiml::After;
+use futures_util::{SinkExt, StreamExt};
+use hmac::{Hmac, Mac as _};
+use serde_json::{Value, json};
+use sha1::Sha1;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
+
+type Caller = WebSocketStream<TcpStream>;
+
+const AUTH_TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const VOICE: &str = "https://voice.example.com/voice";
+const STREAM: &str = "wss://voice.example.com/twilio";
+const STATUS: &str = "https://voice.example.com/stream-status";
+
+// ------------------------------------------------------------------------------------------- who is let in
+
+#[tokio::test]
+async fn a_signed_webhook_gives_the_token_that_lets_its_stream_in() {
+    let mut t = Bench::start(|_| {}).await;
+    let (status, twiml) = t.webhook("CA1").await;
+    assert_eq!(status, 200);
+    assert!(twiml.contains("<Stream url=\"wss://voice.example.com/twilio\""), "{twiml}");
+    assert!(twiml.contains("statusCallback=\"https://voice.example.com/stream-status\""), "{twiml}");
+    let mut caller = t.stream("CA1", token_in(&twiml)).await;
+    t.dial("the model is dialled").await;
+    assert_eq!((t.stats.active(), t.stats.registered()), (1, 1));
+    stop(&mut caller).await;
+    let (served, seen) = t.end().await;
+    assert_eq!((served.calls, ends(&seen)), (1, vec![EndReason::Stopped]));
+}
+
+#[tokio::test]
+async fn a_spoofed_webhook_gets_no_token() {
+    let t = Bench::start(|_| {}).await;
+    let form = "CallSid=CA1&From=%2B1";
+    for signature in
+        [None, Some(sign("https://voice.example.com/voice", &[("CallSid", "CA2"), ("From", "+1")]))]
+    {
+        let (status, text) = t.post("/voice", form, signature.as_deref()).await;
+        assert!(status == 403 && !text.contains("Stream"), "{status} {text}");
+    }
+    let of_this_machine = sign(&format!("http://{}/voice", t.address), &[("CallSid", "CA1"), ("From", "+1")]);
+    assert_eq!(
+        t.post("/voice", form, Some(&of_this_machine)).await.0,
+        403,
+        "what Host says counts for nothing"
+    );
+    assert_eq!(t.get("/voice?CallSid=CA1").await.0, 403);
+    assert_eq!(t.stats.unsigned(), 4);
+    t.end().await;
+}
+
+#[tokio::test]
+async fn a_spoofed_upgrade_is_refused_before_it_costs_anything() {
+    let mut t = Bench::start(|_| {}).await;
+    let foreign = {
+        let mut mac = Hmac::<Sha1>::new_from_slice(b"another account's token").unwrap();
+        mac.update(STREAM.as_bytes());
+        BASE64.encode(mac.finalize().into_bytes())
+    };
+    for signature in
+        [None, Some(foreign), Some(sign("https://voice.example.com/twilio", &[])), Some("x".into())]
+    {
+        let refused = t.upgrade(signature.as_deref()).await.err().expect("refused");
+        let WebSocketError::Http(answer) = refused else { panic!("{refused}") };
+        assert_eq!(answer.status().as_u16(), 403);
+    }
+    assert_eq!((t.stats.active(), t.stats.calls(), t.stats.unsigned()), (0, 0, 4));
+    assert!(t.dialled.try_recv().is_err());
+    assert_eq!(t.end().await.0, Served::default());
+}
+
+#[tokio::test]
+async fn a_stream_without_its_own_token_is_closed_with_1008_and_never_dialled_for() {
+    let mut t = Bench::start(|_| {}).await;
+    let token = token_in(&t.webhook("CA1").await.1).unwrap();
+    for (call_sid, token) in [
+        ("CA1", None),
+        ("CA1", Some(String::new())),
+        ("CA1", Some("1.2.3".to_owned())),
+        ("CA1", Some(format!("{token}x"))),
+        ("CA2", Some(token.clone())),
+    ] {
+        let mut caller = t.stream(call_sid, token.clone()).await;
+        assert_eq!(close_of(&mut caller).await, Some(1008), "{call_sid} {token:?}");
+    }
+    let mut caller = t.stream("CA1", Some(token)).await;
+    t.dial("none of them used the token up").await;
+    assert!(t.dialled.try_recv().is_err(), "and one dial is all there was");
+    stop(&mut caller).await;
+    let (_, seen) = t.end().await;
+    assert_eq!(ends(&seen)[..5], [EndReason::Unauthenticated; 5]);
+    let started = seen.iter().filter(|event| matches!(event, CallEvent::Started { .. })).count();
+    assert_eq!(started, 1, "a stream that is turned away never was a call");
+}
+
+#[tokio::test]
+async fn a_token_that_was_overheard_neither_opens_a_stream_nor_takes_the_call_over() {
+    let mut t = Bench::start(|_| {}).await;
+    let token = token_in(&t.webhook("CA1").await.1);
+    let mut caller = t.stream("CA1", token.clone()).await;
+    t.dial("the bridge dials").await;
+    let mut thief = t.stream("CA1", token).await;
+    assert_eq!(close_of(&mut thief).await, Some(1008));
+    assert!(t.dialled.try_recv().is_err());
+    assert_eq!((t.stats.active(), t.stats.registered()), (1, 1), "the call has its owner");
+    let again = token_in(&t.webhook("CA1").await.1);
+    let mut successor = t.stream("CA1", again).await;
+    t.dial("a second stream with a token of its own takes the call over").await;
+    close_of(&mut caller).await;
+    stop(&mut successor).await;
+    let (_, seen) = t.end().await;
+    assert_eq!(ends(&seen), [EndReason::Unauthenticated, EndReason::Replaced, EndReason::Stopped]);
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_a_short_while() {
+    let t = Bench::start(|_| {}).await;
+    let token = token_in(&t.webhook("CA1").await.1);
+    t.wall.lock().unwrap().0 += 66;
+    let mut caller = t.stream("CA1", token).await;
+    assert_eq!(close_of(&mut caller).await, Some(1008));
+    let (_, seen) = t.end().await;
+    assert!(
+        matches!(seen.last(), Some(CallEvent::Ended { detail, .. }) if detail == "the token has expired")
+    );
+}
+
+#[tokio::test]
+async fn what_follows_the_stream_is_what_the_settings_say() {
+    let t = Bench::start(|config| config.twilio.after_stream = After::Dial("+14155550100".into())).await;
+    let (_, twiml) = t.webhook("CA1").await;
+    assert!(twiml.ends_with("</Connect><Dial>+14155550100</Dial></Response>\n"), "{twiml}");
+    t.end().await;
+}
+
+// --------------------------------------------------------------------------------------- the stream's status
+
+#[tokio::test]
+async fn a_stream_twilio_gave_up_is_torn_down_though_its_socket_looks_open() {
+    let mut t = Bench::start(|_| {}).await;
+    let token = token_in(&t.webhook("CA1").await.1);
+    let mut caller = t.stream("CA1", token).await;
+    t.dial("the bridge dials").await;
+    let form = "CallSid=CA1&StreamSid=MZ1&StreamEvent=stream-error&StreamError=31924";
+    assert_eq!(t.post("/stream-status", form, None).await.0, 403, "nobody else can end a call");
+    let other = [("StreamEvent", "stream-error"), ("StreamSid", "MZ2")];
+    let signature = sign(STATUS, &other);
+    assert_eq!(
+        t.post("/stream-status", "StreamSid=MZ2&StreamEvent=stream-error", Some(&signature)).await.0,
+        204,
+        "a stream of somebody else's"
+    );
+    assert_eq!(t.stats.active(), 1);
+    let ours =
+        [("CallSid", "CA1"), ("StreamError", "31924"), ("StreamEvent", "stream-error"), ("StreamSid", "MZ1")];
+    assert_eq!(t.post("/stream-status", form, Some(&sign(STATUS, &ours))).await.0, 204);
+    until(|| t.stats.active() == 0).await;
+    assert_eq!(close_of(&mut caller).await, None, "dropped: the other end is gone");
+    let (_, seen) = t.end().await;
+    assert_eq!(ends(&seen), [EndReason::CallerLost]);
+}
+
+// ------------------------------------------------------------------------------------------------ admission
+
+#[tokio::test]
+async fn a_full_or_draining_bridge_is_not_ready_and_says_busy_to_the_webhook() {
+    let mut t = Bench::start(|config| config.max_calls = 1).await;
+    assert_eq!(t.get("/readyz").await, (200, "ready\n".into()));
+    let token = token_in(&t.webhook("CA1").await.1);
+    let mut caller = t.stream("CA1", token).await;
+    assert_eq!(t.get("/readyz").await, (503, "all lines are busy\n".into()));
+    let (status, twiml) = t.webhook("CA2").await;
+    assert!(status == 200 && twiml.contains("<Reject reason=\"busy\"/>"), "{status} {twiml}");
+    let Some(WebSocketError::Http(answer)) = t.upgrade(Some(&sign(STREAM, &[]))).await.err() else {
+        panic!("not refused")
+    };
+    assert_eq!(answer.status().as_u16(), 503);
+    drop(t.shutdown.take());
+    until(|| t.stats.is_draining()).await;
+    assert_eq!(t.get("/readyz").await, (503, "shutting down: no new calls\n".into()));
+    stop(&mut caller).await;
+    assert_eq!(t.end().await.0, Served { calls: 1, refused: 2, ..Served::default() });
+}
+
+#[tokio::test]
+async fn a_machine_that_comes_late_to_its_tasks_takes_no_call_until_it_has_recovered() {
+    let t = Bench::start(|config| config.loop_lag_ms_max = 500).await;
+    assert_eq!(t.get("/readyz").await.0, 200);
+    std::thread::sleep(Duration::from_millis(1_500)); // this runtime has one thread, and it is held up
+    until(|| t.stats.loop_lag() > Duration::from_millis(500)).await;
+    assert_eq!(t.get("/readyz").await, (503, "this machine is too busy for one more call\n".into()));
+    assert!(t.webhook("CA1").await.1.contains("<Reject"));
+    until(|| t.stats.loop_lag() < Duration::from_millis(500)).await;
+    assert_eq!(t.get("/readyz").await.0, 200);
+    t.end().await;
+}
+
+// -------------------------------------------------------------------------------------------------- threats
+
+#[tokio::test]
+async fn streams_that_never_start_cost_no_model_and_give_their_places_back() {
+    let mut t = Bench::start(|config| {
+        config.max_calls = 20;
+        config.call.timeouts.start_ms = 300;
+    })
+    .await;
+    let signature = sign(STREAM, &[]); // overheard, say
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for _ in 0..30 {
+        match t.upgrade(Some(&signature)).await {
+            Ok(socket) => open.push(socket),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(open.len() >= 20 && refused > 0, "{} open, {refused} refused", open.len());
+    for socket in &mut open {
+        close_of(socket).await;
+    }
+    until(|| t.stats.active() == 0).await;
+    assert!(t.dialled.try_recv().is_err());
+    assert_eq!(t.get("/readyz").await.0, 200);
+    let (_, seen) = t.end().await;
+    assert!(ends(&seen).iter().all(|end| *end == EndReason::NoStart), "{:?}", ends(&seen));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_dribbles_in_is_given_up() {
+    let t = Bench::start(|_| {}).await;
+    let mut header = TcpStream::connect(t.address).await.unwrap();
+    header.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+    let mut rest = Vec::new();
+    let _either = header.read_to_end(&mut rest).await; // the clock jumps while nobody has anything to do
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    let mut body = TcpStream::connect(t.address).await.unwrap();
+    body.write_all(b"POST /voice HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nCallSid=").await.unwrap();
+    let mut answer = [0; 12];
+    body.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    t.end().await;
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let t = Bench::start(|_| {}).await;
+    for path in ["/voice", "/stream-status"] {
+        let (status, _) = t.post(path, &format!("CallSid={}", "A".repeat(70_000)), None).await;
+        assert_eq!(status, 413, "{path}");
+    }
+    t.end().await;
+}
+
+#[tokio::test]
+async fn nested_and_oversized_json_harm_one_call_at_most() {
+    let mut t = Bench::start(|_| {}).await;
+    let token = token_in(&t.webhook("CA1").await.1);
+    let mut caller = t.stream("CA1", token).await;
+    t.dial("the bridge dials").await;
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let depth = 30_000 / open.len();
+        let nested =
+            format!("{{\"event\":\"media\",\"media\":{}1{}}}", open.repeat(depth), close.repeat(depth));
+        caller.send(Message::text(nested)).await.unwrap();
+    }
+    stop(&mut caller).await;
+    until(|| t.stats.active() == 0).await;
+    let token = token_in(&t.webhook("CA2").await.1);
+    let mut caller = t.stream("CA2", token).await;
+    t.dial("the bridge dials").await;
+    let _either = caller.send(Message::text("x".repeat(5_000_000))).await;
+    until(|| t.stats.active() == 0).await;
+    let (served, seen) = t.end().await;
+    assert_eq!((served.calls, served.panicked), (2, 0));
+    assert_eq!(ends(&seen), [EndReason::Stopped, EndReason::CallerLost]);
+    let malformed = seen.iter().find_map(|event| match event {
+        CallEvent::Ended { counts, .. } => Some(counts.malformed),
+        _ => None,
+    });
+    assert_eq!(malformed, Some(2));
+}
+
+#[tokio::test]
+async fn a_call_sid_cannot_write_a_header_of_its_own() {
+    let mut t = Bench::start(|config| config.twilio.insecure_no_signature = true).await;
+    let mut caller = t.stream("CA1\r\nX-Evil: 1", None).await;
+    let mut pipe = t.dialled.recv().await.expect("the bridge dials");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(pipe.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("get /v1/realtime") && !head.contains("x-evil"), "{head}");
+    stop(&mut caller).await;
+    t.end().await;
+}
+
+// ------------------------------------------------------------------------------------------------ the bench
+
+struct Bench {
+    address: SocketAddr,
+    stats: Stats,
+    dialled: mpsc::UnboundedReceiver<DuplexStream>,
+    shutdown: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Served>,
+    recorder: Recorder,
+    wall: Arc<Mutex<Wall>>,
+    /// Ends of the model that were dialled, and say nothing.
+    held: Vec<DuplexStream>,
+}
+
+struct Wall(i64);
+
+impl Bench {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config =
+            Config { public_url: Some("https://voice.example.com".parse().unwrap()), ..Config::default() };
+        config.openai.api_key = Secret::new("sk-test");
+        config.twilio.auth_token = Secret::new(AUTH_TOKEN);
+        // Other tests share this machine; the limit is the subject of one of them.
+        config.loop_lag_ms_max = 0;
+        change(&mut config);
+        let (pipes, dialled) = mpsc::unbounded_channel();
+        let (shutdown, signal) = oneshot::channel::<()>();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let recorder = Recorder::default();
+        let wall = Arc::new(Mutex::new(Wall(1_700_000_000)));
+        let clock = wall.clone();
+        let server = Server::new(Pipes(pipes), NoTools, recorder.clone(), Arc::new(config))
+            .with_wall_clock(move || clock.lock().unwrap().0);
+        let stats = server.stats();
+        let running = tokio::spawn(server.run(listener, async move {
+            let _ = signal.await;
+        }));
+        Self { address, stats, dialled, shutdown: Some(shutdown), running, recorder, wall, held: Vec::new() }
+    }
+
+    async fn dial(&mut self, why: &str) {
+        self.held.push(self.dialled.recv().await.expect(why));
+    }
+
+    async fn http(&self, request: &str) -> (u16, String) {
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        let _ = tcp.write_all(request.as_bytes()).await; // it may be refused before it was read
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.http(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+            .await
+    }
+
+    async fn post(&self, path: &str, form: &str, signature: Option<&str>) -> (u16, String) {
+        let signed = signature.map(|value| format!("X-Twilio-Signature: {value}\r\n")).unwrap_or_default();
+        self.http(&format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\
+             \r\n{signed}Content-Length: {}\r\n\r\n{form}",
+            self.address,
+            form.len()
+        ))
+        .await
+    }
+
+    /// The webhook of a call, as Twilio asks it.
+    async fn webhook(&self, call_sid: &str) -> (u16, String) {
+        let signature = sign(VOICE, &[("CallSid", call_sid), ("From", "+14155550123"), ("FromCity", "")]);
+        self.post("/voice", &format!("CallSid={call_sid}&From=%2B14155550123&FromCity="), Some(&signature))
+            .await
+    }
+
+    async fn upgrade(&self, signature: Option<&str>) -> Result<Caller, WebSocketError> {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let mut request = format!("ws://{}/twilio", self.address).into_client_request().unwrap();
+        if let Some(signature) = signature {
+            request.headers_mut().insert("X-Twilio-Signature", signature.parse().unwrap());
+        }
+        Ok(tokio_tungstenite::client_async(request, tcp).await?.0)
+    }
+
+    /// A signed stream that says it belongs to this call, and its first audio.
+    async fn stream(&self, call_sid: &str, token: Option<String>) -> Caller {
+        let mut caller = self.upgrade(Some(&sign(STREAM, &[]))).await.unwrap();
+        let parameters = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
+        say(&mut caller, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
+        say(
+            &mut caller,
+            &json!({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": {"streamSid": "MZ1",
+                "accountSid": "AC1", "callSid": call_sid, "tracks": ["inbound"], "customParameters": parameters,
+                "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}}}),
+        )
+        .await;
+        let payload = "/".repeat(213) + "w==";
+        let media = json!({"event": "media", "sequenceNumber": "2", "streamSid": "MZ1", "media": {
+            "track": "inbound", "chunk": "1", "timestamp": "20", "payload": payload}});
+        say(&mut caller, &media).await;
+        caller
+    }
+
+    async fn end(mut self) -> (Served, Vec<CallEvent>) {
+        drop(self.shutdown.take());
+        let served = (&mut self.running).await.unwrap();
+        assert_eq!((self.stats.active(), self.stats.registered()), (0, 0), "nothing remains");
+        let seen = self.recorder.0.lock().unwrap().clone();
+        (served, seen)
+    }
+}
+
+/// Twilio's signature: the address, and the parameters in the order of their names.
+fn sign(url: &str, parameters: &[(&str, &str)]) -> String {
+    let mut mac = Hmac::<Sha1>::new_from_slice(AUTH_TOKEN.as_bytes()).unwrap();
+    mac.update(url.as_bytes());
+    for (name, value) in parameters {
+        mac.update(name.as_bytes());
+        mac.update(value.as_bytes());
+    }
+    BASE64.encode(mac.finalize().into_bytes())
+}
+
+fn token_in(twiml: &str) -> Option<String> {
+    let (_, rest) = twiml.split_once("<Parameter name=\"token\" value=\"")?;
+    Some(rest.split_once('"')?.0.to_owned())
+}
+
+#[derive(Clone)]
+struct Pipes(mpsc::UnboundedSender<DuplexStream>);
+
+impl Dial for Pipes {
+    type Stream = DuplexStream;
+
+    async fn dial(&self) -> io::Result<DuplexStream> {
+        let (here, there) = duplex(64 * 1024);
+        self.0.send(there).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        Ok(here)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<CallEvent>>>);
+
+impl Observe for Recorder {
+    fn event(&self, _call: CallKey, _now: Instant, event: &CallEvent) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+fn ends(seen: &[CallEvent]) -> Vec<EndReason> {
+    seen.iter()
+        .filter_map(|event| if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None })
+        .collect()
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("did not come true in ten seconds");
+}
+
+async fn say(caller: &mut Caller, message: &Value) {
+    caller.send(Message::text(message.to_string())).await.unwrap();
+}
+
+async fn stop(caller: &mut Caller) {
+    say(caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
+    close_of(caller).await;
+}
+
+/// Reads on to the close frame.
+async fn close_of(caller: &mut Caller) -> Option<u16> {
+    let mut code = None;
+    while let Some(Ok(message)) = caller.next().await {
+        if let Message::Close(frame) = message {
+            code = frame.map(|frame| frame.code.into());
+        }
+    }
+    code
+}

@@ -1,0 +1,183 @@
+//! How a call begins and how its model ends it: who is let in, and that a farewell is heard.
+
+use super::terms::Leg;
+use super::{Case, Findings, Oracle, Violation, each, in_ms};
+use crate::trace::Trace;
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
+use mocks::peer::At;
+use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::twilio::{Credentials, TAKEN_AWAY};
+
+/// How far the clocks of two replicas may be apart; a token lives so much longer, seconds.
+const CLOCKS_S: u64 = 5;
+/// A stream that may not come in is closed within this, beyond the network's time.
+const TURNED_AWAY_US: u64 = 1_000_000;
+/// What may be unheard of a farewell when it is taken for heard: two frames, and what a resampler holds back.
+const UNHEARD_MS: f64 = 60.0;
+
+/// See [`Oracle::about`].
+pub const AUTH: Oracle = Oracle {
+    name: "auth",
+    about: "Where a stream has to show whose it is, nothing is said to or dialled for one that cannot, and one that \
+            can is carried, because whoever opens streams spends the operator's money.",
+    judge: auth,
+};
+
+/// See [`Oracle::about`].
+pub const BYE: Oracle = Oracle {
+    name: "bye",
+    about: "A call its model ends or puts through is left when the caller has heard the farewell, and goes on when \
+            the caller speaks first, because nobody likes to be hung up on.",
+    judge: bye,
+};
+
+// ----------------------------------------------------------------------------------------------- auth
+
+/// Whether the stream of a call can show that it belongs to it.
+pub(super) fn may_come_in(case: &Case<'_>) -> bool {
+    let server = &case.trace.scenario.server;
+    let caller = &case.terms.plan.caller;
+    let in_time = caller.connected_after_ms + caller.start_after_ms
+        < (u64::from(server.token_life_s) + CLOCKS_S) * 1_000;
+    !server.signed || (caller.credentials == Credentials::Proper && in_time)
+}
+
+fn auth(trace: &Trace) -> Vec<Violation> {
+    if !trace.scenario.server.signed {
+        return Vec::new();
+    }
+    each(trace, AUTH.name, |case, findings| {
+        let sightings = &case.call.caller.sightings;
+        let started = sightings.iter().find(|seen| seen.what == CallerSight::SentStart).map(|seen| seen.at);
+        let dialled = case.call.models.iter().filter_map(|model| Some(model.sightings.first()?.at)).min();
+        if may_come_in(case) {
+            for seen in sightings {
+                let turned_away = matches!(
+                    seen.what,
+                    CallerSight::Refused { status: 403 }
+                        | CallerSight::Ended(Ending::ByPeer { code: Some(1_008), .. })
+                );
+                if turned_away {
+                    findings.say(seen.at, "a stream was turned away that showed everything it was asked for");
+                }
+            }
+            if let Some(at) = dialled.filter(|at| started.is_none_or(|started| *at < started)) {
+                findings.say(at, "a model was dialled before the stream had said whose it is");
+            }
+            return;
+        }
+        if let Some(at) = dialled {
+            findings.say(at, "a model was dialled for a stream that could not show whose it is");
+        }
+        if let Some(said) = sightings.iter().find(|seen| matches!(seen.what, CallerSight::GotMedia { .. })) {
+            findings.say(said.at, "something was said to a stream that could not show whose it is");
+        }
+        if let Some(started) = started {
+            let terms = &case.terms;
+            let way = 2 * terms.latency(Leg::Caller) + terms.slack(Leg::Caller, started);
+            let due = At(started.0 + TURNED_AWAY_US + way + terms.config.timeouts.closing_ms * 1_000);
+            if terms.over() > due && due < trace.ended_at {
+                findings.say(due, "a stream that could not show whose it is was kept open");
+            }
+        }
+    })
+}
+
+// ------------------------------------------------------------------------------------------------ bye
+
+/// A call of one of the functions that end a call or put it through.
+struct Wish<'a> {
+    model: usize,
+    at: At,
+    response: &'a str,
+    name: &'a str,
+}
+
+fn bye(trace: &Trace) -> Vec<Violation> {
+    each(trace, BYE.name, |case, findings| {
+        for (model, record) in case.call.models.iter().enumerate() {
+            for seen in &record.sightings {
+                if let ModelSight::SentFunctionCall { response, name, .. } = &seen.what
+                    && is_offered(case, name)
+                {
+                    judge(case, &Wish { model, at: seen.at, response, name }, findings);
+                }
+            }
+        }
+    })
+}
+
+fn is_offered(case: &Case<'_>, name: &str) -> bool {
+    let leaving = &case.terms.config.leaving;
+    (name == END_CALL && leaving.end_call) || (name == TRANSFER_CALL && !leaving.transfer.is_empty())
+}
+
+fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
+    let terms = &case.terms;
+    let sightings = &case.call.models[wish.model].sightings;
+    // Twilio is asked, or the bridge closes the stream.
+    let taken = case.call.caller.sightings.iter().find_map(|seen| {
+        let CallerSight::Step { what, .. } = &seen.what else { return None };
+        (what == TAKEN_AWAY).then_some(seen.at)
+    });
+    let left = taken.or_else(|| terms.closed_by_bridge()).filter(|left| *left > wish.at);
+    let later = sightings.iter().any(|seen| {
+        seen.at > wish.at
+            && matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if is_offered(case, name))
+    });
+    let watchdog = At(wish.at.0 + terms.config.leaving.farewell_ms * 1_000);
+    let spoke = sightings.iter().find_map(|seen| {
+        let spoke = matches!(seen.what, ModelSight::SentSpeechStarted { .. }) && seen.at > wish.at;
+        spoke.then_some(seen.at)
+    });
+    let slack = terms.slack(Leg::Model, wish.at) + terms.slack(Leg::Caller, wish.at);
+    let carrier = carrier_us(case, wish.name);
+    match left {
+        Some(left) => {
+            if later {
+                return; // that one is judged by itself
+            }
+            // What happened after the bridge had asked could not change its mind any more.
+            let asked = At(left.0.saturating_sub(carrier + 2 * terms.latency(Leg::Model) + slack));
+            if let Some(spoke) = spoke.filter(|spoke| *spoke < asked && terms.config.barge_in) {
+                findings
+                    .say(left, format!("{} was done although the caller spoke first, at {spoke}", wish.name));
+            }
+            if left < watchdog && spoke.is_none_or(|spoke| spoke > left) {
+                for item in &case.hearing.items {
+                    let said =
+                        item.model == wish.model && item.first_sent().is_some_and(|first| first < left);
+                    let whole = item.len as f64 / 8.0;
+                    let heard = case.hearing.heard_ms(item, left);
+                    let spoken_now =
+                        item.response == wish.response || item.first_sent().is_some_and(|at| at > wish.at);
+                    if said && spoken_now && !item.silent && heard + UNHEARD_MS + in_ms(slack) < whole {
+                        findings.say(
+                            left,
+                            format!("{} cut the farewell: {heard:.0} of {whole:.0} ms were heard", wish.name),
+                        );
+                    }
+                }
+            }
+        }
+        None if spoke.is_none() && !later && carrier_works(case, wish.name) => {
+            let due = At(watchdog.0 + carrier + TURNED_AWAY_US + slack + 4 * terms.latency(Leg::Model));
+            if terms.over() > due && due < case.trace.ended_at {
+                findings.say(due, format!("{} was never done", wish.name));
+            }
+        }
+        None => {}
+    }
+}
+
+/// How long Twilio takes for what it is asked, microseconds.
+fn carrier_us(case: &Case<'_>, name: &str) -> u64 {
+    let script = case.trace.scenario.tools.iter().find(|tool| tool.name == name);
+    script.map_or(crate::stage::CARRIER_MS, |script| script.after_ms) * 1_000
+}
+
+/// A transfer that fails leaves the caller where they are; a hang-up that fails does not.
+fn carrier_works(case: &Case<'_>, name: &str) -> bool {
+    let script = case.trace.scenario.tools.iter().find(|tool| tool.name == name);
+    name == END_CALL || script.is_none_or(|script| script.output.is_some())
+}
