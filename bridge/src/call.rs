@@ -29,7 +29,7 @@ use crate::audio::Law;
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
-use event::{CallEvent, Counts, EndReason};
+use event::{CallEvent, Counts, DialOutcome, EndReason, Floor};
 use phase::Phase;
 use playback::Returned;
 use settings::{CallConfig, ms};
@@ -174,6 +174,15 @@ impl Transmit {
     }
 }
 
+/// Audio a call holds, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The caller's, until the model takes it; in the session's format.
+    pub uplink_bytes: usize,
+    /// The model's, until the ear is near enough; G.711.
+    pub downlink_bytes: usize,
+}
+
 /// What arrived on a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
@@ -292,6 +301,11 @@ pub struct Call {
     expires: Option<Instant>,
     /// The call's identity, once `start` has come.
     call_sid: Option<String>,
+    /// When the dial that goes on began.
+    dialing_since: Option<Instant>,
+    /// As last told.
+    floor: Floor,
+    waiting: Waiting,
 }
 
 impl Call {
@@ -327,6 +341,9 @@ impl Call {
             model: LegStatus { state: LegState::Absent, clogged: false },
             expires: None,
             call_sid: None,
+            dialing_since: None,
+            floor: Floor::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -363,6 +380,7 @@ impl Call {
             LegChange::Open => self.model_open(now),
             LegChange::DialFailed { why } => {
                 self.model.state = LegState::Gone;
+                self.dialed(DialOutcome::Failed, now);
                 self.fail(EndReason::DialFailed, why, now);
             }
             LegChange::Closed { code, reason } => {
@@ -454,8 +472,10 @@ impl Call {
             },
             FromTwilio::Mark { name } => {
                 let Some(downlink) = self.phase.downlink() else { return };
-                if downlink.mark_returned(&name, now) == Returned::Unknown {
-                    self.desk.tolerate("a mark the bridge never sent");
+                match downlink.mark_returned(&name, now) {
+                    Returned::Played | Returned::Flushed => {}
+                    Returned::Silenced(after) => self.desk.event(CallEvent::Silenced { after }),
+                    Returned::Unknown => self.desk.tolerate("a mark the bridge never sent"),
                 }
                 self.pump(now);
             }
@@ -503,9 +523,17 @@ impl Call {
         self.desk.timers.stop(Timer::FirstMedia);
         self.desk.timers.set(Timer::Dial, now + ms(self.desk.config.timeouts.dial_ms));
         self.desk.event(CallEvent::Dialing);
+        self.dialing_since = Some(now);
         self.desk.outbox.push_back(Transmit::Dial { call_sid: stream.call_sid.clone() });
         self.model.state = LegState::Dialing;
         self.phase = Phase::Dialing { stream };
+    }
+
+    /// The dial is over, if there was one.
+    fn dialed(&mut self, outcome: DialOutcome, now: Instant) {
+        if let Some(since) = self.dialing_since.take() {
+            self.desk.event(CallEvent::Dialed { outcome, took: now - since });
+        }
     }
 
     fn media(&mut self, media: &twilio::Media, now: Instant) {
@@ -537,6 +565,7 @@ impl Call {
     fn model_open(&mut self, now: Instant) {
         let Phase::Dialing { stream } = &self.phase else { return };
         let stream = stream.clone();
+        self.dialed(DialOutcome::Connected, now);
         self.model.state = LegState::Open;
         let timeouts = &self.desk.config.timeouts;
         self.desk.timers.stop(Timer::Dial);
@@ -569,8 +598,11 @@ impl Call {
     fn configure(&mut self, event: ServerEvent, now: Instant) {
         let Phase::Configuring { stream, asked } = &mut self.phase else { return };
         match event {
-            ServerEvent::SessionCreated { expires_at } if !*asked => {
+            ServerEvent::SessionCreated { id, expires_at } if !*asked => {
                 *asked = true;
+                if let Some(id) = id {
+                    self.desk.event(CallEvent::Session { id });
+                }
                 self.expires_at(expires_at, now);
                 self.desk.timers.stop(Timer::SessionCreated);
                 let by = now + ms(self.desk.config.timeouts.session_updated_ms);
@@ -775,7 +807,10 @@ impl Call {
         match timer {
             Timer::Start => self.end(EndReason::NoStart, &overdue("start"), now),
             Timer::FirstMedia => self.fail(EndReason::NoMedia, overdue("media"), now),
-            Timer::Dial => self.fail(EndReason::DialFailed, overdue("the connection"), now),
+            Timer::Dial => {
+                self.dialed(DialOutcome::TimedOut, now);
+                self.fail(EndReason::DialFailed, overdue("the connection"), now);
+            }
             Timer::SessionCreated => self.fail(EndReason::SessionTimeout, overdue("session.created"), now),
             Timer::SessionUpdated => self.fail(EndReason::SessionTimeout, overdue("session.updated"), now),
             Timer::CallerSilent => self.lost_caller(EndReason::CallerSilent, "nothing came from Twilio", now),
@@ -900,6 +935,7 @@ impl Call {
         else {
             return self.end(reason, &detail, now);
         };
+        self.dialed(DialOutcome::Abandoned, now);
         self.close_leg(Leg::Model);
         self.desk.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -948,8 +984,10 @@ impl Call {
             | Phase::Closing { .. }
             | Phase::Over => (reason, detail.to_owned()),
         };
+        self.desk.transcript.close();
         self.desk.timers.stop_all();
         self.phase = Phase::Closing { reason, detail };
+        self.dialed(DialOutcome::Abandoned, now);
         self.close_leg(Leg::Model);
         self.close_leg(Leg::Caller);
         self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
@@ -982,14 +1020,36 @@ impl Call {
 
     /// Restores what must hold between two inputs.
     fn settle(&mut self, now: Instant) {
-        let held = self.phase.downlink().map_or(0, |downlink| downlink.held_bytes());
-        let held = (held + self.uplink.waiting()) as u64;
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        self.waiting = Waiting {
+            uplink_bytes: self.uplink.waiting(),
+            downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.held_bytes()),
+        };
+        let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
+        let floor = match &self.phase {
+            Phase::Live { talk, .. } => talk.floor(now),
+            Phase::AwaitingStart
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Notice { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => Floor::default(),
+        };
+        if std::mem::replace(&mut self.floor, floor) != floor {
+            self.desk.event(CallEvent::Floor(floor));
+        }
         if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
             && downlink.is_quiet()
         {
             let (reason, detail) = (*reason, detail.clone());
             self.end(reason, &detail, now);
+        }
+        for said in self.desk.transcript.news() {
+            self.desk.event(CallEvent::Said(said));
         }
         if let Phase::Closing { reason, detail } = &self.phase
             && self.caller.state == LegState::Gone
@@ -1006,6 +1066,11 @@ impl Call {
             self.desk.event(ended);
             self.phase = Phase::Over;
         }
+    }
+
+    /// Audio the call holds.
+    pub const fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// The call's identity, once `start` has come.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::dial::Dial;
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
+use crate::meter::{Meter, Traffic};
 use crate::tools::Tools;
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -43,12 +44,17 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Carries one call from its opened WebSocket to its end. `happened` hears every event, in order.
-pub(crate) async fn drive<S, D, T>(
-    socket: S,
-    parts: Parts<D, T>,
-    mut happened: impl FnMut(&CallEvent, Instant),
-) where
+/// What a call's driver tells.
+pub(crate) enum News<'a> {
+    /// Something happened.
+    Event(&'a CallEvent),
+    /// So much went through since the last time.
+    Traffic(&'a Traffic),
+}
+
+/// Carries one call from its opened WebSocket to its end. `tell` hears every event, in order.
+pub(crate) async fn drive<S, D, T>(socket: S, parts: Parts<D, T>, mut tell: impl FnMut(News<'_>, Instant))
+where
     S: Socket,
     D: Dial,
     T: Tools,
@@ -56,6 +62,7 @@ pub(crate) async fn drive<S, D, T>(
     let Parts { config, dial, tools, mut control, unix_now, tape } = parts;
     let began = now();
     let mut tape = Taping { tape, began };
+    let mut meter = Meter::new(began);
     let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
@@ -66,7 +73,8 @@ pub(crate) async fn drive<S, D, T>(
     loop {
         while let Some(transmit) = call.poll_transmit() {
             if let Some((leg, text)) = transmit.encode(&config.call) {
-                changes.extend(legs.send(leg, Outgoing::Text(text)));
+                let since = meter.sends(&transmit, leg, text.len());
+                changes.extend(legs.send(leg, Outgoing::Text(text), since));
                 tape.note(|| Note::Done(transmit));
                 continue;
             }
@@ -74,9 +82,9 @@ pub(crate) async fn drive<S, D, T>(
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
                 Transmit::WithdrawAudio => legs.withdraw_audio(),
-                Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping)),
+                Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping, None)),
                 Transmit::Close { leg, code, reason } => {
-                    changes.extend(legs.send(leg, Outgoing::Close(code, reason)));
+                    changes.extend(legs.send(leg, Outgoing::Close(code, reason), None));
                 }
                 Transmit::Drop(leg) => {
                     legs.drop(leg);
@@ -96,10 +104,19 @@ pub(crate) async fn drive<S, D, T>(
             }
         }
         while let Some(event) = call.poll_event() {
-            happened(&event, now());
-            tape.note(|| Note::Happened(event));
+            tell(News::Event(&event), now());
+            // The legs' own messages and the end of the call say it, too.
+            if !matches!(event, CallEvent::Said(_)) {
+                tape.note(|| Note::Happened(event));
+            }
         }
-        if call.is_over() {
+        legs.measured(&mut meter);
+        let is_over = call.is_over();
+        if is_over || meter.is_due(now()) {
+            let traffic = meter.take(call.waiting(), legs.queued(), now());
+            tell(News::Traffic(&traffic), now());
+        }
+        if is_over {
             return;
         }
         if !changes.is_empty() {
@@ -110,6 +127,7 @@ pub(crate) async fn drive<S, D, T>(
             continue;
         }
 
+        meter.answered();
         let wake = call.poll_timeout().map(|(at, _why)| tokio::time::Instant::from_std(at));
         if let Some(at) = wake
             && alarm.deadline() != at
@@ -141,6 +159,7 @@ pub(crate) async fn drive<S, D, T>(
             }
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => {
+                    meter.received(leg, text.len(), now());
                     call.handle_frame(leg, Incoming::Text(&text), now());
                     tape.note(|| Note::Text(leg, text));
                 }
@@ -190,15 +209,26 @@ struct Legs<S, M> {
 }
 
 impl<S: Socket, M: Socket> Legs<S, M> {
-    fn send(&mut self, leg: Leg, frame: Outgoing) -> Option<(Leg, LegChange)> {
+    fn send(&mut self, leg: Leg, frame: Outgoing, since: Option<Instant>) -> Option<(Leg, LegChange)> {
         let change = match leg {
-            Leg::Caller => self.caller.as_mut()?.send(frame),
-            Leg::Model => self.model.as_mut()?.send(frame),
+            Leg::Caller => self.caller.as_mut()?.send(frame, since),
+            Leg::Model => self.model.as_mut()?.send(frame, since),
         }?;
         if matches!(change, LegChange::Lost { .. }) {
             self.drop(leg);
         }
         Some((leg, change))
+    }
+
+    /// Collects how long what was written was inside the bridge.
+    fn measured(&mut self, meter: &mut Meter) {
+        self.caller.iter_mut().for_each(|caller| meter.wrote(Leg::Caller, caller.took()));
+        self.model.iter_mut().for_each(|model| meter.wrote(Leg::Model, model.took()));
+    }
+
+    /// Messages that wait to be written, to the caller and to the model.
+    fn queued(&self) -> [usize; 2] {
+        [self.caller.as_ref().map_or(0, LegIo::queued), self.model.as_ref().map_or(0, LegIo::queued)]
     }
 
     fn withdraw_audio(&mut self) {

@@ -12,6 +12,7 @@
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
+//! * [`meter`]: what goes through the legs, in numbers.
 //! * [`journal`]: what went by on both legs, one file a call.
 
 pub mod audio;
@@ -21,6 +22,7 @@ pub mod dial;
 pub mod driver;
 pub mod journal;
 pub mod leg;
+pub mod meter;
 pub mod payload;
 pub mod realtime;
 pub mod registry;

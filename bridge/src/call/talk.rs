@@ -1,7 +1,7 @@
 //! Both ends can hear each other: turns, barge-in, keypad, function calls.
 
 use super::downlink::{Downlink, Interruption};
-use super::event::{CallEvent, EndReason, Speaker};
+use super::event::{CallEvent, EndReason, Floor, Private, Speaker, ToolOutcome};
 use super::keypad::Keypad;
 use super::responses::{Created, Responses, Why};
 use super::settings::ms;
@@ -12,7 +12,7 @@ use super::{Desk, Stream, ToolResult, Transmit};
 use crate::audio::Law;
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why the conversation cannot go on.
 pub(super) struct Failure {
@@ -119,7 +119,7 @@ impl Conversation {
         desk.timers.stop(Timer::Keypad);
         let Some(entry) = self.keypad.finish() else { return };
         desk.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
-        desk.event(CallEvent::Keypad { keys: entry.keys });
+        desk.event(CallEvent::Keypad { keys: entry.keys, entry: Private::new(entry.pressed) });
         desk.tell_model(ClientEvent::UserText { item: entry.item, text: entry.text });
         self.responses.want(Why::Keypad);
         self.ask(desk, now);
@@ -293,6 +293,7 @@ impl Conversation {
             desk.tell_caller(stream, ToTwilio::Clear);
         }
         desk.transcript.cut_all(&cuts);
+        desk.counts.truncations += cuts.len() as u64;
         for cut in &cuts {
             desk.tell_model(ClientEvent::Truncate {
                 item: cut.item.clone(),
@@ -332,7 +333,7 @@ impl Conversation {
         desk.event(CallEvent::ResponseDone {
             response: done.response,
             status: done.status.clone(),
-            tokens: done.tokens,
+            usage: done.usage,
         });
         if let Some(active) = active
             && !active.fenced
@@ -399,7 +400,11 @@ impl Conversation {
         match self.tools.called(call, interrupted, &desk.config, now) {
             Verdict::Ignore => return,
             Verdict::Run { arguments } => {
-                desk.event(CallEvent::ToolCalled { call_id: call.call_id.clone(), name: call.name.clone() });
+                desk.event(CallEvent::ToolCalled {
+                    call_id: call.call_id.clone(),
+                    name: call.name.clone(),
+                    arguments: Private::new(arguments.as_str()),
+                });
                 desk.outbox.push_back(Transmit::RunTool {
                     call_id: call.call_id.clone(),
                     name: call.name.clone(),
@@ -408,7 +413,14 @@ impl Conversation {
                 self.watch_tools(desk);
             }
             Verdict::Answer { output } => {
-                self.answer(desk, call.call_id.clone(), output, false);
+                self.answer(
+                    desk,
+                    call.call_id.clone(),
+                    call.name.clone(),
+                    ToolOutcome::Refused,
+                    None,
+                    output,
+                );
                 if !interrupted {
                     self.tools.answered();
                 }
@@ -421,12 +433,12 @@ impl Conversation {
     }
 
     pub(super) fn tool_ended(&mut self, desk: &mut Desk, result: ToolResult, now: Instant) {
-        if !self.tools.ended(&result.call_id) {
+        let Some(run) = self.tools.ended(&result.call_id) else {
             return; // it took too long and was answered already
-        }
-        let ok = result.output.is_ok();
+        };
+        let outcome = if result.output.is_ok() { ToolOutcome::Done } else { ToolOutcome::Failed };
         let output = result.output.unwrap_or_else(|why| tools::failure(&why));
-        self.answer(desk, result.call_id, output, ok);
+        self.answer(desk, run.call_id, run.name, outcome, Some(now - run.began), output);
         self.tools.answered();
         self.watch_tools(desk);
         self.speak_about_tools();
@@ -434,9 +446,11 @@ impl Conversation {
     }
 
     pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) {
-        while let Some(call_id) = self.tools.take_late(now) {
-            desk.outbox.push_back(Transmit::CancelTool { call_id: call_id.clone() });
-            self.answer(desk, call_id, tools::failure("the function took too long"), false);
+        while let Some(run) = self.tools.take_late(now) {
+            desk.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
+            let output = tools::failure("the function took too long");
+            let took = Some(now - run.began);
+            self.answer(desk, run.call_id, run.name, ToolOutcome::TimedOut, took, output);
             self.tools.answered();
         }
         self.watch_tools(desk);
@@ -444,8 +458,17 @@ impl Conversation {
         self.ask(desk, now);
     }
 
-    fn answer(&mut self, desk: &mut Desk, call_id: String, output: String, ok: bool) {
-        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), ok });
+    fn answer(
+        &mut self,
+        desk: &mut Desk,
+        call_id: String,
+        name: String,
+        outcome: ToolOutcome,
+        took: Option<Duration>,
+        output: String,
+    ) {
+        let told = Private::new(output.as_str());
+        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), name, outcome, took, output: told });
         desk.tell_model(ClientEvent::ToolOutput { call_id, output });
     }
 
@@ -481,6 +504,12 @@ impl Conversation {
     fn expect_audio(&mut self, desk: &mut Desk, now: Instant) {
         self.asked_at = Some(now);
         desk.timers.set(Timer::FirstAudio, now + ms(desk.config.timeouts.first_audio_ms));
+    }
+
+    /// Who is audible, or about to go on.
+    pub(super) fn floor(&self, now: Instant) -> Floor {
+        let goes_on = self.responses.active().is_some_and(|active| active.spoke && !active.fenced);
+        Floor { caller: self.caller_speaks, agent: goes_on || self.downlink.is_audible(now) }
     }
 
     /// Sends the audio that may be sent and comes back for the rest.

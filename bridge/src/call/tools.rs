@@ -12,7 +12,23 @@ const SEEN_MAX: usize = 256;
 #[derive(Debug)]
 struct Running {
     call_id: String,
+    name: String,
+    began: Instant,
     give_up_at: Instant,
+}
+
+/// A run that is over, or that nobody waits for any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) call_id: String,
+    pub(crate) name: String,
+    pub(crate) began: Instant,
+}
+
+impl From<Running> for Run {
+    fn from(Running { call_id, name, began, give_up_at: _ }: Running) -> Self {
+        Self { call_id, name, began }
+    }
 }
 
 /// What to do with a function call.
@@ -66,15 +82,19 @@ impl Tools {
         if !serde_json::from_str::<Value>(arguments).is_ok_and(|value| value.is_object()) {
             return refuse("the arguments are not a JSON object");
         }
-        self.running.push(Running { call_id: call.call_id.clone(), give_up_at: now + ms(spec.timeout_ms) });
+        self.running.push(Running {
+            call_id: call.call_id.clone(),
+            name: call.name.clone(),
+            began: now,
+            give_up_at: now + ms(spec.timeout_ms),
+        });
         Verdict::Run { arguments: arguments.to_owned() }
     }
 
-    /// A run ended. Returns whether anybody still waits for it.
-    pub(crate) fn ended(&mut self, call_id: &str) -> bool {
-        let before = self.running.len();
-        self.running.retain(|running| running.call_id != call_id);
-        self.running.len() < before
+    /// A run ended. Returns it if anybody still waits for it.
+    pub(crate) fn ended(&mut self, call_id: &str) -> Option<Run> {
+        let at = self.running.iter().position(|running| running.call_id == call_id)?;
+        Some(self.running.remove(at).into())
     }
 
     /// An output was sent to the model.
@@ -93,9 +113,9 @@ impl Tools {
     }
 
     /// Takes one that takes too long.
-    pub(crate) fn take_late(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn take_late(&mut self, now: Instant) -> Option<Run> {
         let late = self.running.iter().position(|running| running.give_up_at <= now)?;
-        Some(self.running.remove(late).call_id)
+        Some(self.running.remove(late).into())
     }
 
     /// Forgets all of them; nobody is left to answer to.
