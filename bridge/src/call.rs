@@ -32,7 +32,7 @@ use crate::door::{self, Showing};
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
-use event::{CallEvent, Counts, EndReason};
+use event::{CallEvent, Counts, DialOutcome, EndReason, Floor};
 use phase::Phase;
 use playback::Returned;
 use settings::{CallConfig, ms};
@@ -194,6 +194,15 @@ impl Transmit {
     }
 }
 
+/// Audio a call holds, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The caller's, until the model takes it; in the session's format.
+    pub uplink_bytes: usize,
+    /// The model's, until the ear is near enough; G.711.
+    pub downlink_bytes: usize,
+}
+
 /// What arrived on a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
@@ -314,6 +323,11 @@ pub struct Call {
     call_sid: Option<String>,
     /// A stream has to be let in before anything is done for it.
     guarded: bool,
+    /// When the dial that goes on began.
+    dialing_since: Option<Instant>,
+    /// As last told.
+    floor: Floor,
+    waiting: Waiting,
 }
 
 impl Call {
@@ -350,6 +364,9 @@ impl Call {
             expires: None,
             call_sid: None,
             guarded: false,
+            dialing_since: None,
+            floor: Floor::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -394,6 +411,7 @@ impl Call {
             LegChange::Open => self.model_open(now),
             LegChange::DialFailed { why } => {
                 self.model.state = LegState::Gone;
+                self.dialed(DialOutcome::Failed, now);
                 self.fail(EndReason::DialFailed, why, now);
             }
             LegChange::Closed { code, reason } => {
@@ -496,8 +514,10 @@ impl Call {
             },
             FromTwilio::Mark { name } => {
                 let Some(downlink) = self.phase.downlink() else { return };
-                if downlink.mark_returned(&name, now) == Returned::Unknown {
-                    self.desk.tolerate("a mark the bridge never sent");
+                match downlink.mark_returned(&name, now) {
+                    Returned::Played | Returned::Flushed => {}
+                    Returned::Silenced(after) => self.desk.event(CallEvent::Silenced { after }),
+                    Returned::Unknown => self.desk.tolerate("a mark the bridge never sent"),
                 }
                 self.pump(now);
             }
@@ -572,9 +592,17 @@ impl Call {
         self.desk.timers.stop(Timer::FirstMedia);
         self.desk.timers.set(Timer::Dial, now + ms(self.desk.config.timeouts.dial_ms));
         self.desk.event(CallEvent::Dialing);
+        self.dialing_since = Some(now);
         self.desk.outbox.push_back(Transmit::Dial { call_sid: stream.call_sid.clone() });
         self.model.state = LegState::Dialing;
         self.phase = Phase::Dialing { stream };
+    }
+
+    /// The dial is over, if there was one.
+    fn dialed(&mut self, outcome: DialOutcome, now: Instant) {
+        if let Some(since) = self.dialing_since.take() {
+            self.desk.event(CallEvent::Dialed { outcome, took: now - since });
+        }
     }
 
     fn media(&mut self, media: &twilio::Media, now: Instant) {
@@ -609,6 +637,7 @@ impl Call {
     fn model_open(&mut self, now: Instant) {
         let Phase::Dialing { stream } = &self.phase else { return };
         let stream = stream.clone();
+        self.dialed(DialOutcome::Connected, now);
         self.model.state = LegState::Open;
         let timeouts = &self.desk.config.timeouts;
         self.desk.timers.stop(Timer::Dial);
@@ -642,8 +671,11 @@ impl Call {
     fn configure(&mut self, event: ServerEvent, now: Instant) {
         let Phase::Configuring { stream, asked } = &mut self.phase else { return };
         match event {
-            ServerEvent::SessionCreated { expires_at } if !*asked => {
+            ServerEvent::SessionCreated { id, expires_at } if !*asked => {
                 *asked = true;
+                if let Some(id) = id {
+                    self.desk.event(CallEvent::Session { id });
+                }
                 self.expires_at(expires_at, now);
                 self.desk.timers.stop(Timer::SessionCreated);
                 let by = now + ms(self.desk.config.timeouts.session_updated_ms);
@@ -850,7 +882,10 @@ impl Call {
         match timer {
             Timer::Start => self.end(EndReason::NoStart, &overdue("start"), now),
             Timer::FirstMedia => self.fail(EndReason::NoMedia, overdue("media"), now),
-            Timer::Dial => self.fail(EndReason::DialFailed, overdue("the connection"), now),
+            Timer::Dial => {
+                self.dialed(DialOutcome::TimedOut, now);
+                self.fail(EndReason::DialFailed, overdue("the connection"), now);
+            }
             Timer::SessionCreated => self.fail(EndReason::SessionTimeout, overdue("session.created"), now),
             Timer::SessionUpdated => self.fail(EndReason::SessionTimeout, overdue("session.updated"), now),
             Timer::CallerSilent => self.lost_caller(EndReason::CallerSilent, "nothing came from Twilio", now),
@@ -982,6 +1017,7 @@ impl Call {
         else {
             return self.end(reason, &detail, now);
         };
+        self.dialed(DialOutcome::Abandoned, now);
         self.close_leg(Leg::Model, NORMAL);
         self.desk.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -1040,10 +1076,12 @@ impl Call {
             | Phase::Closing { .. }
             | Phase::Over => (reason, detail.to_owned()),
         };
+        self.desk.transcript.close();
         self.desk.timers.stop_all();
         // The one end that is the other side's fault says so.
         let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
         self.phase = Phase::Closing { reason, detail };
+        self.dialed(DialOutcome::Abandoned, now);
         self.close_leg(Leg::Model, NORMAL);
         self.close_leg(Leg::Caller, code);
         self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
@@ -1076,17 +1114,40 @@ impl Call {
 
     /// Restores what must hold between two inputs.
     fn settle(&mut self, now: Instant) {
-        let held = self.phase.downlink().map_or(0, |downlink| downlink.held_bytes());
-        let held = (held + self.uplink.waiting()) as u64;
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        self.waiting = Waiting {
+            uplink_bytes: self.uplink.waiting(),
+            downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.held_bytes()),
+        };
+        let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
         if let Phase::Live { talk, .. } = &mut self.phase {
             talk.leave_if_heard(&mut self.desk, now);
+        }
+        let floor = match &self.phase {
+            Phase::Live { talk, .. } => talk.floor(now),
+            Phase::AwaitingStart
+            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingMedia { .. }
+            | Phase::Dialing { .. }
+            | Phase::Configuring { .. }
+            | Phase::Notice { .. }
+            | Phase::Closing { .. }
+            | Phase::Over => Floor::default(),
+        };
+        if std::mem::replace(&mut self.floor, floor) != floor {
+            self.desk.event(CallEvent::Floor(floor));
         }
         if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
             && downlink.is_quiet()
         {
             let (reason, detail) = (*reason, detail.clone());
             self.end(reason, &detail, now);
+        }
+        for said in self.desk.transcript.news() {
+            self.desk.event(CallEvent::Said(said));
         }
         if let Phase::Closing { reason, detail } = &self.phase
             && self.caller.state == LegState::Gone
@@ -1103,6 +1164,11 @@ impl Call {
             self.desk.event(ended);
             self.phase = Phase::Over;
         }
+    }
+
+    /// Audio the call holds.
+    pub const fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// The call's identity, once `start` has come.

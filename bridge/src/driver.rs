@@ -12,6 +12,7 @@ use crate::dial::Dial;
 use crate::door::Door;
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
+use crate::meter::{Meter, Traffic};
 use crate::tools::Tools;
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -45,12 +46,17 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Carries one call from its opened WebSocket to its end. `happened` hears every event, in order.
-pub(crate) async fn drive<S, D, T>(
-    socket: S,
-    parts: Parts<D, T>,
-    mut happened: impl FnMut(&CallEvent, Instant),
-) where
+/// What a call's driver tells.
+pub(crate) enum News<'a> {
+    /// Something happened.
+    Event(&'a CallEvent),
+    /// So much went through since the last time.
+    Traffic(&'a Traffic),
+}
+
+/// Carries one call from its opened WebSocket to its end. `tell` hears every event, in order.
+pub(crate) async fn drive<S, D, T>(socket: S, parts: Parts<D, T>, mut tell: impl FnMut(News<'_>, Instant))
+where
     S: Socket,
     D: Dial,
     T: Tools,
@@ -58,6 +64,7 @@ pub(crate) async fn drive<S, D, T>(
     let Parts { config, dial, tools, door, mut control, unix_now, tape } = parts;
     let began = now();
     let mut tape = Taping { tape, began };
+    let mut meter = Meter::new(began);
     let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now)
         .guarded(door.is_guarded());
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
@@ -70,7 +77,8 @@ pub(crate) async fn drive<S, D, T>(
     loop {
         while let Some(transmit) = call.poll_transmit() {
             if let Some((leg, text)) = transmit.encode(&config.call) {
-                changes.extend(legs.send(leg, Outgoing::Text(text)));
+                let since = meter.sends(&transmit, leg, text.len());
+                changes.extend(legs.send(leg, Outgoing::Text(text), since));
                 tape.note(|| Note::Done(transmit));
                 continue;
             }
@@ -78,9 +86,9 @@ pub(crate) async fn drive<S, D, T>(
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
                 Transmit::WithdrawAudio => legs.withdraw_audio(),
-                Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping)),
+                Transmit::Ping(leg) => changes.extend(legs.send(leg, Outgoing::Ping, None)),
                 Transmit::Close { leg, code, reason } => {
-                    changes.extend(legs.send(leg, Outgoing::Close(code, reason)));
+                    changes.extend(legs.send(leg, Outgoing::Close(code, reason), None));
                 }
                 Transmit::Drop(leg) => {
                     legs.drop(leg);
@@ -109,10 +117,19 @@ pub(crate) async fn drive<S, D, T>(
             }
         }
         while let Some(event) = call.poll_event() {
-            happened(&event, now());
-            tape.note(|| Note::Happened(event));
+            tell(News::Event(&event), now());
+            // The legs' own messages and the end of the call say it, too.
+            if !matches!(event, CallEvent::Said(_)) {
+                tape.note(|| Note::Happened(event));
+            }
         }
-        if call.is_over() {
+        legs.measured(&mut meter);
+        let is_over = call.is_over();
+        if is_over || meter.is_due(now()) {
+            let traffic = meter.take(call.waiting(), legs.queued(), now());
+            tell(News::Traffic(&traffic), now());
+        }
+        if is_over {
             return;
         }
         if let Some(verdict) = verdict.take() {
@@ -128,6 +145,7 @@ pub(crate) async fn drive<S, D, T>(
             continue;
         }
 
+        meter.answered();
         let wake = call.poll_timeout().map(|(at, _why)| tokio::time::Instant::from_std(at));
         if let Some(at) = wake
             && alarm.deadline() != at
@@ -159,6 +177,7 @@ pub(crate) async fn drive<S, D, T>(
             }
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => {
+                    meter.received(leg, text.len(), now());
                     call.handle_frame(leg, Incoming::Text(&text), now());
                     tape.note(|| Note::Text(leg, text));
                 }
@@ -208,15 +227,26 @@ struct Legs<S, M> {
 }
 
 impl<S: Socket, M: Socket> Legs<S, M> {
-    fn send(&mut self, leg: Leg, frame: Outgoing) -> Option<(Leg, LegChange)> {
+    fn send(&mut self, leg: Leg, frame: Outgoing, since: Option<Instant>) -> Option<(Leg, LegChange)> {
         let change = match leg {
-            Leg::Caller => self.caller.as_mut()?.send(frame),
-            Leg::Model => self.model.as_mut()?.send(frame),
+            Leg::Caller => self.caller.as_mut()?.send(frame, since),
+            Leg::Model => self.model.as_mut()?.send(frame, since),
         }?;
         if matches!(change, LegChange::Lost { .. }) {
             self.drop(leg);
         }
         Some((leg, change))
+    }
+
+    /// Collects how long what was written was inside the bridge.
+    fn measured(&mut self, meter: &mut Meter) {
+        self.caller.iter_mut().for_each(|caller| meter.wrote(Leg::Caller, caller.took()));
+        self.model.iter_mut().for_each(|model| meter.wrote(Leg::Model, model.took()));
+    }
+
+    /// Messages that wait to be written, to the caller and to the model.
+    fn queued(&self) -> [usize; 2] {
+        [self.caller.as_ref().map_or(0, LegIo::queued), self.model.as_ref().map_or(0, LegIo::queued)]
     }
 
     fn withdraw_audio(&mut self) {

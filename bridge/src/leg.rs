@@ -5,10 +5,12 @@
 //! the call itself, so nothing has to be stopped, collected or locked when a leg is dropped: it is simply gone.
 
 use crate::call::LegChange;
+use crate::driver;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use std::collections::VecDeque;
 use std::fmt;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -96,7 +98,11 @@ pub(crate) trait Socket:
 /// A leg with what waits to be written on it.
 pub(crate) struct LegIo<S> {
     socket: S,
-    queue: VecDeque<Outgoing>,
+    queue: VecDeque<(Outgoing, Option<Instant>)>,
+    /// Since when what was handed to the library is inside the bridge, as far as that is measured.
+    handed: Vec<Instant>,
+    /// How long what is with the operating system was.
+    took: Vec<Duration>,
     /// Frames were handed to the library and may not be with the operating system yet.
     flushing: bool,
     clogged: bool,
@@ -107,11 +113,20 @@ pub(crate) struct LegIo<S> {
 impl<S: Socket> LegIo<S> {
     /// Takes the socket over.
     pub(crate) const fn new(socket: S) -> Self {
-        Self { socket, queue: VecDeque::new(), flushing: false, clogged: false, broken: None }
+        Self {
+            socket,
+            queue: VecDeque::new(),
+            handed: Vec::new(),
+            took: Vec::new(),
+            flushing: false,
+            clogged: false,
+            broken: None,
+        }
     }
 
-    /// Queues a frame; it is written when the leg is polled. Returns what that did to the leg.
-    pub(crate) fn send(&mut self, frame: Outgoing) -> Option<LegChange> {
+    /// Queues a frame; it is written when the leg is polled, and how long after `since` is measured. Returns what that
+    /// did to the leg.
+    pub(crate) fn send(&mut self, frame: Outgoing, since: Option<Instant>) -> Option<LegChange> {
         if self.broken.is_some() {
             return None; // polling tells how it ended
         }
@@ -120,7 +135,7 @@ impl<S: Socket> LegIo<S> {
                 why: format!("writer queue overflow: {QUEUE_MAX} messages wait"),
             });
         }
-        self.queue.push_back(frame);
+        self.queue.push_back((frame, since));
         if self.clogged || self.queue.len() < QUEUE_HIGH {
             return None;
         }
@@ -130,7 +145,17 @@ impl<S: Socket> LegIo<S> {
 
     /// Forgets the messages that wait to be written. What was handed to the library cannot be taken back.
     pub(crate) fn withdraw(&mut self) {
-        self.queue.retain(|frame| !matches!(frame, Outgoing::Text(_)));
+        self.queue.retain(|(frame, _)| !matches!(frame, Outgoing::Text(_)));
+    }
+
+    /// Messages that wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How long what was written meanwhile was inside the bridge.
+    pub(crate) const fn took(&mut self) -> &mut Vec<Duration> {
+        &mut self.took
     }
 
     /// Writes what can be written, without reading.
@@ -181,6 +206,10 @@ impl<S: Socket> LegIo<S> {
                     Poll::Pending => return Ok(()),
                 }
                 self.flushing = false;
+                if !self.handed.is_empty() {
+                    let now = driver::now();
+                    self.took.extend(self.handed.drain(..).map(|since| now.saturating_duration_since(since)));
+                }
             }
             if self.queue.is_empty() {
                 return Ok(());
@@ -192,7 +221,8 @@ impl<S: Socket> LegIo<S> {
                     Poll::Ready(ready) => ready?,
                     Poll::Pending => break,
                 }
-                if let Some(frame) = self.queue.pop_front() {
+                if let Some((frame, since)) = self.queue.pop_front() {
+                    self.handed.extend(since);
                     bytes += match &frame {
                         Outgoing::Text(text) => text.len(),
                         Outgoing::Ping | Outgoing::Close(..) => 0,
@@ -307,9 +337,9 @@ mod tests {
     async fn what_is_queued_arrives_in_order_and_the_close_comes_last() {
         let (mut leg, mut peer) = leg(64 * 1024).await;
         for n in 0..3 {
-            assert_eq!(leg.send(text(n)), None);
+            assert_eq!(leg.send(text(n), None), None);
         }
-        assert_eq!(leg.send(Outgoing::Close(1000, "bye")), None);
+        assert_eq!(leg.send(Outgoing::Close(1000, "bye"), None), None);
         assert_eq!(poll_once(&mut leg, false).await, None);
         for n in 0..3 {
             assert_eq!(
@@ -327,9 +357,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_withdrawn_is_not_written_and_what_follows_is() {
         let (mut leg, mut peer) = leg(64 * 1024).await;
-        (0..3).for_each(|n| assert_eq!(leg.send(text(n)), None));
+        (0..3).for_each(|n| assert_eq!(leg.send(text(n), None), None));
         leg.withdraw();
-        assert_eq!(leg.send(text(3)), None);
+        assert_eq!(leg.send(text(3), None), None);
         assert_eq!(poll_once(&mut leg, false).await, None);
         assert_eq!(peer.next().await.unwrap().unwrap().into_text().unwrap().as_str(), format!("{:0>100}", 3));
     }
@@ -340,7 +370,7 @@ mod tests {
         let mut changes = Vec::new();
         for n in 0..QUEUE_USUAL {
             let frame = Outgoing::Text("x".repeat(1_000));
-            changes.extend(leg.send(frame).map(|change| (n, change)));
+            changes.extend(leg.send(frame, None).map(|change| (n, change)));
         }
         assert_eq!(changes, [(QUEUE_HIGH - 1, LegChange::Clogged)]);
         assert_eq!(poll_once(&mut leg, false).await, None, "nothing flows yet");
@@ -362,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn a_queue_nobody_empties_ends_the_leg_instead_of_growing() {
         let (mut leg, _peer) = leg(1_024).await;
-        let last = (0..=QUEUE_MAX).filter_map(|n| leg.send(text(n))).last();
+        let last = (0..=QUEUE_MAX).filter_map(|n| leg.send(text(n), None)).last();
         assert!(matches!(last, Some(LegChange::Lost { why }) if why.contains("overflow")));
         assert_eq!(leg.queue.len(), QUEUE_MAX);
     }
@@ -371,7 +401,7 @@ mod tests {
     async fn a_held_leg_still_writes_and_loses_nothing_it_did_not_read() {
         let (mut leg, mut peer) = leg(64 * 1024).await;
         peer.send(Message::text("one")).await.unwrap();
-        leg.send(text(1));
+        leg.send(text(1), None);
         assert_eq!(poll_once(&mut leg, true).await, None);
         assert!(peer.next().await.unwrap().unwrap().is_text());
         assert_eq!(next(&mut leg, false).await, Arrived::Text("one".into()));
@@ -405,7 +435,7 @@ mod tests {
     async fn a_held_leg_notices_that_it_cannot_write() {
         let (mut leg, peer) = leg(64 * 1024).await;
         drop(peer);
-        leg.send(text(1));
+        leg.send(text(1), None);
         assert!(matches!(next(&mut leg, true).await, Arrived::Changed(LegChange::Lost { .. })));
     }
 
@@ -416,7 +446,7 @@ mod tests {
         assert_eq!(next(&mut leg, false).await, Arrived::Ping);
         assert_eq!(poll_once(&mut leg, false).await, None);
         assert_eq!(peer.next().await.unwrap().unwrap(), Message::Pong("hi".into()));
-        leg.send(Outgoing::Ping);
+        leg.send(Outgoing::Ping, None);
         assert_eq!(poll_once(&mut leg, false).await, None);
         assert_eq!(peer.next().await.unwrap().unwrap(), Message::Ping(PING.into()));
         peer.flush().await.unwrap();

@@ -15,6 +15,7 @@
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
+//! * [`meter`]: what goes through the legs, in numbers.
 //! * [`journal`]: what went by on both legs, one file a call.
 
 pub mod audio;
@@ -26,6 +27,7 @@ pub mod driver;
 pub mod http;
 pub mod journal;
 pub mod leg;
+pub mod meter;
 pub mod operator;
 pub mod payload;
 pub mod realtime;

@@ -19,6 +19,8 @@ use std::borrow::Cow;
 pub enum ServerEvent {
     /// The session exists. `expires_at` is in Unix seconds.
     SessionCreated {
+        /// Its id.
+        id: Option<String>,
         /// When the server will end the session.
         expires_at: Option<i64>,
     },
@@ -166,8 +168,33 @@ pub struct ResponseDone {
     pub error: Option<String>,
     /// Function calls among its items.
     pub calls: Vec<FunctionCall>,
-    /// Total tokens used.
-    pub tokens: Option<u64>,
+    /// Tokens used, when the server says so.
+    pub usage: Option<Usage>,
+}
+
+/// Tokens of one response, as the server counted them; what it did not say is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All of them.
+    pub total: u64,
+    /// Read, cached ones included.
+    pub input: u64,
+    /// Written.
+    pub output: u64,
+    /// Read as text.
+    pub input_text: u64,
+    /// Read as audio.
+    pub input_audio: u64,
+    /// Read again at a lower price.
+    pub cached: u64,
+    /// Cached text.
+    pub cached_text: u64,
+    /// Cached audio.
+    pub cached_audio: u64,
+    /// Written as text.
+    pub output_text: u64,
+    /// Written as audio.
+    pub output_audio: u64,
 }
 
 /// A complete function call.
@@ -338,7 +365,10 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
     let missing = |field| Malformed::Missing { kind: kind.to_owned(), field };
     let text = |field: &'static str| string(&v[field]).ok_or_else(|| missing(field));
     Ok(match kind {
-        "session.created" => ServerEvent::SessionCreated { expires_at: v["session"]["expires_at"].as_i64() },
+        "session.created" => ServerEvent::SessionCreated {
+            id: string(&v["session"]["id"]),
+            expires_at: v["session"]["expires_at"].as_i64(),
+        },
         "session.updated" => ServerEvent::SessionUpdated {
             formats: formats(&v["session"]),
             expires_at: v["session"]["expires_at"].as_i64(),
@@ -425,7 +455,26 @@ fn response_done(response: &Value) -> Option<ResponseDone> {
         status: string(&response["status"]).unwrap_or_default(),
         error: string(&details["code"]).or_else(|| string(&details["type"])),
         calls: response["output"].as_array().into_iter().flatten().filter_map(function_call).collect(),
-        tokens: response["usage"]["total_tokens"].as_u64(),
+        usage: usage(&response["usage"]),
+    })
+}
+
+fn usage(usage: &Value) -> Option<Usage> {
+    let total = usage["total_tokens"].as_u64()?;
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    let (input, output) = (&usage["input_token_details"], &usage["output_token_details"]);
+    let cached = &input["cached_tokens_details"];
+    Some(Usage {
+        total,
+        input: count(&usage["input_tokens"]),
+        output: count(&usage["output_tokens"]),
+        input_text: count(&input["text_tokens"]),
+        input_audio: count(&input["audio_tokens"]),
+        cached: count(&input["cached_tokens"]),
+        cached_text: count(&cached["text_tokens"]),
+        cached_audio: count(&cached["audio_tokens"]),
+        output_text: count(&output["text_tokens"]),
+        output_audio: count(&output["audio_tokens"]),
     })
 }
 
@@ -688,7 +737,26 @@ mod tests {
     fn null_transcripts_and_string_details_do_not_hurt() {
         let text = r#"{"type":"response.done","response":{"id":"r","status":"failed","status_details":"unimplemented","output":[{"type":"message","id":"i","content":[{"type":"input_audio","transcript":null}]}],"usage":null}}"#;
         let ServerEvent::ResponseDone(done) = decode(text).unwrap() else { panic!("not a done") };
-        assert_eq!((done.status.as_str(), done.error, done.tokens), ("failed", None, None));
+        assert_eq!((done.status.as_str(), done.error, done.usage), ("failed", None, None));
+    }
+
+    #[test]
+    fn tokens_are_read_as_the_server_counts_them() {
+        let text = r#"{"type":"response.done","response":{"id":"r","status":"completed","usage":{"total_tokens":253,"input_tokens":132,"output_tokens":121,"input_token_details":{"text_tokens":119,"audio_tokens":13,"image_tokens":0,"cached_tokens":64,"cached_tokens_details":{"text_tokens":60,"audio_tokens":4,"image_tokens":0}},"output_token_details":{"text_tokens":30,"audio_tokens":91}}}}"#;
+        let ServerEvent::ResponseDone(done) = decode(text).unwrap() else { panic!("not a done") };
+        let want = Usage {
+            total: 253,
+            input: 132,
+            output: 121,
+            input_text: 119,
+            input_audio: 13,
+            cached: 64,
+            cached_text: 60,
+            cached_audio: 4,
+            output_text: 30,
+            output_audio: 91,
+        };
+        assert_eq!(done.usage, Some(want));
     }
 
     #[test]

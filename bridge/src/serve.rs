@@ -9,9 +9,10 @@ use crate::call::event::CallEvent;
 use crate::config::Config;
 use crate::dial::Dial;
 use crate::door::{self, Door};
-use crate::driver::{self, Parts};
+use crate::driver::{self, News, Parts};
 use crate::journal::{Beginning, Journal};
 use crate::leg::{CALLER_MESSAGE_MAX, READ_BUFFER};
+use crate::meter::Traffic;
 use crate::operator;
 use crate::registry::{CallKey, Registry};
 use crate::rest::Carrier;
@@ -52,10 +53,78 @@ const CONTROLS_MAX: usize = 8;
 /// (30 s of lead, the notice, its mark) is well below this. Whatever is left then is cut.
 const DRAIN_GRACE: Duration = Duration::from_secs(90);
 
-/// Is told what happens on every call. Called in the call's own task: whoever is slow here slows that call.
+/// Is told what happens on every call. Called in the call's own task: whoever is slow here slows that call, so whoever
+/// has to wait for something takes a note and leaves, and counts what finds no room.
+///
+/// For each call: `begins`, then events and traffic, then `gone`, whatever became of it. Several observers are one as
+/// a pair, and one that may be missing is an `Option`.
 pub trait Observe: Clone + Send + Sync + 'static {
+    /// A caller's WebSocket was opened at `now`, which is `unix` on the wall clock, in seconds.
+    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
+        let _ = (call, now, unix);
+    }
+
     /// `event` happened on `call` at `now`.
     fn event(&self, call: CallKey, now: Instant, event: &CallEvent);
+
+    /// So much went through since the last time. About once a second, and once more behind [`CallEvent::Ended`].
+    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
+        let _ = (call, now, traffic);
+    }
+
+    /// Nothing of the call is left. Without [`CallEvent::Ended`] before it, the call panicked or was cut.
+    fn gone(&self, call: CallKey) {
+        let _ = call;
+    }
+}
+
+impl<A: Observe, B: Observe> Observe for (A, B) {
+    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
+        self.0.begins(call, now, unix);
+        self.1.begins(call, now, unix);
+    }
+
+    fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
+        self.0.event(call, now, event);
+        self.1.event(call, now, event);
+    }
+
+    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
+        self.0.traffic(call, now, traffic);
+        self.1.traffic(call, now, traffic);
+    }
+
+    fn gone(&self, call: CallKey) {
+        self.0.gone(call);
+        self.1.gone(call);
+    }
+}
+
+impl<O: Observe> Observe for Option<O> {
+    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
+        self.iter().for_each(|observe| observe.begins(call, now, unix));
+    }
+
+    fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
+        self.iter().for_each(|observe| observe.event(call, now, event));
+    }
+
+    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
+        self.iter().for_each(|observe| observe.traffic(call, now, traffic));
+    }
+
+    fn gone(&self, call: CallKey) {
+        self.iter().for_each(|observe| observe.gone(call));
+    }
+}
+
+/// Sees to it that an observer hears of a call's going, whatever ends it.
+struct Watch<O: Observe>(O, CallKey);
+
+impl<O: Observe> Drop for Watch<O> {
+    fn drop(&mut self) {
+        self.0.gone(self.1);
+    }
 }
 
 /// Observes nothing.
@@ -473,18 +542,26 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             unix_now,
             tape: self.journal.as_ref().map(|journal| journal.begin(beginning())),
         };
-        let observe = self.observe.clone();
+        let watch = Watch(self.observe.clone(), key);
+        watch.0.begins(key, driver::now(), unix_now);
         let carry = async move {
-            driver::drive(socket, parts, |event, now| {
-                if let CallEvent::Started { call_sid, stream_sid } = event {
-                    Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
-                    seat.claim(call_sid, stream_sid);
+            let observe = &watch.0;
+            driver::drive(socket, parts, |news, now| match news {
+                News::Event(event) => {
+                    if let CallEvent::Started { call_sid, stream_sid } = event {
+                        Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
+                        seat.claim(call_sid, stream_sid);
+                    } else if let CallEvent::Session { id } = event {
+                        Span::current().record("session_id", id);
+                    }
+                    observe.event(key, now, event);
                 }
-                observe.event(key, now, event);
+                News::Traffic(traffic) => observe.traffic(key, now, traffic),
             })
             .await;
         };
-        let span = tracing::error_span!("call", key = key.0, call_sid = Empty, stream_sid = Empty);
+        let (call_sid, stream_sid, session_id) = (Empty, Empty, Empty);
+        let span = tracing::error_span!("call", key = key.0, call_sid, stream_sid, session_id);
         calls.spawn(carry.instrument(span));
     }
 }

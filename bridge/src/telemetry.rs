@@ -3,12 +3,12 @@
 //! A call's start and end are `info`, a caller who had to be told that it cannot go on is `warn`, a change of
 //! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
 
-use crate::call::event::CallEvent;
+use crate::call::event::{CallEvent, Floor};
 use crate::config::{Log, LogFormat};
 use crate::registry::CallKey;
 use crate::serve::Observe;
 use std::time::{Duration, Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Sends the process's logs to standard error.
@@ -35,6 +35,10 @@ impl Observe for LogCalls {
         match event {
             CallEvent::Started { .. } => info!("call started"),
             CallEvent::Dialing => debug!("dialing the model"),
+            CallEvent::Dialed { outcome, took } => {
+                debug!(outcome = outcome.name(), took_ms = ms(*took), "the dial is over");
+            }
+            CallEvent::Session { .. } => debug!("the model opened a session"),
             CallEvent::Live { after } => debug!(after_ms = ms(*after), "live"),
             CallEvent::SpeechStarted => debug!("the caller speaks"),
             CallEvent::SpeechStopped => debug!("the caller's turn ended"),
@@ -42,19 +46,28 @@ impl Observe for LogCalls {
                 let item = item.as_deref();
                 debug!(item, heard_ms = ms(*heard), discarded_ms = ms(*discarded), "barge-in");
             }
+            CallEvent::Silenced { after } => debug!(after_ms = ms(*after), "the ear is silent"),
+            // Every frame may change these.
+            CallEvent::Said(_) => {}
+            CallEvent::Floor(Floor { caller, agent }) => trace!(caller, agent, "the floor"),
             CallEvent::Speaking { response, after } => {
                 debug!(response = response.as_str(), after_ms = after.map(ms), "the agent speaks");
             }
-            CallEvent::ResponseDone { response, status, tokens } => {
+            CallEvent::ResponseDone { response, status, usage } => {
+                let tokens = usage.map(|usage| usage.total);
                 debug!(response = response.as_str(), status = status.as_str(), tokens, "response done");
             }
-            CallEvent::Keypad { keys } => debug!(keys, "keypad entry"),
-            CallEvent::ToolCalled { call_id, name } => {
+            CallEvent::Keypad { keys, entry: _ } => debug!(keys, "keypad entry"),
+            CallEvent::ToolCalled { call_id, name, arguments: _ } => {
                 debug!(call_id = call_id.as_str(), name = name.as_str(), "function called");
             }
-            CallEvent::ToolAnswered { call_id, ok } => {
-                debug!(call_id = call_id.as_str(), ok, "function answered")
-            }
+            CallEvent::ToolAnswered { call_id, name, outcome, took, output: _ } => debug!(
+                call_id = call_id.as_str(),
+                name = name.as_str(),
+                outcome = outcome.name(),
+                took_ms = took.map(ms),
+                "function answered"
+            ),
             CallEvent::ModelError { code } => debug!(code = code.as_str(), "the model reported a problem"),
             CallEvent::Tolerated { what } => debug!(what = what.as_str(), "tolerated"),
             CallEvent::TimerFired(timer) => debug!(timer = timer.name(), "timer fired"),
@@ -74,6 +87,7 @@ impl Observe for LogCalls {
                 stale_bytes = counts.stale_bytes,
                 sent_ms = counts.sent_ms,
                 barge_ins = counts.barge_ins,
+                truncations = counts.truncations,
                 unknown = counts.unknown,
                 malformed = counts.malformed,
                 lost_marks = counts.lost_marks,
@@ -120,8 +134,13 @@ mod tests {
             .json()
             .with_writer(move || writer.clone())
             .finish();
-        let said =
-            Line { item: "item_1".into(), speaker: Speaker::Caller, text: "my secret".into(), cut: false };
+        let said = Line {
+            item: "item_1".into(),
+            place: 1,
+            speaker: Speaker::Caller,
+            text: "my secret".into(),
+            cut: false,
+        };
         tracing::subscriber::with_default(log, || {
             let _call = tracing::error_span!("call", call_sid = "CA1").entered();
             LogCalls.event(

@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::audio::{FRAME_BYTES, Format};
-use bridge::call::event::CallEvent;
+use bridge::call::event::{CallEvent, Said};
 use bridge::call::settings::{CallConfig, ToolSpec};
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use bridge::realtime::ClientEvent;
 use bridge::twilio::ToTwilio;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ enum Input {
     Audio { item: u8, bytes: usize, odd_response: bool },
     AudioDone(u8),
     Done(u8),
+    Added { item: u8, user: bool, previous: u8 },
+    Words(u8, String),
+    WordsDone(u8, String),
+    Transcribed(u8, String),
     FunctionCall(u8),
     ToolEnds(u8, bool),
     Error(u8),
@@ -64,6 +68,10 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(item, bytes, odd_response)| Audio { item, bytes, odd_response }),
         3 => (0u8..4).prop_map(AudioDone),
         4 => (0u8..4).prop_map(Done),
+        3 => (0u8..4, any::<bool>(), 0u8..4).prop_map(|(item, user, previous)| Added { item, user, previous }),
+        6 => (0u8..4, "[a-zö ]{0,20}").prop_map(|(n, words)| Words(n, words)),
+        3 => (0u8..4, "[a-zö ]{0,40}").prop_map(|(n, words)| WordsDone(n, words)),
+        2 => (0u8..4, "[a-zö ]{0,40}").prop_map(|(n, words)| Transcribed(n, words)),
         2 => (0u8..4).prop_map(FunctionCall),
         2 => ((0u8..4), any::<bool>()).prop_map(|(n, ok)| ToolEnds(n, ok)),
         2 => (0u8..6).prop_map(Error),
@@ -85,6 +93,8 @@ struct World {
     chunk: u64,
     timestamp: u64,
     ended: bool,
+    /// What somebody knows of the transcript who hears it grow.
+    said: BTreeMap<String, String>,
 }
 
 impl World {
@@ -121,7 +131,18 @@ impl World {
         }
         while let Some(event) = self.call.poll_event() {
             assert!(!self.ended, "an event after the last one");
-            self.ended = matches!(event, CallEvent::Ended { .. });
+            if let CallEvent::Said(Said::More { item, words, .. }) = event {
+                self.said.entry(item).or_default().push_str(words.expose());
+            } else if let CallEvent::Said(Said::Line(line)) = event {
+                self.said.insert(line.item, line.text);
+            } else if let CallEvent::Ended { transcript, .. } = event {
+                self.ended = true;
+                assert!(transcript.is_sorted_by(|a, b| a.place < b.place), "{transcript:?}");
+                self.said.retain(|_, text| !text.is_empty());
+                let transcript: BTreeMap<_, _> =
+                    transcript.into_iter().map(|line| (line.item, line.text)).collect();
+                assert_eq!(self.said, transcript, "what was said as it came is what was said in all");
+            }
         }
     }
 
@@ -189,6 +210,13 @@ impl World {
                 let status = ["completed", "cancelled", "failed", "incomplete"][usize::from(n)];
                 self.text(Leg::Model, &format!(r#"{{"type":"response.done","response":{{"id":"r{n}","status":"{status}","output":[]}}}}"#));
             }
+            Input::Added { item, user, previous } => {
+                let (name, role) = if user { ("u", "user") } else { ("i", "assistant") };
+                self.text(Leg::Model, &format!(r#"{{"type":"conversation.item.added","previous_item_id":"i{previous}","item":{{"id":"{name}{item}","role":"{role}"}}}}"#));
+            }
+            Input::Words(n, words) => self.text(Leg::Model, &format!(r#"{{"type":"response.output_audio_transcript.delta","item_id":"i{n}","delta":"{words}"}}"#)),
+            Input::WordsDone(n, words) => self.text(Leg::Model, &format!(r#"{{"type":"response.output_audio_transcript.done","item_id":"i{n}","transcript":"{words}"}}"#)),
+            Input::Transcribed(n, words) => self.text(Leg::Model, &format!(r#"{{"type":"conversation.item.input_audio_transcription.completed","item_id":"u{n}","transcript":"{words}"}}"#)),
             Input::FunctionCall(n) => self.text(Leg::Model, &format!(r#"{{"type":"response.output_item.done","response_id":"r{n}","item":{{"type":"function_call","status":"completed","call_id":"c{n}","name":"lookup","arguments":"{{}}"}}}}"#)),
             Input::ToolEnds(n, ok) => {
                 let output = if ok { Ok("{}".into()) } else { Err("it failed".into()) };
@@ -251,6 +279,7 @@ proptest! {
             chunk: 0,
             timestamp: 0,
             ended: false,
+            said: BTreeMap::new(),
         };
         if live {
             for input in [Input::Start, Input::Media(0), Input::ModelOpens, Input::SessionCreated, Input::SessionUpdated] {

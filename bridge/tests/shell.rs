@@ -9,6 +9,7 @@ use bridge::config::{Config, Secret};
 use bridge::dial::Dial;
 use bridge::journal::files::{Counted, Files};
 use bridge::journal::{self, Journal};
+use bridge::meter::Traffic;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use bridge::tools::{NoTools, Tools};
@@ -221,6 +222,64 @@ async fn a_panic_ends_one_call_and_no_other() {
     assert_eq!(ends(&seen), [EndReason::Stopped]);
 }
 
+/// Notes beginnings, traffic and endings.
+#[derive(Clone, Default)]
+struct Doorman(Arc<Mutex<Vec<String>>>);
+
+impl Observe for Doorman {
+    fn begins(&self, call: CallKey, _now: Instant, unix: i64) {
+        self.0.lock().unwrap().push(format!("{} begins {unix}", call.0));
+    }
+
+    fn event(&self, call: CallKey, _now: Instant, event: &CallEvent) {
+        if let CallEvent::Ended { .. } = event {
+            self.0.lock().unwrap().push(format!("{} ended", call.0));
+        }
+    }
+
+    fn traffic(&self, call: CallKey, _now: Instant, traffic: &Traffic) {
+        let (caller, model) = (&traffic.caller, &traffic.model);
+        assert!(caller.received_bytes > 3 * 40 && model.sent_bytes > 1_000, "{traffic:?}");
+        let counts = [caller.received, caller.sent, model.received, model.sent];
+        let passed = traffic.uplink.len();
+        self.0.lock().unwrap().push(format!("{} carried {counts:?}, {passed} at once", call.0));
+    }
+
+    fn gone(&self, call: CallKey) {
+        self.0.lock().unwrap().push(format!("{} gone", call.0));
+    }
+}
+
+#[tokio::test]
+async fn observers_hear_of_beginning_traffic_and_going_whatever_ends_a_call() {
+    let (recorder, doorman) = (Recorder::default(), Doorman::default());
+    let observe = (Some(doorman.clone()), (None::<Doorman>, Fragile(recorder.clone())));
+    let mut t = Bench::with(Config::default(), NoTools, observe, recorder).await;
+    let mut caller = t.call("CA1").await;
+    let (mut model, _) = t.answer().await;
+    t.configure(&mut model).await;
+    say(&mut caller, &media(2)).await;
+    assert_eq!(heard(&mut model).await["type"], "input_audio_buffer.append");
+    say(&mut caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
+    close_of(&mut caller).await;
+    close_of(&mut model).await;
+    let mut broken = t.call("CA_PANIC").await;
+    assert!(matches!(broken.next().await, None | Some(Err(_))));
+    until(|| t.stats.panicked() == 1).await;
+    t.stop().await;
+    assert_eq!(
+        *doorman.0.lock().unwrap(),
+        [
+            "1 begins 1700000000",
+            "1 ended",
+            "1 carried [5, 0, 2, 3], 1 at once",
+            "1 gone",
+            "2 begins 1700000000",
+            "2 gone",
+        ]
+    );
+}
+
 /// Panics, never ends, or answers, as its name says.
 #[derive(Clone)]
 struct Moody(mpsc::UnboundedSender<&'static str>);
@@ -398,8 +457,10 @@ async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
             "bridge dial",
             "event dialing",
             "leg open",
+            "event dialed",
             "model session.created",
             "to_model session.update",
+            "event session",
             "model session.updated",
             "to_model input_audio_buffer.append",
             "event live",

@@ -6,7 +6,7 @@
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::StageKind;
-use bridge::call::event::CallEvent;
+use bridge::call::event::{CallEvent, ToolOutcome};
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, Ending, ModelRecord, ModelSight};
 use mocks::twilio::in_words;
@@ -201,10 +201,15 @@ impl CallTrace {
             CallEvent::Ended { reason, .. } => Some((*at, reason.name())),
             CallEvent::Started { .. }
             | CallEvent::Dialing
+            | CallEvent::Dialed { .. }
+            | CallEvent::Session { .. }
             | CallEvent::Live { .. }
             | CallEvent::SpeechStarted
             | CallEvent::SpeechStopped
             | CallEvent::BargeIn { .. }
+            | CallEvent::Silenced { .. }
+            | CallEvent::Said(_)
+            | CallEvent::Floor(_)
             | CallEvent::Speaking { .. }
             | CallEvent::ResponseDone { .. }
             | CallEvent::Keypad { .. }
@@ -407,6 +412,10 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
     match event {
         CallEvent::Started { stream_sid, .. } => format!("the stream {stream_sid} began"),
         CallEvent::Dialing => "dials the model".into(),
+        CallEvent::Dialed { outcome, took } => {
+            format!("the dial is over after {} ms: {}", took.as_millis(), outcome.name())
+        }
+        CallEvent::Session { id } => format!("the session {id} is there"),
         CallEvent::Live { after } => format!("both ends hear each other after {} ms", after.as_millis()),
         CallEvent::SpeechStarted => "the caller began to speak".into(),
         CallEvent::SpeechStopped => "the caller's turn ended".into(),
@@ -416,15 +425,23 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
             heard.as_millis(),
             discarded.as_millis()
         ),
+        CallEvent::Silenced { after } => format!("the ear is silent after {} ms", after.as_millis()),
+        CallEvent::Said(_) => "the transcript grows".into(),
+        CallEvent::Floor(floor) => match (floor.caller, floor.agent) {
+            (false, false) => "nobody is heard".into(),
+            (true, false) => "the caller is heard".into(),
+            (false, true) => "the agent is heard".into(),
+            (true, true) => "both are heard".into(),
+        },
         CallEvent::Speaking { response, after: Some(after) } => {
             format!("{response} begins to speak after {} ms", after.as_millis())
         }
         CallEvent::Speaking { response, after: None } => format!("{response} begins to speak"),
         CallEvent::ResponseDone { response, status, .. } => format!("{response} is done: {status}"),
-        CallEvent::Keypad { keys } => format!("{keys} keys handed to the model"),
-        CallEvent::ToolCalled { call_id, name } => format!("runs {name} for {call_id}"),
-        CallEvent::ToolAnswered { call_id, ok: true } => format!("{call_id} succeeded"),
-        CallEvent::ToolAnswered { call_id, ok: false } => format!("{call_id} failed"),
+        CallEvent::Keypad { keys, .. } => format!("{keys} keys handed to the model"),
+        CallEvent::ToolCalled { call_id, name, .. } => format!("runs {name} for {call_id}"),
+        CallEvent::ToolAnswered { call_id, outcome: ToolOutcome::Done, .. } => format!("{call_id} succeeded"),
+        CallEvent::ToolAnswered { call_id, outcome, .. } => format!("{call_id} failed: {}", outcome.name()),
         CallEvent::ModelError { code } => format!("the model reported {code}"),
         CallEvent::Tolerated { what } => format!("tolerated {what}"),
         CallEvent::TimerFired(timer) => format!("timer {} fired", timer.name()),

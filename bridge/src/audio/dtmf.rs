@@ -309,7 +309,7 @@ mod tests {
             }
             for (low, high) in [(-10.0, 0.0), (-10.0, -60.0), (-60.0, -10.0)] {
                 let heard = Press { dbm0: (low, high), ..Press { hz: press.hz, ..Press::of(0, 0) } }.heard();
-                assert_eq!(heard, [], "{key} at {low} and {high} dBm0");
+                assert_eq!(heard, Vec::<char>::new(), "{key} at {low} and {high} dBm0");
             }
         });
     }
@@ -359,13 +359,13 @@ mod tests {
                 .sum();
             ulaw::encode((sum * 300.0).clamp(-32_000.0, 32_000.0) as i16)
         });
-        assert_eq!(heard(&voice.collect::<Vec<_>>()), []);
+        assert_eq!(heard(&voice.collect::<Vec<_>>()), Vec::<char>::new());
         let hiss: Vec<u8> = (0..480_000).map(|_| ulaw::encode((random() * 9_000.0) as i16)).collect();
-        assert_eq!(heard(&hiss), []);
+        assert_eq!(heard(&hiss), Vec::<char>::new());
         let sines = |hz: f64| (0..8_000).map(move |n| (TAU * hz * f64::from(n) / 8_000.0).sin() * 9_000.0);
         for hz in (300..3_400).step_by(11) {
             let codes: Vec<u8> = sines(f64::from(hz)).map(|x| ulaw::encode(x as i16)).collect();
-            assert_eq!(heard(&codes), [], "{hz} Hz alone");
+            assert_eq!(heard(&codes), Vec::<char>::new(), "{hz} Hz alone");
         }
     }
 

@@ -1,8 +1,32 @@
-//! What happened on a call, in words for people. Nothing anyone said is in an event but in a transcript line.
+//! What happened on a call, in words for people. What anyone said, pressed or passed to a function is only in lines of
+//! the transcript and behind [`Private`], which does not print.
 
 use super::timers::Timer;
+use crate::realtime::Usage;
 use std::fmt;
 use std::time::Duration;
+
+/// Something that is nobody's business in a log: keys, words, arguments. It prints as its length.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Private(String);
+
+impl Private {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Private {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.0.len())
+    }
+}
 
 /// Why a call ended. Every end has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +84,32 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// Every reason.
+    pub const ALL: [Self; 22] = [
+        Self::Stopped,
+        Self::CallerClosed,
+        Self::CallerLost,
+        Self::CallerSilent,
+        Self::CallerClogged,
+        Self::NoStart,
+        Self::NoMedia,
+        Self::UnsupportedMedia,
+        Self::CallerMalformed,
+        Self::Replaced,
+        Self::DialFailed,
+        Self::ModelRefused,
+        Self::SessionTimeout,
+        Self::SessionRefused,
+        Self::ModelLost,
+        Self::ModelSilent,
+        Self::ModelClogged,
+        Self::SessionExpired,
+        Self::ResponseFailed,
+        Self::TooLong,
+        Self::Drained,
+        Self::HungUp,
+    ];
+
     /// The word used in logs, metrics and scenarios.
     pub const fn name(self) -> &'static str {
         match self {
@@ -109,17 +159,112 @@ pub enum Speaker {
     Agent,
 }
 
+impl Speaker {
+    /// The word used in logs, stores and on pages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Keypad => "keypad",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// One line of the transcript, in conversation order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The item.
     pub item: String,
+    /// Orders the lines of a call: larger is later. It changes when an item turns out to stand elsewhere.
+    pub place: u64,
     /// Who.
     pub speaker: Speaker,
     /// What; agent lines are cut where hearing stopped.
     pub text: String,
     /// The line was cut by a barge-in.
     pub cut: bool,
+}
+
+/// The transcript grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// More words of a line that is not complete. The agent's may still be ahead of what is heard.
+    More {
+        /// The item.
+        item: String,
+        /// Who.
+        speaker: Speaker,
+        /// What, to be appended.
+        words: Private,
+    },
+    /// A line as it stands now, in place of all that was said of its item before: complete, cut, or moved. Without
+    /// words it was not heard at all.
+    Line(Line),
+}
+
+/// Who is audible, or about to go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// The caller speaks, by the model's voice detection.
+    pub caller: bool,
+    /// The agent is heard, or its response that was heard goes on.
+    pub agent: bool,
+}
+
+/// What became of an attempt to reach the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DialOutcome {
+    /// The WebSocket is open.
+    Connected,
+    /// Refused, an HTTP status instead of the upgrade, a TLS failure.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// The call ended first.
+    Abandoned,
+}
+
+impl DialOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Connected, Self::Failed, Self::TimedOut, Self::Abandoned];
+
+    /// The word used in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// What became of a function call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ToolOutcome {
+    /// It ran and there is an output.
+    Done,
+    /// It ran and failed.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// It was not run: unknown, interrupted, one too many, no usable arguments.
+    Refused,
+}
+
+impl ToolOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::TimedOut, Self::Refused];
+
+    /// The word used in logs, stores and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// Counters of one call: what was tolerated, filled or dropped.
@@ -139,6 +284,8 @@ pub struct Counts {
     pub sent_ms: u64,
     /// Barge-ins.
     pub barge_ins: u64,
+    /// Items cut because of them, at what was heard.
+    pub truncations: u64,
     /// Messages of unknown type, both legs.
     pub unknown: u64,
     /// Malformed messages, both legs.
@@ -165,6 +312,18 @@ pub enum CallEvent {
     },
     /// The model is being dialled.
     Dialing,
+    /// The dial is over.
+    Dialed {
+        /// How.
+        outcome: DialOutcome,
+        /// From its beginning.
+        took: Duration,
+    },
+    /// The model opened a session.
+    Session {
+        /// Its id, by which the model's service knows it.
+        id: String,
+    },
     /// Both ends can hear each other.
     Live {
         /// From the WebSocket's opening.
@@ -183,6 +342,15 @@ pub enum CallEvent {
         /// How much was discarded behind it: sent but unheard, and not yet sent.
         discarded: Duration,
     },
+    /// The ear is silent after a barge-in: Twilio has returned the last mark that the `clear` flushed.
+    Silenced {
+        /// Since the barge-in.
+        after: Duration,
+    },
+    /// The transcript grew. All of it is said again at the end.
+    Said(Said),
+    /// Somebody began or ceased to be heard.
+    Floor(Floor),
     /// The first audio of a response was sent to the caller.
     Speaking {
         /// The response.
@@ -197,26 +365,36 @@ pub enum CallEvent {
         /// Its status.
         status: String,
         /// Tokens used, as the server counted them.
-        tokens: Option<u64>,
+        usage: Option<Usage>,
     },
     /// The keypad entry was handed to the model.
     Keypad {
         /// How many keys.
         keys: usize,
+        /// The keys themselves.
+        entry: Private,
     },
     /// A function call was started.
     ToolCalled {
         /// Its call id.
         call_id: String,
-        /// The function.
+        /// The function, one of those configured.
         name: String,
+        /// What it was called with, a JSON object.
+        arguments: Private,
     },
     /// A function call was answered.
     ToolAnswered {
         /// Its call id.
         call_id: String,
-        /// It succeeded.
-        ok: bool,
+        /// The function, by the name the model called it.
+        name: String,
+        /// How it ended.
+        outcome: ToolOutcome,
+        /// From when it was started; `None` for a call that was not run.
+        took: Option<Duration>,
+        /// What the model was told.
+        output: Private,
     },
     /// The model reported a problem that did not end the call.
     ModelError {

@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     pub(crate) text: String,
     /// How many keys.
     pub(crate) keys: usize,
+    /// The keys.
+    pub(crate) pressed: String,
 }
 
 impl Keypad {
@@ -41,7 +43,7 @@ impl Keypad {
                 format!("The caller entered {} on the keypad.", spaced.join(" "))
             }
         };
-        Some(Entry { item: format!("dtmf_{:06}", self.entries), text, keys: count })
+        Some(Entry { item: format!("dtmf_{:06}", self.entries), text, keys: count, pressed: keys })
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) enum Returned {
     Played,
     /// A `clear` sent it back: nothing was heard because of it.
     Flushed,
+    /// The last of those that a `clear` sent back: the ear is silent, this long after it was asked to be.
+    Silenced(Duration),
     /// No mark of ours.
     Unknown,
 }
@@ -81,6 +83,8 @@ pub(crate) struct Playback {
     first_stretch: bool,
     /// Marks have been coming back; without them only the clock is left.
     trusted: bool,
+    /// The last mark that a `clear` flushed, and when it was sent: once it is back the ear is known to be silent.
+    flushed: Option<(String, Instant)>,
 }
 
 impl Playback {
@@ -96,6 +100,7 @@ impl Playback {
             round_trip: None,
             first_stretch: true,
             trusted: true,
+            flushed: None,
         }
     }
 
@@ -156,6 +161,9 @@ impl Playback {
     /// A mark came back.
     pub(crate) fn returned(&mut self, name: &str, now: Instant) -> Returned {
         let Some(index) = self.pending.iter().position(|mark| mark.name == name) else {
+            if let Some((_, since)) = self.flushed.take_if(|(last, _)| last == name) {
+                return Returned::Silenced(now.saturating_duration_since(since));
+            }
             let generation = name.split('/').next().and_then(|g| g.parse::<u64>().ok());
             return match generation {
                 Some(g) if g < self.generation => Returned::Flushed,
@@ -252,6 +260,9 @@ impl Playback {
     pub(crate) fn clear(&mut self, now: Instant) -> bool {
         let busy = self.is_busy(now);
         self.segments.clear();
+        if busy && let Some(last) = self.pending.pop_back() {
+            self.flushed = Some((last.name, now));
+        }
         self.pending.clear();
         self.free = None;
         self.skew = Duration::ZERO;
@@ -377,9 +388,16 @@ mod tests {
         let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
         t.at = 300;
         assert!(t.playback.clear(t.now()), "there was audio to clear");
-        for mark in &marks {
+        t.at = 340;
+        let (last, others) = marks.split_last().unwrap();
+        for mark in others {
             assert_eq!(t.playback.returned(mark, t.now()), Returned::Flushed);
         }
+        assert_eq!(
+            t.playback.returned(last, t.now()),
+            Returned::Silenced(ms(40)),
+            "but that the ear is silent"
+        );
         assert!(!t.playback.clear(t.now()), "nothing is queued any more");
     }
 

@@ -1,7 +1,7 @@
 //! Both ends can hear each other: turns, barge-in, keypad, function calls.
 
 use super::downlink::{Downlink, Interruption};
-use super::event::{CallEvent, EndReason, Speaker};
+use super::event::{CallEvent, EndReason, Floor, Private, Speaker, ToolOutcome};
 use super::keypad::Keypad;
 use super::leaving::{Farewell, Way};
 use super::responses::{Created, Responses, Why};
@@ -13,7 +13,7 @@ use super::{Desk, Stream, ToolResult, Transmit};
 use crate::audio::Law;
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why the conversation cannot go on.
 pub(super) struct Failure {
@@ -127,7 +127,7 @@ impl Conversation {
         desk.timers.stop(Timer::Keypad);
         let Some(entry) = self.keypad.finish() else { return };
         desk.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
-        desk.event(CallEvent::Keypad { keys: entry.keys });
+        desk.event(CallEvent::Keypad { keys: entry.keys, entry: Private::new(entry.pressed) });
         desk.tell_model(ClientEvent::UserText { item: entry.item, text: entry.text });
         self.responses.want(Why::Keypad);
         self.ask(desk, now);
@@ -300,6 +300,7 @@ impl Conversation {
             desk.tell_caller(stream, ToTwilio::Clear);
         }
         desk.transcript.cut_all(&cuts);
+        desk.counts.truncations += cuts.len() as u64;
         for cut in &cuts {
             desk.tell_model(ClientEvent::Truncate {
                 item: cut.item.clone(),
@@ -321,7 +322,8 @@ impl Conversation {
             desk.timers.stop(Timer::Farewell);
             // Whatever the caller says is answered by a response that knows of this.
             let output = tools::failure("not done: the caller spoke first, and the call goes on");
-            self.answer(desk, farewell.call_id, output, false);
+            let name = farewell.way.name().to_owned();
+            self.answer(desk, farewell.call_id, name, ToolOutcome::Refused, None, output);
         }
         active
     }
@@ -342,7 +344,7 @@ impl Conversation {
             self.function_call(desk, &done.response, call, now);
         }
         let active = self.responses.done(&done.response);
-        let wordless = active.as_ref().is_some_and(|active| !active.spoke && !active.fenced);
+        let wordless = active.as_ref().is_some_and(|active| active.spoke_at.is_none() && !active.fenced);
         if wordless
             && desk.config.leaving.farewell.is_some()
             && self.farewell.as_ref().is_some_and(|farewell| farewell.response == done.response)
@@ -352,7 +354,7 @@ impl Conversation {
         desk.event(CallEvent::ResponseDone {
             response: done.response,
             status: done.status.clone(),
-            tokens: done.tokens,
+            usage: done.usage,
         });
         if let Some(active) = active
             && !active.fenced
@@ -430,7 +432,11 @@ impl Conversation {
         match self.tools.called(call, interrupted, &desk.config, now) {
             Verdict::Ignore => return,
             Verdict::Run { arguments } => {
-                desk.event(CallEvent::ToolCalled { call_id: call.call_id.clone(), name: call.name.clone() });
+                desk.event(CallEvent::ToolCalled {
+                    call_id: call.call_id.clone(),
+                    name: call.name.clone(),
+                    arguments: Private::new(arguments.as_str()),
+                });
                 desk.outbox.push_back(Transmit::RunTool {
                     call_id: call.call_id.clone(),
                     name: call.name.clone(),
@@ -439,18 +445,29 @@ impl Conversation {
                 self.watch_tools(desk);
             }
             Verdict::Leave { way, arguments } => {
-                desk.event(CallEvent::ToolCalled { call_id: call.call_id.clone(), name: call.name.clone() });
+                desk.event(CallEvent::ToolCalled {
+                    call_id: call.call_id.clone(),
+                    name: call.name.clone(),
+                    arguments: Private::new(arguments.as_str()),
+                });
                 let (call_id, response) = (call.call_id.clone(), response.to_owned());
                 if self.farewell.is_some() || self.leaving.is_some() {
                     let output = tools::failure("the call is being ended or put through already");
-                    self.answer(desk, call_id, output, false);
+                    self.answer(desk, call_id, call.name.clone(), ToolOutcome::Refused, None, output);
                 } else {
                     self.farewell = Some(Farewell { call_id, way, arguments, response });
                     desk.timers.set(Timer::Farewell, now + ms(desk.config.leaving.farewell_ms));
                 }
             }
             Verdict::Answer { output } => {
-                self.answer(desk, call.call_id.clone(), output, false);
+                self.answer(
+                    desk,
+                    call.call_id.clone(),
+                    call.name.clone(),
+                    ToolOutcome::Refused,
+                    None,
+                    output,
+                );
                 if !interrupted {
                     self.tools.answered();
                 }
@@ -472,16 +489,16 @@ impl Conversation {
         result: ToolResult,
         now: Instant,
     ) -> Option<Failure> {
-        if !self.tools.ended(&result.call_id) {
-            return None; // it took too long and was answered already
-        }
+        // Without one it took too long and was answered already.
+        let run = self.tools.ended(&result.call_id)?;
         let why = result.output.as_ref().err().cloned();
+        let outcome = if why.is_none() { ToolOutcome::Done } else { ToolOutcome::Failed };
         let output = result.output.unwrap_or_else(|why| tools::failure(&why));
-        if let Some(left) = self.left(&result.call_id, why.as_deref()) {
-            self.answer(desk, result.call_id, output, why.is_none());
-            return Some(left);
+        let left = self.left(&run.call_id, why.as_deref());
+        self.answer(desk, run.call_id, run.name, outcome, Some(now - run.began), output);
+        if left.is_some() {
+            return left;
         }
-        self.answer(desk, result.call_id, output, why.is_none());
         self.tools.answered();
         self.watch_tools(desk);
         self.speak_about_tools();
@@ -492,10 +509,11 @@ impl Conversation {
     /// As [`Conversation::tool_ended`].
     pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) -> Option<Failure> {
         const WHY: &str = "the function took too long";
-        while let Some(call_id) = self.tools.take_late(now) {
-            desk.outbox.push_back(Transmit::CancelTool { call_id: call_id.clone() });
-            let left = self.left(&call_id, Some(WHY));
-            self.answer(desk, call_id, tools::failure(WHY), false);
+        while let Some(run) = self.tools.take_late(now) {
+            desk.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
+            let left = self.left(&run.call_id, Some(WHY));
+            let took = Some(now - run.began);
+            self.answer(desk, run.call_id, run.name, ToolOutcome::TimedOut, took, tools::failure(WHY));
             if left.is_some() {
                 return left;
             }
@@ -521,7 +539,7 @@ impl Conversation {
     pub(super) fn leave(&mut self, desk: &mut Desk, now: Instant) {
         let Some(Farewell { call_id, way, arguments, .. }) = self.farewell.take() else { return };
         desk.timers.stop(Timer::Farewell);
-        self.tools.runs(&call_id, now + ms(desk.config.leaving.carrier_ms));
+        self.tools.runs(&call_id, way.name(), now, now + ms(desk.config.leaving.carrier_ms));
         self.watch_tools(desk);
         self.leaving = Some((call_id.clone(), way));
         desk.outbox.push_back(Transmit::RunTool { call_id, name: way.name().to_owned(), arguments });
@@ -544,8 +562,17 @@ impl Conversation {
         Some(Failure { reason: way.reason(), detail })
     }
 
-    fn answer(&mut self, desk: &mut Desk, call_id: String, output: String, ok: bool) {
-        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), ok });
+    fn answer(
+        &mut self,
+        desk: &mut Desk,
+        call_id: String,
+        name: String,
+        outcome: ToolOutcome,
+        took: Option<Duration>,
+        output: String,
+    ) {
+        let told = Private::new(output.as_str());
+        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), name, outcome, took, output: told });
         desk.tell_model(ClientEvent::ToolOutput { call_id, output });
     }
 
@@ -585,6 +612,13 @@ impl Conversation {
     fn expect_audio(&mut self, desk: &mut Desk, now: Instant) {
         self.asked_at = Some(now);
         desk.timers.set(Timer::FirstAudio, now + ms(desk.config.timeouts.first_audio_ms));
+    }
+
+    /// Who is audible, or about to go on.
+    pub(super) fn floor(&self, now: Instant) -> Floor {
+        let goes_on =
+            self.responses.active().is_some_and(|active| active.spoke_at.is_some() && !active.fenced);
+        Floor { caller: self.caller_speaks, agent: goes_on || self.downlink.is_audible(now) }
     }
 
     /// Sends the audio that may be sent and comes back for the rest.

@@ -3,7 +3,7 @@
 mod door;
 mod leaving;
 
-use super::event::{CallEvent, EndReason};
+use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
@@ -1003,6 +1003,7 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
         stale_bytes: 160,
         sent_ms: 1_500,
         barge_ins: 1,
+        truncations: 1,
         unknown: 0,
         malformed: 0,
         lost_marks: 3,
@@ -1067,4 +1068,122 @@ fn a_turn_that_ends_while_our_cancel_is_on_its_way_is_asked_about_by_us() {
     t.sent.clear();
     t.response_done("r1", "cancelled");
     t.expect("create 1");
+}
+
+// -------------------------------------------------------------------------------------------- what is told
+
+impl Bench {
+    fn floors(&self) -> Vec<Floor> {
+        let floor = |event: &CallEvent| if let CallEvent::Floor(floor) = event { Some(*floor) } else { None };
+        self.events.iter().filter_map(floor).collect()
+    }
+}
+
+#[test]
+fn a_dial_is_told_with_what_became_of_it_and_how_long_it_took() {
+    let dialed = |t: &Bench| {
+        let found = t.events.iter().find_map(|event| {
+            if let CallEvent::Dialed { outcome, took } = event { Some((*outcome, *took)) } else { None }
+        });
+        found.expect("a dial")
+    };
+    let dialing = || {
+        let mut t = Bench::with(|_| {});
+        t.start();
+        t.caller_frame();
+        t.advance(120);
+        t
+    };
+    let mut t = dialing();
+    t.model_opens();
+    assert_eq!(dialed(&t), (DialOutcome::Connected, ms(120)));
+    t.model(r#"{"type":"session.created","session":{"id":"sess_1"}}"#);
+    assert!(t.events.contains(&CallEvent::Session { id: "sess_1".into() }));
+    let mut t = dialing();
+    t.leg(Leg::Model, LegChange::DialFailed { why: "refused".into() });
+    assert_eq!(dialed(&t), (DialOutcome::Failed, ms(120)));
+    let mut t = dialing();
+    t.advance(8_000);
+    assert_eq!(dialed(&t), (DialOutcome::TimedOut, ms(8_000)));
+    let mut t = dialing();
+    t.twilio(r#"{"event":"stop","streamSid":"MZ1"}"#);
+    assert_eq!(dialed(&t), (DialOutcome::Abandoned, ms(120)));
+    assert_eq!(t.events.iter().filter(|e| matches!(e, CallEvent::Dialed { .. })).count(), 1);
+}
+
+#[test]
+fn the_floor_is_the_agents_until_the_last_of_it_is_heard() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 500);
+    t.advance(600);
+    assert_eq!(t.floors(), [Floor { caller: false, agent: true }], "more of the response may come");
+    t.model_says("r1", "item_7", 500);
+    t.response_done("r1", "completed");
+    t.advance(400);
+    assert_eq!(t.floors().len(), 1);
+    t.advance(200);
+    t.model_detects_speech();
+    t.model_detects_silence();
+    let caller = Floor { caller: true, agent: false };
+    assert_eq!(t.floors()[1..], [Floor::default(), caller, Floor::default()]);
+}
+
+#[test]
+fn the_ear_is_silent_when_the_last_flushed_mark_is_back() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 400);
+    t.advance(100);
+    let marks: Vec<String> = t.owed.iter().map(|(_, name)| name.clone()).collect();
+    t.model_detects_speech();
+    t.at += 70;
+    let silenced = |t: &Bench| t.events.contains(&CallEvent::Silenced { after: ms(70) });
+    assert_eq!(marks.len(), 2);
+    t.mark(&marks[0]);
+    assert!(!silenced(&t), "more is flushed");
+    t.mark(&marks[1]);
+    assert!(silenced(&t));
+    t.mark(&marks[1]);
+    assert_eq!(t.events.iter().filter(|e| matches!(e, CallEvent::Silenced { .. })).count(), 1);
+}
+
+#[test]
+fn a_function_call_is_told_with_its_name_outcome_and_duration() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.advance(700);
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
+    t.drain();
+    let answered = CallEvent::ToolAnswered {
+        call_id: "call_1".into(),
+        name: "lookup".into(),
+        outcome: ToolOutcome::Done,
+        took: Some(ms(700)),
+        output: Private::new("{}"),
+    };
+    assert!(t.events.contains(&answered), "{:?}", t.events);
+    let called = CallEvent::ToolCalled {
+        call_id: "call_1".into(),
+        name: "lookup".into(),
+        arguments: Private::new(r#"{"id":7}"#),
+    };
+    assert!(t.events.contains(&called));
+}
+
+#[test]
+fn keys_arguments_and_outputs_do_not_print() {
+    let mut t = Bench::live_with(with_lookup);
+    "4711#".chars().for_each(|key| t.key(key));
+    t.response_begins("r1");
+    t.model(CALL);
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("hush".into()) }, t.now());
+    t.drain();
+    let keypad = CallEvent::Keypad { keys: 5, entry: Private::new("4711#") };
+    assert!(t.events.contains(&keypad));
+    for event in t.events.iter().filter(|event| !matches!(event, CallEvent::Said(_))) {
+        let printed = format!("{event:?}");
+        assert!(!printed.contains("4711") && !printed.contains("id\":7") && !printed.contains("hush"));
+    }
 }

@@ -13,7 +13,23 @@ const SEEN_MAX: usize = 256;
 #[derive(Debug)]
 struct Running {
     call_id: String,
+    name: String,
+    began: Instant,
     give_up_at: Instant,
+}
+
+/// A run that is over, or that nobody waits for any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) call_id: String,
+    pub(crate) name: String,
+    pub(crate) began: Instant,
+}
+
+impl From<Running> for Run {
+    fn from(Running { call_id, name, began, give_up_at: _ }: Running) -> Self {
+        Self { call_id, name, began }
+    }
 }
 
 /// What to do with a function call.
@@ -76,20 +92,20 @@ impl Tools {
         if value.is_none() {
             return refuse("the arguments are not a JSON object");
         }
-        self.runs(&call.call_id, now + ms(spec.timeout_ms));
+        self.runs(&call.call_id, &call.name, now, now + ms(spec.timeout_ms));
         Verdict::Run { arguments: arguments.to_owned() }
     }
 
     /// A run begins.
-    pub(crate) fn runs(&mut self, call_id: &str, give_up_at: Instant) {
-        self.running.push(Running { call_id: call_id.to_owned(), give_up_at });
+    pub(crate) fn runs(&mut self, call_id: &str, name: &str, now: Instant, give_up_at: Instant) {
+        let (call_id, name) = (call_id.to_owned(), name.to_owned());
+        self.running.push(Running { call_id, name, began: now, give_up_at });
     }
 
-    /// A run ended. Returns whether anybody still waits for it.
-    pub(crate) fn ended(&mut self, call_id: &str) -> bool {
-        let before = self.running.len();
-        self.running.retain(|running| running.call_id != call_id);
-        self.running.len() < before
+    /// A run ended. Returns it if anybody still waits for it.
+    pub(crate) fn ended(&mut self, call_id: &str) -> Option<Run> {
+        let at = self.running.iter().position(|running| running.call_id == call_id)?;
+        Some(self.running.remove(at).into())
     }
 
     /// An output was sent to the model.
@@ -108,9 +124,9 @@ impl Tools {
     }
 
     /// Takes one that takes too long.
-    pub(crate) fn take_late(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn take_late(&mut self, now: Instant) -> Option<Run> {
         let late = self.running.iter().position(|running| running.give_up_at <= now)?;
-        Some(self.running.remove(late).call_id)
+        Some(self.running.remove(late).into())
     }
 
     /// Forgets all of them; nobody is left to answer to.

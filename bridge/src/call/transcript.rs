@@ -3,15 +3,21 @@
 //! Order is the order of items, not of arrival: transcription of the caller runs beside the model and may come
 //! before, during or long after the answer. What the caller did not hear is cut from the agent's words, in
 //! proportion, at a word boundary: the server gives no shortened text.
+//!
+//! Whoever follows a call hears of every change as it comes, at a cost that does not depend on how long the call is:
+//! a line has a place of its own, so that one that turns out to belong further up moves nothing else.
 
 use super::downlink::Cut;
-use super::event::{Line, Speaker};
+use super::event::{Line, Private, Said, Speaker};
 
 /// Items remembered; a longer conversation forgets its beginning.
 const ITEMS_MAX: usize = 10_000;
 
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;
+
+/// Room between the places of two lines that follow each other: twenty times in a row another fits exactly between.
+const STEP: u64 = 1 << 20;
 
 /// No voice says a character in less, ms: eighteen a second are a fast speaker.
 const CHARACTER_MS: u64 = 55;
@@ -28,32 +34,58 @@ struct Heard {
 #[derive(Debug)]
 struct Entry {
     item: String,
+    place: u64,
     speaker: Speaker,
     text: String,
+    /// All of its words are there.
+    complete: bool,
     /// Where the item was cut, if it was.
     cut: Option<Heard>,
     /// Audio of it was on its way to the ear.
     voiced: bool,
+    /// Something of it was told.
+    told: bool,
+    /// What was told is not so any more.
+    changed: bool,
+}
+
+impl Entry {
+    /// The line of it, as heard.
+    fn line(&self, place: u64) -> Line {
+        let text = match self.cut {
+            // Words run ahead of the audio; without audio nobody heard them.
+            _ if self.speaker == Speaker::Agent && !self.voiced => String::new(),
+            Some(heard) => shortened(&self.text, heard).to_owned(),
+            None => self.text.trim().to_owned(),
+        };
+        Line { item: self.item.clone(), place, speaker: self.speaker, text, cut: self.cut.is_some() }
+    }
 }
 
 /// The transcript as it grows.
 #[derive(Debug, Default)]
 pub(crate) struct Transcript {
     entries: Vec<Entry>,
+    /// Words that were not told yet.
+    more: Vec<Said>,
+    /// An entry has changed.
+    changed: bool,
 }
 
 impl Transcript {
     /// An item entered the conversation behind `previous`.
     pub(crate) fn item(&mut self, item: &str, previous: Option<&str>, speaker: Speaker) {
         if let Some(at) = self.entries.iter().rposition(|e| e.item == item) {
-            // Words may come before the item does; now its place is known.
+            // Words may come before the item does; now its place is known. Nothing follows itself.
             let Some(previous) = previous.and_then(|p| self.entries.iter().rposition(|e| e.item == p)) else {
                 return;
             };
-            if at != previous + 1 {
-                let entry = self.entries.remove(at);
+            if at != previous + 1 && at != previous {
+                let mut entry = self.entries.remove(at);
                 let behind = if previous > at { previous } else { previous + 1 };
+                entry.place = self.place(behind);
                 self.entries.insert(behind, entry);
+                self.change(behind);
             }
             return;
         }
@@ -63,66 +95,122 @@ impl Transcript {
         let at = previous
             .and_then(|p| self.entries.iter().rposition(|e| e.item == p))
             .map_or(self.entries.len(), |previous| previous + 1);
-        let entry = Entry { item: item.to_owned(), speaker, text: String::new(), cut: None, voiced: false };
+        let entry = Entry {
+            item: item.to_owned(),
+            place: self.place(at),
+            speaker,
+            text: String::new(),
+            complete: false,
+            cut: None,
+            voiced: false,
+            told: false,
+            changed: false,
+        };
         self.entries.insert(at, entry);
     }
 
-    fn entry(&mut self, item: &str, speaker: Speaker) -> &mut Entry {
-        let at = self.entries.iter().rposition(|e| e.item == item).unwrap_or_else(|| {
+    /// A place for what is to be inserted at `at`. When there is no room left it is that of the line before it.
+    fn place(&self, at: usize) -> u64 {
+        let before = at.checked_sub(1).map_or(0, |before| self.entries[before].place);
+        self.entries.get(at).map_or(before + STEP, |behind| before + behind.place.saturating_sub(before) / 2)
+    }
+
+    /// What was told of this one, if anything was, is not so any more.
+    fn change(&mut self, at: usize) {
+        let entry = &mut self.entries[at];
+        entry.changed = entry.told || !entry.text.is_empty();
+        self.changed |= entry.changed;
+    }
+
+    fn at(&mut self, item: &str, speaker: Speaker) -> usize {
+        self.entries.iter().rposition(|e| e.item == item).unwrap_or_else(|| {
             self.item(item, None, speaker);
             self.entries.len() - 1
-        });
-        &mut self.entries[at]
+        })
     }
 
     /// More words of the agent.
     pub(crate) fn agent_words(&mut self, item: &str, delta: &str) {
-        let entry = self.entry(item, Speaker::Agent);
-        if entry.text.len() + delta.len() <= TEXT_MAX {
-            entry.text.push_str(delta);
+        let at = self.at(item, Speaker::Agent);
+        let entry = &mut self.entries[at];
+        if entry.text.len() + delta.len() > TEXT_MAX || delta.is_empty() {
+            return;
         }
+        entry.text.push_str(delta);
+        if entry.cut.is_some() || entry.complete {
+            return self.change(at);
+        }
+        entry.told = true;
+        let (item, words) = (item.to_owned(), Private::new(delta));
+        self.more.push(Said::More { item, speaker: entry.speaker, words });
     }
 
     /// The first audio of an item of the agent is on its way to the ear.
     pub(crate) fn voiced(&mut self, item: &str) {
-        self.entry(item, Speaker::Agent).voiced = true;
+        let at = self.at(item, Speaker::Agent);
+        let entry = &mut self.entries[at];
+        if !std::mem::replace(&mut entry.voiced, true) && (entry.complete || entry.cut.is_some()) {
+            self.change(at);
+        }
     }
 
     /// All words of an item.
     pub(crate) fn words(&mut self, item: &str, speaker: Speaker, text: &str) {
-        let entry = self.entry(item, speaker);
+        let at = self.at(item, speaker);
+        let entry = &mut self.entries[at];
+        entry.complete = true;
         entry.text.clear();
         let mut end = text.len().min(TEXT_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         entry.text.push_str(&text[..end]);
+        self.change(at);
     }
 
     /// These items were not heard to their ends.
     pub(crate) fn cut_all(&mut self, cuts: &[Cut]) {
         for &Cut { ref item, heard_ms, generated_ms, unfinished, .. } in cuts {
-            self.entry(item, Speaker::Agent).cut = Some(Heard { heard_ms, generated_ms, unfinished });
+            let at = self.at(item, Speaker::Agent);
+            self.entries[at].cut = Some(Heard { heard_ms, generated_ms, unfinished });
+            self.change(at);
         }
     }
 
-    /// The lines with words in them.
+    /// No more words will come: what was said of incomplete lines is set right.
+    pub(crate) fn close(&mut self) {
+        for at in 0..self.entries.len() {
+            if self.entries[at].told && !self.entries[at].complete {
+                self.change(at);
+            }
+        }
+    }
+
+    /// What is new since it was last asked for.
+    pub(crate) fn news(&mut self) -> Vec<Said> {
+        let mut news = std::mem::take(&mut self.more);
+        if std::mem::take(&mut self.changed) {
+            for entry in self.entries.iter_mut().filter(|entry| entry.changed) {
+                entry.changed = false;
+                let line = entry.line(entry.place);
+                // What was never told and not heard either is no news.
+                if entry.told || !line.text.is_empty() {
+                    entry.told = true;
+                    news.push(Said::Line(line));
+                }
+            }
+        }
+        news
+    }
+
+    /// The lines with words in them, each with a place of its own.
     pub(crate) fn lines(&self) -> Vec<Line> {
-        self.entries
-            .iter()
-            .map(|entry| Line {
-                item: entry.item.clone(),
-                speaker: entry.speaker,
-                text: match entry.cut {
-                    // Words run ahead of the audio; without audio nobody heard them.
-                    _ if entry.speaker == Speaker::Agent && !entry.voiced => String::new(),
-                    Some(heard) => shortened(&entry.text, heard).to_owned(),
-                    None => entry.text.trim().to_owned(),
-                },
-                cut: entry.cut.is_some(),
-            })
-            .filter(|line| !line.text.is_empty())
-            .collect()
+        let mut place = 0;
+        let lines = self.entries.iter().map(|entry| {
+            place = entry.place.max(place + 1);
+            entry.line(place)
+        });
+        lines.filter(|line| !line.text.is_empty()).collect()
     }
 }
 
@@ -177,6 +265,17 @@ mod tests {
     }
 
     #[test]
+    fn an_item_that_is_said_to_follow_itself_stays_where_it_is() {
+        let mut t = Transcript::default();
+        t.words("one", Speaker::Caller, "one");
+        t.words("two", Speaker::Caller, "two");
+        t.item("two", Some("two"), Speaker::Caller);
+        t.item("one", Some("one"), Speaker::Caller);
+        let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
+        assert_eq!(texts, ["one", "two"]);
+    }
+
+    #[test]
     fn words_without_audio_were_not_said() {
         let mut t = Transcript::default();
         t.agent_words("agent", "never heard");
@@ -216,5 +315,91 @@ mod tests {
         t.agent_words("agent", &"x".repeat(TEXT_MAX));
         t.agent_words("agent", "y");
         assert_eq!(t.lines()[1].text.len(), TEXT_MAX);
+    }
+
+    /// What somebody knows who heard all the news: the words of each item, in order.
+    #[derive(Default)]
+    struct Listener(std::collections::BTreeMap<String, (u64, String)>);
+
+    impl Listener {
+        fn hears(&mut self, news: Vec<Said>) {
+            for said in news {
+                match said {
+                    Said::More { item, words, .. } => {
+                        self.0.entry(item).or_insert((u64::MAX, String::new())).1.push_str(words.expose());
+                    }
+                    Said::Line(line) => {
+                        self.0.insert(line.item, (line.place, line.text));
+                    }
+                }
+            }
+        }
+
+        fn knows(&self) -> Vec<&str> {
+            let mut lines: Vec<_> = self.0.values().filter(|(_, text)| !text.is_empty()).collect();
+            lines.sort();
+            lines.into_iter().map(|(_, text)| text.as_str()).collect()
+        }
+    }
+
+    #[test]
+    fn whoever_hears_the_news_knows_the_transcript() {
+        let (mut t, mut listener) = (Transcript::default(), Listener::default());
+        t.item("user", None, Speaker::Caller);
+        t.item("agent", Some("user"), Speaker::Agent);
+        assert_eq!(t.news(), [], "nobody has said anything");
+        t.agent_words("agent", "It has");
+        listener.hears(t.news());
+        assert_eq!(listener.knows(), ["It has"], "before it is heard");
+        t.voiced("agent");
+        t.agent_words("agent", " shipped yesterday.");
+        t.words("agent", Speaker::Agent, "It has shipped yesterday.");
+        listener.hears(t.news());
+        t.words("user", Speaker::Caller, "Where is my order?");
+        listener.hears(t.news());
+        assert_eq!(listener.knows(), ["Where is my order?", "It has shipped yesterday."]);
+        let heard =
+            Cut { item: "agent".into(), content: 0, heard_ms: 500, generated_ms: 1_000, unfinished: false };
+        t.cut_all(std::slice::from_ref(&heard));
+        listener.hears(t.news());
+        assert_eq!(listener.knows(), ["Where is my order?", "It has"]);
+        t.cut_all(&[Cut { heard_ms: 0, ..heard }]);
+        listener.hears(t.news());
+        assert_eq!(listener.knows(), ["Where is my order?"], "what was not heard is taken back");
+        assert_eq!(t.news(), []);
+    }
+
+    #[test]
+    fn a_line_that_moves_is_told_anew_and_moves_no_other() {
+        let (mut t, mut listener) = (Transcript::default(), Listener::default());
+        t.words("user2", Speaker::Caller, "two");
+        t.words("user3", Speaker::Caller, "three");
+        t.item("user1", None, Speaker::Caller);
+        t.words("user1", Speaker::Caller, "one");
+        listener.hears(t.news());
+        assert_eq!(listener.knows(), ["two", "three", "one"]);
+        t.item("user2", Some("user1"), Speaker::Caller);
+        let news = t.news();
+        assert!(matches!(&news[..], [Said::Line(line)] if line.item == "user2"), "{news:?}");
+        listener.hears(news);
+        assert_eq!(listener.knows(), ["three", "one", "two"]);
+        let places: Vec<_> = t.lines().into_iter().map(|line| line.place).collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+    }
+
+    #[test]
+    fn places_that_run_out_of_room_are_still_told_apart_at_the_end() {
+        let mut t = Transcript::default();
+        t.words("first", Speaker::Caller, "first");
+        t.words("last", Speaker::Caller, "last");
+        for n in 0..100 {
+            let item = format!("between{n}");
+            t.item(&item, Some("first"), Speaker::Caller);
+            t.words(&item, Speaker::Caller, &item);
+        }
+        let lines = t.lines();
+        assert_eq!((lines[0].text.as_str(), lines[1].text.as_str()), ("first", "between99"));
+        assert_eq!(lines[101].text, "last");
+        assert!(lines.is_sorted_by(|a, b| a.place < b.place));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Beginning, Content, Note};
 use crate::audio::{FRAME_BYTES, Law};
-use crate::call::event::{CallEvent, Counts, Line, Speaker};
+use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
 use crate::realtime::ClientEvent;
@@ -791,25 +791,38 @@ impl Scribe {
         let (name, more) = match event {
             CallEvent::Started { .. } => ("started", json!({})),
             CallEvent::Dialing => ("dialing", json!({})),
+            CallEvent::Dialed { outcome, took } => {
+                ("dialed", json!({ "outcome": outcome.name(), "took_ms": ms(took) }))
+            }
+            CallEvent::Session { id } => ("session", json!({ "id": id })),
             CallEvent::Live { after } => ("live", json!({ "after_ms": ms(after) })),
             CallEvent::SpeechStarted => ("speech_started", json!({})),
             CallEvent::SpeechStopped => ("speech_stopped", json!({})),
             CallEvent::BargeIn { item, heard, discarded } => {
                 ("barge_in", json!({ "item": item, "heard_ms": ms(heard), "discarded_ms": ms(discarded) }))
             }
+            CallEvent::Silenced { after } => ("silenced", json!({ "after_ms": ms(after) })),
+            CallEvent::Said(Said::More { item, speaker, words }) => (
+                "said",
+                json!({ "item": item, "speaker": speaker.name(), "more": self.words(words.expose()) }),
+            ),
+            CallEvent::Said(Said::Line(line)) => ("said", json!({ "line": self.transcript_line(line) })),
+            CallEvent::Floor(floor) => ("floor", json!({ "caller": floor.caller, "agent": floor.agent })),
             CallEvent::Speaking { response, after } => {
                 ("speaking", json!({ "response": response, "after_ms": after.as_ref().map(ms) }))
             }
-            CallEvent::ResponseDone { response, status, tokens } => {
+            CallEvent::ResponseDone { response, status, usage } => {
+                let tokens = usage.map(|usage| usage.total);
                 ("response_done", json!({ "response": response, "status": status, "tokens": tokens }))
             }
-            CallEvent::Keypad { keys } => ("keypad", json!({ "keys": keys })),
-            CallEvent::ToolCalled { call_id, name } => {
+            CallEvent::Keypad { keys, entry: _ } => ("keypad", json!({ "keys": keys })),
+            CallEvent::ToolCalled { call_id, name, arguments: _ } => {
                 ("tool_called", json!({ "call_id": call_id, "function": name }))
             }
-            CallEvent::ToolAnswered { call_id, ok } => {
-                ("tool_answered", json!({ "call_id": call_id, "ok": ok }))
-            }
+            CallEvent::ToolAnswered { call_id, outcome, .. } => (
+                "tool_answered",
+                json!({ "call_id": call_id, "ok": *outcome == ToolOutcome::Done, "outcome": outcome.name() }),
+            ),
             CallEvent::ModelError { code } => ("model_error", json!({ "code": code })),
             CallEvent::Tolerated { what } => ("tolerated", json!({ "what": what })),
             CallEvent::TimerFired(timer) => ("timer_fired", json!({ "timer": timer.name() })),
@@ -835,12 +848,7 @@ impl Scribe {
     }
 
     fn transcript_line(&self, line: &Line) -> Value {
-        let speaker = match line.speaker {
-            Speaker::Caller => "caller",
-            Speaker::Keypad => "keypad",
-            Speaker::Agent => "agent",
-        };
-        json!({ "item": line.item, "speaker": speaker, "cut": line.cut, "text": self.words(&line.text) })
+        json!({ "item": line.item, "speaker": line.speaker.name(), "cut": line.cut, "text": self.words(&line.text) })
     }
 }
 
@@ -853,6 +861,7 @@ fn counted(counts: &Counts) -> Value {
         stale_bytes,
         sent_ms,
         barge_ins,
+        truncations,
         unknown,
         malformed,
         lost_marks,
@@ -868,6 +877,7 @@ fn counted(counts: &Counts) -> Value {
         "stale_bytes": stale_bytes,
         "sent_ms": sent_ms,
         "barge_ins": barge_ins,
+        "truncations": truncations,
         "unknown": unknown,
         "malformed": malformed,
         "lost_marks": lost_marks,
@@ -971,7 +981,13 @@ mod tests {
 
     /// Everything people could have said, in every place it could be.
     fn telling() -> Vec<Note> {
-        let said = Line { item: "i".into(), speaker: Speaker::Caller, text: "secret".into(), cut: false };
+        let said = Line {
+            item: "i".into(),
+            place: 1,
+            speaker: crate::call::event::Speaker::Caller,
+            text: "secret".into(),
+            cut: false,
+        };
         let transcript = vec![said];
         let (reason, detail) = (EndReason::Stopped, "stop".to_owned());
         let (lasted, counts) = (Duration::ZERO, Counts::default());

@@ -537,6 +537,7 @@ impl Bench {
         let count = (WORDS.len() as f64 * share) as usize;
         let line = |item: &str, speaker, text: &str, cut| Line {
             item: item.into(),
+            place: 1,
             speaker,
             text: text.into(),
             cut,

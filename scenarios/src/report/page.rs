@@ -122,6 +122,7 @@ mod tests {
                 *detail = evil.into();
                 transcript.push(bridge::call::event::Line {
                     item: evil.into(),
+                    place: 1,
                     speaker: bridge::call::event::Speaker::Agent,
                     text: evil.into(),
                     cut: false,

@@ -10,7 +10,7 @@ use crate::oracle::{self, Case, audio};
 use crate::recording;
 use crate::trace::{CallTrace, End, Trace, Way, event_in_words};
 use crate::weather::{LegWeather, Weather};
-use bridge::call::event::{CallEvent, Speaker};
+use bridge::call::event::CallEvent;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight};
 use serde::Serialize;
@@ -378,9 +378,14 @@ const fn kind(event: &CallEvent) -> &'static str {
     match event {
         CallEvent::Started { .. } => "started",
         CallEvent::Dialing => "dialling",
+        CallEvent::Dialed { .. } => "dialled",
+        CallEvent::Session { .. } => "session",
         CallEvent::Live { .. } => "live",
         CallEvent::SpeechStarted | CallEvent::SpeechStopped => "turn",
         CallEvent::BargeIn { .. } => "barge-in",
+        CallEvent::Silenced { .. } => "silent",
+        CallEvent::Said(_) => "words",
+        CallEvent::Floor(_) => "floor",
         CallEvent::Speaking { .. } => "speaking",
         CallEvent::ResponseDone { .. } => "done",
         CallEvent::Keypad { .. } => "keypad",
@@ -464,11 +469,7 @@ fn transcript(call: &CallTrace) -> Vec<Said> {
         if let CallEvent::Ended { transcript, .. } = event { Some(transcript) } else { None }
     });
     let said = |line: &bridge::call::event::Line| Said {
-        who: match line.speaker {
-            Speaker::Caller => "caller",
-            Speaker::Keypad => "keypad",
-            Speaker::Agent => "agent",
-        },
+        who: line.speaker.name(),
         text: line.text.clone(),
         cut: line.cut,
     };

@@ -794,6 +794,10 @@ impl<'a> World<'a> {
             {
                 self.push(self.now, other as usize, Happens::Replaced);
             }
+            // What grows is said again at the end, and is no trace's business before.
+            if matches!(event, CallEvent::Said(_)) {
+                continue;
+            }
             self.note(call, || Note::Happened(event.clone()));
             self.lines[call].events.push((self.now, event));
         }

@@ -332,6 +332,10 @@ impl<N: Net> Observe for Play<N> {
         {
             shared.dialing.push_back(index);
         }
+        // What grows is said again at the end, and is no trace's business before.
+        if matches!(event, CallEvent::Said(_)) {
+            return;
+        }
         shared.events.entry(call).or_default().push((self.net.now(), event.clone()));
     }
 }
