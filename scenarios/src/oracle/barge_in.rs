@@ -332,7 +332,6 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
             let response = case.hearing.item(m, item).map(|known| &known.response);
             let may_be = |b: &BargeIn| {
                 b.model == m
-                    && response.is_none_or(|response| b.fenced.contains(response))
                     && b.at_bridge.0 + up <= seen.at.0
                     && seen.at.since(b.at_bridge) <= BELONGS_US + up + b.slack_us
             };
@@ -340,10 +339,15 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
                 let slack = b.slack_us + case.terms.slack(Leg::Model, b.at_bridge);
                 may_be(b) && seen.at.0 <= b.at_bridge.0 + up + 2 * REACTION_US + slack
             };
-            // What silenced the ear is what the cut is about, whatever else was said while it was under way.
+            // What silenced the ear is what the cut is about, whatever else was said while it was under way; but what
+            // came before the response is not.
+            let about = |b: &BargeIn| response.is_none_or(|response| b.fenced.contains(response));
+            let silenced = |b: &BargeIn| in_time(b) && !b.clears.is_empty();
             let cause = barge_ins
                 .iter()
-                .rposition(|b| in_time(b) && !b.clears.is_empty())
+                .rposition(|b| silenced(b) && about(b))
+                .or_else(|| barge_ins.iter().rposition(|b| may_be(b) && about(b)))
+                .or_else(|| barge_ins.iter().rposition(silenced))
                 .or_else(|| barge_ins.iter().rposition(may_be));
             let stopped = cause.map_or(seen.at, |b| barge_ins[b].stopped_at());
             let heard_ms = case.hearing.item(m, item).map(|known| case.hearing.heard_ms(known, stopped));
