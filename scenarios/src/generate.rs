@@ -735,6 +735,26 @@ fn weather(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
         // and how long a `clear` then takes is nobody's fault; with this much a burst takes its time.
         scenario.weather.caller.reads_bytes_per_s = Some(dice.one(&[60_000, 120_000, 200_000]));
     }
+    tell_apart(scenario);
+}
+
+/// Takes away what would leave nobody able to tell one hazard from another: a slow reader's delay from an outage's, what
+/// was lost in the dark from what was late, one outage's aftermath from the next one's, late marks from an empty ear.
+fn tell_apart(scenario: &mut Scenario) {
+    let weather = &mut scenario.weather;
+    let slow = weather.caller.reads_bytes_per_s.is_some();
+    let both = !weather.caller.stalls.is_empty() && !weather.model.stalls.is_empty();
+    for leg in [&mut weather.caller, &mut weather.model] {
+        if slow || leg.dark_at_ms.is_some() {
+            leg.jitter_ms = 0;
+            leg.stalls.clear();
+        }
+        leg.stalls.truncate(if both { 1 } else { 2 });
+    }
+    let late = |call: &CallPlan| call.caller.echo_marks != EchoMarks::default();
+    if scenario.calls.iter().any(late) {
+        scenario.bridge.pacing.lead_ms = scenario.bridge.pacing.lead_ms.max(1_000);
+    }
 }
 
 fn outage(leg: &mut LegWeather, level: Level, dice: &mut Dice) {

@@ -398,8 +398,12 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
     let tolerance_us =
         unsure_us(case, barge_in.stopped_at()) + REACTION_US + case.terms.reading_us(barge_in.at_ear);
     let tolerance = in_ms(tolerance_us);
-    let off = cut.audio_end_ms as f64 - heard_ms;
-    if off.abs() > tolerance {
+    // Nothing was there to be cleared: the ear went on for as long as the bridge did not know.
+    let unknown_us = if barge_in.clears.is_empty() { barge_in.slack_us } else { 0 };
+    let later = case.hearing.heard_ms(item, At(barge_in.stopped_at().0 + unknown_us));
+    let said = cut.audio_end_ms as f64;
+    let off = (said - later).max(heard_ms - said);
+    if off > tolerance {
         findings.say(
             cut.at,
             format!(

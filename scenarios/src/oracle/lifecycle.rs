@@ -181,7 +181,12 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
                     ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. }
                 )
         });
+        let speaks = sightings.iter().rev().filter(|s| s.at <= floor).find_map(|s| {
+            let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
+            (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
+        });
         let interrupted = interrupted
+            || speaks == Some(true)
             || case.call.caller.sightings.iter().any(|s| {
                 matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
             });
@@ -310,6 +315,8 @@ fn owner(trace: &Trace) -> Vec<Violation> {
                 && let Some(closed) = terms.closed_by_bridge()
                 && terms.caller_gone().is_none_or(|gone| gone > closed)
                 && !terms.expects_bridge_to_end()
+                && (0..case.call.models.len())
+                    .all(|m| terms.model_broke(m).is_none_or(|broke| broke > closed))
                 && !succeeded(closed)
                 && ended_near(&trace.calls[other].caller.sightings, closed, takes)
             {
