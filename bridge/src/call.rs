@@ -936,7 +936,7 @@ impl Call {
             Timer::MediaPause => {
                 let clogged = self.model.clogged;
                 self.talk(now, |talk, desk, uplink| {
-                    talk.media_paused(desk, uplink, clogged);
+                    talk.media_paused(desk, uplink, clogged, now);
                     Ok(())
                 });
             }

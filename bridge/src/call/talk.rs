@@ -92,8 +92,15 @@ impl Conversation {
     }
 
     /// The caller's carrier sends nothing although the caller was speaking: supply the silence it leaves out, or
-    /// voice detection, which runs on audio time, would wait for ever.
-    pub(super) fn media_paused(&mut self, desk: &mut Desk, uplink: &mut Uplink, model_clogged: bool) {
+    /// voice detection, which runs on audio time, would wait for ever. What it takes for speech may be longer than
+    /// the caller's was, so there is more silence, at the speed of speech, until the turn ends or media goes on.
+    pub(super) fn media_paused(
+        &mut self,
+        desk: &mut Desk,
+        uplink: &mut Uplink,
+        model_clogged: bool,
+        now: Instant,
+    ) {
         if !self.caller_speaks {
             return;
         }
@@ -101,6 +108,7 @@ impl Conversation {
         uplink.supply_silence(silence_ms);
         desk.counts.filled_ms += silence_ms;
         self.send_uplink(desk, uplink, model_clogged);
+        desk.timers.set(Timer::MediaPause, now + ms(silence_ms));
     }
 
     pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, now: Instant) {

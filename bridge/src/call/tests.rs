@@ -1187,3 +1187,19 @@ fn keys_arguments_and_outputs_do_not_print() {
         assert!(!printed.contains("4711") && !printed.contains("id\":7") && !printed.contains("hush"));
     }
 }
+
+#[test]
+fn silence_is_supplied_until_the_turn_ends() {
+    let mut t = Bench::live();
+    t.caller_frame();
+    t.model_detects_speech();
+    let before = t.call.desk.counts.filled_ms;
+    let (pause, silence) = (t.call.desk.config.timeouts.media_pause_ms, 1_000);
+    t.advance(pause);
+    assert_eq!(t.call.desk.counts.filled_ms - before, silence);
+    t.advance(silence); // the server takes more than that to end the turn
+    assert_eq!(t.call.desk.counts.filled_ms - before, 2 * silence);
+    t.model_detects_silence();
+    t.advance(5_000);
+    assert_eq!(t.call.desk.counts.filled_ms - before, 2 * silence, "the turn is over");
+}
