@@ -548,9 +548,9 @@ impl Call {
     }
 
     fn welcome(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.phase, Phase::AwaitingStart) {
-            Phase::AtTheDoor { start } => self.came_in(start, now),
-            phase => self.phase = phase, // nobody is at the door
+        if let Phase::AtTheDoor { start } = &self.phase {
+            let start = start.clone();
+            self.came_in(start, now);
         }
     }
 

@@ -126,6 +126,34 @@ mod tests {
     }
 
     #[test]
+    fn nothing_a_stranger_wrote_begins_a_line_of_its_own_or_colours_it() {
+        let hostile = "CA1\n2026-01-01 ERROR forged\r\u{1b}[31m\"";
+        for json in [false, true] {
+            let paper = Paper::default();
+            let writer = paper.clone();
+            let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("trace")).with_ansi(false);
+            let log: Box<dyn tracing::Subscriber + Send + Sync> = if json {
+                Box::new(log.json().with_writer(move || writer.clone()).finish())
+            } else {
+                Box::new(log.with_writer(move || writer.clone()).finish())
+            };
+            tracing::subscriber::with_default(log, || {
+                let call = tracing::error_span!("call", call_sid = tracing::field::Empty);
+                call.record("call_sid", hostile);
+                let _call = call.entered();
+                let now = crate::driver::now();
+                let what = format!("unknown event {hostile}");
+                LogCalls.event(CallKey(1), now, &CallEvent::Tolerated { what });
+                LogCalls.event(CallKey(1), now, &CallEvent::ModelError { code: hostile.into() });
+            });
+            let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(written.lines().count(), 2, "{written:?}");
+            let raw = |c: char| c.is_control() && c != '\n';
+            assert!(written.contains("forged") && !written.contains(raw), "{written:?}");
+        }
+    }
+
+    #[test]
     fn the_end_is_logged_with_its_numbers_and_without_a_word_of_the_call() {
         let paper = Paper::default();
         let writer = paper.clone();

@@ -93,11 +93,14 @@ fn load(cert: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     Ok(pair)
 }
 
+/// What comes of a handshake.
+type Shaken<L> = io::Result<(TlsStream<<L as Listener>::Io>, <L as Listener>::Addr)>;
+
 /// A listener whose connections have come through a handshake.
 pub struct TlsListener<L: Listener> {
     tcp: L,
     acceptor: TlsAcceptor,
-    handshakes: JoinSet<io::Result<(TlsStream<L::Io>, L::Addr)>>,
+    handshakes: JoinSet<Shaken<L>>,
 }
 
 impl<L: Listener> TlsListener<L> {

@@ -9,6 +9,7 @@ use bridge::call::event::{CallEvent, EndReason};
 use bridge::config::{Config, Secret};
 use bridge::dial::Dial;
 use bridge::registry::CallKey;
+use bridge::rest::{Carrier, Doing, Problem};
 use bridge::serve::{Observe, Served, Server, Stats};
 use bridge::tools::NoTools;
 use bridge::twiml::After;
@@ -84,7 +85,7 @@ async fn a_spoofed_upgrade_is_refused_before_it_costs_anything() {
     for signature in
         [None, Some(foreign), Some(sign("https://voice.example.com/twilio", &[])), Some("x".into())]
     {
-        let refused = t.upgrade(signature.as_deref()).await.err().expect("refused");
+        let refused = t.upgrade(signature.as_deref()).await.expect_err("refused");
         let WebSocketError::Http(answer) = refused else { panic!("{refused}") };
         assert_eq!(answer.status().as_u16(), 403);
     }
@@ -219,6 +220,82 @@ async fn a_machine_that_comes_late_to_its_tasks_takes_no_call_until_it_has_recov
     t.end().await;
 }
 
+// --------------------------------------------------------------------------------------------- the operator
+
+/// Does what it is asked, and remembers it.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Asked {
+    fn done<T: Send + 'static>(&self, what: String, outcome: Result<T, Problem>) -> Doing<'_, T> {
+        self.0.lock().unwrap().push(what);
+        Box::pin(async move { outcome })
+    }
+}
+
+impl Carrier for Asked {
+    fn hang_up<'a>(&'a self, call_sid: &'a str) -> Doing<'a, ()> {
+        self.done(format!("hang up {call_sid}"), Ok(()))
+    }
+
+    fn transfer<'a>(&'a self, call_sid: &'a str, to: &'a str) -> Doing<'a, ()> {
+        let outcome = if call_sid == "CA0" { Err(Problem::Over) } else { Ok(()) };
+        self.done(format!("transfer {call_sid} {to}"), outcome)
+    }
+
+    fn place<'a>(&'a self, to: &'a str, from: Option<&'a str>) -> Doing<'a, String> {
+        self.done(format!("place {to} {from:?}"), Ok("CA9".into()))
+    }
+}
+
+const OPERATOR: &str = "an-operators-token-of-some-length";
+
+#[tokio::test]
+async fn an_operator_places_ends_and_transfers_calls() {
+    let asked = Asked::default();
+    let t = Bench::operated(|config| config.operator.token = Secret::new(OPERATOR), asked.clone()).await;
+    assert_eq!(
+        t.order("/calls", r#"{"to":"+14155550123"}"#, Some(OPERATOR)).await,
+        (201, "{\"callSid\":\"CA9\"}\n".into())
+    );
+    assert_eq!(t.order("/calls/CA1/hangup", "", Some(OPERATOR)).await.0, 200);
+    assert_eq!(t.order("/calls/CA1/transfer", r#"{"to":"+14155550100"}"#, Some(OPERATOR)).await.0, 200);
+    let over = t.order("/calls/CA0/transfer", r#"{"to":"+14155550100"}"#, Some(OPERATOR)).await;
+    assert_eq!(over, (409, "{\"error\":\"the call is over\"}\n".into()));
+    for bad in ["", "{", "[]", r#"{"to":7}"#, r#"{"to":"+1","url":"https://evil"}"#, &"[".repeat(60_000)] {
+        assert_eq!(t.order("/calls", bad, Some(OPERATOR)).await.0, 400, "{bad:.20}");
+    }
+    assert_eq!(t.order("/calls", &"x".repeat(70_000), Some(OPERATOR)).await.0, 413);
+    assert_eq!(
+        *asked.0.lock().unwrap(),
+        ["place +14155550123 None", "hang up CA1", "transfer CA1 +14155550100", "transfer CA0 +14155550100"]
+    );
+    t.end().await;
+}
+
+#[tokio::test]
+async fn nobody_else_does() {
+    let asked = Asked::default();
+    let t = Bench::operated(|config| config.operator.token = Secret::new(OPERATOR), asked.clone()).await;
+    let shorter = &OPERATOR[..OPERATOR.len() - 1];
+    for path in ["/calls", "/calls/CA1/hangup", "/calls/CA1/transfer"] {
+        for token in [None, Some(""), Some("wrong"), Some(shorter)] {
+            assert_eq!(t.order(path, r#"{"to":"+14155550123"}"#, token).await.0, 401, "{path} {token:?}");
+        }
+    }
+    t.end().await;
+    let off = Bench::operated(|_| {}, asked.clone()).await;
+    for token in [None, Some(""), Some(OPERATOR)] {
+        assert_eq!(
+            off.order("/calls", r#"{"to":"+14155550123"}"#, token).await.0,
+            404,
+            "there is no operator"
+        );
+    }
+    off.end().await;
+    assert!(asked.0.lock().unwrap().is_empty());
+}
+
 // -------------------------------------------------------------------------------------------------- threats
 
 #[tokio::test]
@@ -296,9 +373,8 @@ async fn nested_and_oversized_json_harm_one_call_at_most() {
     let (served, seen) = t.end().await;
     assert_eq!((served.calls, served.panicked), (2, 0));
     assert_eq!(ends(&seen), [EndReason::Stopped, EndReason::CallerLost]);
-    let malformed = seen.iter().find_map(|event| match event {
-        CallEvent::Ended { counts, .. } => Some(counts.malformed),
-        _ => None,
+    let malformed = seen.iter().find_map(|event| {
+        if let CallEvent::Ended { counts, .. } = event { Some(counts.malformed) } else { None }
     });
     assert_eq!(malformed, Some(2));
 }
@@ -336,6 +412,10 @@ struct Wall(i64);
 
 impl Bench {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::operated(change, Asked::default()).await
+    }
+
+    async fn operated(change: impl FnOnce(&mut Config), carrier: Asked) -> Self {
         let mut config =
             Config { public_url: Some("https://voice.example.com".parse().unwrap()), ..Config::default() };
         config.openai.api_key = Secret::new("sk-test");
@@ -351,7 +431,8 @@ impl Bench {
         let wall = Arc::new(Mutex::new(Wall(1_700_000_000)));
         let clock = wall.clone();
         let server = Server::new(Pipes(pipes), NoTools, recorder.clone(), Arc::new(config))
-            .with_wall_clock(move || clock.lock().unwrap().0);
+            .with_wall_clock(move || clock.lock().unwrap().0)
+            .with_carrier(Some(Arc::new(carrier)));
         let stats = server.stats();
         let running = tokio::spawn(server.run(listener, async move {
             let _ = signal.await;
@@ -385,6 +466,16 @@ impl Bench {
              \r\n{signed}Content-Length: {}\r\n\r\n{form}",
             self.address,
             form.len()
+        ))
+        .await
+    }
+
+    /// What an operator wants, with this token.
+    async fn order(&self, path: &str, body: &str, token: Option<&str>) -> (u16, String) {
+        let shown = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        self.http(&format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{shown}Content-Length: {}\r\n\r\n{body}",
+            body.len()
         ))
         .await
     }

@@ -459,9 +459,9 @@ impl Message {
         payload.map_or(0, |bytes| bytes.len())
     }
 
-    /// The message, and then the end of the stream.
+    /// The message, and a second later the end of the stream.
     fn and_close(self) -> Instead {
-        vec![(0, self.out), (0, BridgeOut::Close(Leg::Caller, 1_000))]
+        vec![(0, self.out), (1_000_000, BridgeOut::Close(Leg::Caller, 1_000))]
     }
 
     fn is_clear(&self) -> bool {
@@ -739,10 +739,8 @@ struct LetsEverybodyIn;
 
 impl Defect for LetsEverybodyIn {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        match told {
-            Told::Control(Control::TurnAway(_)) => vec![(0, Act::Hear(Told::Control(Control::Welcome)))],
-            told => vec![(0, Act::Hear(told))],
-        }
+        let turned_away = matches!(told, Told::Control(Control::TurnAway(_)));
+        vec![(0, Act::Hear(if turned_away { Told::Control(Control::Welcome) } else { told }))]
     }
 }
 
@@ -751,13 +749,9 @@ struct LetsNobodyIn;
 
 impl Defect for LetsNobodyIn {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        let refusal = bridge::door::Refusal::Account;
-        match told {
-            Told::Control(Control::Welcome) => {
-                vec![(0, Act::Hear(Told::Control(Control::TurnAway(refusal))))]
-            }
-            told => vec![(0, Act::Hear(told))],
-        }
+        let welcome = told == Told::Control(Control::Welcome);
+        let turned_away = Told::Control(Control::TurnAway(bridge::door::Refusal::Account));
+        vec![(0, Act::Hear(if welcome { turned_away } else { told }))]
     }
 }
 

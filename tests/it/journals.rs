@@ -26,6 +26,12 @@ const CANNOT_COME_BACK: &[(&str, &str)] = &[
         "network/slow_line",
         "how fast the far end reads is no message: a journal has only that the queue filled up",
     ),
+    ("door/a_draining_bridge_says_busy", "a call that was refused leaves no journal"),
+    ("door/a_full_bridge_says_busy", "a call that was refused leaves no journal"),
+    ("door/a_webhook_of_another_account", "a call that was refused leaves no journal"),
+    ("door/an_unsigned_upgrade", "a call that was refused leaves no journal"),
+    ("door/an_unsigned_webhook", "a call that was refused leaves no journal"),
+    ("door/an_upgrade_of_another_account", "a call that was refused leaves no journal"),
     ("server/drain_lets_calls_finish", "a call that was refused leaves no journal"),
     ("server/full", "a call that was refused leaves no journal"),
 ];

@@ -18,6 +18,7 @@ mod timeline;
 use super::Recorded;
 use crate::scenario::{CallPlan, Scenario, ToolScript};
 use bridge::journal::lines::What;
+use mocks::twilio::Credentials;
 use timeline::Timeline;
 
 /// Longest acceptable time to an answer in a call whose budget nobody knows.
@@ -88,8 +89,14 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
                         scenario.server.drain_at_ms.get_or_insert(at / 1_000);
                     }
                     "replaced" if journals.len() > 1 => {}
-                    // The call of the scenario is let in without being asked.
-                    "welcome" => {}
+                    // Who showed what is not in a journal, only what became of it.
+                    "welcome" => scenario.server.signed = true,
+                    "turn_away" => {
+                        scenario.server.signed = true;
+                        if let Some(call) = scenario.calls.last_mut() {
+                            call.caller.credentials = Credentials::MadeUpToken;
+                        }
+                    }
                     "replaced" => {
                         say("another stream took the call over: import its journal along with this one"
                             .into())

@@ -4,8 +4,9 @@
 
 use super::timeline::{Timeline, bytes};
 use crate::journal::Recorded;
+use bridge::call::leaving::TRANSFER_CALL;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
-use bridge::journal::lines::{Event, Side, What};
+use bridge::journal::lines::{Blob, Event, Side, What};
 use mocks::realtime::{
     AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Refusal, Stall, TimedEvent, Transcription, Turn, When,
@@ -370,14 +371,12 @@ fn replies(
                     let Some(at) = at.or_else(|| named(&mut replies, event.response.as_ref())) else {
                         continue;
                     };
-                    let arguments = event.arguments.as_ref().map(|arguments| match &arguments.data {
-                        Some(data) => data.clone(),
-                        None => "{}".to_owned(),
-                    });
                     for call in
                         replies[at].calls.iter_mut().filter(|call| Some(&call.item) == event.item.as_ref())
                     {
-                        call.arguments.clone_from(&arguments);
+                        let read =
+                            |given: &Blob| given.data.clone().unwrap_or_else(|| hidden(&call.name, config));
+                        call.arguments = event.arguments.as_ref().map(read);
                     }
                 }
                 "response.output_audio.delta" | "response.audio.delta" => {
@@ -584,6 +583,14 @@ fn wordless(reply: &Reply, status: &str, waited_ms: u64, mut turn: Turn) -> Turn
         _ => {}
     }
     turn
+}
+
+/// What stands for arguments that a journal hides. To whom a call was put through is not known; that it was, is.
+fn hidden(function: &str, config: &CallConfig) -> String {
+    match config.leaving.transfer.first().filter(|_| function == TRANSFER_CALL) {
+        Some(person) => serde_json::json!({ "to": person.name }).to_string(),
+        None => "{}".to_owned(),
+    }
 }
 
 fn calls(reply: &Reply, stopped: bool, turn: &mut Turn) {
