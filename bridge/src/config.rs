@@ -10,6 +10,8 @@ use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
 use crate::twiml::{self, After};
+use crate::metrics;
+use crate::store;
 use axum::http::Uri;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -64,6 +66,10 @@ pub struct Config {
     pub log: Log,
     /// Whether calls are journalled, where, and how much is kept.
     pub journal: journal::Settings,
+    /// Whether figures are served, and where.
+    pub metrics: metrics::Settings,
+    /// Where transcripts are kept.
+    pub store: store::Settings,
     /// Settings of each call.
     pub call: CallConfig,
     /// The notice itself, mu-law at 8 kHz.
@@ -86,6 +92,8 @@ impl Default for Config {
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
+            metrics: metrics::Settings::default(),
+            store: store::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
         }
@@ -424,13 +432,21 @@ pub enum Command {
         #[arg(long, value_name = "NUMBER")]
         from: Option<String>,
     },
+    /// Show stored calls; BRIDGE_STORE_URL or store.url says where they are.
+    #[cfg(feature = "store")]
+    Calls {
+        /// What to show.
+        #[command(subcommand)]
+        calls: store::cli::Calls,
+    },
 }
 
 const HELP: &str = "\
 Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
 project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
 whoever may place and end calls. NAME_FILE names a file that holds the secret instead. Also
-TWILIO_ACCOUNT_SID and TWILIO_NUMBER. Flags win over the environment, the environment over the file, the file over the
+TWILIO_ACCOUNT_SID and TWILIO_NUMBER, and BRIDGE_STORE_URL, where transcripts are kept. Flags win over the
+environment, the environment over the file, the file over the
 defaults. An empty variable counts as unset.
 
 Examples:
@@ -440,6 +456,8 @@ Examples:
   bridge call --to +14155550123
   OPENAI_API_KEY=any bridge --insecure-no-signature --listen 127.0.0.1:8084 \
     --openai-url ws://127.0.0.1:9100/v1/realtime
+  bridge calls list
+  BRIDGE_STORE_URL=postgres://bridge:secret@db/bridge bridge calls export
 
 Serves:
   /voice     the webhook of a Twilio number: TwiML that connects the call to /twilio
@@ -447,6 +465,7 @@ Serves:
   /stream-status   where Twilio tells what became of a stream
   /healthz   200 while the process lives and takes calls, 503 while draining
   /readyz    200 while one more call would be taken, else 503 and why
+  /metrics   figures for Prometheus; docs/observability.md tells them all
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
@@ -562,6 +581,10 @@ impl Config {
             *place = env(variable).unwrap_or_else(|| std::mem::take(place));
         }
         config.twilio.insecure_no_signature |= args.insecure_no_signature;
+        // A password may be in it, so there is no flag for it.
+        if let Some(url) = env("BRIDGE_STORE_URL") {
+            config.store.url = store::Url::new(url);
+        }
         for (flag, given, variable, store) in args.overrides() {
             let (name, value) = match (given, env(variable)) {
                 (Some(value), _) => (flag, value.to_owned()),
@@ -628,6 +651,22 @@ impl Config {
             }
         }
         check_face(self, &mut refuse);
+        if let Err(problem) = self.store.place() {
+            refuse(problem);
+        }
+        for (name, value, least, most) in [
+            ("store.queue_records", self.store.queue_records, 1_000, 10_000_000),
+            ("store.queue_bytes", self.store.queue_bytes, 1 << 20, 16 << 30),
+        ] {
+            if !(least..=most).contains(&value) {
+                refuse(format!("{name} = {value}: between {least} and {most}"));
+            }
+        }
+        if self.metrics.listen == Some(self.listen) {
+            refuse(
+                "metrics.listen is the address of the bridge itself: name another, or leave it out".into(),
+            );
+        }
         check_call(&self.call, &mut refuse);
     }
 }
