@@ -17,6 +17,7 @@
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`meter`], [`metrics`]: what goes through the legs, in numbers; and all there is to count, for Prometheus.
 //! * [`store`]: transcripts that outlive their calls.
+//! * [`otlp`]: traces and logs for a collector.
 //! * [`journal`]: what went by on both legs, one file a call.
 
 pub mod audio;
@@ -29,8 +30,10 @@ pub mod http;
 pub mod journal;
 pub mod leg;
 pub mod meter;
-pub mod operator;
 pub mod metrics;
+pub mod operator;
+#[cfg_attr(not(feature = "otlp"), path = "otlp/absent.rs")]
+pub mod otlp;
 pub mod payload;
 pub mod realtime;
 pub mod registry;

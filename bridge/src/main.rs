@@ -8,9 +8,10 @@ use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
 use bridge::metrics::Metrics;
+use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
 use bridge::serve::{Server, Stats};
-use bridge::store::{Gauge, Writer};
+use bridge::store::Writer;
 use bridge::telemetry::{self, LogCalls};
 use bridge::tls::{Certificate, TlsListener};
 use bridge::tools::NoTools;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::Layer as _;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -65,9 +67,10 @@ async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<(
 
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::install(&config.log)?;
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let exporter = otlp::open(&config.otlp, &config.call.model)?;
+    telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {
         tracing::warn!(
@@ -116,8 +119,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let tools = WithCarrier { tools: NoTools, carrier: carrier.clone() };
     let stats = Stats::default();
     let store = open_store(&config).await?;
-    let gauge = store.as_ref().map(Writer::gauge);
-    let metrics = config.metrics.enabled.then(|| figures(&config, &stats, journal.as_ref(), gauge.as_ref()));
+    let metrics = config.metrics.enabled.then(|| {
+        let tools = config.call.tools.iter().map(|tool| tool.name.as_str());
+        Metrics::builder()
+            .journal(journal.as_ref())
+            .store(store.as_ref().map(Writer::gauge).as_ref())
+            .otlp(exporter.as_ref().map(Exporter::gauge).as_ref())
+            .build(&stats, tools)
+    });
     let pages = match (&metrics, config.metrics.listen) {
         (Some(metrics), Some(address)) => {
             tokio::spawn(serve_figures(metrics.routes(), bind(address, "metrics.listen").await?));
@@ -129,7 +138,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(metrics) = &metrics {
         tokio::spawn(metrics.clone().watch_loop());
     }
-    let observe = (LogCalls, (metrics, store.as_ref().map(Writer::calls)));
+    let traces = exporter.as_ref().map(Exporter::calls);
+    let observe = (LogCalls, (metrics, (store.as_ref().map(Writer::calls), traces)));
     let server = Server::with_stats(stats, dial, tools, observe, Arc::new(config))
         .with_journal(journals)
         .with_carrier(carrier)
@@ -152,6 +162,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!(records = counted.written, lost = counted.lost, "transcripts closed");
     }
     tracing::info!(calls = served.calls, refused = served.refused, panicked = served.panicked, "stopped");
+    if let Some(exporter) = exporter {
+        let counted = exporter.stop();
+        tracing::info!(sent = counted.sent, lost = counted.lost, "the last traces are sent");
+    }
     anyhow::ensure!(served.active_at_end == 0, "{} calls did not end and were cut", served.active_at_end);
     Ok(())
 }
@@ -176,12 +190,6 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with {setting}")
     })
-}
-
-/// The figures of this process.
-fn figures(config: &Config, stats: &Stats, journal: Option<&Arc<Files>>, store: Option<&Gauge>) -> Metrics {
-    let tools = config.call.tools.iter().map(|tool| tool.name.as_str());
-    Metrics::builder().journal(journal).store(store).build(stats, tools)
 }
 
 #[cfg(feature = "store")]

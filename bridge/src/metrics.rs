@@ -8,6 +8,7 @@
 use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, ToolOutcome};
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
+use crate::otlp;
 use crate::realtime::Usage;
 use crate::registry::CallKey;
 use crate::serve::{Observe, Stats};
@@ -214,6 +215,24 @@ impl Builder {
         .asking("store_failed_writes", "Attempts to write that failed", Kind::Counter, {
             of(|store| store.counted().failed as f64)
         })
+    }
+
+    /// What becomes of traces and logs, when they are sent.
+    #[must_use]
+    pub fn otlp(self, otlp: Option<&otlp::Gauge>) -> Self {
+        let of = |read: fn(otlp::Counted) -> u64| {
+            let otlp = otlp.cloned();
+            move || otlp.as_ref().map_or(0.0, |otlp| read(otlp.counted()) as f64)
+        };
+        self.asking("otlp_sent", "Spans and log records taken by the collector", Kind::Counter, {
+            of(|counted| counted.sent)
+        })
+        .asking(
+            "otlp_lost",
+            "Spans and log records that found no room, or could not be sent",
+            Kind::Counter,
+            of(|counted| counted.lost),
+        )
     }
 
     /// Everything there is to know of calls, and of the server they are on. `tools`: the functions that can be called.
@@ -559,7 +578,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn metrics() -> Metrics {
-        Metrics::builder().journal(None).store(None).build(&Stats::default(), ["lookup"])
+        Metrics::builder().journal(None).store(None).otlp(None).build(&Stats::default(), ["lookup"])
     }
 
     fn served() -> BTreeSet<String> {
