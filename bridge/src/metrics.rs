@@ -651,6 +651,16 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_has_a_place_of_its_own() {
+        let names: BTreeSet<_> = EndReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), EndReason::ALL.len());
+        assert!(
+            EndReason::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at),
+            "in order, none left out"
+        );
+    }
+
+    #[test]
     fn a_call_is_counted_once_by_why_it_ended() {
         let t = metrics();
         t.begins(CallKey(1), crate::driver::now(), 0);

@@ -16,7 +16,7 @@ mod sql;
 #[cfg(feature = "store")]
 pub mod sqlite;
 
-use crate::call::event::{CallEvent, EndReason, Line, Said};
+use crate::call::event::{CallEvent, Line, Said};
 use crate::driver;
 use crate::journal::lines::{Salt, counted};
 use crate::realtime::Usage;
@@ -675,13 +675,6 @@ fn row(line: &Line) -> LineRow {
         text: clean(&line.text),
         cut: line.cut,
     }
-}
-
-/// Whether a stored end is one that calls give themselves.
-pub fn is_usual_end(reason: &str) -> bool {
-    [EndReason::Stopped, EndReason::HungUp, EndReason::CallerClosed]
-        .iter()
-        .any(|usual| usual.name() == reason)
 }
 
 // ---------------------------------------------------------------------------------------------- the writer

@@ -241,7 +241,12 @@ impl Observe for TraceCalls {
             CallEvent::Ended { reason, detail, .. } => {
                 let usual = matches!(
                     reason,
-                    EndReason::Stopped | EndReason::HungUp | EndReason::Replaced | EndReason::Drained
+                    EndReason::Stopped
+                        | EndReason::HungUp
+                        | EndReason::AgentHungUp
+                        | EndReason::Transferred
+                        | EndReason::Replaced
+                        | EndReason::Drained
                 );
                 let over = calls.remove(&call).map(|open| open.end(at, reason.name(), detail, usual));
                 drop(calls);
