@@ -9,10 +9,13 @@ use crate::call::settings::{CallConfig, Person};
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
+use crate::metrics;
+use crate::store;
 use crate::twiml::{self, After};
-use axum::http::Uri;
+use axum::http::{HeaderName, HeaderValue, Uri};
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -64,6 +67,12 @@ pub struct Config {
     pub log: Log,
     /// Whether calls are journalled, where, and how much is kept.
     pub journal: journal::Settings,
+    /// Whether figures are served, and where.
+    pub metrics: metrics::Settings,
+    /// Where transcripts are kept.
+    pub store: store::Settings,
+    /// Whether traces and logs are sent to a collector, and where.
+    pub otlp: Otlp,
     /// Settings of each call.
     pub call: CallConfig,
     /// The notice itself, mu-law at 8 kHz.
@@ -86,6 +95,9 @@ impl Default for Config {
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
+            metrics: metrics::Settings::default(),
+            store: store::Settings::default(),
+            otlp: Otlp::default(),
             call: CallConfig::default(),
             notice: notice(),
         }
@@ -147,6 +159,45 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+/// Whether traces and logs are sent to a collector, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otlp {
+    /// The collector, such as `http://localhost:4318`. Nothing is sent without it.
+    pub endpoint: Option<String>,
+    /// Sent with every request: a collector's key, mostly.
+    pub headers: BTreeMap<String, Secret>,
+    /// What this bridge is called there.
+    pub service: String,
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { endpoint: None, headers: BTreeMap::new(), service: "bridge".into() }
+    }
+}
+
+impl Otlp {
+    /// What is wrong with it.
+    fn problem(&self) -> Option<String> {
+        if let Some(endpoint) = &self.endpoint {
+            let url = Url::parse(endpoint).filter(|url| ["http", "https"].contains(&url.scheme.as_str()));
+            if url.is_none() || endpoint.contains('?') {
+                return Some(format!(
+                    "otlp.endpoint = {endpoint:?}: an address such as http://localhost:4318"
+                ));
+            }
+        }
+        for (name, value) in &self.headers {
+            let (name_is_one, value) = (HeaderName::try_from(name).is_ok(), value.expose());
+            if !name_is_one || HeaderValue::try_from(value).is_err() || value == "***" {
+                return Some(format!("otlp.headers: {name:?} is no header, or its value is none"));
+            }
+        }
+        None
     }
 }
 
@@ -424,13 +475,33 @@ pub enum Command {
         #[arg(long, value_name = "NUMBER")]
         from: Option<String>,
     },
+    /// Show stored calls; BRIDGE_STORE_URL or store.url says where they are.
+    #[cfg(feature = "store")]
+    Calls {
+        /// What to show.
+        #[command(subcommand)]
+        calls: store::cli::Calls,
+    },
+}
+
+impl Command {
+    /// It needs to know where calls are stored, and nothing else.
+    const fn only_reads(&self) -> bool {
+        #[cfg(feature = "store")]
+        if let Self::Calls { .. } = self {
+            return true;
+        }
+        false
+    }
 }
 
 const HELP: &str = "\
 Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
 project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
 whoever may place and end calls. NAME_FILE names a file that holds the secret instead. Also
-TWILIO_ACCOUNT_SID and TWILIO_NUMBER. Flags win over the environment, the environment over the file, the file over the
+TWILIO_ACCOUNT_SID and TWILIO_NUMBER; BRIDGE_STORE_URL, where transcripts are kept; and
+OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME, where traces and
+logs are sent. Flags win over the environment, the environment over the file, the file over the
 defaults. An empty variable counts as unset.
 
 Examples:
@@ -440,6 +511,8 @@ Examples:
   bridge call --to +14155550123
   OPENAI_API_KEY=any bridge --insecure-no-signature --listen 127.0.0.1:8084 \
     --openai-url ws://127.0.0.1:9100/v1/realtime
+  bridge calls list
+  BRIDGE_STORE_URL=postgres://bridge:secret@db/bridge bridge calls export
 
 Serves:
   /voice     the webhook of a Twilio number: TwiML that connects the call to /twilio
@@ -447,6 +520,7 @@ Serves:
   /stream-status   where Twilio tells what became of a stream
   /healthz   200 while the process lives and takes calls, 503 while draining
   /readyz    200 while one more call would be taken, else 503 and why
+  /metrics   figures for Prometheus; docs/observability.md tells them all
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
@@ -562,6 +636,25 @@ impl Config {
             *place = env(variable).unwrap_or_else(|| std::mem::take(place));
         }
         config.twilio.insecure_no_signature |= args.insecure_no_signature;
+        // A password may be in it, so there is no flag for it.
+        if let Some(url) = env("BRIDGE_STORE_URL") {
+            config.store.url = store::Url::new(url);
+        }
+        if let Some(endpoint) = env("OTEL_EXPORTER_OTLP_ENDPOINT") {
+            config.otlp.endpoint = Some(endpoint);
+        }
+        if let Some(service) = env("OTEL_SERVICE_NAME") {
+            config.otlp.service = service;
+        }
+        for pair in env("OTEL_EXPORTER_OTLP_HEADERS").iter().flat_map(|text| text.split(',')) {
+            match pair.split_once('=') {
+                Some((name, value)) => {
+                    let (name, value) = (name.trim().to_ascii_lowercase(), Secret::new(value.trim()));
+                    config.otlp.headers.insert(name, value);
+                }
+                None => problems.push("OTEL_EXPORTER_OTLP_HEADERS: write name=value,name=value".into()),
+            }
+        }
         for (flag, given, variable, store) in args.overrides() {
             let (name, value) = match (given, env(variable)) {
                 (Some(value), _) => (flag, value.to_owned()),
@@ -576,7 +669,12 @@ impl Config {
                 Err(problem) => problems.push(format!("notice_file {}: {problem}", path.display())),
             }
         }
-        config.check(&mut problems);
+        if args.command.as_ref().is_some_and(Command::only_reads) {
+            // Whoever looks at stored calls needs no keys.
+            problems.extend(config.store.place().err());
+        } else {
+            config.check(&mut problems);
+        }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
@@ -628,6 +726,23 @@ impl Config {
             }
         }
         check_face(self, &mut refuse);
+        self.otlp.problem().into_iter().for_each(&mut refuse);
+        if let Err(problem) = self.store.place() {
+            refuse(problem);
+        }
+        for (name, value, least, most) in [
+            ("store.queue_records", self.store.queue_records, 1_000, 10_000_000),
+            ("store.queue_bytes", self.store.queue_bytes, 1 << 20, 16 << 30),
+        ] {
+            if !(least..=most).contains(&value) {
+                refuse(format!("{name} = {value}: between {least} and {most}"));
+            }
+        }
+        if self.metrics.listen == Some(self.listen) {
+            refuse(
+                "metrics.listen is the address of the bridge itself: name another, or leave it out".into(),
+            );
+        }
         check_call(&self.call, &mut refuse);
     }
 }
@@ -1131,6 +1246,30 @@ mod tests {
             timeout_ms: 1_000,
         }];
         assert_eq!(Config::from_toml(&config.shown().unwrap(), Path::new("shown")).unwrap(), config);
+    }
+
+    #[test]
+    fn a_collector_is_named_by_the_variables_everybody_uses_and_checked() {
+        let env = |endpoint: &'static str, headers: &'static str| {
+            move |name: &str| match name {
+                "OPENAI_API_KEY" | "TWILIO_AUTH_TOKEN" => Some("sk-1".to_owned()),
+                "BRIDGE_PUBLIC_URL" => Some("https://voice.example.com".to_owned()),
+                "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.to_owned()),
+                "OTEL_EXPORTER_OTLP_HEADERS" => Some(headers.to_owned()),
+                _ => None,
+            }
+        };
+        let config = Config::load(&Args::default(), env("http://c:4318", "X-Key=a=b, other=c")).unwrap();
+        assert_eq!(config.otlp.headers["x-key"].expose(), "a=b");
+        assert!(!config.shown().unwrap().contains("a=b"), "a header may be a key");
+        for (endpoint, headers, problem) in [
+            ("collector:4318", "", "otlp.endpoint = \"collector:4318\": an address such as"),
+            ("http://c:4318", "no", "OTEL_EXPORTER_OTLP_HEADERS: write name=value"),
+            ("http://c:4318", "a b=c", "otlp.headers: \"a b\" is no header"),
+        ] {
+            let error = Config::load(&Args::default(), env(endpoint, headers)).unwrap_err();
+            assert!(error.problems()[0].starts_with(problem), "{error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,9 @@
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
-//! * [`meter`]: what goes through the legs, in numbers.
+//! * [`meter`], [`metrics`]: what goes through the legs, in numbers; and all there is to count, for Prometheus.
+//! * [`store`]: transcripts that outlive their calls.
+//! * [`otlp`]: traces and logs for a collector.
 //! * [`journal`]: what went by on both legs, one file a call.
 
 pub mod audio;
@@ -28,13 +30,17 @@ pub mod http;
 pub mod journal;
 pub mod leg;
 pub mod meter;
+pub mod metrics;
 pub mod operator;
+#[cfg_attr(not(feature = "otlp"), path = "otlp/absent.rs")]
+pub mod otlp;
 pub mod payload;
 pub mod realtime;
 pub mod registry;
 pub mod rest;
 pub mod serve;
 pub mod signature;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod token;

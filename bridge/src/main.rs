@@ -1,21 +1,27 @@
 //! The process: parse, log, bind, serve, wait for the signal.
 
+use axum::Router;
 use axum::serve::ListenerExt;
 use bridge::config::{Args, Command, Config};
 use bridge::dial::TlsDial;
 use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
+use bridge::metrics::Metrics;
+use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
-use bridge::serve::Server;
+use bridge::serve::{Server, Stats};
+use bridge::store::Writer;
 use bridge::telemetry::{self, LogCalls};
 use bridge::tls::{Certificate, TlsListener};
 use bridge::tools::NoTools;
 use clap::Parser;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::Layer as _;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
         Command::Check => check(&config),
         Command::Serve => serve(config),
         Command::Call { to, from } => call(&config, &to, from.as_deref()),
+        #[cfg(feature = "store")]
+        Command::Calls { calls: what } => calls(&config, &what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,9 +67,10 @@ async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<(
 
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::install(&config.log)?;
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let exporter = otlp::open(&config.otlp, &config.call.model)?;
+    telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {
         tracing::warn!(
@@ -84,9 +93,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let certificate = Certificate::read(&config.tls)?;
     let carrier = Rest::new(&config, TlsConnect::new()?).map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
     let address = config.listen;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with --listen")
-    })?;
+    let listener = bind(address, "--listen").await?;
     tracing::info!(listen = %listener.local_addr()?, model = config.call.model, "taking calls");
     // Frames are small and due now.
     let listener = listener.tap_io(|tcp| {
@@ -110,8 +117,33 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
     let tools = WithCarrier { tools: NoTools, carrier: carrier.clone() };
-    let server =
-        Server::new(dial, tools, LogCalls, Arc::new(config)).with_journal(journals).with_carrier(carrier);
+    let stats = Stats::default();
+    let store = open_store(&config).await?;
+    let metrics = config.metrics.enabled.then(|| {
+        let tools = config.call.tools.iter().map(|tool| tool.name.as_str());
+        Metrics::builder()
+            .journal(journal.as_ref())
+            .store(store.as_ref().map(Writer::gauge).as_ref())
+            .otlp(exporter.as_ref().map(Exporter::gauge).as_ref())
+            .build(&stats, tools)
+    });
+    let pages = match (&metrics, config.metrics.listen) {
+        (Some(metrics), Some(address)) => {
+            tokio::spawn(serve_figures(metrics.routes(), bind(address, "metrics.listen").await?));
+            Router::new()
+        }
+        (Some(metrics), None) => metrics.routes(),
+        (None, _) => Router::new(),
+    };
+    if let Some(metrics) = &metrics {
+        tokio::spawn(metrics.clone().watch_loop());
+    }
+    let traces = exporter.as_ref().map(Exporter::calls);
+    let observe = (LogCalls, (metrics, (store.as_ref().map(Writer::calls), traces)));
+    let server = Server::with_stats(stats, dial, tools, observe, Arc::new(config))
+        .with_journal(journals)
+        .with_carrier(carrier)
+        .with_routes(pages);
     let served = match certificate {
         None => server.run(listener, shutdown).await,
         Some(certificate) => {
@@ -125,7 +157,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let (lines, lost, removed) = (counted.lines, counted.lost, counted.removed);
         tracing::info!(lines, lost, removed, failed_writes = counted.failed_writes, "journals closed");
     }
+    if let Some(store) = store {
+        let counted = store.stop();
+        tracing::info!(records = counted.written, lost = counted.lost, "transcripts closed");
+    }
     tracing::info!(calls = served.calls, refused = served.refused, panicked = served.panicked, "stopped");
+    if let Some(exporter) = exporter {
+        let counted = exporter.stop();
+        tracing::info!(sent = counted.sent, lost = counted.lost, "the last traces are sent");
+    }
     anyhow::ensure!(served.active_at_end == 0, "{} calls did not end and were cut", served.active_at_end);
     Ok(())
 }
@@ -144,4 +184,34 @@ fn reload_on_hangup(certificate: Certificate) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with {setting}")
+    })
+}
+
+#[cfg(feature = "store")]
+async fn open_store(config: &Config) -> anyhow::Result<Option<Writer>> {
+    bridge::store::open(&config.store).await
+}
+
+/// A bridge that was built without a store keeps nothing.
+#[cfg(not(feature = "store"))]
+#[expect(clippy::unused_async, reason = "a bridge with a store waits here for its file")]
+async fn open_store(_config: &Config) -> anyhow::Result<Option<Writer>> {
+    Ok(None)
+}
+
+#[cfg(feature = "store")]
+#[tokio::main(flavor = "current_thread")]
+async fn calls(config: &Config, calls: &bridge::store::cli::Calls) -> anyhow::Result<()> {
+    bridge::store::cli::run(&config.store, calls, &mut std::io::stdout().lock()).await
+}
+
+async fn serve_figures(pages: Router, listener: TcpListener) {
+    if let Err(error) = axum::serve(listener, pages).await {
+        tracing::error!(%error, "figures are not served any more");
+    }
 }

@@ -368,6 +368,7 @@ pub struct Server<D, T, O> {
     process: u64,
     journal: Option<Arc<dyn Journal>>,
     carrier: Option<Arc<dyn Carrier>>,
+    more: Router,
 }
 
 /// Serves calls with the system's clock on the wall until `shutdown` and the drain after it are over.
@@ -391,7 +392,12 @@ where
 impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// A server that looks at the system's clock on the wall.
     pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        let (stats, unix_now) = (Stats::default(), Arc::new(system_unix_now));
+        Self::with_stats(Stats::default(), dial, tools, observe, config)
+    }
+
+    /// The same, counting in `stats`: for whoever has to know them before there is a server.
+    pub fn with_stats(stats: Stats, dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
+        let unix_now = Arc::new(system_unix_now);
         Self {
             dial,
             tools,
@@ -402,6 +408,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             process: process_id(),
             journal: None,
             carrier: None,
+            more: Router::new(),
         }
     }
 
@@ -433,6 +440,13 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self
     }
 
+    /// Serves these pages, too.
+    #[must_use]
+    pub fn with_routes(mut self, more: Router) -> Self {
+        self.more = more;
+        self
+    }
+
     /// What the server is doing.
     pub fn stats(&self) -> Stats {
         self.stats.clone()
@@ -455,7 +469,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         if self.config.loop_lag_ms_max > 0 {
             lag.spawn(self.stats.clone().measure_lag());
         }
-        let service = TowerToHyperService::new(router(desk).merge(operators));
+        let service = TowerToHyperService::new(router(desk).merge(operators).merge(self.more.clone()));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
 

@@ -9,20 +9,26 @@ use crate::registry::CallKey;
 use crate::serve::Observe;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, trace, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry};
 
-/// Sends the process's logs to standard error.
+/// Somebody else who gets every line that passes the filter.
+pub type AlsoTo = Box<dyn Layer<Layered<EnvFilter, Registry>> + Send + Sync>;
+
+/// Sends the process's logs to standard error, and to somebody else.
 ///
 /// # Errors
 /// When `log.level` is no filter, or logs were installed before.
-pub fn install(log: &Log) -> anyhow::Result<()> {
+pub fn install(log: &Log, also_to: Option<AlsoTo>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.level)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
-    }
-    .map_err(|error| anyhow::anyhow!("cannot install the log: {error}"))
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    let log = tracing_subscriber::registry().with(filter).with(also_to).with(lines);
+    log.try_init().map_err(|error| anyhow::anyhow!("cannot install the log: {error}"))
 }
 
 /// Writes what happens on calls to the log.

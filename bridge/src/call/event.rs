@@ -85,13 +85,14 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Stopped,
         Self::CallerClosed,
         Self::CallerLost,
         Self::CallerSilent,
         Self::CallerClogged,
         Self::NoStart,
+        Self::Unauthenticated,
         Self::NoMedia,
         Self::UnsupportedMedia,
         Self::CallerMalformed,
@@ -108,6 +109,8 @@ impl EndReason {
         Self::TooLong,
         Self::Drained,
         Self::HungUp,
+        Self::AgentHungUp,
+        Self::Transferred,
     ];
 
     /// The word used in logs, metrics and scenarios.

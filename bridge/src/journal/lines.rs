@@ -398,7 +398,7 @@ impl Salt {
     }
 
     /// Eight digits that tell processes apart and say nothing of the secret.
-    pub(super) fn tag(&self) -> String {
+    pub(crate) fn tag(&self) -> String {
         self.sum(b"process")[..8].to_owned()
     }
 
@@ -852,7 +852,7 @@ impl Scribe {
     }
 }
 
-fn counted(counts: &Counts) -> Value {
+pub(crate) fn counted(counts: &Counts) -> Value {
     let Counts {
         caller_frames,
         filled_ms,

@@ -1,0 +1,330 @@
+//! Traces and logs for a collector: OTLP over HTTP, as protobuf. Off unless an endpoint is configured.
+//!
+//! One trace a call: a span for the call, one for each turn in it, and in the turn one for each response of the model
+//! and each function. Names are those of OpenTelemetry's conventions for generative AI where it has one; these are
+//! still in development, so all of them are in [`names`]. Words are in no span and in no log record.
+//!
+//! Calls and log lines only ever put something into a bounded queue, and only if there is room. A thread of its own
+//! sends batches; a collector that is away is tried again a few times, then its batch is dropped and counted.
+
+mod logs;
+mod spans;
+mod wire;
+
+pub use logs::LogLayer;
+pub use spans::TraceCalls;
+
+use crate::config::{Otlp, Secret};
+use crate::dial::{Dial, TlsDial};
+use crate::driver;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use wire::{LogRecord, Span};
+
+/// Spans and log records that may wait.
+const QUEUE: usize = 8_192;
+/// Sent at once.
+const BATCH: usize = 512;
+/// How long a batch is gathered.
+const GATHER: Duration = Duration::from_millis(500);
+/// How long one attempt to send may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// From one attempt to the next; doubles.
+const RETRY: Duration = Duration::from_millis(250);
+/// Attempts, then a batch is dropped.
+const ATTEMPTS: u32 = 4;
+/// How long a stopping process waits for its collector.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the conventions call things.
+pub mod names {
+    /// Names this revision of the conventions.
+    pub const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
+    /// `chat` for a response, `execute_tool` for a function.
+    pub const OPERATION: &str = "gen_ai.operation.name";
+    /// `openai`.
+    pub const PROVIDER: &str = "gen_ai.provider.name";
+    /// The model that was asked for.
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// The session.
+    pub const CONVERSATION: &str = "gen_ai.conversation.id";
+    /// `speech`.
+    pub const OUTPUT_TYPE: &str = "gen_ai.output.type";
+    /// The response.
+    pub const RESPONSE: &str = "gen_ai.response.id";
+    /// Its status.
+    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    /// Tokens read.
+    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens written.
+    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// The function.
+    pub const TOOL: &str = "gen_ai.tool.name";
+    /// Its call.
+    pub const TOOL_CALL: &str = "gen_ai.tool.call.id";
+    /// What went wrong, in one word.
+    pub const ERROR: &str = "error.type";
+}
+
+/// What became of spans and log records so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Taken by the collector.
+    pub sent: u64,
+    /// Found no room, or could not be sent.
+    pub lost: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    sent: AtomicU64,
+    lost: AtomicU64,
+    stopping: Notify,
+}
+
+impl Shared {
+    fn counted(&self) -> Counted {
+        Counted { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
+    }
+}
+
+enum Item {
+    Span(Box<Span>),
+    Log(Box<LogRecord>),
+}
+
+/// The end of the queue that calls and log lines hold.
+#[derive(Clone)]
+struct Outbox {
+    queue: mpsc::Sender<Item>,
+    shared: Arc<Shared>,
+}
+
+impl Outbox {
+    fn put(&self, item: Item) {
+        if self.queue.try_send(item).is_err() {
+            self.shared.lost.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// Figures of an exporter that outlive it. A handle.
+#[derive(Clone)]
+pub struct Gauge(Arc<Shared>);
+
+impl Gauge {
+    /// What became of spans and log records so far.
+    pub fn counted(&self) -> Counted {
+        self.0.counted()
+    }
+}
+
+/// The thread that sends.
+pub struct Exporter {
+    outbox: Outbox,
+    model: String,
+    ended: Receiver<()>,
+}
+
+/// Where to send, and as whom.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Such as `http://collector:4318`; `/v1/traces` and `/v1/logs` are appended.
+    pub endpoint: String,
+    /// Sent with every request.
+    pub headers: BTreeMap<String, Secret>,
+    /// `service.name`.
+    pub service: String,
+    /// The model that calls talk to.
+    pub model: String,
+}
+
+impl Exporter {
+    /// Starts the thread. Nothing is connected before there is something to send.
+    ///
+    /// # Errors
+    /// When the endpoint is no URL, or there is no thread to be had.
+    pub fn start(target: Target) -> anyhow::Result<Self> {
+        let rest = target.endpoint.strip_prefix("http").filter(|rest| rest.contains("://"));
+        let wanted = || anyhow::anyhow!("otlp.endpoint {:?}: write http://host:4318", target.endpoint);
+        let url = format!("ws{}", rest.ok_or_else(wanted)?).parse().map_err(|_| wanted())?;
+        let dial = TlsDial::new(&url)?;
+        let shared = Arc::new(Shared::default());
+        let (queue, items) = mpsc::channel(QUEUE);
+        let (done, ended) = sync_channel(0);
+        let model = target.model.clone();
+        let clerk = Clerk { dial, target, items, shared: shared.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("otlp".into()).spawn(move || {
+            runtime.block_on(clerk.run());
+            drop(done);
+        })?;
+        Ok(Self { outbox: Outbox { queue, shared }, model, ended })
+    }
+
+    /// Makes a trace of every call.
+    pub fn calls(&self) -> TraceCalls {
+        TraceCalls::new(self.outbox.clone(), &self.model)
+    }
+
+    /// Makes a record of every log line.
+    pub fn logs(&self) -> LogLayer {
+        LogLayer::new(self.outbox.clone())
+    }
+
+    /// Figures.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(self.outbox.shared.clone())
+    }
+
+    /// Sends what waits, but not for ever: a collector that is away does not keep a process alive.
+    pub fn stop(self) -> Counted {
+        let Self { outbox, ended, .. } = self;
+        outbox.shared.stopping.notify_one();
+        if ended.recv_timeout(STOP_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the collector of traces does not answer: the last of them are lost");
+        }
+        outbox.shared.counted()
+    }
+}
+
+/// Opens what the settings name. `None` when nothing is to be sent.
+///
+/// # Errors
+/// As for [`Exporter::start`].
+pub fn open(settings: &Otlp, model: &str) -> anyhow::Result<Option<Exporter>> {
+    let Otlp { endpoint, headers, service } = settings;
+    let Some(endpoint) = endpoint.clone() else { return Ok(None) };
+    let (headers, service, model) = (headers.clone(), service.clone(), model.to_owned());
+    Exporter::start(Target { endpoint, headers, service, model }).map(Some)
+}
+
+struct Clerk {
+    dial: TlsDial,
+    target: Target,
+    items: mpsc::Receiver<Item>,
+    shared: Arc<Shared>,
+}
+
+impl Clerk {
+    async fn run(mut self) {
+        let shared = self.shared.clone();
+        let mut stopping = false;
+        let mut items = Vec::with_capacity(BATCH);
+        while !stopping {
+            tokio::select! {
+                biased;
+                () = shared.stopping.notified() => stopping = true,
+                () = tokio::time::sleep(GATHER) => {}
+            }
+            loop {
+                while items.len() < BATCH
+                    && let Ok(item) = self.items.try_recv()
+                {
+                    items.push(item);
+                }
+                if items.is_empty() {
+                    break;
+                }
+                let (mut spans, mut logs) = (Vec::new(), Vec::new());
+                for item in items.drain(..) {
+                    match item {
+                        Item::Span(span) => spans.push(*span),
+                        Item::Log(record) => logs.push(*record),
+                    }
+                }
+                // A process that stops tries once.
+                let attempts = if stopping { 1 } else { ATTEMPTS };
+                let service = &self.target.service;
+                if !spans.is_empty() {
+                    let count = spans.len();
+                    let request = wire::TraceRequest::new(service, spans).encode_to_vec();
+                    self.deliver("/v1/traces", request, count, attempts).await;
+                }
+                if !logs.is_empty() {
+                    let count = logs.len();
+                    let request = wire::LogRequest::new(service, logs).encode_to_vec();
+                    self.deliver("/v1/logs", request, count, attempts).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, path: &str, request: Vec<u8>, count: usize, attempts: u32) {
+        let mut wait = RETRY;
+        for attempt in 1..=attempts {
+            let sent = tokio::time::timeout(ATTEMPT, self.post(path, request.clone())).await;
+            let again = match sent {
+                Ok(Ok(status)) if status.is_success() => {
+                    self.shared.sent.fetch_add(count as u64, SeqCst);
+                    return;
+                }
+                // What was refused for what it is will be refused again.
+                Ok(Ok(status)) => status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS,
+                Ok(Err(_)) | Err(_) => true,
+            };
+            if !again {
+                break;
+            }
+            if attempt < attempts {
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+        }
+        if self.shared.lost.fetch_add(count as u64, SeqCst) == 0 {
+            tracing::warn!(endpoint = self.target.endpoint, "traces and logs cannot be sent and are dropped");
+        }
+    }
+
+    async fn post(&self, path: &str, request: Vec<u8>) -> anyhow::Result<StatusCode> {
+        let stream = self.dial.dial().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let base = self.target.endpoint.trim_end_matches('/');
+        let (_, authority) = base.split_once("://").unwrap_or_default();
+        let (host, prefix) = authority.split_once('/').unwrap_or((authority, ""));
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let mut post = Request::post(format!("{slash}{prefix}{path}"))
+            .header(header::HOST, host)
+            .header(header::CONTENT_TYPE, "application/x-protobuf")
+            .header(header::USER_AGENT, concat!("bridge/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in &self.target.headers {
+            post = post.header(name, value.expose());
+        }
+        let answer = sender.send_request(post.body(Body::from(request))?);
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer?.status()),
+            closed = connection => {
+                closed?;
+                anyhow::bail!("the collector closed the connection")
+            }
+        }
+    }
+}
+
+/// Nanoseconds since 1970 at a moment `after` one that is known in seconds.
+fn nanos(unix: i64, after: Duration) -> u64 {
+    let base = u64::try_from(unix).unwrap_or(0).saturating_mul(1_000_000_000);
+    base.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Fresh ids. Nobody has to be unable to guess them, but no two may be alike.
+fn random<const N: usize>() -> Vec<u8> {
+    use std::hash::{BuildHasher as _, RandomState};
+    let mut bytes = [0; N];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = RandomState::new().hash_one((at, driver::now())) as u8;
+        }
+    }
+    bytes.to_vec()
+}

@@ -1,0 +1,85 @@
+//! Transcripts in Postgres: for more than one bridge, and for whoever already runs one.
+
+use super::sql::{self, speaks_sql};
+use super::{
+    CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, Tokens, ToolRow,
+    What,
+};
+use sqlx::Row as _;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use std::time::Duration;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long to wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a statement may take on the server's side.
+const STATEMENT: &str = "10s";
+/// Two for writing and migrating, two for reading.
+const CONNECTIONS: u32 = 4;
+
+/// A Postgres database.
+pub struct Postgres {
+    pool: PgPool,
+}
+
+speaks_sql!(Postgres, PgConnection, PgRow);
+
+impl Postgres {
+    /// The store behind a `postgres://` URL. Nothing is connected before something is written or read.
+    ///
+    /// # Errors
+    /// When the URL is none. The words do not quote it: a password may be in it.
+    pub fn open(url: &str) -> Result<Self, String> {
+        let options: PgConnectOptions =
+            url.parse().map_err(|_| "not a URL such as postgres://user:password@host/database".to_owned())?;
+        let options = options.application_name("bridge").options([("statement_timeout", STATEMENT)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECT)
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+}
+
+impl Store for Postgres {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(|error| {
+            if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = &error {
+                explain(error)
+            } else {
+                StoreError::Never(error.to_string())
+            }
+        })
+    }
+
+    async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
+        self.write_all(batch).await.map_err(|error| explain(&error))
+    }
+
+    async fn list(&self, page: &Page) -> Result<Vec<CallRow>, StoreError> {
+        self.list_calls(page).await.map_err(|error| explain(&error))
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<StoredCall>, StoreError> {
+        self.find_call(name).await.map_err(|error| explain(&error))
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Classes of SQLSTATE that say nothing about what was written: the connection, a rolled-back transaction, resources
+/// (a full disk, too many connections), a server that stops or starts, its own trouble, a standby that cannot write,
+/// rights and a missing database, which an operator may mend.
+const LATER: [&str; 10] = ["08", "40", "53", "55", "57", "58", "XX", "25", "28", "3D"];
+
+fn explain(error: &sqlx::Error) -> StoreError {
+    let never = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| !LATER.iter().any(|class| code.starts_with(class)));
+    if never { StoreError::Never(error.to_string()) } else { StoreError::Later(error.to_string()) }
+}

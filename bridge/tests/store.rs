@@ -1,0 +1,498 @@
+//! What a store does, whichever it is: in memory, in a SQLite file, in Postgres (`tests/postgres/run` starts one).
+
+#![cfg(feature = "store")]
+#![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
+
+use bridge::call::event::{CallEvent, Counts, EndReason, Line, Private, Said, Speaker, ToolOutcome};
+use bridge::realtime::Usage;
+use bridge::registry::CallKey;
+use bridge::serve::Observe;
+use bridge::store::memory::Memory;
+use bridge::store::postgres::Postgres;
+use bridge::store::sqlite::Sqlite;
+use bridge::store::{
+    CallName, Counted, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall, Tokens,
+    Url, What, Writer,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// A folder that goes with its test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("bridge-store-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("calls.db")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn name(n: i64) -> Arc<CallName> {
+    Arc::new(CallName {
+        id: format!("id-{n:04}"),
+        process: "test".into(),
+        call_sid: format!("CA{n}"),
+        stream_sid: format!("MZ{n}"),
+        began_ms: 1_000 * n,
+    })
+}
+
+fn line(item: &str, place: i64, text: &str) -> LineRow {
+    LineRow { item: item.into(), place, at_ms: 0, speaker: "agent".into(), text: text.into(), cut: false }
+}
+
+/// All there is to write of one call, in the order in which it comes.
+fn records(n: i64) -> Vec<Record> {
+    let tokens = Tokens { input_text: 100, cached_text: 60, output_audio: 9, ..Tokens::default() };
+    let cut = LineRow { cut: true, ..line("two", 20, "hello it's") };
+    let whats = [
+        What::Began,
+        What::Session { id: "sess_1".into() },
+        What::Line(line("two", 20, "hello it's me")),
+        What::Line(line("one", 10, "où êtes-vous? 🙂")),
+        What::Line(line("three", 30, "not heard")),
+        What::ToolCalled { tool_call_id: "c1".into(), name: "lookup".into(), arguments: "{\"id\":7}".into() },
+        What::ToolAnswered {
+            tool_call_id: "c1".into(),
+            name: "lookup".into(),
+            outcome: "done",
+            output: "{}".into(),
+            took_ms: Some(70),
+        },
+        What::ToolAnswered {
+            tool_call_id: "c2".into(),
+            name: "nothing".into(),
+            outcome: "refused",
+            output: "{}".into(),
+            took_ms: None,
+        },
+        What::Keypad { number: 1, entry: "4711#".into() },
+        What::Response { response_id: "r1".into(), status: "completed".into(), tokens },
+        What::Line(line("three", 30, "")),
+        What::Line(cut.clone()),
+        What::Ended {
+            session_id: Some("sess_1".into()),
+            reason: "stopped".into(),
+            detail: "stop".into(),
+            counts: Some("{\"barge_ins\":1}".into()),
+            lines: vec![line("one", 10, "où êtes-vous? 🙂"), cut, line("late", 40, "bye")],
+        },
+    ];
+    let at = |(at, what)| Record { call: name(n), at_ms: 1_000 * n + 10 * at as i64, what };
+    whats.into_iter().enumerate().map(at).collect()
+}
+
+/// What every store has to do. It begins empty.
+async fn keeps_the_contract<S: Store>(store: &S) {
+    store.prepare().await.unwrap();
+    store.prepare().await.unwrap();
+    assert_eq!(store.list(&Page { limit: 10, ..Page::default() }).await, Ok(Vec::new()));
+    assert_eq!(store.find("CA1").await, Ok(None));
+
+    // A call can be read while it goes on.
+    let all = records(1);
+    store.write(&all[..3]).await.unwrap();
+    let so_far = store.find("CA1").await.unwrap().unwrap();
+    assert_eq!((so_far.call.ended_ms, so_far.call.session_id.as_deref()), (None, Some("sess_1")));
+    assert_eq!(so_far.lines.len(), 1);
+
+    store.write(&all).await.unwrap();
+    let stored = store.find("id-0001").await.unwrap().unwrap();
+    check(&stored);
+    // Writing it all again, or the last of it, changes nothing.
+    store.write(&all).await.unwrap();
+    store.write(&all[11..]).await.unwrap();
+    assert_eq!(store.find("CA1").await, Ok(Some(stored)));
+
+    // The end alone says enough: whatever came before it was lost.
+    store.write(&records(2)[12..]).await.unwrap();
+    let late = store.find("CA2").await.unwrap().unwrap();
+    assert_eq!((late.call.call_sid.as_str(), late.call.began_ms, late.lines.len()), ("CA2", 2_000, 3));
+
+    // Newest first, in pages that neither miss nor repeat.
+    store.write(&(3..8).flat_map(|n| records(n)[..1].to_vec()).collect::<Vec<_>>()).await.unwrap();
+    let mut page = Page { limit: 3, ..Page::default() };
+    let mut ids = Vec::new();
+    loop {
+        let rows = store.list(&page).await.unwrap();
+        let Some(last) = rows.last() else { break };
+        page.before = Some((last.began_ms, last.id.clone()));
+        ids.extend(rows.into_iter().map(|row| row.id));
+    }
+    assert_eq!(ids, ["id-0007", "id-0006", "id-0005", "id-0004", "id-0003", "id-0002", "id-0001"]);
+    let one = store.list(&Page { limit: 9, call_sid: "CA4".into(), before: None }).await.unwrap();
+    assert_eq!(one.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["id-0004"]);
+}
+
+fn check(stored: &StoredCall) {
+    let texts: Vec<_> = stored.lines.iter().map(|l| (l.text.as_str(), l.cut, l.at_ms)).collect();
+    let want = [("où êtes-vous? 🙂", false, 1_030), ("hello it's", true, 1_020), ("bye", false, 1_120)];
+    assert_eq!(texts, want, "in order of place, at the time of the first words, without what was not heard");
+    let call = &stored.call;
+    assert_eq!(
+        (call.process.as_str(), call.call_sid.as_str(), call.stream_sid.as_str()),
+        ("test", "CA1", "MZ1")
+    );
+    assert_eq!((call.began_ms, call.ended_ms, call.reason.as_deref()), (1_000, Some(1_120), Some("stopped")));
+    assert_eq!(call.counts.as_ref().unwrap()["barge_ins"], 1);
+    let tool = &stored.tools[0];
+    assert_eq!((tool.arguments.as_deref(), tool.outcome.as_deref(), tool.took_ms), {
+        (Some("{\"id\":7}"), Some("done"), Some(70))
+    });
+    assert_eq!(
+        (stored.tools[1].arguments.as_deref(), stored.tools[1].outcome.as_deref()),
+        (None, Some("refused"))
+    );
+    assert_eq!(stored.keypad[0].entry, "4711#");
+    assert_eq!((stored.responses[0].tokens.cached_text, stored.responses[0].tokens.output_audio), (60, 9));
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    keeps_the_contract(&Memory::default()).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_and_the_calls() {
+    let folder = Folder::new("contract");
+    let store = Sqlite::open(&folder.file()).unwrap();
+    keeps_the_contract(&store).await;
+    store.close().await;
+    let again = Sqlite::open(&folder.file()).unwrap();
+    again.prepare().await.unwrap();
+    check(&again.find("CA1").await.unwrap().unwrap());
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(folder.file()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "transcripts are nobody else's to read");
+}
+
+#[tokio::test]
+async fn calls_without_an_end_are_closed_by_the_next_bridge_that_is_alone_with_the_file() {
+    let folder = Folder::new("orphans");
+    let mut first = Sqlite::open(&folder.file()).unwrap();
+    first.prepare().await.unwrap();
+    assert_eq!(first.close_orphans("first").await, Ok(0));
+    first.write(&records(1)[..3]).await.unwrap();
+    let mut beside = Sqlite::open(&folder.file()).unwrap();
+    assert_eq!(beside.close_orphans("beside").await, Ok(0), "the first is still there");
+    drop(first);
+    assert_eq!(beside.close_orphans("beside").await, Ok(1));
+    let orphan = beside.find("CA1").await.unwrap().unwrap();
+    assert_eq!(orphan.call.reason.as_deref(), Some("process_died"));
+    assert_eq!(orphan.lines.len(), 1, "what was said until then is there");
+}
+
+// ------------------------------------------------------------------------------------------------ the writer
+
+/// A store that is away, or that refuses one call, as it is told.
+#[derive(Clone, Default)]
+struct Moody {
+    inner: Memory,
+    away: Arc<AtomicBool>,
+    attempts: Arc<AtomicU32>,
+}
+
+impl Store for Moody {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        if self.away.load(SeqCst) { Err(StoreError::Later("away".into())) } else { Ok(()) }
+    }
+
+    async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
+        self.attempts.fetch_add(1, SeqCst);
+        if self.away.load(SeqCst) {
+            return Err(StoreError::Later("away".into()));
+        }
+        if batch.iter().any(|record| record.call.call_sid == "CA_POISON") {
+            return Err(StoreError::Never("it hurts".into()));
+        }
+        self.inner.write(batch).await
+    }
+
+    async fn list(&self, page: &Page) -> Result<Vec<bridge::store::CallRow>, StoreError> {
+        self.inner.list(page).await
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<StoredCall>, StoreError> {
+        self.inner.find(name).await
+    }
+
+    async fn close(&self) {}
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+fn zero() -> Instant {
+    Instant::now()
+}
+
+/// What a call of `lines` lines tells.
+fn call(calls: &StoreCalls, key: u64, call_sid: &str, lines: u64) {
+    let (key, zero) = (CallKey(key), zero());
+    let tell = |ms: u64, event: CallEvent| calls.event(key, zero + Duration::from_millis(ms), &event);
+    let said = |place: u64| Line {
+        item: format!("i{place}"),
+        place,
+        speaker: Speaker::Caller,
+        text: format!("words {place} \0 end"),
+        cut: false,
+    };
+    calls.begins(key, zero, 1_700_000_000);
+    tell(0, CallEvent::Started { call_sid: call_sid.into(), stream_sid: "MZ1".into() });
+    tell(10, CallEvent::Session { id: "sess_1".into() });
+    for n in 1..=lines {
+        tell(
+            n * 20,
+            CallEvent::Said(Said::More {
+                item: format!("i{n}"),
+                speaker: Speaker::Caller,
+                words: Private::new("w"),
+            }),
+        );
+        tell(n * 20, CallEvent::Said(Said::Line(said(n))));
+    }
+    tell(30, CallEvent::Keypad { keys: 2, entry: Private::new("1#") });
+    tell(40, CallEvent::ToolCalled { call_id: "c".into(), name: "f".into(), arguments: Private::new("{}") });
+    let (took, output) = (Some(Duration::from_millis(5)), Private::new("{}"));
+    tell(
+        45,
+        CallEvent::ToolAnswered {
+            call_id: "c".into(),
+            name: "f".into(),
+            outcome: ToolOutcome::Done,
+            took,
+            output,
+        },
+    );
+    let usage = Some(Usage { output_text: 3, ..Usage::default() });
+    tell(50, CallEvent::ResponseDone { response: "r".into(), status: "completed".into(), usage });
+    let transcript = (1..=lines).map(said).collect();
+    let (reason, detail, lasted) = (EndReason::Stopped, "stop".into(), Duration::from_secs(3));
+    tell(3_000, CallEvent::Ended { reason, detail, lasted, counts: Counts::default(), transcript });
+    calls.gone(key);
+}
+
+fn settings(queue_records: usize) -> Settings {
+    Settings { queue_records, ..Settings::default() }
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    for _ in 0..6_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("did not come true in a minute");
+}
+
+#[tokio::test]
+async fn a_call_is_written_as_it_tells_itself() {
+    let store = Memory::default();
+    let writer = Writer::start(store.clone(), &settings(1_000), "p1").unwrap();
+    call(&writer.calls(), 7, "CA1", 2);
+    let counted = writer.stop();
+    assert_eq!((counted.lost, counted.queued, counted.failed), (0, 0, 0));
+    let stored = store.find("CA1").await.unwrap().unwrap();
+    assert_eq!(
+        (stored.call.id.as_str(), stored.call.session_id.as_deref()),
+        ("1700000000-p1-7", Some("sess_1"))
+    );
+    assert_eq!((stored.call.began_ms, stored.call.ended_ms), (1_700_000_000_000, Some(1_700_000_003_000)));
+    assert_eq!(stored.lines[1].text, "words 2 \u{FFFD} end");
+    assert_eq!((stored.keypad[0].entry.as_str(), stored.tools[0].took_ms), ("1#", Some(5)));
+    assert_eq!((stored.responses[0].tokens.output_text, stored.responses[0].at_ms), (3, 1_700_000_000_050));
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_stored_with_what_it_said_and_as_cut() {
+    let store = Memory::default();
+    let writer = Writer::start(store.clone(), &settings(1_000), "p1").unwrap();
+    let calls = writer.calls();
+    calls.begins(CallKey(1), zero(), 1_700_000_000);
+    calls.event(CallKey(1), zero(), &CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() });
+    calls.gone(CallKey(1));
+    drop(calls);
+    writer.stop();
+    let stored = store.find("CA1").await.unwrap().unwrap();
+    assert_eq!(stored.call.reason.as_deref(), Some("cut"));
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_less_than_the_buffer_costs_nothing() {
+    let store = Moody::default();
+    store.away.store(true, SeqCst);
+    let writer = Writer::start(store.clone(), &settings(10_000), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    (1..=100).for_each(|n| call(&calls, n, &format!("CA{n}"), 3));
+    until(|| gauge.counted().failed > 1).await;
+    assert_eq!((gauge.counted().queued, gauge.counted().written), (1_000, 0));
+    assert!(gauge.lag() >= Duration::from_millis(100), "{:?}", gauge.lag());
+    store.away.store(false, SeqCst);
+    drop(calls);
+    let counted = writer.stop();
+    assert_eq!((counted.written, counted.lost), (1_000, 0));
+    let rows = store.list(&Page { limit: 1_000, ..Page::default() }).await.unwrap();
+    assert!(rows.len() == 100 && rows.iter().all(|row| row.reason.is_some()));
+    assert_eq!(gauge.lag(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_counted_and_a_call_whose_end_is_written_is_whole() {
+    let store = Moody::default();
+    store.away.store(true, SeqCst);
+    let writer = Writer::start(store.clone(), &settings(50), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    (1..=10).for_each(|n| call(&calls, n, &format!("CA{n}"), 3));
+    let counted = gauge.counted();
+    assert_eq!((counted.queued, counted.lost), (50, 50));
+    store.away.store(false, SeqCst);
+    until(|| gauge.counted().queued == 0).await;
+    call(&calls, 11, "CA11", 40); // more than fits at once, perhaps; its end may not be lost then
+    until(|| gauge.counted().queued == 0).await;
+    drop(calls);
+    writer.stop();
+    let whole = store.find("CA11").await.unwrap().unwrap();
+    assert_eq!((whole.lines.len(), whole.call.reason.as_deref()), (40, Some("stopped")));
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_as_well_as_records() {
+    let store = Moody::default();
+    store.away.store(true, SeqCst);
+    let settings = Settings { queue_bytes: 10_000, ..settings(1_000_000) };
+    let writer = Writer::start(store.clone(), &settings, "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    (1..=100).for_each(|n| call(&calls, n, "CA1", 3));
+    let Counted { queued_bytes, lost, .. } = gauge.counted();
+    assert!(queued_bytes <= 10_000 && lost > 800, "{queued_bytes} {lost}");
+}
+
+#[tokio::test]
+async fn a_record_that_nobody_takes_is_left_out_and_holds_up_no_other() {
+    let store = Moody::default();
+    let writer = Writer::start(store.clone(), &settings(1_000), "p1").unwrap();
+    let calls = writer.calls();
+    call(&calls, 1, "CA1", 2);
+    call(&calls, 2, "CA_POISON", 2);
+    call(&calls, 3, "CA3", 2);
+    drop(calls);
+    let counted = writer.stop();
+    assert_eq!((counted.lost, counted.written, counted.queued), (9, 18, 0));
+    for call_sid in ["CA1", "CA3"] {
+        assert!(store.find(call_sid).await.unwrap().unwrap().call.ended_ms.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_stopping_process_does_not_wait_for_ever() {
+    let store = Moody::default();
+    store.away.store(true, SeqCst);
+    let writer = Writer::start(store, &settings(1_000), "p1").unwrap();
+    call(&writer.calls(), 1, "CA1", 2);
+    let counted = writer.stop_within(Duration::from_millis(300));
+    assert_eq!((counted.lost, counted.written), (9, 0));
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
+    let folder = Folder::new("full");
+    // As many pages as the empty tables need, and a few more: what SQLite says then is what it says on a full disk.
+    let store = Sqlite::with(&folder.file(), |options| options.pragma("max_page_count", "40")).unwrap();
+    let writer = Writer::start(store, &settings(500), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    let words = "many words ".repeat(500);
+    calls.begins(CallKey(1), zero(), 1_700_000_000);
+    calls.event(CallKey(1), zero(), &CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() });
+    for n in 0..1_000 {
+        let line = Line {
+            item: format!("i{n}"),
+            place: n,
+            speaker: Speaker::Caller,
+            text: words.clone(),
+            cut: false,
+        };
+        calls.event(CallKey(1), zero(), &CallEvent::Said(Said::Line(line)));
+        if n == 3 {
+            until(|| gauge.counted().written >= 4).await; // the disk is not full from the beginning
+        }
+    }
+    until(|| gauge.counted().failed > 1).await;
+    let counted = gauge.counted();
+    assert!(counted.lost >= 400 && counted.queued > 0 && counted.queued <= 500, "{counted:?}");
+    drop((calls, writer));
+    // The file is whole, and what was written is in it.
+    let after = Sqlite::open(&folder.file()).unwrap();
+    let stored = after.find("CA1").await.unwrap().unwrap();
+    assert!(stored.lines.len() >= 3, "{}", stored.lines.len());
+}
+
+// ------------------------------------------------------------------------------------------------ Postgres
+
+/// The server that `tests/postgres/run` started. Without one these tests have nothing to say.
+fn server() -> Option<String> {
+    std::env::var("BRIDGE_TEST_POSTGRES").ok().filter(|url| !url.is_empty())
+}
+
+/// The script that stops, starts and kills the server.
+fn control(what: &str) {
+    let script = std::env::var("BRIDGE_TEST_POSTGRES_CONTROL").unwrap();
+    let done = std::process::Command::new(script).arg(what).status().unwrap();
+    assert!(done.success(), "{what}: {done}");
+}
+
+fn at(url: &str) -> Settings {
+    Settings { url: Url::new(url), queue_records: 5_000, queue_bytes: 64 << 20 }
+}
+
+/// One after the other: they share a server, and one of them kills it.
+#[tokio::test]
+async fn postgres_keeps_the_contract_and_survives_its_server() {
+    let Some(url) = server() else { return };
+    keeps_the_contract(&Postgres::open(&url).unwrap()).await;
+    check(&Postgres::open(&url).unwrap().find("id-0001").await.unwrap().unwrap());
+
+    // Killed in the middle of a call, without a word, and started again: nothing is lost.
+    let writer = Writer::start(Postgres::open(&url).unwrap(), &at(&url), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    (1..=20).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
+    until(|| gauge.counted().written > 0).await;
+    control("kill");
+    (21..=60).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
+    until(|| gauge.counted().failed > 0).await;
+    control("start");
+    (61..=80).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
+    until(|| gauge.counted().queued == 0).await;
+    assert_eq!((gauge.counted().lost, gauge.counted().written), (0, 80 * 12));
+    let reader = Postgres::open(&url).unwrap();
+    for n in 1..=80 {
+        let stored = reader.find(&format!("CB{n}")).await.unwrap().unwrap();
+        assert_eq!((stored.lines.len(), stored.call.reason.as_deref()), (5, Some("stopped")), "CB{n}");
+    }
+
+    // Away for longer than the buffer: what is lost is counted, and the next call is whole.
+    control("kill");
+    let before = gauge.counted().written;
+    (1..=1_000).for_each(|n| call(&calls, 1_000 + n, &format!("CC{n}"), 5));
+    let lost = gauge.counted().lost;
+    assert_eq!(lost, 1_000 * 12 - 5_000);
+    control("start");
+    until(|| gauge.counted().queued == 0).await;
+    assert_eq!((gauge.counted().lost, gauge.counted().written), (lost, before + 5_000));
+    call(&calls, 3_000, "CD1", 5);
+    until(|| gauge.counted().queued == 0).await;
+    assert_eq!(reader.find("CD1").await.unwrap().unwrap().lines.len(), 5);
+    drop(calls);
+    writer.stop();
+}
