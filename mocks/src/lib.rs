@@ -15,15 +15,19 @@
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
 //! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
-//! * [`attach`]: runs a pure mock over a real WebSocket.
+//! * [`attach`]: runs a pure mock over a real WebSocket; [`net`]: real TCP and TLS below it.
+//! * [`webhook`], [`signature`]: the first question of a call, and how Twilio signs what it asks.
 
 pub mod alaw;
 pub mod attach;
 mod clip;
+pub mod net;
 pub mod peer;
 pub mod realtime;
 pub mod record;
 pub mod resample;
+pub mod signature;
 pub mod sound;
 pub mod twilio;
 pub mod ulaw;
+pub mod webhook;

@@ -127,6 +127,12 @@ enum Due {
     GiveUpClosing,
 }
 
+/// Makes a recording at 8 kHz something that a caller can say: the step that says it.
+pub fn recording(name: &str, samples: Vec<i16>) -> CallerStep {
+    crate::clip::lend(name, samples);
+    CallerStep::Plays(name.to_owned())
+}
+
 impl Caller {
     /// A caller who will follow `script` once the WebSocket is open. `seed` draws what a script leaves open: the
     /// noise of the line, the first timestamp, the jitter.
@@ -157,6 +163,11 @@ impl Caller {
             id: identity,
             script,
         }
+    }
+
+    /// `start` is to carry these `customParameters`, too: those that TwiML names. Before it is sent.
+    pub fn add_parameters(&mut self, parameters: impl IntoIterator<Item = (String, String)>) {
+        self.script.custom_parameters.extend(parameters);
     }
 
     /// What was seen so far.
