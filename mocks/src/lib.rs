@@ -16,7 +16,7 @@
 //! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
 //! * [`attach`]: runs a pure mock over a real WebSocket; [`net`]: real TCP and TLS below it.
-//! * [`webhook`], [`signature`]: the first question of a call, and how Twilio signs what it asks.
+//! * [`webhook`]: the first question of a call, asked over a real connection.
 
 pub mod alaw;
 pub mod attach;
@@ -26,7 +26,6 @@ pub mod peer;
 pub mod realtime;
 pub mod record;
 pub mod resample;
-pub mod signature;
 pub mod sound;
 pub mod twilio;
 pub mod ulaw;

@@ -165,11 +165,6 @@ impl Caller {
         }
     }
 
-    /// `start` is to carry these `customParameters`, too: those that TwiML names. Before it is sent.
-    pub fn add_parameters(&mut self, parameters: impl IntoIterator<Item = (String, String)>) {
-        self.script.custom_parameters.extend(parameters);
-    }
-
     /// What was seen so far.
     pub fn record(&self) -> &CallerRecord {
         &self.record

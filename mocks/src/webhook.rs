@@ -1,8 +1,8 @@
 //! The first question of a call: Twilio asks the webhook of a number, and follows the TwiML of the answer.
 
 use crate::net::{Roots, Stream, Url, dial};
-use crate::signature;
 use crate::twilio::Identity;
+use crate::twilio::account::signature;
 use anyhow::{Context as _, bail, ensure};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
+/// The header of a signature.
+pub const SIGNATURE: &str = "X-Twilio-Signature";
 /// How long Twilio waits for TwiML.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest TwiML.
@@ -51,9 +53,9 @@ pub async fn ask(
 }
 
 /// What Twilio tells about an incoming call.
-fn form(call: &Identity) -> Vec<(String, String)> {
+fn form(call: &Identity) -> [(&'static str, &str); 9] {
     [
-        ("AccountSid", call.account_sid.as_str()),
+        ("AccountSid", &call.account_sid),
         ("ApiVersion", "2010-04-01"),
         ("CallSid", &call.call_sid),
         ("CallStatus", "ringing"),
@@ -63,11 +65,9 @@ fn form(call: &Identity) -> Vec<(String, String)> {
         ("From", "+14155550123"),
         ("To", "+15005550006"),
     ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
 }
 
-fn encoded(form: &[(String, String)]) -> String {
+fn encoded(form: &[(&str, &str)]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._*".contains(&byte);
     let word = |text: &str| -> String {
         text.bytes()
@@ -98,7 +98,7 @@ async fn post(
         .header("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
         .header("Connection", "close");
     if let Some(token) = token {
-        request = request.header(signature::HEADER, signature::sign(token, public.as_str(), &form));
+        request = request.header(SIGNATURE, signature(token, public.as_str(), &form));
     }
     let request = request.body(encoded(&form)).context("the request cannot be built")?;
     // The connection is what moves the bytes of both; it ends with the answer.
@@ -274,7 +274,7 @@ mod tests {
         let (public, roots) = (base(), Roots::public());
         let (request, found) = tokio::join!(serve, ask(&webhook, &public, Some("12345"), &call, &roots));
         assert_eq!(found.unwrap().stream.as_str(), "wss://voice.example.com/s");
-        let signed = signature::sign("12345", "https://voice.example.com/voice", &form(&call)).to_lowercase();
+        let signed = signature("12345", "https://voice.example.com/voice", &form(&call)).to_lowercase();
         assert!(request.contains(&format!("x-twilio-signature: {signed}")), "{request}");
         assert!(
             request.contains("host: voice.example.com\r\n") && request.contains("callsid=ca1"),

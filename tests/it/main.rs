@@ -4,6 +4,7 @@
 //! * `codec`: two independent G.711s and two independent resamplers agree, and both match the standard.
 //! * `conformance`: what the vendors write down, the bridge and the mocks read and write alike.
 //! * `catalogue`: every scenario on every stage it names, judged by every oracle.
+//! * `loopback`: a handful of calls over real TCP and TLS, in real time.
 //! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
@@ -23,6 +24,7 @@ mod conformance;
 mod determinism;
 mod golden_calls;
 mod journals;
+mod loopback;
 mod quality;
 mod readme;
 mod regressions;

@@ -6,8 +6,9 @@ use mocks::attach::attach;
 use mocks::net::{self, Roots, Url};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::record::{CallerRecord, CallerSight};
+use mocks::twilio::account::signature;
 use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, in_words, recording};
-use mocks::{resample, signature, ulaw, webhook};
+use mocks::{resample, ulaw, webhook};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,9 +112,9 @@ async fn call(args: Args) -> anyhow::Result<bool> {
         None => Roots::public(),
     };
     let mut caller = Caller::new(script, identity(args.seed), args.seed);
-    caller.add_parameters(args.parameter.iter().cloned());
+    caller.carries(args.parameter.iter().cloned());
     let invited = invite(&args, &roots).await?;
-    caller.add_parameters(invited.parameters);
+    caller.carries(invited.parameters);
     let (said, place) = (invited.said, invited.place);
     let clock = clock();
     let mut request = Request::builder()
@@ -123,7 +124,7 @@ async fn call(args: Args) -> anyhow::Result<bool> {
         request = request.header(name, value);
     }
     if let Some(token) = &args.signature_token {
-        request = request.header(signature::HEADER, signature::sign(token, said.as_str(), &[]));
+        request = request.header(webhook::SIGNATURE, signature(token, said.as_str(), &[]));
     }
     let request = request.body(()).context("the upgrade request could not be built")?;
     let stream = net::dial(&place, &roots)
