@@ -117,20 +117,24 @@ impl Process {
 
     /// Ends it and all that it started: asked first, then not asked.
     pub(super) async fn stop(&mut self) {
-        if self.tell("TERM").await {
-            let gone = async {
-                while self.tell("0").await {
-                    // A child that has ended is still of the group until it is waited for.
-                    let _looked = self.child.try_wait();
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            if tokio::time::timeout(STOP, gone).await.is_err() {
-                self.tell("KILL").await;
-            }
+        self.tell("TERM").await;
+        if !self.is_gone().await {
+            self.tell("KILL").await;
+            // Nothing of it runs any more, or nothing can be done about it.
+            let _gone = self.is_gone().await;
         }
-        // Nothing of it runs any more, or nothing can be done about it.
-        let _ended = tokio::time::timeout(STOP, self.child.wait()).await;
+    }
+
+    /// Waits for a while until nobody of the group is left.
+    async fn is_gone(&mut self) -> bool {
+        let gone = async {
+            while self.tell("0").await {
+                // A child that has ended is still of the group until it is waited for.
+                let _looked = self.child.try_wait();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(STOP, gone).await.is_ok()
     }
 
     /// Sends a signal to the whole group. False when nobody of it is left.

@@ -177,17 +177,13 @@ fn not_offered(scenario: &Scenario, offer: &Offer) -> Option<String> {
         // Nothing but the greeting would ever be answered by a server that is told not to listen.
         return Some("turns found by the server".into());
     }
-    if config.vad.create_response != offer.answers_by_itself {
-        return Some(match offer.answers_by_itself {
-            true => "answers asked for by the bridge".into(),
-            false => "answers the server gives by itself".into(),
-        });
+    // A bridge that asks for its answers, or cancels them, itself is played what any bridge is played; what is only
+    // about such a bridge is not played to others.
+    if !config.vad.create_response && offer.answers_by_itself {
+        return Some("answers asked for by the bridge".into());
     }
-    if config.vad.interrupt_response != offer.interrupts_by_itself {
-        return Some(match offer.interrupts_by_itself {
-            true => "interruptions the bridge makes".into(),
-            false => "interruptions the server makes".into(),
-        });
+    if !config.vad.interrupt_response && offer.interrupts_by_itself {
+        return Some("interruptions made by the bridge".into());
     }
     None
 }
@@ -358,7 +354,7 @@ mod tests {
             ("limits/backlog", "settings of the bundled bridge: limits"),
             ("server/full", "how many calls"),
             ("misbehaviour/start_comes_again", "never been seen"),
-            ("tools/never_returns", "settings"),
+            ("tools/never_returns", "do as they are told"),
             ("server/second_stream_of_a_call", "two streams"),
             ("transcription/late", "transcription"),
             ("barge_in/not_allowed", "may not be interrupted"),
