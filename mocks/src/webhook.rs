@@ -2,7 +2,7 @@
 
 use crate::net::{Roots, Stream, Url, dial};
 use crate::twilio::Identity;
-use crate::twilio::account::signature;
+use crate::twilio::signature;
 use anyhow::{Context as _, bail, ensure};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;

@@ -123,7 +123,11 @@ enum Task {
     /// Writes the journals that the bridge leaves of a scenario's calls.
     Journal(replay::JournalOptions),
     /// Lists the oracles and what they demand.
-    Oracles,
+    Oracles {
+        /// Write them, and the scenarios, into docs/conformance.md.
+        #[arg(long, hide = true)]
+        write: bool,
+    },
     /// Tries every saboteur on its oracle.
     Sabotage,
     /// Plants field bugs around the bridge: who catches each, after how many seeds, in how small a call.
@@ -335,7 +339,14 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Replay(options) => replay::run(&options),
         Task::Import(options) => replay::run_import(&options),
         Task::Journal(options) => replay::run_journal(&options, &only(&options.name)?),
-        Task::Oracles => {
+        Task::Oracles { write: true } => {
+            let cannot = || format!("cannot write {}", conform::document::FILE);
+            let text = std::fs::read_to_string(conform::document::FILE).with_context(cannot)?;
+            std::fs::write(conform::document::FILE, conform::document::rewritten(&text)?)
+                .with_context(cannot)?;
+            Ok(true)
+        }
+        Task::Oracles { write: false } => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {
                 say(&format!("{:<width$}  {}\n", oracle.name, oracle.about));

@@ -7,6 +7,7 @@
 //! Nobody is blamed for what a busy machine did: what fails among others is played once more alone, and a play in
 //! which our own timers were late says nothing.
 
+pub mod document;
 mod offer;
 mod process;
 pub mod suite;

@@ -21,13 +21,15 @@ PUBLIC = "https://voice.example.com"
 VALIDATOR = RequestValidator(TOKEN)
 
 
-def twiml(url, parameters):
+def twiml(url, parameters, hangs_up=False, **more):
     """What Twilio's library writes for a call that is connected to a stream."""
     response, connect = VoiceResponse(), Connect()
-    stream = connect.stream(url=url)
+    stream = connect.stream(url=url, **more)
     for name, value in parameters.items():
         stream.parameter(name=name, value=value)
     response.append(connect)
+    if hangs_up:
+        response.hangup()
     return str(response)
 
 
@@ -134,7 +136,10 @@ async def the_bridge():
         root = xml.fromstring(text)
         (stream,) = root.findall("./Connect/Stream")
         parameters = {p.get("name"): p.get("value") for p in stream.findall("Parameter")}
-        ours, theirs = canonical(text), canonical(twiml(stream.get("url"), parameters))
+        callback = {"status_callback": "statusCallback", "status_callback_method": "statusCallbackMethod"}
+        more = {ours: stream.get(wire) for ours, wire in callback.items() if stream.get(wire) is not None}
+        hangs_up = root.find("./Hangup") is not None
+        ours, theirs = canonical(text), canonical(twiml(stream.get("url"), parameters, hangs_up, **more))
         assert ours == theirs, f"the bridge wrote\n  {ours}\nTwilio's library writes\n  {theirs}"
         assert stream.get("url").startswith("wss://voice.example.com/"), text
         unsigned, _ = ask(url, FORM)
@@ -144,6 +149,16 @@ async def the_bridge():
         assert unsigned == 403, f"an unsigned webhook was answered with {unsigned}"
         wrong, _ = ask(url, FORM | {"From": "+10000000000"}, signature)
         assert wrong == 403, f"a webhook with another form was answered with {wrong}"
+        socket, asked = f"ws://127.0.0.1:{port}/twilio", stream.get("url")
+        async with websockets.connect(
+            socket, additional_headers={"X-Twilio-Signature": VALIDATOR.compute_signature(asked, {})}
+        ):
+            pass
+        try:
+            async with websockets.connect(socket):
+                raise AssertionError("an upgrade without a signature was taken")
+        except websockets.exceptions.InvalidStatus as refused:
+            assert refused.response.status_code == 403, refused
         print("passed  the bridge takes what Twilio's library signs and nothing else, and writes what it writes")
     finally:
         bridge.kill()

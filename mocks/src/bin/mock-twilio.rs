@@ -6,7 +6,7 @@ use mocks::attach::attach;
 use mocks::net::{self, Roots, Url};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::record::{CallerRecord, CallerSight};
-use mocks::twilio::account::signature;
+use mocks::twilio::signature;
 use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, in_words, recording};
 use mocks::{resample, ulaw, webhook};
 use std::collections::BTreeMap;

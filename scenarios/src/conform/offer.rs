@@ -39,6 +39,8 @@ pub struct Offer {
     pub formats: (String, String),
     /// The caller is spoken to first.
     pub greets: bool,
+    /// What the caller says while it greets reaches nobody.
+    pub deaf_at_first: bool,
     /// It marks what it sends.
     pub marks: bool,
     /// A pressed key reaches the model in some form.
@@ -109,6 +111,12 @@ impl Offer {
                 None
             }
         });
+        let first = |is: fn(&ModelSight) -> bool| {
+            model.sightings.iter().find(|seen| is(&seen.what)).map(|seen| seen.at)
+        };
+        let listened = first(|sight| matches!(sight, ModelSight::GotAppend { .. })).unwrap_or(At(u64::MAX));
+        let said =
+            first(|sight| matches!(sight, ModelSight::SentResponseDone { .. })).filter(|said| *said < spoke);
         let usual = || ("audio/pcm".to_owned(), "audio/pcm".to_owned());
         let input = &session["audio"]["input"];
         // The flat session of the retired dialect has it at the top.
@@ -129,6 +137,7 @@ impl Offer {
                     .sightings
                     .iter()
                     .any(|seen| seen.at < spoke && matches!(seen.what, ModelSight::GotCreate { .. })),
+            deaf_at_first: said.is_some_and(|said| listened > said),
             marks: saw(call, |sight| matches!(sight, CallerSight::GotMark { .. })),
             keypad: key.is_some_and(|key| told(key.at)),
             functions: names(&session["tools"]),
@@ -161,6 +170,7 @@ impl Offer {
             ("audio with the model", format),
             ("turns are found", turns),
             ("greets the caller", yes(self.greets)),
+            ("listens while it greets", yes(self.greets && !self.deaf_at_first)),
             ("sends marks", yes(self.marks)),
             ("hands keys to the model", yes(self.keypad)),
             (
@@ -202,7 +212,10 @@ mod tests {
         });
         let mut played = Played { trace, notes: Vec::new(), sessions: vec![vec![session]] };
         let offer = Offer::of(&played).unwrap();
-        assert!(offer.greets && offer.marks && offer.keypad && !offer.beta, "{offer:?}");
+        assert!(
+            offer.greets && offer.marks && offer.keypad && !offer.beta && !offer.deaf_at_first,
+            "{offer:?}"
+        );
         assert_eq!(
             (offer.functions.as_slice(), offer.silence_ms),
             (&["lookup_order".to_owned()][..], Some(500))

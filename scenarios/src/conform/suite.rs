@@ -55,6 +55,10 @@ pub fn fit(scenario: &Scenario, offer: &Offer, longest_ms: u64) -> Fit {
     if let Some(why) = not_offered(scenario, offer) {
         return Fit::NotOffered(why);
     }
+    let fitted = fitted(scenario, offer);
+    if offer.deaf_at_first && fitted.calls.iter().any(|call| speaks_at_once(&call.caller)) {
+        return Fit::NotOffered("listening while it greets".into());
+    }
     let takes_ms = stage::play(StageKind::Memory, scenario, Seed(1)).call_ms();
     let longest = takes_ms / scenario.planned(Seed(1)).len().max(1) as u64;
     if longest > longest_ms {
@@ -62,7 +66,7 @@ pub fn fit(scenario: &Scenario, offer: &Offer, longest_ms: u64) -> Fit {
         return Fit::LeftOut(format!("takes {s} s in real time; --longest is {most} s"));
     }
     let alone = !offer.names_its_calls && (scenario.planned(Seed(1)).len() > 1 || loses_its_model(scenario));
-    Fit::Play(Box::new(Part { scenario: fitted(scenario, offer), alone, takes_ms }))
+    Fit::Play(Box::new(Part { scenario: fitted, alone, takes_ms }))
 }
 
 /// Why a scenario cannot be played against any foreign bridge.
@@ -209,6 +213,24 @@ fn begins_quietly(caller: &CallerScript, model: &ModelScript) -> bool {
         && model.echoes_format.is_none()
         && model.refuses_update.is_none()
         && !model.never_updates
+}
+
+/// The caller says something before the agent's first words are over.
+fn speaks_at_once(caller: &CallerScript) -> bool {
+    let is_word = |step: &CallerStep| {
+        matches!(
+            step,
+            CallerStep::Says(_)
+                | CallerStep::StartsSaying(_)
+                | CallerStep::Plays(_)
+                | CallerStep::PlaysTones(_)
+                | CallerStep::Presses(_)
+                | CallerStep::PressesAt { .. }
+        )
+    };
+    let over =
+        caller.steps.iter().position(|step| matches!(step, CallerStep::HearsEnd)).unwrap_or(usize::MAX);
+    caller.steps.iter().position(is_word).is_some_and(|word| word < over)
 }
 
 /// The model's connection ends, or never begins, before the caller leaves.
@@ -396,6 +418,14 @@ mod tests {
         let part = part_of("barge_in/mid_answer", &offer());
         assert_eq!(part.scenario.calls[0].caller.steps[1], CallerStep::Says(1_000));
         assert!(part.scenario.bridge.greeting.is_none());
+    }
+
+    #[test]
+    fn who_is_deaf_while_it_greets_is_not_spoken_over() {
+        let deaf = Offer { greets: true, deaf_at_first: true, ..offer() };
+        let name = "greeting/interrupted";
+        assert_eq!(fit_of(name, &deaf), Fit::NotOffered("listening while it greets".into()));
+        part_of("turns/one", &deaf);
     }
 
     #[test]

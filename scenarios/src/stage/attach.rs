@@ -19,7 +19,7 @@ use mocks::net::{self, Roots, Throwaway, Url};
 use mocks::peer::{At, Peer as _};
 use mocks::realtime::Dial;
 use mocks::record::CallerSight;
-use mocks::twilio::account::signature;
+use mocks::twilio::signature;
 use mocks::webhook;
 use serde_json::Value;
 use std::collections::BTreeMap;
