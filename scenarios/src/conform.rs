@@ -37,6 +37,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
@@ -210,7 +211,13 @@ async fn judge(options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<(T
     let output = Output::default();
     let bench = Bench::open(options, output.clone()).await?;
     let watch = tokio::spawn(bench.clone().watch());
-    let judged = bench.judge(options, scenarios).await;
+    let mut term = signal(SignalKind::terminate())?;
+    let judged = tokio::select! {
+        biased;
+        judged = bench.judge(options, scenarios) => judged,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = term.recv() => Err(anyhow::anyhow!("told to stop")),
+    };
     watch.abort();
     if let Some(process) = &mut *bench.process.lock().await {
         process.stop().await;

@@ -1,6 +1,6 @@
 //! The bridge's own process, when we are to start it: its output is kept, its end is noticed, and all of it is ended.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use mocks::net::Url;
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -59,6 +59,12 @@ impl Process {
     /// # Errors
     /// When it cannot be started, ends, or never listens. The message has the last words of its output.
     pub(super) async fn start(command: &str, place: &Url, said: Output) -> anyhow::Result<Self> {
+        let taken = TcpStream::connect((place.host.as_str(), place.port)).await.is_ok();
+        ensure!(
+            !taken,
+            "something listens at {place} already, and would be judged instead of `{command}`: stop it, or leave \
+             --spawn away"
+        );
         let child = Command::new("sh")
             .args(["-c", command])
             .stdin(Stdio::null())
@@ -140,7 +146,7 @@ impl Process {
     /// Sends a signal to the whole group. False when nobody of it is left.
     async fn tell(&self, signal: &str) -> bool {
         let Some(group) = self.group else { return false };
-        let kill = Command::new("sh").args(["-c", &format!("kill -{signal} -- -{group}")]).output().await;
+        let kill = Command::new("sh").args(["-c", &format!("kill -s {signal} -- -{group}")]).output().await;
         kill.is_ok_and(|kill| kill.status.success())
     }
 }
@@ -162,11 +168,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_bridge_is_ended_with_all_that_it_started() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let place: Url = format!("ws://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let place: Url = format!("ws://{address}/").parse().unwrap();
         let said = Output::default();
-        let command = "trap '' TERM; sleep 60 & echo pid $!; exec sleep 0.3";
-        let mut process = Process::start(command, &place, said.clone()).await.unwrap();
+        let command = "trap '' TERM; sleep 60 & echo pid $!; exec sleep 2";
+        let listens = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::net::TcpListener::bind(address).await.unwrap()
+        };
+        let (started, listener) = tokio::join!(Process::start(command, &place, said.clone()), listens);
+        let mut process = started.unwrap();
+        let again =
+            Process::start(command, &place, Output::default()).await.err().map(|error| error.to_string());
+        assert!(
+            again.is_some_and(|error| error.contains("listens at")),
+            "it would not be the one that is judged"
+        );
+        drop(listener);
         let pid = loop {
             if let Some(pid) =
                 said.last(1).first().and_then(|line| line.strip_prefix("pid ").map(str::to_owned))

@@ -21,6 +21,8 @@ const NO_PACING_MS: u64 = 540_000;
 const GREETING_MS: u64 = 1_500;
 /// How much later everything happens behind such a greeting, ms: it, what comes before it, and the quiet after it.
 const GREETED_MS: u64 = GREETING_MS + 1_000;
+/// How much later everything happens when the caller has to speak first, ms: the words, and the end of the turn.
+const SPOKEN_MS: u64 = 2_000;
 /// The settings of our bridge that a scenario may name, because any bridge has something like them. A file that names
 /// another is about our bridge.
 const COMMON: &[&str] = &["barge_in", "dialect", "format", "greeting", "tools", "vad"];
@@ -261,7 +263,7 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
             call.model.turns.insert(0, Turn::answers(GREETING_MS));
             if begins_quietly(&call.caller, &call.model) {
                 call.caller.steps.splice(0..0, [CallerStep::HearsStart, CallerStep::HearsEnd]);
-                later(&mut call.model);
+                later(&mut call.model, GREETED_MS);
             } else {
                 surprised = true;
             }
@@ -269,6 +271,7 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
         if !offer.greets && written_for_a_greeting {
             // The caller's own first words are answered by what was to be the greeting.
             call.caller.steps.splice(0..0, [CallerStep::Waits(500), CallerStep::Says(1_000)]);
+            later(&mut call.model, SPOKEN_MS);
         }
         if offer.beta {
             call.model.dialect = Dialect::Beta;
@@ -289,19 +292,19 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
     fitted
 }
 
-/// What was to happen by the clock happens behind the greeting.
-fn later(model: &mut ModelScript) {
+/// What was to happen by the clock happens so much later.
+fn later(model: &mut ModelScript, by_ms: u64) {
     for event in &mut model.events {
-        event.at_ms += GREETED_MS;
+        event.at_ms += by_ms;
     }
     if let Some(close) = &mut model.close_after {
-        close.ms += GREETED_MS;
+        close.ms += by_ms;
     }
     for ms in [&mut model.drops_after_ms, &mut model.goes_dark_after_ms].into_iter().flatten() {
-        *ms += GREETED_MS;
+        *ms += by_ms;
     }
     if let Some(s) = &mut model.expires_after_s {
-        *s += GREETED_MS.div_ceil(1_000);
+        *s += by_ms.div_ceil(1_000);
     }
 }
 
