@@ -280,6 +280,9 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
     }
     fitted.bridge = terms(&scenario.bridge, offer);
     fitted.milestones.clear();
+    // Whoever waits longer for the end of a turn answers later, and that is his own affair.
+    let usual_ms = u64::from(settings::Vad::default().silence_duration_ms);
+    fitted.budget_ms += offer.silence_ms.unwrap_or(usual_ms).saturating_sub(usual_ms);
     // Which of its own words a bridge uses, and how it gives up, is its own affair. What a caller must hear is not.
     let turns_heard = !surprised && !scenario.name.starts_with("model_failures/");
     fitted.expect = Expect {
@@ -421,6 +424,13 @@ mod tests {
         let part = part_of("barge_in/mid_answer", &offer());
         assert_eq!(part.scenario.calls[0].caller.steps[1], CallerStep::Says(1_000));
         assert!(part.scenario.bridge.greeting.is_none());
+    }
+
+    #[test]
+    fn who_waits_longer_for_the_end_of_a_turn_may_answer_later() {
+        let patient = Offer { silence_ms: Some(800), ..offer() };
+        let budgets = [part_of("turns/one", &offer()), part_of("turns/one", &patient)];
+        assert_eq!(budgets.map(|part| part.scenario.budget_ms), [1_200, 1_500]);
     }
 
     #[test]
