@@ -6,13 +6,13 @@
 //! caller is greeted, the names of functions, the words in which a key is told.
 
 use super::offer::Offer;
-use crate::scenario::{Expect, Scenario};
+use crate::scenario::{CallPlan, Expect, Scenario};
 use crate::seed::Seed;
 use crate::stage::real::needs_a_made_network;
 use crate::stage::{self, StageKind};
 use bridge::audio::Format;
 use bridge::call::settings::{self, CallConfig};
-use mocks::realtime::{Dial, Dialect, ModelScript, Opening, Turn};
+use mocks::realtime::{Dial, Dialect, Happening, ModelScript, Opening, TimedEvent, Turn};
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, MediaFormat};
 
 /// "All at once": how far ahead somebody else's bridge sends is its own affair.
@@ -58,7 +58,8 @@ pub fn fit(scenario: &Scenario, offer: &Offer, longest_ms: u64) -> Fit {
         return Fit::NotOffered(why);
     }
     let fitted = fitted(scenario, offer);
-    if offer.deaf_at_first && fitted.calls.iter().any(|call| speaks_at_once(&call.caller)) {
+    let at_once = |call: &CallPlan| speaks_at_once(&call.caller) || is_noisy_at_once(&call.model);
+    if offer.deaf_at_first && fitted.calls.iter().any(at_once) {
         return Fit::NotOffered("listening while it greets".into());
     }
     let takes_ms = stage::play(StageKind::Memory, scenario, Seed(1)).call_ms();
@@ -235,6 +236,15 @@ fn speaks_at_once(caller: &CallerScript) -> bool {
     caller.steps.iter().position(is_word).is_some_and(|word| word < over)
 }
 
+/// The model takes noise for speech before its first words are over.
+fn is_noisy_at_once(model: &ModelScript) -> bool {
+    /// From the settings to the first sound.
+    const FIRST_SOUND_MS: u64 = 400;
+    let first_words: u64 = model.turns.first().map_or(GREETING_MS, |turn| turn.messages().iter().sum());
+    let noise = |event: &TimedEvent| matches!(event.does, Happening::FalseSpeech { .. });
+    model.events.iter().any(|event| noise(event) && event.at_ms < first_words + FIRST_SOUND_MS)
+}
+
 /// The model's connection ends, or never begins, before the caller leaves.
 fn loses_its_model(scenario: &Scenario) -> bool {
     let lost = |model: &ModelScript| {
@@ -248,7 +258,7 @@ fn loses_its_model(scenario: &Scenario) -> bool {
             || model.never_updates
             || model.echoes_format.is_some()
             || model.turns.iter().any(|turn| turn.drop_after_ms.is_some() || turn.close_after.is_some())
-            || model.events.iter().any(|event| matches!(event.does, mocks::realtime::Happening::Close { .. }))
+            || model.events.iter().any(|event| matches!(event.does, Happening::Close { .. }))
     };
     scenario.calls.iter().any(|call| lost(&call.model))
 }
@@ -399,6 +409,7 @@ mod tests {
         let plain = offer();
         for (name, word) in [
             ("greeting/plain", "a greeting"),
+            ("barge_in/noise_while_nothing_plays", "a greeting"),
             ("dtmf/one_key", "keys"),
             ("tools/one_call", "functions"),
             ("audio/pcma_model", "audio/pcma"),
@@ -438,6 +449,8 @@ mod tests {
         let deaf = Offer { greets: true, deaf_at_first: true, ..offer() };
         let name = "greeting/interrupted";
         assert_eq!(fit_of(name, &deaf), Fit::NotOffered("listening while it greets".into()));
+        let noise = "barge_in/in_the_first_frame";
+        assert_eq!(fit_of(noise, &deaf), Fit::NotOffered("listening while it greets".into()));
         part_of("turns/one", &deaf);
     }
 
