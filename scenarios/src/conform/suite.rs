@@ -195,10 +195,13 @@ fn not_offered(scenario: &Scenario, offer: &Offer) -> Option<String> {
     None
 }
 
-/// It only begins with a greeting, and then goes on with what it is about.
+/// It only begins with a greeting, and then goes on with what it is about. Noise that is taken for a turn is timed by
+/// that greeting, and its answer would be taken for one to the words said instead of it.
 fn opens_with_a_greeting(scenario: &Scenario) -> bool {
+    let is_noise = |event: &TimedEvent| matches!(event.does, Happening::FalseSpeech { .. });
     scenario.calls.iter().all(|call| {
         matches!(call.caller.steps.as_slice(), [CallerStep::HearsStart, CallerStep::HearsEnd, _, ..])
+            && !call.model.events.iter().any(is_noise)
     })
 }
 
