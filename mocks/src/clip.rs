@@ -3,7 +3,7 @@
 use crate::resample;
 use serde::de::{Deserialize, Deserializer, Error};
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 /// A clip as both rates know it.
 pub(crate) struct Sound {
@@ -31,15 +31,25 @@ static SOUNDS: LazyLock<BTreeMap<&str, Sound>> = LazyLock::new(|| {
         .collect()
 });
 
+/// Recordings of the user's own.
+static LENT: RwLock<BTreeMap<String, &'static Sound>> = RwLock::new(BTreeMap::new());
+
+/// Makes a recording at 8 kHz known by a name, for as long as the program runs. A name of before gets the new sound.
+pub(crate) fn lend(name: &str, narrow: Vec<i16>) {
+    let wide = resample::up(&narrow);
+    let sound = Box::leak(Box::new(Sound { narrow, wide, is_speech: true, words: "" }));
+    LENT.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), sound);
+}
+
 /// The clip of this name.
 pub(crate) fn sound(name: &str) -> Option<&'static Sound> {
-    SOUNDS.get(name)
+    SOUNDS.get(name).or_else(|| LENT.read().unwrap_or_else(PoisonError::into_inner).get(name).copied())
 }
 
 /// Reads the name of a clip.
 pub(crate) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
-    if golden::clips().any(|clip| clip == name) {
+    if sound(&name).is_some() {
         return Ok(name);
     }
     let known: Vec<_> = golden::clips().collect();

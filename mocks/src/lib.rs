@@ -15,11 +15,13 @@
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
 //! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
-//! * [`attach`]: runs a pure mock over a real WebSocket.
+//! * [`attach`]: runs a pure mock over a real WebSocket; [`net`]: real TCP and TLS below it.
+//! * [`webhook`]: the first question of a call, asked over a real connection.
 
 pub mod alaw;
 pub mod attach;
 mod clip;
+pub mod net;
 pub mod peer;
 pub mod realtime;
 pub mod record;
@@ -27,3 +29,4 @@ pub mod resample;
 pub mod sound;
 pub mod twilio;
 pub mod ulaw;
+pub mod webhook;

@@ -58,6 +58,44 @@ const CLOSE_PATIENCE_MS: u64 = 10_000;
 /// How [`ModelSight::SentOther`] calls a close frame.
 pub const CLOSE_FRAME: &str = "close";
 
+/// Every event this model can say today, by its name in the current dialect. What it makes up on purpose, to see
+/// whether a bridge minds, is not among them.
+pub const SERVER_EVENTS: &[&str] = &[
+    "conversation.item.added",
+    "conversation.item.deleted",
+    "conversation.item.done",
+    "conversation.item.input_audio_transcription.completed",
+    "conversation.item.input_audio_transcription.delta",
+    "conversation.item.input_audio_transcription.failed",
+    "conversation.item.retrieved",
+    "conversation.item.truncated",
+    "error",
+    "input_audio_buffer.cleared",
+    "input_audio_buffer.committed",
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "input_audio_buffer.timeout_triggered",
+    "rate_limits.updated",
+    "response.content_part.added",
+    "response.content_part.done",
+    "response.created",
+    "response.done",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.output_audio.delta",
+    "response.output_audio.done",
+    "response.output_audio_transcript.delta",
+    "response.output_audio_transcript.done",
+    "response.output_item.added",
+    "response.output_item.done",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "session.created",
+    "session.updated",
+];
+/// What is said beside [`SERVER_EVENTS`]: of the retired dialect, and of a future that is made up.
+const OTHER_EVENTS: &[&str] = &["conversation.created", "response.weather.updated"];
+
 /// Who a connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelIdentity {
@@ -243,6 +281,16 @@ impl Model {
         self.record
     }
 
+    /// The session as the server holds it now, in the shape of `session.updated`.
+    pub fn session(&self) -> Value {
+        self.session.json(self.script.dialect)
+    }
+
+    /// The connection has ended, or never was one.
+    pub fn is_over(&self) -> bool {
+        self.link == Link::Over
+    }
+
     /// The script it plays.
     pub const fn script(&self) -> &ModelScript {
         &self.script
@@ -367,6 +415,7 @@ impl Model {
         if self.is_mute() {
             return;
         }
+        debug_assert!(SERVER_EVENTS.contains(&kind) || OTHER_EVENTS.contains(&kind), "{kind} is in no list");
         let Some(name) = wire_name(kind, self.script.dialect) else { return };
         let mut event = Map::new();
         event.insert("type".to_owned(), json!(name));

@@ -127,6 +127,12 @@ enum Due {
     GiveUpClosing,
 }
 
+/// Makes a recording at 8 kHz something that a caller can say: the step that says it.
+pub fn recording(name: &str, samples: Vec<i16>) -> CallerStep {
+    crate::clip::lend(name, samples);
+    CallerStep::Plays(name.to_owned())
+}
+
 impl Caller {
     /// A caller who will follow `script` once the WebSocket is open. `seed` draws what a script leaves open: the
     /// noise of the line, the first timestamp, the jitter.

@@ -1,6 +1,7 @@
 //! `scn`, the command line: list, show, run, explain, judge the judges.
 
 use crate::catalogue;
+use crate::conform;
 use crate::explain;
 use crate::explore;
 use crate::generate::generate;
@@ -113,6 +114,8 @@ enum Task {
     Shrink(shrink::Options),
     /// Keeps a shrunk scenario among the regressions, which are played for ever.
     Keep(regressions::Options),
+    /// Judges somebody else's bridge over real sockets, in real time.
+    Conform(Box<conform::Options>),
     /// Plays a recorded call against today's bridge: what it said then beside what it says now.
     Replay(replay::ReplayOptions),
     /// Makes a scenario of a recorded call, to be shrunk and kept.
@@ -120,7 +123,11 @@ enum Task {
     /// Writes the journals that the bridge leaves of a scenario's calls.
     Journal(replay::JournalOptions),
     /// Lists the oracles and what they demand.
-    Oracles,
+    Oracles {
+        /// Write them, and the scenarios, into docs/conformance.md.
+        #[arg(long, hide = true)]
+        write: bool,
+    },
     /// Tries every saboteur on its oracle.
     Sabotage,
     /// Plants field bugs around the bridge: who catches each, after how many seeds, in how small a call.
@@ -238,7 +245,7 @@ impl Stages {
             Self::Simulated => kind == StageKind::Simulated,
             Self::Pipes => kind == StageKind::Pipes,
             Self::Both => matches!(kind, StageKind::Memory | StageKind::Simulated),
-            Self::All => true,
+            Self::All => !kind.is_real(),
         }
     }
 
@@ -328,10 +335,18 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Explore(options) => explore::run(&options),
         Task::Shrink(options) => shrink::run(&options),
         Task::Keep(options) => regressions::run(&options),
+        Task::Conform(options) => conform::run(&options),
         Task::Replay(options) => replay::run(&options),
         Task::Import(options) => replay::run_import(&options),
         Task::Journal(options) => replay::run_journal(&options, &only(&options.name)?),
-        Task::Oracles => {
+        Task::Oracles { write: true } => {
+            let cannot = || format!("cannot write {}", conform::document::FILE);
+            let text = std::fs::read_to_string(conform::document::FILE).with_context(cannot)?;
+            std::fs::write(conform::document::FILE, conform::document::rewritten(&text)?)
+                .with_context(cannot)?;
+            Ok(true)
+        }
+        Task::Oracles { write: false } => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {
                 say(&format!("{:<width$}  {}\n", oracle.name, oracle.about));
@@ -804,6 +819,16 @@ mod tests {
             &["scn", "import", "call.ndjson", "-o", "call.toml", "--no-audio"],
             &["scn", "keep", "small.toml", "late_mark", "--into", "kept"],
             &["scn", "journal", "turns/one", "--full", "--out", "journals"],
+            &["scn", "conform", "--bridge", "ws://127.0.0.1:5050/media-stream", "--spawn", "node server.js"],
+            &[
+                "scn",
+                "conform",
+                "barge_in",
+                "--start-url",
+                "http://127.0.0.1:5050/voice",
+                "--except",
+                "format",
+            ],
             &["scn", "hash"],
             &["scn", "hash", "--seeds", "1..201", "--stage", "memory"],
         ] {

@@ -6,6 +6,7 @@
 //! * `strategy` (feature `proptest`): wider worlds, for properties that must hold in all of them.
 //! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
 //! * [`stage`]: where it is played, in memory, in a simulated network or over pipes; [`trace`]: what came of it.
+//! * [`conform`]: somebody else's bridge, judged over real sockets by the same rules.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
 //! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.
@@ -19,6 +20,7 @@
 pub mod catalogue;
 pub mod cli;
 pub mod compare;
+pub mod conform;
 pub mod explain;
 pub mod explore;
 pub mod generate;

@@ -12,7 +12,7 @@
 //! * [`lifecycle`][]: tear, go on, robust, owner, text, expect.
 //! * [`leaving`][]: auth, bye.
 //! * [`limits`][]: bound.
-//! * [`terms`][]: what the scenario grants: weather, settings, slack.
+//! * [`terms`][]: what the scenario grants: weather, settings, slack; [`slack`][]: what real time grants.
 
 pub mod audio;
 pub mod barge_in;
@@ -20,6 +20,7 @@ pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
 pub mod protocol;
+pub mod slack;
 pub mod terms;
 
 use crate::listen::Hearing;

@@ -17,7 +17,7 @@ use crate::explain;
 use crate::journal::replay::Compared;
 use crate::milestones;
 use crate::oracle::audio::{Answer, Figures};
-use crate::oracle::{self, Violation};
+use crate::oracle::{self, Oracle, Violation};
 use crate::recording;
 use crate::sabotage;
 use crate::seed::Seed;
@@ -55,6 +55,8 @@ pub struct Outcome {
     pub replayed: Option<String>,
     /// What was said then beside what is said now, call by call, if it is a recorded call.
     pub compared: Vec<Compared>,
+    /// The command that judges somebody else's bridge by it, if it was one.
+    pub attached: Option<String>,
     /// What it reached.
     pub reached: BTreeSet<&'static str>,
     /// What it measured.
@@ -68,46 +70,55 @@ pub struct Outcome {
 impl Outcome {
     /// Judges a trace.
     pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
-        let mut problems = Vec::new();
-        let mut violations = Vec::new();
-        let mut violated = 0;
+        let mut outcome = Self::unjudged(trace, shown_as, cpu);
         for oracle in oracle::ALL {
-            let found = (oracle.judge)(trace);
-            violated += usize::from(!found.is_empty());
-            for violation in found.iter().take(TOLD) {
-                problems.push((said(violation), explain::around(trace, violation)));
-                violations.push(violation.clone());
-            }
-            if found.len() > TOLD {
-                problems
-                    .push((format!("{}: {} more of these", oracle.name, found.len() - TOLD), String::new()));
+            outcome.blame(trace, oracle, &(oracle.judge)(trace));
+        }
+        for wanted in &trace.scenario.milestones {
+            if !outcome.reached.contains(wanted.as_str()) {
+                let words =
+                    format!("the milestone `{wanted}`, which this scenario was written for, was not reached");
+                outcome.problems.push((words, String::new()));
             }
         }
-        let reached: BTreeSet<_> = milestones::reached(trace).into_iter().collect();
-        for wanted in trace.scenario.milestones.iter().filter(|name| !reached.contains(name.as_str())) {
-            let words =
-                format!("the milestone `{wanted}`, which this scenario was written for, was not reached");
-            problems.push((words, String::new()));
-        }
+        outcome
+    }
+
+    /// What a trace reached and measured, before anybody is blamed for anything.
+    pub(crate) fn unjudged(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         Self {
             scenario: shown_as.to_owned(),
             stage: trace.stage,
             seed: trace.seed,
             call_ms: trace.call_ms(),
             cpu,
-            problems,
-            violations,
-            violated,
+            problems: Vec::new(),
+            violations: Vec::new(),
+            violated: 0,
             sabotage: None,
             replayed: None,
+            attached: None,
             compared: Vec::new(),
-            reached,
+            reached: milestones::reached(trace).into_iter().collect(),
             figures: oracle::audio::figures(trace),
             drains: (0..trace.calls.len())
                 .flat_map(|call| recording::drains(trace, call))
                 .map(|drain| drain.total)
                 .collect(),
             hash: None,
+        }
+    }
+
+    /// Adds what one oracle found in this trace.
+    pub(crate) fn blame(&mut self, trace: &Trace, oracle: &Oracle, found: &[Violation]) {
+        self.violated += usize::from(!found.is_empty());
+        for violation in found.iter().take(TOLD) {
+            self.problems.push((said(violation), explain::around(trace, violation)));
+            self.violations.push(violation.clone());
+        }
+        if found.len() > TOLD {
+            self.problems
+                .push((format!("{}: {} more of these", oracle.name, found.len() - TOLD), String::new()));
         }
     }
 
@@ -130,17 +141,19 @@ impl Outcome {
 
     /// The command that plays it again.
     pub fn again(&self) -> String {
-        match &self.replayed {
-            Some(command) => format!("cargo {command}"),
-            None => format!("cargo scn run {}", self.how()),
+        match (&self.replayed, &self.attached) {
+            (Some(command), _) => format!("cargo {command}"),
+            (None, Some(command)) => command.clone(),
+            (None, None) => format!("cargo scn run {}", self.how()),
         }
     }
 
     /// The command that tells it line by line.
     pub fn explains(&self) -> String {
-        match &self.replayed {
-            Some(command) => format!("cargo {command} --all"),
-            None => format!("cargo scn explain {}", self.how()),
+        match (&self.replayed, &self.attached) {
+            (Some(command), _) => format!("cargo {command} --all"),
+            (None, Some(command)) => command.clone(),
+            (None, None) => format!("cargo scn explain {}", self.how()),
         }
     }
 

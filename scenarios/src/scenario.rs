@@ -296,6 +296,11 @@ impl Scenario {
             Some("`purpose` is missing: say in one sentence what the scenario shows".into())
         } else if self.stages.is_empty() {
             Some("`stages` is empty: name `memory`, `simulated` and `pipes`, or some of them".into())
+        } else if let Some(stage) = self.stages.iter().find(|stage| stage.is_real()) {
+            Some(format!(
+                "`stages` names `{stage}`, which is for tests and for `scn conform`: leave it out, a scenario that \
+                 needs no weather is played there anyway"
+            ))
         } else if calls == 0 {
             Some("there is no `[[call]]`: a scenario needs at least one".into())
         } else if calls > MOST_CALLS {
@@ -423,6 +428,7 @@ mod tests {
         for (text, word) in [
             (call.to_owned(), "purpose"),
             ("purpose = \"x.\"".into(), "[[call]]"),
+            (format!("purpose = \"x.\"\nstages = [\"loopback\"]\n{call}"), "`loopback`"),
             (format!("purpose = \"x.\"\nstages = []\n{call}"), "stages"),
             (format!("purpose = \"x.\"\nworld.tick_us = 5000\n{call}"), "tick_us"),
             (format!("purpose = \"x.\"\nexpect.ends = [\"stopped\", \"stopped\"]\n{call}"), "expect.ends"),

@@ -3,9 +3,16 @@
 //! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
 //! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
 //! * [`pipes`]: the same over byte pipes of our own, which can do to bytes what that network cannot.
+//!
+//! And in real time, over real sockets, where no two plays are quite the same:
+//! * [`loopback`]: the production server in this process, over TCP, with and without TLS.
+//! * [`attach`]: somebody else's process.
 
+pub mod attach;
+pub mod loopback;
 pub mod memory;
 pub mod pipes;
+pub(crate) mod real;
 mod shell;
 pub mod simulated;
 
@@ -52,10 +59,14 @@ pub enum StageKind {
     Simulated,
     /// See [`pipes`].
     Pipes,
+    /// See [`loopback`].
+    Loopback,
+    /// See [`attach`].
+    Attach,
 }
 
 impl StageKind {
-    /// All of them, the fast ones at the ends.
+    /// All on which a seed gives the same bytes every time, the fast ones at the ends.
     pub const ALL: [Self; 3] = [Self::Memory, Self::Simulated, Self::Pipes];
 
     /// The word used in files, on the command line and in reports.
@@ -64,7 +75,14 @@ impl StageKind {
             Self::Memory => "memory",
             Self::Simulated => "simulated",
             Self::Pipes => "pipes",
+            Self::Loopback => "loopback",
+            Self::Attach => "attach",
         }
+    }
+
+    /// Time passes by itself there, and no two plays are quite the same.
+    pub const fn is_real(self) -> bool {
+        matches!(self, Self::Loopback | Self::Attach)
     }
 }
 
@@ -89,20 +107,31 @@ pub trait Stage {
 pub fn ready(kind: StageKind) -> anyhow::Result<()> {
     match kind {
         StageKind::Memory => Ok(()),
-        StageKind::Simulated | StageKind::Pipes => shell::seeded(),
+        StageKind::Simulated | StageKind::Pipes | StageKind::Loopback => shell::seeded(),
+        StageKind::Attach => {
+            anyhow::bail!("somebody else's bridge is judged by `scn conform`; docs/conformance.md tells how")
+        }
     }
 }
 
 /// Plays a scenario on a stage.
+///
+/// # Panics
+/// When the stage is not [`ready`].
 pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
     match kind {
         StageKind::Memory => memory::Memory.play(scenario, seed),
         StageKind::Simulated => simulated::Simulated.play(scenario, seed),
         StageKind::Pipes => pipes::Pipes.play(scenario, seed),
+        StageKind::Loopback => loopback::Loopback::default().play(scenario, seed),
+        StageKind::Attach => panic!("a foreign bridge is played by `attach::Bridge`"),
     }
 }
 
 /// Plays a scenario on a stage, and says how much processor time its thread took, where the system tells.
+///
+/// # Panics
+/// When the stage is not [`ready`].
 pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
     match kind {
         StageKind::Memory => {
@@ -113,6 +142,7 @@ pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, O
         }
         StageKind::Simulated => simulated::play_timed(scenario, seed),
         StageKind::Pipes => pipes::play_timed(scenario, seed),
+        StageKind::Loopback | StageKind::Attach => (play(kind, scenario, seed), None),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Trace {
     pub cut: bool,
     /// What the network did to bytes. No end can know, and no oracle may ask; milestones do.
     pub network: Network,
+    /// How late this machine's own timers were at the worst, microseconds. Zero where time is simulated.
+    pub lag_us: u64,
 }
 
 /// What a network did that its ends cannot tell from a slow one. Only the pipes stage has anything to say here.
@@ -485,6 +487,7 @@ mod tests {
             panics: Vec::new(),
             cut: false,
             network: Network::default(),
+            lag_us: 0,
         }
     }
 

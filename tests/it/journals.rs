@@ -161,6 +161,7 @@ fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same
             StageKind::Memory => memory::play_journalled(scenario, Seed(1), None, &papers),
             StageKind::Simulated => simulated::play_journalled(scenario, Seed(1), &papers),
             StageKind::Pipes => pipes::play_journalled(scenario, Seed(1), &papers),
+            StageKind::Loopback | StageKind::Attach => panic!("real time has no seeds"),
         };
         papers
     };

@@ -2,8 +2,10 @@
 //!
 //! * `tidy`: the architecture, read from the source tree.
 //! * `codec`: two independent G.711s and two independent resamplers agree, and both match the standard.
+//! * `conform`: the document about judging other people's bridges is up to date.
 //! * `conformance`: what the vendors write down, the bridge and the mocks read and write alike.
 //! * `catalogue`: every scenario on every stage it names, judged by every oracle.
+//! * `loopback`: a handful of calls over real TCP and TLS, in real time.
 //! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
@@ -19,10 +21,12 @@
 
 mod catalogue;
 mod codec;
+mod conform;
 mod conformance;
 mod determinism;
 mod golden_calls;
 mod journals;
+mod loopback;
 mod quality;
 mod readme;
 mod regressions;

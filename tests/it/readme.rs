@@ -40,7 +40,14 @@ fn the_two_commands_are_there_and_ci_runs_both() {
 #[test]
 fn every_scn_command_in_the_documents_parses() {
     let mut checked = 0;
-    for document in ["README.md", "docs/scenarios.md", "docs/seeds.md", "docs/report.md", "docs/journal.md"] {
+    for document in [
+        "README.md",
+        "docs/scenarios.md",
+        "docs/seeds.md",
+        "docs/report.md",
+        "docs/journal.md",
+        "docs/conformance.md",
+    ] {
         let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
         for command in commands(&text) {
             let arguments = command

@@ -3,45 +3,84 @@
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Parser;
 use mocks::attach::attach;
+use mocks::net::{self, Roots, Url};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::record::{CallerRecord, CallerSight};
-use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, in_words};
-use mocks::ulaw;
+use mocks::twilio::signature;
+use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, in_words, recording};
+use mocks::{resample, ulaw, webhook};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, http::Uri};
 
 /// The longest a bridge may take to answer the upgrade; a real call is lost after about this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Phone a bridge the way Twilio would, and tell what was heard.
 ///
-/// Without --script the caller listens to the greeting, speaks for two seconds, listens to the answer and hangs
-/// up. The exit status is 0 when the call took place and the bridge broke no rule of the protocol.
+/// Without --script the caller listens to the greeting, speaks for two seconds (or plays the WAV file), listens to the
+/// answer and hangs up. The exit status is 0 when the call took place, the bridge broke no rule of the protocol and as
+/// much was heard as was wanted.
 #[derive(Parser)]
-#[command(after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   mock-twilio ws://127.0.0.1:8084/twilio
   mock-twilio ws://127.0.0.1:8084/twilio --script barge-in.toml --save heard.wav
+  mock-twilio ws://127.0.0.1:8084/twilio --wav question.wav --speaks-first --heard 500
+  mock-twilio --start-url http://127.0.0.1:8084/voice --signature-token $TWILIO_AUTH_TOKEN
+  mock-twilio wss://voice.example.com/twilio --signature-token $TWILIO_AUTH_TOKEN
 
 A script:
   steps = [\"hears_start\", { hears_for = 1240 }, { says = 700 }, \"hears_start\", \"hears_end\", \"hangs_up\"]
-  custom_parameters = { tenant = \"t-42\" }")]
+  custom_parameters = { tenant = \"t-42\" }"
+)]
 struct Args {
     /// The bridge's stream URL, for example ws://127.0.0.1:8084/twilio. A query is dropped, as Twilio does.
-    url: String,
+    #[arg(required_unless_present = "start_url")]
+    url: Option<Url>,
+    /// Ask this webhook for TwiML first, and follow it; with a URL beside it, that is where the stream really is.
+    #[arg(long, value_name = "URL")]
+    start_url: Option<Url>,
+    /// Scheme and host by which Twilio would know the bridge; this is what is signed.
+    #[arg(long, value_name = "URL")]
+    public_url: Option<Url>,
+    /// Sign the webhook and the upgrade with this auth token.
+    #[arg(long, value_name = "TOKEN", env = "TWILIO_AUTH_TOKEN", hide_env_values = true)]
+    signature_token: Option<String>,
+    /// Believe the certificates in this PEM file when the bridge is called with TLS.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// What the caller does, in TOML.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// What the caller says: a WAV file, 16 bit, mono, 8 or 24 kHz. A script plays it with { plays = \"wav\" }.
+    #[arg(long, value_name = "FILE")]
+    wav: Option<PathBuf>,
+    /// The caller does not wait for a greeting.
+    #[arg(long, conflicts_with = "script")]
+    speaks_first: bool,
+    /// A customParameter of `start`, as a <Parameter> of TwiML would make it; may be said several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    parameter: Vec<(String, String)>,
     /// Save what was heard, pauses included, as a WAV file.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Fail unless at least this much was heard.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    heard: u64,
     /// Draws the noise of the line, the jitter and the ids of the call.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[tokio::main]
@@ -58,25 +97,42 @@ async fn main() -> ExitCode {
 
 /// Makes the call. False when it took place, but not as it should.
 async fn call(args: Args) -> anyhow::Result<bool> {
+    // Known before the script is read, which may name it.
+    let said = args.wav.as_deref().map(read_wav).transpose()?.map(|samples| recording("wav", samples));
     let script = match &args.script {
         Some(file) => read_script(file)?,
-        None => default_script(),
+        None => default_script(args.speaks_first, said),
     };
-    let (uri, address) = target(&args.url)?;
-    let caller = Caller::new(script, identity(args.seed), args.seed);
+    let roots = match &args.ca {
+        Some(file) => {
+            let pem = std::fs::read_to_string(file)
+                .with_context(|| format!("{} could not be read", file.display()))?;
+            Roots::of_pem(&pem).with_context(|| format!("{} cannot be believed", file.display()))?
+        }
+        None => Roots::public(),
+    };
+    let mut caller = Caller::new(script, identity(args.seed), args.seed);
+    caller.carries(args.parameter.iter().cloned());
+    let invited = invite(&args, &roots).await?;
+    caller.carries(invited.parameters);
+    let (said, place) = (invited.said, invited.place);
     let clock = clock();
-    let mut request = Request::builder().uri(uri.clone()).header("Host", address.as_str());
+    let mut request = Request::builder()
+        .uri(format!("ws://{}{}", said.authority(), said.target))
+        .header("Host", said.authority());
     for (name, value) in caller.upgrade_headers() {
         request = request.header(name, value);
     }
+    if let Some(token) = &args.signature_token {
+        request = request.header(webhook::SIGNATURE, signature(token, said.as_str(), &[]));
+    }
     let request = request.body(()).context("the upgrade request could not be built")?;
-    let tcp = TcpStream::connect(&address)
+    let stream = net::dial(&place, &roots)
         .await
-        .with_context(|| format!("no bridge answers at {address}; is it running?"))?;
-    tcp.set_nodelay(true).context("the TCP connection could not be set up")?;
+        .with_context(|| format!("no bridge answers at {place}; is it running?"))?;
     let config = WebSocketConfig::default().read_buffer_size(8 << 10);
     let mut narrator = Narrator { caller, said: 0, audio: Audio::default() };
-    let upgrade = tokio_tungstenite::client_async_with_config(request, tcp, Some(config));
+    let upgrade = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
     let narrator = match tokio::time::timeout(HANDSHAKE, upgrade).await {
         Ok(Ok((socket, _response))) => attach(socket, narrator, &clock).await,
         Ok(Err(tungstenite::Error::Http(response))) => {
@@ -84,14 +140,57 @@ async fn call(args: Args) -> anyhow::Result<bool> {
             narrator.say();
             narrator
         }
-        Ok(Err(error)) => return Err(anyhow!(error).context(format!("{address} did not open a WebSocket"))),
-        Err(_elapsed) => bail!("{address} did not answer the upgrade within {} s", HANDSHAKE.as_secs()),
+        Ok(Err(error)) => return Err(anyhow!(error).context(format!("{place} did not open a WebSocket"))),
+        Err(_elapsed) => bail!("{place} did not answer the upgrade within {} s", HANDSHAKE.as_secs()),
     };
     let record = narrator.caller.into_record();
     if let Some(file) = &args.save {
         save(&record, file).with_context(|| format!("{} could not be written", file.display()))?;
     }
-    Ok(summarise(&record))
+    Ok(summarise(&record, args.heard))
+}
+
+/// Where the call goes.
+struct Invited {
+    /// The address Twilio would ask for, which is signed.
+    said: Url,
+    /// Where that really is.
+    place: Url,
+    /// What TwiML wants to be in `start`.
+    parameters: BTreeMap<String, String>,
+}
+
+async fn invite(args: &Args, roots: &Roots) -> anyhow::Result<Invited> {
+    let public = |url: &Url, scheme: [&str; 2]| -> anyhow::Result<Url> {
+        let Some(public) = &args.public_url else { return Ok(url.clone()) };
+        format!("{}://{}{}", scheme[usize::from(public.secure)], public.authority(), url.target).parse()
+    };
+    let (said, parameters) = match (&args.start_url, &args.url) {
+        (Some(start), _) => {
+            let known_as = public(start, ["http", "https"])?;
+            let token = args.signature_token.as_deref();
+            let found = webhook::ask(start, &known_as, token, &identity(args.seed), roots).await?;
+            println!("TwiML connects the call to {}", found.stream);
+            if !found.skipped.is_empty() {
+                println!("(before that it wants {}, which a mock does not do)", found.skipped.join(", "));
+            }
+            (found.stream, found.parameters)
+        }
+        (None, Some(url)) => (public(url, ["ws", "wss"])?, BTreeMap::new()),
+        (None, None) => bail!("neither a stream URL nor --start-url is given"),
+    };
+    let bare = said.without_query();
+    if bare != said {
+        eprintln!("mock-twilio: the query of {said} is dropped, as Twilio does");
+    }
+    let place = match &args.url {
+        Some(url) => {
+            let scheme = if url.secure { "wss" } else { "ws" };
+            format!("{scheme}://{}{}", url.authority(), bare.target).parse()?
+        }
+        None => bare.clone(),
+    };
+    Ok(Invited { said: bare, place, parameters })
 }
 
 fn read_script(file: &Path) -> anyhow::Result<CallerScript> {
@@ -100,38 +199,33 @@ fn read_script(file: &Path) -> anyhow::Result<CallerScript> {
     toml::from_str(&text).with_context(|| format!("{} is no caller script", file.display()))
 }
 
-fn default_script() -> CallerScript {
-    CallerScript {
-        patience_ms: 10_000,
-        ..CallerScript::of([
-            CallerStep::HearsStart,
-            CallerStep::HearsEnd,
-            CallerStep::Says(2_000),
-            CallerStep::HearsStart,
-            CallerStep::HearsEnd,
-            CallerStep::HangsUp,
-        ])
-    }
+/// The samples of a WAV file at 8 kHz.
+fn read_wav(file: &Path) -> anyhow::Result<Vec<i16>> {
+    let shown = file.display();
+    let mut wav = hound::WavReader::open(file).with_context(|| format!("{shown} could not be read"))?;
+    let spec = wav.spec();
+    ensure!(
+        spec.channels == 1 && spec.bits_per_sample == 16 && matches!(spec.sample_rate, 8_000 | 24_000),
+        "{shown} has {} channels of {} bit at {} Hz; it must be mono, 16 bit, 8000 or 24000 Hz",
+        spec.channels,
+        spec.bits_per_sample,
+        spec.sample_rate
+    );
+    let samples: Vec<i16> =
+        wav.samples().collect::<Result<_, _>>().with_context(|| format!("{shown} is cut short"))?;
+    Ok(if spec.sample_rate == 8_000 { samples } else { resample::down(&samples) })
 }
 
-/// The URL to ask for, and `host:port`.
-fn target(url: &str) -> anyhow::Result<(Uri, String)> {
-    let bare = url.split('?').next().unwrap_or(url);
-    if bare != url {
-        eprintln!("mock-twilio: the query of {url} is dropped, as Twilio does");
-    }
-    let uri: Uri = bare.parse().with_context(|| format!("{url} is no URL"))?;
-    match uri.scheme_str() {
-        Some("ws") => {}
-        Some("wss") => {
-            bail!("wss needs TLS, which this tool does not speak; give the bridge's own ws:// address")
-        }
-        Some(_) | None => bail!("{url} must begin with ws://, for example ws://127.0.0.1:8084/twilio"),
-    }
-    let host = uri.host().with_context(|| format!("{url} names no host"))?;
-    ensure!(!host.is_empty(), "{url} names no host");
-    let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
-    Ok((uri, address))
+fn default_script(speaks_first: bool, said: Option<CallerStep>) -> CallerScript {
+    let greeting = [CallerStep::HearsStart, CallerStep::HearsEnd];
+    let steps = if speaks_first { vec![CallerStep::Waits(500)] } else { greeting.into() };
+    let rest = [
+        said.unwrap_or(CallerStep::Says(2_000)),
+        CallerStep::HearsStart,
+        CallerStep::HearsEnd,
+        CallerStep::HangsUp,
+    ];
+    CallerScript { patience_ms: 10_000, ..CallerScript::of(steps.into_iter().chain(rest)) }
 }
 
 fn identity(seed: u64) -> Identity {
@@ -239,7 +333,7 @@ impl Peer for Narrator {
 }
 
 /// Says what came of the call; false when it did not take place or the bridge broke a rule.
-fn summarise(record: &CallerRecord) -> bool {
+fn summarise(record: &CallerRecord, wanted_ms: u64) -> bool {
     let seconds = |bytes: usize| bytes as f64 / 8_000.0;
     let heard: usize = record.played.iter().map(|stretch| stretch.len).sum();
     let warnings =
@@ -254,6 +348,10 @@ fn summarise(record: &CallerRecord) -> bool {
         seconds(heard),
         record.played.len(),
     );
+    if (heard as u64) < wanted_ms * 8 {
+        println!("{wanted_ms} ms were to be heard");
+        return false;
+    }
     started && warnings == 0
 }
 

@@ -134,6 +134,7 @@ fn play(kind: StageKind, scenario: &Scenario, seed: Seed, papers: &Papers) -> Tr
         StageKind::Memory => memory::play_journalled(scenario, seed, None, papers),
         StageKind::Simulated => simulated::play_journalled(scenario, seed, papers),
         StageKind::Pipes => pipes::play_journalled(scenario, seed, papers),
+        StageKind::Loopback | StageKind::Attach => panic!("a recorded call is not played in real time"),
     }
 }
 

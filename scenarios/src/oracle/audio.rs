@@ -252,7 +252,8 @@ fn judge_rest(case: &Case<'_>, findings: &mut Findings) {
     let stretches = &case.hearing.stretches;
     let silent_items = case.hearing.items.iter().any(|item| item.silent);
     // Only the bridge knows that it gave a notice; a notice may begin with, or be, silence.
-    let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    let told = !case.terms.bridge_speaks()
+        || case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
     for (i, stretch) in stretches.iter().enumerate().skip(1) {
         let follows = is_item(stretches[i - 1].source);
         let next = stretches.get(i + 1).map(|s| s.source);
@@ -770,6 +771,39 @@ fn end_of_wait(case: &Case<'_>, from: At) -> At {
         .map(|s| s.at);
     let end = case.terms.over().min(case.trace.ended_at);
     [heard, spoke].into_iter().flatten().fold(end, At::min).max(from)
+}
+
+/// How long each frame of the caller's speech took from the microphone to the model, milliseconds; the network's share
+/// is in it.
+pub fn delays_up(trace: &Trace) -> Vec<f64> {
+    use std::cell::RefCell;
+    let delays = RefCell::new(Vec::new());
+    each(trace, "figures", |case, _| {
+        for (m, given) in case.hearing.given.iter().enumerate() {
+            let model = &case.call.models[m];
+            let bytes_per_sample = if model.input_format == "audio/pcm" { 6 } else { 1 };
+            let appends: Vec<(At, usize)> = model
+                .sightings
+                .iter()
+                .filter_map(|seen| {
+                    let ModelSight::GotAppend { offset, len } = seen.what else { return None };
+                    Some((seen.at, offset + len))
+                })
+                .collect();
+            let tape: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
+            for anchor in anchors(case, &tape) {
+                let frame = &case.call.caller.mic[anchor.frame];
+                let end = (anchor.given + frame.len.saturating_sub(DELAY)) * bytes_per_sample;
+                let given = appends.get(appends.partition_point(|(_, reached)| *reached < end));
+                // A frame that was sent before there was a model waited for it, which is not the bridge's doing.
+                let Some((at, _)) = given.filter(|(at, _)| *at >= frame.at) else { continue };
+                if case.terms.ready_at(m).is_some_and(|ready| ready < frame.at) {
+                    delays.borrow_mut().push(in_ms(at.since(frame.at)));
+                }
+            }
+        }
+    });
+    delays.into_inner()
 }
 
 // --------------------------------------------------------------------------------------------- figures

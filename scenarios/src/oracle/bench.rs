@@ -346,6 +346,7 @@ impl Bench {
             panics: Vec::new(),
             cut: false,
             network: Network::default(),
+            lag_us: 0,
         }
     }
 

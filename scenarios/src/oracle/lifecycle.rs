@@ -125,6 +125,20 @@ fn judge_caller_gone(case: &Case<'_>, findings: &mut Findings) {
     }
 }
 
+/// From the caller's going to the end of the last model connection, milliseconds, for each call that its caller left.
+pub fn teardowns(trace: &Trace) -> Vec<f64> {
+    use std::cell::RefCell;
+    let took = RefCell::new(Vec::new());
+    each(trace, TEAR.name, |case, _| {
+        let Some(gone) = case.terms.caller_gone() else { return };
+        let ends: Vec<At> = (0..case.call.models.len()).map(|m| case.terms.model_over(m)).collect();
+        if let Some(last) = ends.into_iter().max().filter(|last| *last != At(u64::MAX) && *last >= gone) {
+            took.borrow_mut().push(super::in_ms(last.since(gone)));
+        }
+    });
+    took.into_inner()
+}
+
 // ------------------------------------------------------------------------------------------------ goon
 
 fn goon(trace: &Trace) -> Vec<Violation> {

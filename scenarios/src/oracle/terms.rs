@@ -4,6 +4,7 @@
 //! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
 //! it is zero.
 
+use super::slack;
 use crate::listen::Hearing;
 use crate::scenario::{CallPlan, Scenario};
 use crate::stage::StageKind;
@@ -50,6 +51,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) plan: &'a CallPlan,
     call: &'a CallTrace,
     stage: StageKind,
+    lag_us: u64,
 }
 
 impl<'a> Terms<'a> {
@@ -65,7 +67,7 @@ impl<'a> Terms<'a> {
         });
         let plan =
             plan.or(scenario.calls.last()).expect("a scenario without calls is refused when it is read");
-        Self { config: &scenario.bridge, scenario, plan, call, stage: trace.stage }
+        Self { config: &scenario.bridge, scenario, plan, call, stage: trace.stage, lag_us: trace.lag_us }
     }
 
     fn weather(&self, leg: Leg) -> &LegWeather {
@@ -88,7 +90,13 @@ impl<'a> Terms<'a> {
             StageKind::Memory => 0,
             StageKind::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
             StageKind::Pipes => TIMER_STEP_US,
+            StageKind::Loopback | StageKind::Attach => slack::real_time_us(self.stage, self.lag_us),
         }
+    }
+
+    /// The bridge tells what it does and why. Somebody else's does not, so what only it could know is not asked.
+    pub(crate) const fn bridge_speaks(&self) -> bool {
+        !matches!(self.stage, StageKind::Attach)
     }
 
     /// How long the queues before this leg's narrow lines may be, in both directions together, microseconds.
@@ -496,7 +504,8 @@ impl<'a> Terms<'a> {
             None if self.was_refused() => ("refused", ""),
             None => ("nothing at all", ""),
         };
-        if let Some(wanted) = self.wanted_end()
+        // Somebody else's bridge ends a call without a name for it.
+        if let Some(wanted) = self.wanted_end().filter(|_| self.bridge_speaks())
             && wanted != end
         {
             found.push(

@@ -453,6 +453,7 @@ impl<'a> World<'a> {
             panics: super::panics_seen(),
             cut,
             network: Network::default(),
+            lag_us: 0,
         }
     }
 

@@ -68,6 +68,30 @@ pub(super) trait Net: Clone + Send + Sync + Unpin + 'static {
     fn dial_nobody(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     /// Connects a caller's end to the bridge.
     fn dial_bridge(&self, call: usize) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Where the model is, in the bridge's settings.
+    fn openai_url(&self) -> String {
+        OPENAI_URL.to_owned()
+    }
+
+    /// How a caller's end is to ask for its upgrade, in time for the dial that follows.
+    fn invite(&self, _call: usize) -> impl Future<Output = io::Result<Invited>> + Send {
+        let url = format!("ws://{BRIDGE}:{BRIDGE_PORT}/twilio");
+        std::future::ready(Ok(Invited { url, host: format!("{BRIDGE}:{BRIDGE_PORT}"), ..Invited::default() }))
+    }
+}
+
+/// What is known of the bridge when its WebSocket is dialled.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Invited {
+    /// The address that is asked for.
+    pub(super) url: String,
+    /// The host it is asked of.
+    pub(super) host: String,
+    /// Further headers.
+    pub(super) headers: Vec<(String, String)>,
+    /// What `start` is to carry beside what the script says.
+    pub(super) parameters: BTreeMap<String, String>,
 }
 
 /// Whether this program was built so that schedules are seeded.
@@ -240,11 +264,42 @@ impl<N: Net> Play<N> {
         self.scenario.server.drain_ms + WIND_DOWN_MS
     }
 
+    /// A model for the next connection of this call, and how many it had before.
+    pub(super) fn place_model(&self, index: usize) -> (usize, Kept<Model>) {
+        let mut shared = self.shared();
+        let n = shared.models[index].len();
+        let planned = &self.planned[index];
+        let identity = ModelIdentity {
+            call_sid: planned.identity.call_sid.clone(),
+            index: (index + n * self.planned.len()) as u64,
+            epoch_unix: EPOCH_UNIX,
+        };
+        let script = self.scenario.calls[planned.plan].model.clone();
+        let model = Kept::new(Model::new(script, identity, self.seed.number(&format!("model/{index}/{n}"))));
+        shared.models[index].push(model.clone());
+        (n, model)
+    }
+
+    /// The caller's end of this call.
+    pub(super) fn caller(&self, index: usize) -> &Kept<Caller> {
+        &self.callers[index]
+    }
+
+    /// The model's ends of this call, one for each connection so far.
+    pub(super) fn models(&self, index: usize) -> Vec<Kept<Model>> {
+        self.shared().models[index].clone()
+    }
+
+    /// Every caller's end is done.
+    pub(super) fn callers_done(&self) -> bool {
+        self.callers.iter().all(|caller| caller.get().is_finished())
+    }
+
     /// Nobody has anything left to do.
     pub(super) fn all_done(&self, now: At) -> bool {
         let shared = self.shared();
         let carrying = shared.stats.as_ref().is_none_or(|stats| stats.active() > 0);
-        if carrying || !self.callers.iter().all(|caller| caller.get().is_finished()) {
+        if carrying || !self.callers_done() {
             return false;
         }
         let dark = !self.scenario.weather.model.passes(now);
@@ -311,6 +366,7 @@ impl<N: Net> Play<N> {
             panics,
             cut,
             network: Network::default(),
+            lag_us: 0,
         }
     }
 }
@@ -344,23 +400,9 @@ impl<N: Net> bridge::dial::Dial for Play<N> {
     type Stream = N::Stream;
 
     async fn dial(&self) -> io::Result<N::Stream> {
-        let (index, n, model) = {
-            let mut shared = self.shared();
-            let index =
-                shared.dialing.pop_front().ok_or_else(|| io::Error::other("a dial without a call"))?;
-            let n = shared.models[index].len();
-            let planned = &self.planned[index];
-            let identity = ModelIdentity {
-                call_sid: planned.identity.call_sid.clone(),
-                index: (index + n * self.planned.len()) as u64,
-                epoch_unix: EPOCH_UNIX,
-            };
-            let script = self.scenario.calls[planned.plan].model.clone();
-            let model =
-                Kept::new(Model::new(script, identity, self.seed.number(&format!("model/{index}/{n}"))));
-            shared.models[index].push(model.clone());
-            (index, n, model)
-        };
+        let next = self.shared().dialing.pop_front();
+        let index = next.ok_or_else(|| io::Error::other("a dial without a call"))?;
+        let (n, model) = self.place_model(index);
         let (dial, dial_ms) = {
             let model = model.get();
             (model.script().dial.clone(), model.script().dial_ms)
@@ -419,9 +461,9 @@ impl<N: Net> bridge::tools::Tools for Play<N> {
     }
 }
 
-fn config(scenario: &Scenario) -> Config {
+fn config(scenario: &Scenario, openai_url: &str) -> Config {
     let mut config = super::settings(scenario);
-    config.openai.url = OPENAI_URL.parse().expect("the constant is a URL");
+    config.openai.url = openai_url.parse().expect("a stage knows where its model is");
     config
 }
 
@@ -431,8 +473,8 @@ where
     N: Net,
     L: axum::serve::Listener,
 {
-    let config = Arc::new(config(&play.scenario));
     let net = play.net.clone();
+    let config = Arc::new(config(&play.scenario, &net.openai_url()));
     let papers = play.papers.clone().map(|papers| Arc::new(papers) as Arc<dyn Journal>);
     let server = Server::new(play.clone(), play.clone(), play.clone(), config)
         .with_wall_clock(move || unix_now(net.now()))
@@ -582,11 +624,14 @@ pub(super) async fn caller<N: Net>(play: Play<N>, planned: PlannedCall) {
     let net = play.net.clone();
     let caller = play.callers[planned.index].clone();
     tokio::time::sleep(Duration::from_micros(At::ms(planned.at_ms).since(net.now()))).await;
-    let mut request = http::Request::get(format!("ws://{BRIDGE}:{BRIDGE_PORT}/twilio"))
-        .header("Host", format!("{BRIDGE}:{BRIDGE_PORT}"));
-    for (name, value) in caller.get().upgrade_headers() {
+    let Ok(invited) = net.invite(planned.index).await else {
+        return caller.get().refused(0, net.now());
+    };
+    let mut request = http::Request::get(invited.url).header("Host", invited.host);
+    for (name, value) in caller.get().upgrade_headers().into_iter().chain(invited.headers) {
         request = request.header(name, value);
     }
+    caller.get().carries(invited.parameters);
     if play.scenario.server.signed {
         let webhook =
             tokio::time::timeout(Duration::from_millis(UPGRADE_PATIENCE_MS), webhook(&play, &planned));

@@ -1,0 +1,481 @@
+//! `scn conform`: judges any bridge, in any language, by the rules our own is judged by.
+//!
+//! The suite is played over real sockets, in real time, against a process: see [`attach`] for how, [`offer`] for what
+//! the bridge is found to offer, [`suite`] for which scenarios it is played, [`verdict`] for what a play says about it,
+//! and [`table`] for how that is told. `docs/conformance.md` is written for people who have never seen this tree.
+//!
+//! Nobody is blamed for what a busy machine did: what fails among others is played once more alone, and a play in
+//! which our own timers were late says nothing.
+
+pub mod document;
+mod offer;
+mod process;
+pub mod suite;
+pub mod table;
+pub mod verdict;
+
+pub use offer::Offer;
+
+use self::process::{Output, Process};
+use self::suite::{Fit, Part};
+use self::table::{Row, Table};
+use self::verdict::{Judged, Verdict};
+use crate::catalogue;
+use crate::cli::{in_parallel, say};
+use crate::oracle;
+use crate::report::{Folder, Report};
+use crate::scenario::Scenario;
+use crate::seed::Seed;
+use crate::stage::attach::{Bridge, Played, Target};
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use mocks::net::{Roots, Throwaway, Url};
+use mocks::realtime::Dialect;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+
+/// Failures that are played once more: beyond these the bridge is broken, not the machine busy.
+const RETRIES_MAX: usize = 24;
+/// How often a play is made anew because our own timers were late.
+const BUSY_MAX: usize = 3;
+/// How often a bridge's process is started again.
+const RESTARTS_MAX: usize = 12;
+/// How long the end of a process stands before it is started again: every play that is going on sees it.
+const MOURNING: Duration = Duration::from_millis(500);
+
+/// How to judge a bridge.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Exit status: 0 nothing failed, 1 something failed, 2 it could not run.
+
+Examples:
+  scn conform --bridge ws://127.0.0.1:5050/media-stream
+  scn conform --bridge ws://127.0.0.1:5050/media-stream --spawn 'node server.js' --report target/conform
+  scn conform --start-url http://127.0.0.1:5050/incoming-call --signature-token $TWILIO_AUTH_TOKEN \\
+              --public-url https://voice.example.com
+  scn conform barge_in --bridge ws://127.0.0.1:5050/media-stream --except format
+
+The bridge's OpenAI URL must point to where the model is served: ws://127.0.0.1:9100/v1/realtime.")]
+pub struct Options {
+    /// Part of a scenario's name, or a pattern with `*`; the whole catalogue when absent.
+    pattern: Option<String>,
+    /// The WebSocket of the bridge that Twilio would connect to; with --start-url, only where it really is.
+    #[arg(long, value_name = "URL", required_unless_present = "start_url")]
+    bridge: Option<Url>,
+    /// Ask this webhook for TwiML before each call, and follow it.
+    #[arg(long, value_name = "URL")]
+    start_url: Option<Url>,
+    /// Scheme and host by which Twilio would know the bridge; this is what is signed.
+    #[arg(long, value_name = "URL")]
+    public_url: Option<Url>,
+    /// Sign the webhook and the upgrade with this auth token.
+    #[arg(long, value_name = "TOKEN", env = "TWILIO_AUTH_TOKEN", hide_env_values = true)]
+    signature_token: Option<String>,
+    /// Where the model is served.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    serve_openai: SocketAddr,
+    /// Serve the model with TLS, and write the certificate that the bridge has to believe into this file.
+    #[arg(long, value_name = "FILE")]
+    openai_certificate: Option<PathBuf>,
+    /// Believe the certificates in this PEM file when the bridge is called with TLS.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The audio the bridge is to have with the model; what it asks for when absent.
+    #[arg(long, value_enum, default_value_t = Audio::Auto)]
+    format: Audio,
+    /// Start the bridge with this command, and end it afterwards.
+    #[arg(long, value_name = "COMMAND")]
+    spawn: Option<String>,
+    /// How many scenarios are played at one time.
+    #[arg(long, default_value = "12")]
+    jobs: NonZeroUsize,
+    /// The longest call that is played, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    longest: u64,
+    /// Leave this rule out; may be said several times. `scn oracles` lists them.
+    #[arg(long, value_name = "RULE")]
+    except: Vec<String>,
+    /// Decimal, 0x hexadecimal, or a commit hash: ids, noise and jitter.
+    #[arg(long, default_value = "1")]
+    seed: Seed,
+    /// Write the table and the calls as pages to look at, with JUnit XML, JSON, the bridge's output and the audio of
+    /// both ends, into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Write JUnit XML to this file.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the table as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// The audio a bridge has with the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Audio {
+    /// What it asks for.
+    Auto,
+    /// G.711 mu-law at 8 kHz.
+    Pcmu,
+    /// G.711 A-law at 8 kHz.
+    Pcma,
+    /// 16-bit linear at 24 kHz.
+    #[value(name = "pcm24k")]
+    Pcm24k,
+}
+
+impl Audio {
+    const fn wire(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Pcmu => Some("audio/pcmu"),
+            Self::Pcma => Some("audio/pcma"),
+            Self::Pcm24k => Some("audio/pcm"),
+        }
+    }
+}
+
+/// Judges a bridge. True when nothing failed.
+///
+/// # Errors
+/// When it could not be judged: an address that cannot be had, a bridge that does not come up or carries no call.
+pub fn run(options: &Options) -> anyhow::Result<bool> {
+    let scenarios = chosen(options)?;
+    let folder = options.report.as_deref().map(Folder::take).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (table, output) = runtime.block_on(judge(options, scenarios))?;
+    // What a bridge has left open holds nothing up.
+    runtime.shutdown_background();
+    say(&table.text());
+    say(&format!("\n{}", table.failures()));
+    write(options, &table, folder.as_ref(), &output)?;
+    say(&table.summary());
+    Ok(table.passed())
+}
+
+fn chosen(options: &Options) -> anyhow::Result<Vec<Scenario>> {
+    for name in &options.except {
+        ensure!(oracle::named(name).is_some(), "there is no rule `{name}`; `scn oracles` lists them");
+    }
+    catalogue::check()?;
+    let found = options.pattern.as_deref().map_or_else(catalogue::all, catalogue::find);
+    if found.is_empty() {
+        let pattern = options.pattern.as_deref().unwrap_or_default();
+        bail!("no scenario is named like `{pattern}`; `scn list` shows them all");
+    }
+    Ok(found)
+}
+
+fn write(options: &Options, table: &Table, folder: Option<&Folder>, output: &Output) -> anyhow::Result<()> {
+    let put = |path: &Path, text: String| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &options.junit {
+        put(path, table.junit()?)?;
+    }
+    if let Some(path) = &options.json {
+        put(path, table.json())?;
+    }
+    if let (Some(folder), Some(path)) = (folder, &options.report) {
+        let mut report = Report::new(format!("scn conform --bridge {}", table.bridge));
+        for judged in table.rows.iter().filter_map(|row| row.judged.clone()) {
+            report.put(judged.outcome, judged.sheet);
+        }
+        report.write(folder)?;
+        put(&path.join("junit.xml"), table.junit()?)?;
+        put(&path.join("conformance.json"), table.json())?;
+        put(&path.join("conformance.html"), table.html())?;
+        put(&path.join("bridge.log"), output.last(usize::MAX).join("\n") + "\n")?;
+        say(&format!("report     {}\n", path.join("conformance.html").display()));
+    }
+    Ok(())
+}
+
+/// The bridge under test, with its process if we started it.
+#[derive(Clone)]
+struct Bench {
+    bridge: Bridge,
+    process: Arc<Mutex<Option<Process>>>,
+    seed: Seed,
+    except: BTreeSet<String>,
+}
+
+async fn judge(options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<(Table, Output)> {
+    let output = Output::default();
+    let bench = Bench::open(options, output.clone()).await?;
+    let watch = tokio::spawn(bench.clone().watch());
+    let mut term = signal(SignalKind::terminate())?;
+    let judged = tokio::select! {
+        biased;
+        judged = bench.judge(options, scenarios) => judged,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = term.recv() => Err(anyhow::anyhow!("told to stop")),
+    };
+    watch.abort();
+    if let Some(process) = &mut *bench.process.lock().await {
+        process.stop().await;
+    }
+    let last: String = output.last(20).iter().map(|line| format!("\n  {line}")).collect();
+    let rows = judged.with_context(|| match last.is_empty() {
+        true => "the bridge could not be judged".to_owned(),
+        false => format!("the bridge could not be judged; the last it printed:{last}\n"),
+    })?;
+    Ok((rows, output))
+}
+
+impl Bench {
+    async fn open(options: &Options, output: Output) -> anyhow::Result<Self> {
+        let roots = match &options.ca {
+            Some(file) => {
+                let pem = std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read {}", file.display()))?;
+                Roots::of_pem(&pem).with_context(|| format!("{} cannot be believed", file.display()))?
+            }
+            None => Roots::public(),
+        };
+        let target = Target {
+            bridge: options.bridge.clone(),
+            start_url: options.start_url.clone(),
+            public: options.public_url.clone(),
+            token: options.signature_token.clone(),
+            roots,
+        };
+        let place = target.place()?.clone();
+        let host = options.serve_openai.ip().to_string();
+        let tls = match &options.openai_certificate {
+            Some(file) => {
+                let tls = Throwaway::new(&["localhost", &host])?;
+                std::fs::write(file, tls.pem())
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+                Some(tls)
+            }
+            None => None,
+        };
+        let scheme = if tls.is_some() { "wss" } else { "ws" };
+        let bridge = Bridge::attach(target, options.serve_openai, tls).await?;
+        eprintln!("the model is served at {scheme}://{}/v1/realtime", bridge.openai());
+        let process = match &options.spawn {
+            Some(command) => Some(Process::start(command, &place, output).await?),
+            None => None,
+        };
+        Ok(Self {
+            bridge,
+            process: Arc::new(Mutex::new(process)),
+            seed: options.seed,
+            except: options.except.iter().cloned().collect(),
+        })
+    }
+
+    /// Notices the end of the process, lets everybody see it, and starts it again.
+    async fn watch(self) {
+        let mut restarts = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let mut slot = self.process.lock().await;
+            let Some(how) = slot.as_mut().and_then(Process::ended) else { continue };
+            self.bridge.set_ended(Some(how));
+            tokio::time::sleep(MOURNING).await;
+            let Some(process) = slot.take() else { continue };
+            restarts += 1;
+            if restarts > RESTARTS_MAX {
+                self.bridge.set_ended(Some(format!("it ended {restarts} times and is not started again")));
+                return;
+            }
+            let Ok(place) = self.bridge.target().place() else { return };
+            match process.again(place).await {
+                Ok(process) => {
+                    *slot = Some(process);
+                    self.bridge.set_ended(None);
+                }
+                Err(error) => {
+                    self.bridge.set_ended(Some(format!("it cannot be started again: {error:#}")));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Until the process is up, or is known never to be again.
+    async fn up(&self) {
+        // A restart holds the slot; who gets it finds the process up, or gone for good.
+        while self.bridge.ended().is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if self.process.lock().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn play(&self, scenario: &Scenario) -> anyhow::Result<Played> {
+        self.up().await;
+        self.bridge.play(scenario, self.seed).await
+    }
+
+    /// The plain call that shows what is offered.
+    async fn probe(&self, audio: Audio) -> anyhow::Result<Offer> {
+        let mut played = self.play(&offer::probe(Dialect::Ga)).await?;
+        if Offer::speaks_beta(&played) {
+            played = self.play(&offer::probe(Dialect::Beta)).await?;
+        }
+        let mut offer = Offer::of(&played)?;
+        offer.names_its_calls = self.bridge.names_its_calls();
+        if let Some(wire) = audio.wire() {
+            offer.formats = (wire.to_owned(), wire.to_owned());
+        }
+        Ok(offer)
+    }
+
+    async fn judge(&self, options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<Table> {
+        let offer = self.probe(options.format).await?;
+        eprintln!("what it offers\n{offer}");
+        let longest_ms = options.longest.saturating_mul(1_000);
+        let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let fits = in_parallel(&scenarios, jobs, |scenario| suite::fit(scenario, &offer, longest_ms));
+        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+        let mut parts: BTreeMap<String, Part> = BTreeMap::new();
+        for (scenario, fit) in scenarios.iter().zip(fits) {
+            let name = scenario.name.clone();
+            let (verdict, why) = match fit {
+                Fit::Play(part) => {
+                    parts.insert(name, *part);
+                    continue;
+                }
+                Fit::NotOffered(what) => (Verdict::NotOffered, what),
+                Fit::LeftOut(why) => (Verdict::LeftOut, why),
+            };
+            rows.insert(name.clone(), Row { name, verdict, why, judged: None });
+        }
+        let played = self.play_all(&parts, options.jobs.get()).await?;
+        // Judging takes the processors from whoever plays, so it begins when all is played.
+        let played: Vec<_> = played.into_iter().collect();
+        let mut judged: BTreeMap<String, Judged> =
+            in_parallel(&played, jobs, |(name, played)| (name.clone(), self.judged(played, name, options)))
+                .into_iter()
+                .collect();
+        let again = whom_to_play_again(&judged);
+        if !again.is_empty() {
+            eprintln!("{} plays are made once more, each alone", again.len());
+        }
+        for name in again {
+            let (Some(part), Some(first)) = (parts.get(&name), judged.remove(&name)) else { continue };
+            let (second, tries) = self.play_alone(&name, part, options).await?;
+            let row = weigh(&name, first, second, tries);
+            rows.insert(name, row);
+        }
+        for (name, judged) in judged {
+            let verdict = if judged.broken.is_empty() { Verdict::Passed } else { Verdict::Failed };
+            let row = Row { name: name.clone(), verdict, why: String::new(), judged: Some(judged) };
+            rows.insert(name, row);
+        }
+        let bridge = self.bridge.target().place()?.to_string();
+        Ok(Table { bridge, offer, except: self.except.clone(), rows: rows.into_values().collect() })
+    }
+
+    fn judged(&self, played: &Played, name: &str, options: &Options) -> Judged {
+        let mut judged = verdict::judge(played, name, &self.except);
+        judged.outcome.attached = Some(options.command(name));
+        judged
+    }
+
+    /// Plays a scenario with nobody beside it, and again while this machine is busy with something else.
+    async fn play_alone(
+        &self,
+        name: &str,
+        part: &Part,
+        options: &Options,
+    ) -> anyhow::Result<(Judged, usize)> {
+        let mut tries = 0;
+        loop {
+            let played = self.play(&part.scenario).await?;
+            let judged = tokio::task::block_in_place(|| self.judged(&played, name, options));
+            tries += 1;
+            if !judged.busy || judged.broken.is_empty() || tries > BUSY_MAX {
+                return Ok((judged, tries));
+            }
+        }
+    }
+
+    async fn play_all(
+        &self,
+        parts: &BTreeMap<String, Part>,
+        jobs: usize,
+    ) -> anyhow::Result<BTreeMap<String, Played>> {
+        let mut order: Vec<(&String, &Part)> = parts.iter().collect();
+        // Long ones first, so that none is left to be waited for at the end; then those that want to be alone.
+        order.sort_by_key(|(_, part)| (part.alone, std::cmp::Reverse(part.takes_ms)));
+        let places = Arc::new(Semaphore::new(jobs));
+        let mut plays = JoinSet::new();
+        let total = order.len();
+        for (name, part) in order {
+            let many = if part.alone { u32::try_from(jobs).unwrap_or(1) } else { 1 };
+            let (bench, name, scenario) = (self.clone(), name.clone(), part.scenario.clone());
+            let place = places.clone().acquire_many_owned(many).await?;
+            plays.spawn(async move {
+                let played = bench.play(&scenario).await;
+                drop(place);
+                eprintln!("played  {name}");
+                played.map(|played| (name, played))
+            });
+        }
+        eprintln!("all {total} plays have begun");
+        let mut done = BTreeMap::new();
+        while let Some(ended) = plays.join_next().await {
+            let (name, played) = ended.context("the harness itself failed")??;
+            done.insert(name, played);
+        }
+        Ok(done)
+    }
+}
+
+impl Options {
+    /// The command that plays one scenario again.
+    fn command(&self, name: &str) -> String {
+        let mut words = vec![format!("scn conform {name}")];
+        let mut flag = |flag: &str, value: Option<String>| {
+            words.extend(value.map(|value| format!("--{flag} {value}")));
+        };
+        flag("bridge", self.bridge.as_ref().map(Url::to_string));
+        flag("start-url", self.start_url.as_ref().map(Url::to_string));
+        flag("public-url", self.public_url.as_ref().map(Url::to_string));
+        flag("serve-openai", Some(self.serve_openai.to_string()));
+        flag("spawn", self.spawn.as_ref().map(|command| format!("'{}'", command.replace('\'', "'\\''"))));
+        words.join(" ")
+    }
+}
+
+/// Who broke a rule that the others keep, and who broke one while this machine was busy. What was kept in spite of
+/// that was kept.
+fn whom_to_play_again(judged: &BTreeMap<String, Judged>) -> Vec<String> {
+    let count = |rule: &str| judged.values().filter(|judged| judged.broken.contains(rule)).count();
+    let everywhere = |rule: &str| judged.len() >= 4 && count(rule) * 2 > judged.len();
+    judged
+        .iter()
+        .filter(|(_, judged)| judged.broken.iter().any(|rule| judged.busy || !everywhere(rule)))
+        .map(|(name, _)| name.clone())
+        .take(RETRIES_MAX)
+        .collect()
+}
+
+/// What two plays of a scenario say together.
+fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
+    let name = name.to_owned();
+    if second.busy && !second.broken.is_empty() {
+        let why = format!("this machine's own timers were late in each of {} plays", tries + 1);
+        return Row { name, verdict: Verdict::NotJudged, why, judged: None };
+    }
+    if second.broken.is_empty() {
+        if first.busy {
+            return Row { name, verdict: Verdict::Passed, why: String::new(), judged: Some(second) };
+        }
+        let why = "broken among other calls, kept alone".to_owned();
+        return Row { name, verdict: Verdict::Unsteady, why, judged: Some(first) };
+    }
+    Row { name, verdict: Verdict::Failed, why: String::new(), judged: Some(second) }
+}

@@ -1,0 +1,233 @@
+//! What a bridge offers, found out by one plain call: nobody is blamed for not doing what he does not claim to do.
+
+use crate::scenario::Scenario;
+use crate::stage::attach::Played;
+use crate::trace::CallTrace;
+use mocks::peer::At;
+use mocks::realtime::Dialect;
+use mocks::record::{CallerSight, ModelSight};
+use serde_json::Value;
+use std::fmt;
+
+/// The plain call: a silence to be greeted in, a question, an interruption, another answer, a key.
+const PROBE: &str = r#"
+purpose = "What does this bridge offer?"
+
+[[call]]
+caller.patience_ms = 9000
+caller.steps = [
+  { waits = 5000 }, { says = 1500 }, "hears_start", { hears_for = 1500 }, { says = 900 }, "hears_start", "hears_end",
+  { presses = "5" }, { waits = 3500 }, "hangs_up",
+]
+model.turns = [{ answers = 3000 }, { answers = 8000 }, { answers = 1500 }, { answers = 1000 }]
+"#;
+
+/// The scenario of the plain call, in one of the model's dialects.
+pub(super) fn probe(dialect: Dialect) -> Scenario {
+    let mut scenario =
+        Scenario::from_toml("conform/plain_call", PROBE).expect("the plain call is a scenario");
+    scenario.calls[0].model.dialect = dialect;
+    scenario
+}
+
+/// What a bridge offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// It spoke to the model in the retired dialect, which the service has switched off.
+    pub beta: bool,
+    /// What the model is to hear and to speak: `audio/pcm`, `audio/pcmu` or `audio/pcma`.
+    pub formats: (String, String),
+    /// The caller is spoken to first.
+    pub greets: bool,
+    /// What the caller says while it greets reaches nobody.
+    pub deaf_at_first: bool,
+    /// It marks what it sends.
+    pub marks: bool,
+    /// A pressed key reaches the model in some form.
+    pub keypad: bool,
+    /// The functions it declares to the model.
+    pub functions: Vec<String>,
+    /// The server answers each turn by itself.
+    pub answers_by_itself: bool,
+    /// The server finds the turns: its silence that ends one, ms. Nothing when the bridge finds them.
+    pub silence_ms: Option<u64>,
+    /// The server cancels its response when the caller speaks.
+    pub interrupts_by_itself: bool,
+    /// Which call a model connection is for is said in its request.
+    pub names_its_calls: bool,
+}
+
+impl Offer {
+    /// What the plain call has shown.
+    ///
+    /// # Errors
+    /// When it was no call at all. The message says how far it came.
+    pub(super) fn of(played: &Played) -> anyhow::Result<Self> {
+        use anyhow::bail;
+        let call = &played.trace.calls[0];
+        let notes = || played.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
+        if !saw(call, |sight| matches!(sight, CallerSight::Opened)) {
+            bail!("the bridge did not take the call{}", notes());
+        }
+        let Some(m) = call.models.iter().rposition(|model| {
+            model.sightings.iter().any(|seen| matches!(seen.what, ModelSight::SentSessionCreated))
+        }) else {
+            let refused = call.models.iter().flat_map(|model| &model.sightings).find_map(|seen| {
+                if let ModelSight::Refused { how } = &seen.what { Some(how.clone()) } else { None }
+            });
+            match refused {
+                Some(how) => bail!("the model refused the bridge: {how}{}", notes()),
+                None => bail!(
+                    "the bridge took the call and never opened a WebSocket to the model; does its OpenAI URL point to \
+                     --serve-openai?{}",
+                    notes()
+                ),
+            }
+        };
+        let model = &call.models[m];
+        let session = played.sessions.first().and_then(|sessions| sessions.get(m)).unwrap_or(&Value::Null);
+        let spoke = call
+            .caller
+            .sightings
+            .iter()
+            .find(|seen| matches!(seen.what, CallerSight::SpeechBegan { .. }))
+            .map_or(At(u64::MAX), |seen| seen.at);
+        let key = call.caller.sightings.iter().find(|seen| matches!(seen.what, CallerSight::SentDtmf { .. }));
+        let told = |since: At| {
+            model.sightings.iter().any(|seen| {
+                seen.at >= since
+                    && matches!(
+                        seen.what,
+                        ModelSight::GotText { .. }
+                            | ModelSight::GotCreate { .. }
+                            | ModelSight::GotUpdate { .. }
+                    )
+            })
+        };
+        let formats = model.sightings.iter().rev().find_map(|seen| {
+            if let ModelSight::GotUpdate { input, output } = &seen.what {
+                Some((input.clone(), output.clone()))
+            } else {
+                None
+            }
+        });
+        let first = |is: fn(&ModelSight) -> bool| {
+            model.sightings.iter().find(|seen| is(&seen.what)).map(|seen| seen.at)
+        };
+        let listened = first(|sight| matches!(sight, ModelSight::GotAppend { .. })).unwrap_or(At(u64::MAX));
+        let said =
+            first(|sight| matches!(sight, ModelSight::SentResponseDone { .. })).filter(|said| *said < spoke);
+        let usual = || ("audio/pcm".to_owned(), "audio/pcm".to_owned());
+        let input = &session["audio"]["input"];
+        // The flat session of the retired dialect has it at the top.
+        let turns = if input.is_object() { &input["turn_detection"] } else { &session["turn_detection"] };
+        let names = |tools: &Value| -> Vec<String> {
+            let named = |tool: &Value| tool["name"].as_str().map(str::to_owned);
+            tools.as_array().into_iter().flatten().filter_map(named).collect()
+        };
+        Ok(Self {
+            beta: played.trace.scenario.calls[0].model.dialect == Dialect::Beta,
+            formats: formats.unwrap_or_else(usual),
+            greets: call
+                .caller
+                .sightings
+                .iter()
+                .any(|seen| seen.at < spoke && matches!(seen.what, CallerSight::GotMedia { .. }))
+                || model
+                    .sightings
+                    .iter()
+                    .any(|seen| seen.at < spoke && matches!(seen.what, ModelSight::GotCreate { .. })),
+            deaf_at_first: said.is_some_and(|said| listened > said),
+            marks: saw(call, |sight| matches!(sight, CallerSight::GotMark { .. })),
+            keypad: key.is_some_and(|key| told(key.at)),
+            functions: names(&session["tools"]),
+            answers_by_itself: turns["create_response"].as_bool().unwrap_or(!turns.is_null()),
+            silence_ms: turns["silence_duration_ms"].as_u64().or((!turns.is_null()).then_some(800)),
+            interrupts_by_itself: turns["interrupt_response"].as_bool().unwrap_or(!turns.is_null()),
+            names_its_calls: false,
+        })
+    }
+
+    /// Whether the bridge was refused because it speaks the retired dialect.
+    pub(super) fn speaks_beta(played: &Played) -> bool {
+        let seen = played.trace.calls[0].models.iter().flat_map(|model| &model.sightings);
+        seen.into_iter().any(|seen| {
+            matches!(&seen.what, ModelSight::Refused { how } if how.contains("beta_api_shape_disabled"))
+        })
+    }
+
+    /// Every property with its value, for a table.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+        let yes = |is: bool| if is { "yes".to_owned() } else { "no".to_owned() };
+        let (input, output) = &self.formats;
+        let format = if input == output { input.clone() } else { format!("{input} in, {output} out") };
+        let turns = match self.silence_ms {
+            Some(ms) => format!("by the server, after {ms} ms of silence"),
+            None => "by the bridge".to_owned(),
+        };
+        vec![
+            ("dialect", if self.beta { "beta, which the service has switched off" } else { "ga" }.to_owned()),
+            ("audio with the model", format),
+            ("turns are found", turns),
+            ("greets the caller", yes(self.greets)),
+            ("listens while it greets", yes(self.greets && !self.deaf_at_first)),
+            ("sends marks", yes(self.marks)),
+            ("hands keys to the model", yes(self.keypad)),
+            (
+                "functions",
+                if self.functions.is_empty() { "none".to_owned() } else { self.functions.join(", ") },
+            ),
+            ("names its calls", yes(self.names_its_calls)),
+        ]
+    }
+}
+
+fn saw(call: &CallTrace, is: fn(&CallerSight) -> bool) -> bool {
+    call.caller.sightings.iter().any(|seen| is(&seen.what))
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, value) in self.rows() {
+            writeln!(f, "  {what:<24}  {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed::Seed;
+    use crate::stage::{self, StageKind};
+
+    #[test]
+    fn a_plain_call_shows_what_a_bridge_offers() {
+        let mut scenario = probe(Dialect::Ga);
+        scenario.bridge.greeting = Some("Greet the caller.".into());
+        let trace = stage::play(StageKind::Memory, &scenario, Seed(1));
+        let session = serde_json::json!({
+            "tools": [{"type": "function", "name": "lookup_order"}],
+            "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 500}}},
+        });
+        let mut played = Played { trace, notes: Vec::new(), sessions: vec![vec![session]] };
+        let offer = Offer::of(&played).unwrap();
+        assert!(
+            offer.greets && offer.marks && offer.keypad && !offer.beta && !offer.deaf_at_first,
+            "{offer:?}"
+        );
+        assert_eq!(
+            (offer.functions.as_slice(), offer.silence_ms),
+            (&["lookup_order".to_owned()][..], Some(500))
+        );
+        assert_eq!(offer.formats.0, "audio/pcm");
+
+        let scenario = probe(Dialect::Ga);
+        played.trace = stage::play(StageKind::Memory, &scenario, Seed(1));
+        assert!(!Offer::of(&played).unwrap().greets, "nobody greeted");
+        played.trace.calls[0].models.clear();
+        played.notes.push("a note".into());
+        let error = Offer::of(&played).unwrap_err().to_string();
+        assert!(error.contains("--serve-openai") && error.contains("a note"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! What a play in real time says about a bridge, and what it must not say.
+
+use crate::oracle::slack::LAG_MAX_US;
+use crate::oracle::{self, Oracle, Violation};
+use crate::report::{Outcome, Sheet};
+use crate::stage::attach::Played;
+use crate::trace::Trace;
+use mocks::record::{CallerSight, ModelSight};
+use std::collections::BTreeSet;
+
+/// Rules that need the bridge's own account, and why they say nothing about somebody else's.
+pub const NOT_JUDGED: &[(&str, &str)] = &[("text", "reads the bridge's own transcript")];
+
+/// What became of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Every rule was kept.
+    Passed,
+    /// A rule was broken, and again when it was played alone.
+    Failed,
+    /// A rule was broken once, and kept when the same was played alone.
+    Unsteady,
+    /// This machine was too busy to judge anybody.
+    NotJudged,
+    /// The bridge does not offer what it is about.
+    NotOffered,
+    /// It cannot be played against a foreign bridge, or was not to be.
+    LeftOut,
+}
+
+impl Verdict {
+    /// The word in tables and files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "FAILED",
+            Self::Unsteady => "unsteady",
+            Self::NotJudged => "not judged",
+            Self::NotOffered => "not offered",
+            Self::LeftOut => "left out",
+        }
+    }
+}
+
+/// The figures of a play; nothing where there was nothing to measure. Milliseconds, the middle of several.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// From `speech_started` to the `clear` at the ear.
+    pub clear: Option<f64>,
+    /// Where an item was cut, less what the ear had heard of it: the largest, with its sign.
+    pub cut: Option<f64>,
+    /// Bytes of interrupted responses that reached the ear after all.
+    pub stale_bytes: usize,
+    /// From the microphone to the model.
+    pub up: Option<f64>,
+    /// From the model's first audio of an answer to the ear.
+    pub down: Option<f64>,
+    /// From the caller's going to the end of the model's connection: the longest.
+    pub teardown: Option<f64>,
+}
+
+/// A play, judged.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// What a report shows of it.
+    pub outcome: Outcome,
+    /// Its picture.
+    pub sheet: Sheet,
+    /// What broke a rule and does not matter to anybody who calls.
+    pub advice: Vec<String>,
+    /// The rules that were broken.
+    pub broken: BTreeSet<&'static str>,
+    /// What was measured.
+    pub measured: Measured,
+    /// The machine was too busy.
+    pub busy: bool,
+}
+
+/// The rules that are held against a foreign bridge: all but these.
+pub(super) fn rules(except: &BTreeSet<String>) -> impl Iterator<Item = &'static Oracle> {
+    let judged = |name: &str| NOT_JUDGED.iter().all(|(other, _)| *other != name);
+    oracle::ALL.iter().filter(move |oracle| judged(oracle.name) && !except.contains(oracle.name))
+}
+
+/// Judges a play by every rule but these.
+pub(super) fn judge(played: &Played, name: &str, except: &BTreeSet<String>) -> Judged {
+    let trace = &played.trace;
+    let mut outcome = Outcome::unjudged(trace, name, None);
+    let mut advice = Vec::new();
+    let mut broken = BTreeSet::new();
+    for oracle in rules(except) {
+        let (weighty, light): (Vec<_>, Vec<_>) =
+            (oracle.judge)(trace).into_iter().partition(|violation| harmless(trace, violation).is_none());
+        for violation in &light {
+            let why = harmless(trace, violation).unwrap_or_default();
+            advice.push(format!("{}: {} ({why})", violation.oracle, violation.what));
+        }
+        if !weighty.is_empty() {
+            broken.insert(oracle.name);
+            outcome.blame(trace, oracle, &weighty);
+        }
+    }
+    for note in &played.notes {
+        broken.insert(oracle::lifecycle::EXPECT.name);
+        outcome.problems.push((note.clone(), String::new()));
+    }
+    Judged {
+        sheet: Sheet::of(trace),
+        measured: measure(trace, &outcome),
+        busy: trace.lag_us > LAG_MAX_US,
+        outcome,
+        advice,
+        broken,
+    }
+}
+
+/// Why nobody is hurt by this, if nobody is. A rule stays what it is: this only says that breaking it in this way has
+/// no effect on either end, so that it is told and does not fail a foreign bridge.
+fn harmless(trace: &Trace, violation: &Violation) -> Option<&'static str> {
+    let call = trace.calls.get(violation.call)?;
+    match violation.oracle {
+        // Twilio plays and returns marks in order, so who counts them needs no names.
+        "mark" => Some("marks come back in order, and whoever counts them can still tell them apart"),
+        "clear" => {
+            let empty = call.caller.sightings.iter().any(|seen| {
+                seen.at == violation.at && matches!(seen.what, CallerSight::GotClear { discarded: 0, .. })
+            });
+            empty.then_some("a clear of nothing silences nothing")
+        }
+        // The service handles events in order: audio behind the settings is read by them.
+        "format" => {
+            let behind = call.models.iter().any(|model| {
+                let set = model.sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotUpdate { .. }));
+                let audio = model.sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotAppend { .. }));
+                let first = audio.is_some_and(|n| model.sightings[n].at == violation.at);
+                let refused = model
+                    .sightings
+                    .iter()
+                    .any(|seen| matches!(&seen.what, ModelSight::SentError { rejected: Some(what), .. } if what == "session.update"));
+                let scripted = trace.scenario.calls.iter().any(|plan| plan.model.echoes_format.is_some());
+                first && !refused && !scripted && set.zip(audio).is_some_and(|(set, audio)| set < audio)
+            });
+            behind.then_some("the settings were sent first, and the service takes what it is sent in order")
+        }
+        _ => None,
+    }
+}
+
+fn measure(trace: &Trace, outcome: &Outcome) -> Measured {
+    let middle = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    let figures = &outcome.figures;
+    let farthest = |a: f64, b: f64| if b.abs() > a.abs() { b } else { a };
+    Measured {
+        clear: middle(figures.clear_latencies.clone()),
+        cut: figures.truncation_errors.iter().copied().reduce(farthest),
+        stale_bytes: figures.stale_bytes,
+        up: middle(oracle::audio::delays_up(trace)),
+        down: middle(figures.answers.iter().map(|answer| answer.bridge).collect()),
+        teardown: oracle::lifecycle::teardowns(trace).into_iter().reduce(f64::max),
+    }
+}
