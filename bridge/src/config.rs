@@ -9,8 +9,10 @@ use crate::call::settings::{CallConfig, Person};
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
+use crate::live;
 use crate::metrics;
 use crate::store;
+use crate::tools::webhook;
 use crate::twiml::{self, After};
 use axum::http::{HeaderName, HeaderValue, Uri};
 use clap::{Parser, Subcommand};
@@ -73,6 +75,10 @@ pub struct Config {
     pub store: store::Settings,
     /// Whether traces and logs are sent to a collector, and where.
     pub otlp: Otlp,
+    /// The page of the calls of this moment.
+    pub live: live::Settings,
+    /// Where functions are run.
+    pub tools: webhook::Settings,
     /// Settings of each call.
     pub call: CallConfig,
     /// The notice itself, mu-law at 8 kHz.
@@ -98,6 +104,8 @@ impl Default for Config {
             metrics: metrics::Settings::default(),
             store: store::Settings::default(),
             otlp: Otlp::default(),
+            live: live::Settings::default(),
+            tools: webhook::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
         }
@@ -451,6 +459,9 @@ pub struct Args {
     /// error, warn, info, debug, trace, or filters such as info,bridge=debug [env: BRIDGE_LOG] [default: info].
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Where the page of the running calls is, or off [env: BRIDGE_LIVE_LISTEN] [default: 127.0.0.1:8085].
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub live_listen: Option<String>,
     /// The folder of the call journals [env: BRIDGE_JOURNAL_DIR] [default: none, and no journals].
     #[arg(long, global = true, value_name = "DIR")]
     pub journal_dir: Option<String>,
@@ -466,6 +477,18 @@ pub enum Command {
     Serve,
     /// Check the settings and print what would be in force, without serving.
     Check,
+    /// Show a scripted call between mocks on one machine: no account, no key, no cost.
+    Demo {
+        /// Where mock-openai and mock-twilio are [default: beside this program].
+        #[arg(long, value_name = "DIR")]
+        mocks: Option<PathBuf>,
+        /// Where to write what the caller heard.
+        #[arg(long, value_name = "FILE", default_value = "heard.wav")]
+        save: PathBuf,
+        /// How many calls to play; without it one after the other until Ctrl-C.
+        #[arg(long, value_name = "N")]
+        calls: Option<u32>,
+    },
     /// Place a call: Twilio rings the number and connects whoever answers to the bridge that serves public_url.
     Call {
         /// Whom to call, such as +14155550123.
@@ -498,7 +521,8 @@ impl Command {
 const HELP: &str = "\
 Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
 project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
-whoever may place and end calls. NAME_FILE names a file that holds the secret instead. Also
+whoever may place and end calls; BRIDGE_TOOLS_SECRET, by which the functions' webhooks
+know the bridge. NAME_FILE names a file that holds the secret instead. Also
 TWILIO_ACCOUNT_SID and TWILIO_NUMBER; BRIDGE_STORE_URL, where transcripts are kept; and
 OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME, where traces and
 logs are sent. Flags win over the environment, the environment over the file, the file over the
@@ -509,6 +533,7 @@ Examples:
   bridge --config /etc/bridge.toml --log-format json
   bridge check --config deploy/bridge.example.toml
   bridge call --to +14155550123
+  bridge demo
   OPENAI_API_KEY=any bridge --insecure-no-signature --listen 127.0.0.1:8084 \
     --openai-url ws://127.0.0.1:9100/v1/realtime
   bridge calls list
@@ -522,6 +547,7 @@ Serves:
   /readyz    200 while one more call would be taken, else 503 and why
   /metrics   figures for Prometheus; docs/observability.md tells them all
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
+and at live.listen, by default only on this machine: / the calls of this moment, /live/calls as JSON
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
 
@@ -531,7 +557,7 @@ type Store = fn(&mut Config, &str) -> Result<(), String>;
 type Override<'a> = (&'static str, Option<&'a str>, &'static str, Store);
 
 impl Args {
-    fn overrides(&self) -> [Override<'_>; 12] {
+    fn overrides(&self) -> [Override<'_>; 13] {
         [
             ("--listen", self.listen.as_deref(), "BRIDGE_LISTEN", |config, text| {
                 listen(text).map(|address| config.listen = address)
@@ -569,6 +595,11 @@ impl Args {
             ("--log-level", self.log_level.as_deref(), "BRIDGE_LOG", |config, text| {
                 config.log.level = text.to_owned();
                 Ok(())
+            }),
+            ("--live-listen", self.live_listen.as_deref(), "BRIDGE_LIVE_LISTEN", |config, text| {
+                config.live.enabled = text != "off";
+                let address = if text == "off" { Ok(config.live.listen) } else { listen(text) };
+                address.map(|address| config.live.listen = address)
             }),
             ("--journal-dir", self.journal_dir.as_deref(), "BRIDGE_JOURNAL_DIR", |config, text| {
                 config.journal.dir = Some(text.into());
@@ -623,6 +654,7 @@ impl Config {
             ("OPENAI_API_KEY", &mut config.openai.api_key),
             ("TWILIO_AUTH_TOKEN", &mut config.twilio.auth_token),
             ("BRIDGE_OPERATOR_TOKEN", &mut config.operator.token),
+            ("BRIDGE_TOOLS_SECRET", &mut config.tools.secret),
         ] {
             match secret(&env, variable) {
                 Ok(found) => *place = found.unwrap_or_else(|| std::mem::take(place)),
@@ -725,6 +757,9 @@ impl Config {
                 refuse(format!("{name} = {value}: between {least} and {JOURNAL_BYTES_MAX}"));
             }
         }
+        self.live.check(&self.operator.token, &mut refuse);
+        let offered: Vec<&str> = self.call.tools.iter().map(|tool| tool.name.as_str()).collect();
+        self.tools.check(&offered, &mut refuse);
         check_face(self, &mut refuse);
         self.otlp.problem().into_iter().for_each(&mut refuse);
         if let Err(problem) = self.store.place() {
@@ -950,6 +985,9 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     }
     range("call.leaving.farewell_ms", call.leaving.farewell_ms, 1, WAIT_MS_MAX);
     range("call.leaving.carrier_ms", call.leaving.carrier_ms, 1, WAIT_MS_MAX);
+    if let Some(filler) = &call.filler {
+        range("call.filler.after_ms", filler.after_ms, 100, WAIT_MS_MAX);
+    }
     for tool in &call.tools {
         range(&format!("timeout_ms of the function {:?}", tool.name), tool.timeout_ms, 1, WAIT_MS_MAX);
     }
@@ -1047,7 +1085,9 @@ fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
     let key = source.split('=').next().unwrap_or_default().trim();
     let is_key_of_twilio =
         before.rfind("\n[").is_some_and(|at| before[at..].starts_with("\n[twilio.shared_keys"));
-    if is_key_of_twilio || source.contains("shared_keys") || ["api_key", "auth_token", "token"].contains(&key)
+    if is_key_of_twilio
+        || source.contains("shared_keys")
+        || ["api_key", "auth_token", "token", "secret"].contains(&key)
     {
         return format!("{place}: {key}: {}", message.split(": ").next().unwrap_or(message));
     }

@@ -14,6 +14,7 @@
 //! * [`door`]: who may come in; [`signature`], [`token`], [`twiml`]: what it is told by, and what it answers.
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
+//! * [`live`]: the calls of this moment on a page; [`demo`]: one to look at, without any account.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`meter`], [`metrics`]: what goes through the legs, in numbers; and all there is to count, for Prometheus.
 //! * [`store`]: transcripts that outlive their calls.
@@ -23,12 +24,14 @@
 pub mod audio;
 pub mod call;
 pub mod config;
+pub mod demo;
 pub mod dial;
 pub mod door;
 pub mod driver;
 pub mod http;
 pub mod journal;
 pub mod leg;
+pub mod live;
 pub mod meter;
 pub mod metrics;
 pub mod operator;

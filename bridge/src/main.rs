@@ -3,18 +3,20 @@
 use axum::Router;
 use axum::serve::ListenerExt;
 use bridge::config::{Args, Command, Config};
+use bridge::demo::{self, Demo};
 use bridge::dial::TlsDial;
 use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
+use bridge::live::{self, Live};
 use bridge::metrics::Metrics;
 use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
-use bridge::serve::{Server, Stats};
+use bridge::serve::{Server, Stats, unix_now};
 use bridge::store::Writer;
 use bridge::telemetry::{self, LogCalls};
 use bridge::tls::{Certificate, TlsListener};
-use bridge::tools::NoTools;
+use bridge::tools::webhook::Webhooks;
 use clap::Parser;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -25,6 +27,9 @@ use tracing_subscriber::layer::Layer as _;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Demo { mocks, save, calls }) = args.command {
+        return ended(show(Demo { mocks, save, calls, live: args.live_listen }));
+    }
     let config = match Config::load(&args, |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
@@ -34,13 +39,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let done = match args.command.unwrap_or(Command::Serve) {
+    ended(match args.command.unwrap_or(Command::Serve) {
         Command::Check => check(&config),
-        Command::Serve => serve(config),
+        Command::Serve | Command::Demo { .. } => serve(config),
         Command::Call { to, from } => call(&config, &to, from.as_deref()),
         #[cfg(feature = "store")]
         Command::Calls { calls: what } => calls(&config, &what),
-    };
+    })
+}
+
+fn ended(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,6 +61,13 @@ fn main() -> ExitCode {
 fn check(config: &Config) -> anyhow::Result<()> {
     print!("{}", config.shown()?);
     Ok(())
+}
+
+/// Shows a call between mocks.
+#[tokio::main]
+async fn show(demo: Demo) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    demo::run(demo, tokio::signal::ctrl_c()).await
 }
 
 /// Places a call and prints its name.
@@ -116,7 +131,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         });
     };
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
-    let tools = WithCarrier { tools: NoTools, carrier: carrier.clone() };
+    let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
+    let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
     let stats = Stats::default();
     let store = open_store(&config).await?;
     let metrics = config.metrics.enabled.then(|| {
@@ -139,11 +155,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(metrics.clone().watch_loop());
     }
     let traces = exporter.as_ref().map(Exporter::calls);
-    let observe = (LogCalls, (metrics, (store.as_ref().map(Writer::calls), traces)));
-    let server = Server::with_stats(stats, dial, tools, observe, Arc::new(config))
+    let (config, calls) = (Arc::new(config), Live::default());
+    let kept = (store.as_ref().map(Writer::calls), traces);
+    let observe = ((LogCalls, calls.clone()), (metrics, kept));
+    let server = Server::with_stats(stats, dial, tools, observe, config.clone())
         .with_journal(journals)
-        .with_carrier(carrier)
+        .with_carrier(carrier.clone())
         .with_routes(pages);
+    if config.live.enabled {
+        // A page that cannot be shown is no reason to take no calls.
+        match TcpListener::bind(config.live.listen).await {
+            Ok(listener) => {
+                tracing::info!(listen = %config.live.listen, "the live page is at /");
+                tokio::spawn(live::serve(listener, calls, server.stats(), config, carrier));
+            }
+            Err(error) => {
+                tracing::error!(listen = %config.live.listen, %error, "there is no live page: see live.listen");
+            }
+        }
+    }
     let served = match certificate {
         None => server.run(listener, shutdown).await,
         Some(certificate) => {

@@ -397,7 +397,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
 
     /// The same, counting in `stats`: for whoever has to know them before there is a server.
     pub fn with_stats(stats: Stats, dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        let unix_now = Arc::new(system_unix_now);
+        let unix_now = Arc::new(unix_now);
         Self {
             dial,
             tools,
@@ -586,13 +586,14 @@ fn process_id() -> u64 {
     let mut bytes = [0; 8];
     if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
         // No randomness from the system: the process's own number and time tell it from its neighbours.
-        return (u64::from(std::process::id()) << 32) ^ system_unix_now().unsigned_abs();
+        return (u64::from(std::process::id()) << 32) ^ unix_now().unsigned_abs();
     }
     u64::from_le_bytes(bytes)
 }
 
+/// The clock on the wall, Unix seconds.
 #[expect(clippy::disallowed_methods, reason = "the wall clock of production enters here")]
-fn system_unix_now() -> i64 {
+pub fn unix_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

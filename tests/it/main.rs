@@ -9,6 +9,8 @@
 //! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
+//! * `deploy`: what is given to operators names what exists.
+//! * `demo`: a call of `bridge demo`, by the programs themselves.
 //! * `golden_calls`: chosen calls sound as they sounded, sample for sample.
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
@@ -23,6 +25,8 @@ mod catalogue;
 mod codec;
 mod conform;
 mod conformance;
+mod demo;
+mod deploy;
 mod determinism;
 mod golden_calls;
 mod journals;
