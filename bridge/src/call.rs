@@ -872,6 +872,7 @@ impl Call {
             | Timer::CallerPong
             | Timer::ModelPong
             | Timer::Tool
+            | Timer::Filler
             | Timer::Farewell
             | Timer::Expiry
             | Timer::CallLimit
@@ -929,6 +930,10 @@ impl Call {
                     self.end(reason, &detail, now);
                 }
             }
+            Timer::Filler => self.talk(now, |talk, desk, _| {
+                talk.fill(desk, now);
+                Ok(())
+            }),
             Timer::Farewell => self.talk(now, |talk, desk, _| {
                 talk.leave(desk, now);
                 Ok(())

@@ -9,6 +9,7 @@ use crate::call::settings::{CallConfig, Person};
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
+use crate::tools::webhook;
 use crate::twiml::{self, After};
 use axum::http::Uri;
 use clap::{Parser, Subcommand};
@@ -64,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// Whether calls are journalled, where, and how much is kept.
     pub journal: journal::Settings,
+    /// Where functions are run.
+    pub tools: webhook::Settings,
     /// Settings of each call.
     pub call: CallConfig,
     /// The notice itself, mu-law at 8 kHz.
@@ -86,6 +89,7 @@ impl Default for Config {
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
+            tools: webhook::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
         }
@@ -429,7 +433,8 @@ pub enum Command {
 const HELP: &str = "\
 Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
 project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
-whoever may place and end calls. NAME_FILE names a file that holds the secret instead. Also
+whoever may place and end calls; BRIDGE_TOOLS_SECRET, by which the functions' webhooks
+know the bridge. NAME_FILE names a file that holds the secret instead. Also
 TWILIO_ACCOUNT_SID and TWILIO_NUMBER. Flags win over the environment, the environment over the file, the file over the
 defaults. An empty variable counts as unset.
 
@@ -549,6 +554,7 @@ impl Config {
             ("OPENAI_API_KEY", &mut config.openai.api_key),
             ("TWILIO_AUTH_TOKEN", &mut config.twilio.auth_token),
             ("BRIDGE_OPERATOR_TOKEN", &mut config.operator.token),
+            ("BRIDGE_TOOLS_SECRET", &mut config.tools.secret),
         ] {
             match secret(&env, variable) {
                 Ok(found) => *place = found.unwrap_or_else(|| std::mem::take(place)),
@@ -627,6 +633,8 @@ impl Config {
                 refuse(format!("{name} = {value}: between {least} and {JOURNAL_BYTES_MAX}"));
             }
         }
+        let offered: Vec<&str> = self.call.tools.iter().map(|tool| tool.name.as_str()).collect();
+        self.tools.check(&offered, &mut refuse);
         check_face(self, &mut refuse);
         check_call(&self.call, &mut refuse);
     }
@@ -835,6 +843,9 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     }
     range("call.leaving.farewell_ms", call.leaving.farewell_ms, 1, WAIT_MS_MAX);
     range("call.leaving.carrier_ms", call.leaving.carrier_ms, 1, WAIT_MS_MAX);
+    if let Some(filler) = &call.filler {
+        range("call.filler.after_ms", filler.after_ms, 100, WAIT_MS_MAX);
+    }
     for tool in &call.tools {
         range(&format!("timeout_ms of the function {:?}", tool.name), tool.timeout_ms, 1, WAIT_MS_MAX);
     }
@@ -932,7 +943,9 @@ fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
     let key = source.split('=').next().unwrap_or_default().trim();
     let is_key_of_twilio =
         before.rfind("\n[").is_some_and(|at| before[at..].starts_with("\n[twilio.shared_keys"));
-    if is_key_of_twilio || source.contains("shared_keys") || ["api_key", "auth_token", "token"].contains(&key)
+    if is_key_of_twilio
+        || source.contains("shared_keys")
+        || ["api_key", "auth_token", "token", "secret"].contains(&key)
     {
         return format!("{place}: {key}: {}", message.split(": ").next().unwrap_or(message));
     }

@@ -111,7 +111,8 @@ where
                 Transmit::HoldModel(hold) => legs.held = hold,
                 Transmit::RunTool { call_id, name, arguments } => {
                     let (tools, call_sid) = (tools.clone(), call.call_sid().unwrap_or_default().to_owned());
-                    functions.run(call_id, async move { tools.run(&call_sid, &name, &arguments).await });
+                    let id = call_id.clone();
+                    functions.run(call_id, async move { tools.run(&call_sid, &id, &name, &arguments).await });
                 }
                 Transmit::CancelTool { call_id } => functions.cancel(&call_id),
             }

@@ -46,7 +46,7 @@ pub trait Connect: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct TlsConnect {
     tls: TlsConnector,
-    public_only: bool,
+    may: fn(IpAddr) -> bool,
 }
 
 impl TlsConnect {
@@ -63,14 +63,21 @@ impl TlsConnect {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn trusting(roots: RootCertStore) -> io::Result<Self> {
-        Ok(Self { tls: trusting(roots)?, public_only: false })
+        Ok(Self { tls: trusting(roots)?, may: |_| true })
     }
 
     /// Connects to addresses of the public internet alone, whatever a name resolves to: for addresses that
     /// people who are not the operator may write.
     #[must_use]
     pub const fn public_only(mut self) -> Self {
-        self.public_only = true;
+        self.may = is_public;
+        self
+    }
+
+    /// Connects to addresses that `may` allows alone, whatever a name resolves to.
+    #[must_use]
+    pub const fn only(mut self, may: fn(IpAddr) -> bool) -> Self {
+        self.may = may;
         self
     }
 }
@@ -82,8 +89,9 @@ impl Connect for TlsConnect {
         // What was looked at is what is dialled: resolving once more could give another address.
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in tokio::net::lookup_host((to.host.as_str(), to.port)).await? {
-            if self.public_only && !is_public(address.ip()) {
-                last = io::Error::new(io::ErrorKind::PermissionDenied, "the address is not a public one");
+            if !(self.may)(address.ip()) {
+                let why = "the address is not one of those allowed";
+                last = io::Error::new(io::ErrorKind::PermissionDenied, why);
                 continue;
             }
             match TcpStream::connect(address).await {
@@ -99,6 +107,30 @@ impl Connect for TlsConnect {
             }
         }
         Err(last)
+    }
+}
+
+/// Whether an address may belong to a service of one's own network: anything but link-local addresses, at which clouds
+/// hand out the keys of a machine, and what is nobody's.
+pub fn is_a_service(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let nobody = v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast();
+            // The last is where one cloud keeps what the others have among the link-local ones.
+            !(nobody || v4.is_link_local() || v4.octets() == [100, 100, 100, 200])
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_a_service(v4.into()),
+            None => {
+                let keys = v6.segments() == [0xFD00, 0xEC2, 0, 0, 0, 0, 0, 0x254];
+                let tunnel = matches!(v6.segments(), [0x64, 0xFF9B, ..] | [0x2002, ..]);
+                !(v6.is_unspecified()
+                    || v6.is_multicast()
+                    || v6.is_unicast_link_local()
+                    || keys
+                    || (tunnel && !is_public(address)))
+            }
+        },
     }
 }
 
@@ -541,7 +573,7 @@ mod tests {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let client = Client::new(TlsConnect::new().unwrap().public_only(), Duration::from_secs(5), 10);
         let failure = client.send(&Request::new(Method::GET, &url).unwrap()).await.unwrap_err();
-        assert!(failure.to_string().contains("not a public one"), "{failure}");
+        assert!(failure.to_string().contains("not one of those allowed"), "{failure}");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
 use bridge::rest::{Carrier, Rest, WithCarrier};
-use bridge::serve::Server;
+use bridge::serve::{Server, unix_now};
 use bridge::telemetry::{self, LogCalls};
 use bridge::tls::{Certificate, TlsListener};
-use bridge::tools::NoTools;
+use bridge::tools::webhook::Webhooks;
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -109,7 +109,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         });
     };
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
-    let tools = WithCarrier { tools: NoTools, carrier: carrier.clone() };
+    let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
+    let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
     let server =
         Server::new(dial, tools, LogCalls, Arc::new(config)).with_journal(journals).with_carrier(carrier);
     let served = match certificate {

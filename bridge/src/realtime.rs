@@ -514,6 +514,8 @@ pub enum ClientEvent {
         request: u64,
         /// Replaces the session's instructions for this response.
         instructions: Option<String>,
+        /// The response may call functions.
+        may_call: bool,
     },
     /// Stops a response.
     CancelResponse {
@@ -565,10 +567,13 @@ impl ClientEvent {
                 },
             })
             .to_string(),
-            Self::CreateResponse { event_id, request, instructions } => {
+            Self::CreateResponse { event_id, request, instructions, may_call } => {
                 let mut response = json!({ "metadata": { REQUEST_KEY: request.to_string() } });
                 if let Some(instructions) = instructions {
                     response["instructions"] = json!(instructions);
+                }
+                if !may_call {
+                    response["tool_choice"] = json!("none");
                 }
                 json!({ "type": "response.create", "event_id": event_id, "response": response }).to_string()
             }

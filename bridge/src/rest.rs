@@ -200,7 +200,13 @@ pub struct WithCarrier<T> {
 }
 
 impl<T: Tools> Tools for WithCarrier<T> {
-    async fn run(&self, call_sid: &str, name: &str, arguments: &str) -> Result<String, String> {
+    async fn run(
+        &self,
+        call_sid: &str,
+        call_id: &str,
+        name: &str,
+        arguments: &str,
+    ) -> Result<String, String> {
         let done = r#"{"status":"done"}"#.to_owned();
         match (name, &self.carrier) {
             (END_CALL, None) => Ok(done),
@@ -213,7 +219,7 @@ impl<T: Tools> Tools for WithCarrier<T> {
                 let to = arguments["number"].as_str().unwrap_or_default();
                 carrier.transfer(call_sid, to).await.map(|()| done).map_err(|p| logged(name, &p))
             }
-            _ => self.tools.run(call_sid, name, arguments).await,
+            _ => self.tools.run(call_sid, call_id, name, arguments).await,
         }
     }
 }
@@ -366,15 +372,15 @@ mod tests {
         let (rest, twilio) = rest(&[(200, "{}"), (200, "{}"), GONE]).await;
         let with = WithCarrier { tools: NoTools, carrier: Some(Arc::new(rest)) };
         let done = Ok(r#"{"status":"done"}"#.to_owned());
-        assert_eq!(with.run(CALL, END_CALL, "{}").await, done);
+        assert_eq!(with.run(CALL, "call_1", END_CALL, "{}").await, done);
         let to = r#"{"to":"desk","number":"+14155550100"}"#;
-        assert_eq!(with.run(CALL, TRANSFER_CALL, to).await, done);
-        assert_eq!(with.run(CALL, TRANSFER_CALL, to).await, Err("the call is over".into()));
-        assert!(with.run(CALL, "look_up", "{}").await.unwrap_err().contains("look_up"));
+        assert_eq!(with.run(CALL, "call_1", TRANSFER_CALL, to).await, done);
+        assert_eq!(with.run(CALL, "call_1", TRANSFER_CALL, to).await, Err("the call is over".into()));
+        assert!(with.run(CALL, "call_1", "look_up", "{}").await.unwrap_err().contains("look_up"));
         assert_eq!(asked(&twilio).len(), 3);
         let without = WithCarrier { tools: NoTools, carrier: None };
-        assert_eq!(without.run(CALL, END_CALL, "{}").await, done, "closing the stream will do");
-        assert!(without.run(CALL, TRANSFER_CALL, to).await.is_err());
+        assert_eq!(without.run(CALL, "call_1", END_CALL, "{}").await, done, "closing the stream will do");
+        assert!(without.run(CALL, "call_1", TRANSFER_CALL, to).await.is_err());
     }
 
     #[test]

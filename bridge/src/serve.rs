@@ -390,7 +390,7 @@ where
 impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// A server that looks at the system's clock on the wall.
     pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        let (stats, unix_now) = (Stats::default(), Arc::new(system_unix_now));
+        let (stats, unix_now) = (Stats::default(), Arc::new(unix_now));
         Self {
             dial,
             tools,
@@ -571,13 +571,14 @@ fn process_id() -> u64 {
     let mut bytes = [0; 8];
     if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
         // No randomness from the system: the process's own number and time tell it from its neighbours.
-        return (u64::from(std::process::id()) << 32) ^ system_unix_now().unsigned_abs();
+        return (u64::from(std::process::id()) << 32) ^ unix_now().unsigned_abs();
     }
     u64::from_le_bytes(bytes)
 }
 
+/// The clock on the wall, Unix seconds.
 #[expect(clippy::disallowed_methods, reason = "the wall clock of production enters here")]
-fn system_unix_now() -> i64 {
+pub fn unix_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

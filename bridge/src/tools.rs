@@ -1,12 +1,17 @@
 //! Who runs the functions the model calls. Runs beside the audio; nothing waits for it.
+//!
+//! [`webhook`] asks the operator's own services.
+
+pub mod webhook;
 
 /// Runs functions.
 pub trait Tools: Clone + Send + Sync + 'static {
-    /// Runs one with a JSON object as arguments. An error is told to the model in the words given. Dropped when
-    /// nobody waits for it any more.
+    /// Runs one with a JSON object as arguments; `call_id` is what the model calls this run. An error is told to the
+    /// model in the words given. Dropped when nobody waits for it any more.
     fn run(
         &self,
         call_sid: &str,
+        call_id: &str,
         name: &str,
         arguments: &str,
     ) -> impl Future<Output = Result<String, String>> + Send;
@@ -17,7 +22,13 @@ pub trait Tools: Clone + Send + Sync + 'static {
 pub struct NoTools;
 
 impl Tools for NoTools {
-    async fn run(&self, _call_sid: &str, name: &str, _arguments: &str) -> Result<String, String> {
+    async fn run(
+        &self,
+        _call_sid: &str,
+        _call_id: &str,
+        name: &str,
+        _arguments: &str,
+    ) -> Result<String, String> {
         Err(format!("the function {name} is not available on this line"))
     }
 }

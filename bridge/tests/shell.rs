@@ -285,7 +285,7 @@ async fn observers_hear_of_beginning_traffic_and_going_whatever_ends_a_call() {
 struct Moody(mpsc::UnboundedSender<&'static str>);
 
 impl Tools for Moody {
-    async fn run(&self, call_sid: &str, name: &str, arguments: &str) -> Result<String, String> {
+    async fn run(&self, call_sid: &str, _id: &str, name: &str, arguments: &str) -> Result<String, String> {
         match name {
             "panics" => panic!("planted"),
             "hangs" => {

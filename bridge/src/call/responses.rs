@@ -29,6 +29,8 @@ pub(crate) enum Why {
     ToolOutput,
     /// The last response failed.
     Retry,
+    /// A function takes its time.
+    Filler,
     /// The call is about to end, and nothing was said.
     Farewell,
 }
@@ -37,7 +39,7 @@ impl Why {
     /// Whether a response that was already running when the wish came up makes it needless.
     const fn is_met_by_a_running_response(self) -> bool {
         match self {
-            Self::Greeting | Self::Turn | Self::Retry => true,
+            Self::Greeting | Self::Turn | Self::Retry | Self::Filler => true,
             Self::Keypad | Self::ToolOutput | Self::Farewell => false,
         }
     }
@@ -49,6 +51,8 @@ pub(crate) struct Active {
     pub(crate) id: String,
     /// When its latest audio was taken.
     pub(crate) spoke_at: Option<Instant>,
+    /// It only fills the time of a function: if it says nothing, nothing is amiss.
+    pub(crate) fills: bool,
     /// It called a function.
     pub(crate) called: bool,
     /// It was interrupted: nothing of it is played.
@@ -129,6 +133,7 @@ impl Responses {
         // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.auto_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
+        let fills = ours.as_ref().is_some_and(|ours| ours.why == Why::Filler);
         let fenced = match &ours {
             Some(ours) => ours.fenced,
             None if request.is_some() => true, // one we gave up waiting for
@@ -146,7 +151,7 @@ impl Responses {
             }
         };
         // A cancelled predecessor may end later than its successor begins.
-        self.active = Some(Active { id: id.to_owned(), spoke_at: None, called: false, fenced });
+        self.active = Some(Active { id: id.to_owned(), spoke_at: None, fills, called: false, fenced });
         if fenced {
             return Created::Unwanted;
         }
@@ -215,9 +220,10 @@ impl Responses {
         true
     }
 
-    /// Our request was refused for another reason. Returns whether it was ours and still wanted.
-    pub(crate) fn refused(&mut self, event_id: &str) -> bool {
-        self.requested.take_if(|r| r.event_id == event_id).is_some_and(|r| !r.fenced)
+    /// Our request was refused for another reason. Returns why it was made, if it was ours and still wanted.
+    pub(crate) fn refused(&mut self, event_id: &str) -> Option<Why> {
+        let ours = self.requested.take_if(|r| r.event_id == event_id)?;
+        (!ours.fenced).then_some(ours.why)
     }
 
     /// Nothing came of what was expected: forget it, so that it can be asked for again. Returns the response to

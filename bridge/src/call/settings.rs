@@ -39,6 +39,8 @@ pub struct CallConfig {
     pub mute_dtmf_tones: bool,
     /// Functions the model may call.
     pub tools: Vec<ToolSpec>,
+    /// What is said while a function takes its time; `None` lets the caller wait in silence.
+    pub filler: Option<Filler>,
     /// How the model may end the call or put the caller through.
     pub leaving: Leaving,
     /// How far the audio sent to the caller may run ahead of the ear.
@@ -67,6 +69,7 @@ impl Default for CallConfig {
             barge_in: true,
             mute_dtmf_tones: false,
             tools: Vec::new(),
+            filler: None,
             leaving: Leaving::default(),
             pacing: Pacing::default(),
             dtmf: Dtmf::default(),
@@ -159,6 +162,29 @@ fn empty_schema() -> serde_json::Value {
 
 const fn tool_timeout() -> u64 {
     15_000
+}
+
+/// What is said while a function takes its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filler {
+    /// How long a function runs before the model is asked for a word, ms. When somebody is speaking by then, the wait
+    /// begins again. One word for all functions that run at one time.
+    pub after_ms: u64,
+    /// What the model is told to say. It may call nothing while it says it.
+    pub instructions: String,
+}
+
+impl Default for Filler {
+    fn default() -> Self {
+        Self {
+            after_ms: 1_500,
+            instructions:
+                "Say in one short sentence that you are looking it up and that it takes a moment. Do not \
+                           guess the result."
+                    .into(),
+        }
+    }
 }
 
 /// How the model may end the call or put the caller through.

@@ -27,6 +27,8 @@ pub(super) struct Conversation {
     responses: Responses,
     keypad: Keypad,
     tools: Tools,
+    /// The caller was told that what runs now takes its time.
+    filled: bool,
     /// The call is to end, or be put through, once the caller has heard everything.
     farewell: Option<Farewell>,
     /// It is being done: the function call, and what it is.
@@ -49,6 +51,7 @@ impl Conversation {
             responses: Responses::default(),
             keypad: Keypad::default(),
             tools: Tools::default(),
+            filled: false,
             farewell: None,
             leaving: None,
             caller_speaks: false,
@@ -368,6 +371,7 @@ impl Conversation {
             && !active.fenced
             && active.spoke_at.is_none()
             && !active.called
+            && !active.fills
             && done.status != "cancelled"
         {
             return self.nothing_was_said(desk, done.error.as_deref().unwrap_or(&done.status), now);
@@ -427,10 +431,17 @@ impl Conversation {
         if name == "conversation_already_has_active_response" {
             // The running response will speak; should it not, the first-audio timer is still there.
             self.responses.refused_as_busy(error.event_id.as_deref());
-        } else if error.event_id.as_deref().is_some_and(|id| self.responses.refused(id)) {
-            return self.nothing_was_said(desk, name, now);
+            return Ok(());
         }
-        Ok(())
+        match error.event_id.as_deref().and_then(|id| self.responses.refused(id)) {
+            None => Ok(()),
+            // Then in silence; and what was wanted meanwhile need not wait for it any more.
+            Some(Why::Filler) => {
+                self.ask(desk, now);
+                Ok(())
+            }
+            Some(_) => self.nothing_was_said(desk, name, now),
+        }
     }
 
     // ---------------------------------------------------------------------------------------- functions
@@ -451,6 +462,9 @@ impl Conversation {
                     arguments,
                 });
                 self.watch_tools(desk);
+                if let Some(filler) = desk.config.filler.as_ref().filter(|_| !self.filled) {
+                    desk.timers.set_if_unset(Timer::Filler, now + ms(filler.after_ms));
+                }
             }
             Verdict::Leave { way, arguments } => {
                 desk.event(CallEvent::ToolCalled {
@@ -584,10 +598,32 @@ impl Conversation {
         desk.tell_model(ClientEvent::ToolOutput { call_id, output });
     }
 
-    fn watch_tools(&self, desk: &mut Desk) {
+    /// A function has been running for a while: the caller is told that it takes its time, unless somebody is
+    /// speaking, or about to. Then it can wait; a caller who hears something knows that the line is alive.
+    pub(super) fn fill(&mut self, desk: &mut Desk, now: Instant) {
+        let Some(after_ms) = desk.config.filler.as_ref().map(|filler| filler.after_ms) else { return };
+        let leaves = self.farewell.is_some() || self.leaving.is_some();
+        if self.filled || leaves || !self.tools.is_running() {
+            return;
+        }
+        let coming = self.responses.is_expected() || self.responses.is_anything_coming();
+        if self.caller_speaks || coming || !self.downlink.is_quiet() {
+            desk.timers.set(Timer::Filler, now + ms(after_ms));
+            return;
+        }
+        self.filled = true;
+        self.responses.want(Why::Filler);
+        self.ask(desk, now);
+    }
+
+    fn watch_tools(&mut self, desk: &mut Desk) {
         match self.tools.due() {
             Some(at) => desk.timers.set(Timer::Tool, at),
-            None => desk.timers.stop(Timer::Tool),
+            None => {
+                self.filled = false;
+                desk.timers.stop(Timer::Tool);
+                desk.timers.stop(Timer::Filler);
+            }
         }
     }
 
@@ -607,12 +643,14 @@ impl Conversation {
         let instructions = match why {
             Why::Greeting => desk.config.greeting.clone(),
             Why::Farewell => desk.config.leaving.farewell.clone(),
+            Why::Filler => desk.config.filler.as_ref().map(|filler| filler.instructions.clone()),
             Why::Turn | Why::Keypad | Why::ToolOutput | Why::Retry => None,
         };
         desk.tell_model(ClientEvent::CreateResponse {
             event_id: request.event_id,
             request: request.number,
             instructions,
+            may_call: why != Why::Filler,
         });
         self.expect_audio(desk, now);
     }

@@ -4,7 +4,7 @@ mod door;
 mod leaving;
 
 use super::event::{CallEvent, EndReason, Private, ToolOutcome};
-use super::settings::{CallConfig, ms};
+use super::settings::{CallConfig, Filler, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
 use base64::Engine as _;
@@ -728,6 +728,91 @@ fn a_slow_function_is_answered_by_a_time_out_and_only_once() {
     t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
     t.drain();
     t.expect_quiet();
+}
+
+fn with_filler(config: &mut CallConfig) {
+    with_lookup(config);
+    config.tools[0].timeout_ms = 30_000;
+    config.filler = Some(Filler { after_ms: 1_000, instructions: "Say that it takes a moment.".into() });
+}
+
+/// A function runs, and nobody speaks.
+fn waiting() -> Bench {
+    let mut t = Bench::live_with(with_filler);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.response_done("r1", "completed");
+    t.sent.clear();
+    t
+}
+
+fn has_run(t: &mut Bench) {
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
+    t.drain();
+}
+
+#[test]
+fn a_function_that_takes_its_time_is_spoken_over_once_by_a_response_that_may_call_nothing() {
+    let mut t = waiting();
+    t.advance(999);
+    t.expect_quiet();
+    t.advance(1);
+    let asked = t.sent.pop_front();
+    let Some(Transmit::Model(ClientEvent::CreateResponse { instructions, may_call, .. })) = asked else {
+        panic!("{asked:?}");
+    };
+    assert_eq!((instructions.as_deref(), may_call), (Some("Say that it takes a moment."), false));
+    t.model(r#"{"type":"response.created","response":{"id":"f1","metadata":{"bridge_request":"1"}}}"#);
+    has_run(&mut t);
+    t.expect("output call_1 {}");
+    t.expect_quiet();
+    t.response_done("f1", "completed");
+    t.expect("create 2");
+    t.advance(5_000);
+    t.expect_quiet();
+}
+
+#[test]
+fn a_function_that_is_quick_needs_no_filler() {
+    let mut t = waiting();
+    t.advance(900);
+    has_run(&mut t);
+    t.expect("output call_1 {}");
+    t.expect("create 1");
+    t.advance(2_000);
+    t.expect_quiet();
+}
+
+#[test]
+fn a_filler_that_is_refused_or_says_nothing_harms_nobody() {
+    let mut t = waiting();
+    t.advance(1_000);
+    t.expect("create 1");
+    t.model(
+        r#"{"type":"error","error":{"type":"invalid_request_error","code":"no","event_id":"create_1","message":""}}"#,
+    );
+    t.advance(5_000);
+    t.expect_quiet();
+    has_run(&mut t);
+    t.expect("output call_1 {}");
+    t.expect("create 2");
+
+    let mut t = waiting();
+    t.advance(1_000);
+    t.expect("create 1");
+    t.model(r#"{"type":"response.created","response":{"id":"f1","metadata":{"bridge_request":"1"}}}"#);
+    t.response_done("f1", "failed");
+    t.advance(5_000);
+    t.expect_quiet();
+}
+
+#[test]
+fn while_the_caller_speaks_a_filler_can_wait() {
+    let mut t = waiting();
+    t.advance(900);
+    t.model_detects_speech();
+    t.advance(1_500);
+    assert!(!t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CreateResponse { .. }))));
 }
 
 #[test]

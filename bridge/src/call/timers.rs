@@ -44,6 +44,8 @@ pub enum Timer {
     ModelPong,
     /// A function call takes too long.
     Tool,
+    /// A function has been running for so long that the caller should hear of it.
+    Filler,
     /// The caller should have heard the farewell.
     Farewell,
     /// The session nears its maximum duration.
@@ -59,7 +61,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -79,6 +81,7 @@ impl Timer {
         Self::CallerPong,
         Self::ModelPong,
         Self::Tool,
+        Self::Filler,
         Self::Farewell,
         Self::Expiry,
         Self::CallLimit,
@@ -109,6 +112,7 @@ impl Timer {
             Self::CallerPong => "caller_pong",
             Self::ModelPong => "model_pong",
             Self::Tool => "tool",
+            Self::Filler => "filler",
             Self::Farewell => "farewell",
             Self::Expiry => "expiry",
             Self::CallLimit => "call_limit",

@@ -754,7 +754,7 @@ impl Scribe {
             ClientEvent::AppendAudio { audio } => {
                 Event { audio: Some(self.audio(audio)), ..of("input_audio_buffer.append") }
             }
-            ClientEvent::CreateResponse { event_id, request, instructions } => Event {
+            ClientEvent::CreateResponse { event_id, request, instructions, may_call: _ } => Event {
                 event_id: Some(event_id.clone()),
                 request: Some(*request),
                 text: instructions.as_deref().map(|text| self.words(text)),

@@ -403,7 +403,13 @@ impl<N: Net> Drop for Attempt<N> {
 }
 
 impl<N: Net> bridge::tools::Tools for Play<N> {
-    async fn run(&self, call_sid: &str, name: &str, _arguments: &str) -> Result<String, String> {
+    async fn run(
+        &self,
+        call_sid: &str,
+        _call_id: &str,
+        name: &str,
+        _arguments: &str,
+    ) -> Result<String, String> {
         let ToolScript { after_ms, output, error, never, .. } = super::function(&self.scenario, name);
         if never {
             return pending().await;
