@@ -9,6 +9,7 @@ use crate::call::settings::{CallConfig, Person};
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
+use crate::live;
 use crate::tools::webhook;
 use crate::twiml::{self, After};
 use axum::http::Uri;
@@ -65,6 +66,8 @@ pub struct Config {
     pub log: Log,
     /// Whether calls are journalled, where, and how much is kept.
     pub journal: journal::Settings,
+    /// The page of the calls of this moment.
+    pub live: live::Settings,
     /// Where functions are run.
     pub tools: webhook::Settings,
     /// Settings of each call.
@@ -89,6 +92,7 @@ impl Default for Config {
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
+            live: live::Settings::default(),
             tools: webhook::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
@@ -404,6 +408,9 @@ pub struct Args {
     /// error, warn, info, debug, trace, or filters such as info,bridge=debug [env: BRIDGE_LOG] [default: info].
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Where the page of the running calls is, or off [env: BRIDGE_LIVE_LISTEN] [default: 127.0.0.1:8085].
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub live_listen: Option<String>,
     /// The folder of the call journals [env: BRIDGE_JOURNAL_DIR] [default: none, and no journals].
     #[arg(long, global = true, value_name = "DIR")]
     pub journal_dir: Option<String>,
@@ -419,6 +426,18 @@ pub enum Command {
     Serve,
     /// Check the settings and print what would be in force, without serving.
     Check,
+    /// Show a scripted call between mocks on one machine: no account, no key, no cost.
+    Demo {
+        /// Where mock-openai and mock-twilio are [default: beside this program].
+        #[arg(long, value_name = "DIR")]
+        mocks: Option<PathBuf>,
+        /// Where to write what the caller heard.
+        #[arg(long, value_name = "FILE", default_value = "heard.wav")]
+        save: PathBuf,
+        /// How many calls to play; without it one after the other until Ctrl-C.
+        #[arg(long, value_name = "N")]
+        calls: Option<u32>,
+    },
     /// Place a call: Twilio rings the number and connects whoever answers to the bridge that serves public_url.
     Call {
         /// Whom to call, such as +14155550123.
@@ -443,6 +462,7 @@ Examples:
   bridge --config /etc/bridge.toml --log-format json
   bridge check --config deploy/bridge.example.toml
   bridge call --to +14155550123
+  bridge demo
   OPENAI_API_KEY=any bridge --insecure-no-signature --listen 127.0.0.1:8084 \
     --openai-url ws://127.0.0.1:9100/v1/realtime
 
@@ -453,6 +473,7 @@ Serves:
   /healthz   200 while the process lives and takes calls, 503 while draining
   /readyz    200 while one more call would be taken, else 503 and why
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
+and at live.listen, by default only on this machine: / the calls of this moment, /live/calls as JSON
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
 
@@ -462,7 +483,7 @@ type Store = fn(&mut Config, &str) -> Result<(), String>;
 type Override<'a> = (&'static str, Option<&'a str>, &'static str, Store);
 
 impl Args {
-    fn overrides(&self) -> [Override<'_>; 12] {
+    fn overrides(&self) -> [Override<'_>; 13] {
         [
             ("--listen", self.listen.as_deref(), "BRIDGE_LISTEN", |config, text| {
                 listen(text).map(|address| config.listen = address)
@@ -500,6 +521,11 @@ impl Args {
             ("--log-level", self.log_level.as_deref(), "BRIDGE_LOG", |config, text| {
                 config.log.level = text.to_owned();
                 Ok(())
+            }),
+            ("--live-listen", self.live_listen.as_deref(), "BRIDGE_LIVE_LISTEN", |config, text| {
+                config.live.enabled = text != "off";
+                let address = if text == "off" { Ok(config.live.listen) } else { listen(text) };
+                address.map(|address| config.live.listen = address)
             }),
             ("--journal-dir", self.journal_dir.as_deref(), "BRIDGE_JOURNAL_DIR", |config, text| {
                 config.journal.dir = Some(text.into());
@@ -633,6 +659,7 @@ impl Config {
                 refuse(format!("{name} = {value}: between {least} and {JOURNAL_BYTES_MAX}"));
             }
         }
+        self.live.check(&self.operator.token, &mut refuse);
         let offered: Vec<&str> = self.call.tools.iter().map(|tool| tool.name.as_str()).collect();
         self.tools.check(&offered, &mut refuse);
         check_face(self, &mut refuse);

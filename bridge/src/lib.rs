@@ -14,6 +14,7 @@
 //! * [`door`]: who may come in; [`signature`], [`token`], [`twiml`]: what it is told by, and what it answers.
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
+//! * [`live`]: the calls of this moment on a page; [`demo`]: one to look at, without any account.
 //! * [`config`], [`telemetry`]: settings in, log lines out.
 //! * [`meter`]: what goes through the legs, in numbers.
 //! * [`journal`]: what went by on both legs, one file a call.
@@ -21,12 +22,14 @@
 pub mod audio;
 pub mod call;
 pub mod config;
+pub mod demo;
 pub mod dial;
 pub mod door;
 pub mod driver;
 pub mod http;
 pub mod journal;
 pub mod leg;
+pub mod live;
 pub mod meter;
 pub mod operator;
 pub mod payload;

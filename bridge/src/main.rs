@@ -2,10 +2,12 @@
 
 use axum::serve::ListenerExt;
 use bridge::config::{Args, Command, Config};
+use bridge::demo::{self, Demo};
 use bridge::dial::TlsDial;
 use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
+use bridge::live::{self, Live};
 use bridge::rest::{Carrier, Rest, WithCarrier};
 use bridge::serve::{Server, unix_now};
 use bridge::telemetry::{self, LogCalls};
@@ -19,6 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Demo { mocks, save, calls }) = args.command {
+        return ended(show(Demo { mocks, save, calls, live: args.live_listen }));
+    }
     let config = match Config::load(&args, |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
@@ -28,11 +33,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let done = match args.command.unwrap_or(Command::Serve) {
+    ended(match args.command.unwrap_or(Command::Serve) {
         Command::Check => check(&config),
-        Command::Serve => serve(config),
+        Command::Serve | Command::Demo { .. } => serve(config),
         Command::Call { to, from } => call(&config, &to, from.as_deref()),
-    };
+    })
+}
+
+fn ended(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,6 +53,13 @@ fn main() -> ExitCode {
 fn check(config: &Config) -> anyhow::Result<()> {
     print!("{}", config.shown()?);
     Ok(())
+}
+
+/// Shows a call between mocks.
+#[tokio::main]
+async fn show(demo: Demo) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    demo::run(demo, tokio::signal::ctrl_c()).await
 }
 
 /// Places a call and prints its name.
@@ -111,8 +126,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
     let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
     let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
-    let server =
-        Server::new(dial, tools, LogCalls, Arc::new(config)).with_journal(journals).with_carrier(carrier);
+    let (config, calls) = (Arc::new(config), Live::default());
+    let server = Server::new(dial, tools, (LogCalls, calls.clone()), config.clone())
+        .with_journal(journals)
+        .with_carrier(carrier.clone());
+    if config.live.enabled {
+        // A page that cannot be shown is no reason to take no calls.
+        match TcpListener::bind(config.live.listen).await {
+            Ok(listener) => {
+                tracing::info!(listen = %config.live.listen, "the live page is at /");
+                tokio::spawn(live::serve(listener, calls, server.stats(), config, carrier));
+            }
+            Err(error) => {
+                tracing::error!(listen = %config.live.listen, %error, "there is no live page: see live.listen");
+            }
+        }
+    }
     let served = match certificate {
         None => server.run(listener, shutdown).await,
         Some(certificate) => {

@@ -7,6 +7,8 @@
 //! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `sabotage`: every oracle has been seen to fail.
+//! * `deploy`: what is given to operators names what exists.
+//! * `demo`: a call of `bridge demo`, by the programs themselves.
 //! * `golden_calls`: chosen calls sound as they sounded, sample for sample.
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
@@ -20,6 +22,8 @@
 mod catalogue;
 mod codec;
 mod conformance;
+mod demo;
+mod deploy;
 mod determinism;
 mod golden_calls;
 mod journals;

@@ -69,7 +69,7 @@ fn shows_the_bug(kept: &regressions::Regression, what: &str) {
 }
 
 /// The folder of the programs, built as this test was.
-fn built() -> PathBuf {
+pub(crate) fn built() -> PathBuf {
     let this = std::env::current_exe().expect("a test is a program");
     let folder = this.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned();
     let target = folder.parent().expect("target/PROFILE");
