@@ -116,23 +116,21 @@ const tests = {
     await page.close();
     const dark = await browser.open({ url: `http://127.0.0.1:${live}/`, dark: true });
     await dark.until(`${cards}.length === 1`);
-    for (const scheme of [dark]) {
-      const low = await scheme.get(CONTRAST);
-      assert.deepEqual(low, [], "what can be read in the dark");
-    }
+    assert.deepEqual(await dark.get(CONTRAST), [], "what can be read in the dark");
+    assert.deepEqual(dark.errors, []);
     if (screenshots) await dark.screenshot(join(screenshots, "live-dark.png"));
     await dark.close();
   },
 
   async "everything that can be done can be done by keyboard, and everything has a name"(page) {
     assert.deepEqual(await page.get(CONTRAST), [], "what can be read by day");
-    assert.deepEqual(await page.get("[...document.querySelectorAll('button, input, [tabindex]')].filter((n) => !(n.textContent || n.labels?.length || n.ariaLabel)).length"), 0);
+    assert.deepEqual(await page.get("[...document.querySelectorAll('button, input, [tabindex]')].filter((n) => n.offsetParent && !(n.textContent || n.labels?.length || n.ariaLabel)).length"), 0);
     const reached = [];
-    for (let n = 0; n < 3; n += 1) {
+    for (let n = 0; n < 2; n += 1) {
       await page.press("Tab");
       reached.push(await page.get("document.activeElement.className || document.activeElement.textContent"));
     }
-    assert.deepEqual(reached, ["log", "Hang up", "log"].slice(0, 2).concat(reached[2]), "the transcript, then the buttons");
+    assert.deepEqual(reached, ["log", "Hang up"], "the transcript, then the buttons");
     assert(await page.get("document.querySelectorAll('#now button')[1].disabled"), "nobody to ask for a transfer");
   },
 

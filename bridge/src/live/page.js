@@ -32,7 +32,7 @@ function card(call) {
   view.clock = make("span", "clock");
   top.append(title, view.clock);
   view.state = make("p", "state");
-  const floor = make("ul", "floor");
+  const floor = view.floor = make("ul", "floor");
   floor.setAttribute("aria-label", "Who is speaking");
   view.caller = make("li", "caller");
   view.agent = make("li", "agent");
@@ -94,12 +94,14 @@ function show(call) {
     if (line.text === "" && line.whole) view.lines.delete(line.item);
     else view.lines.set(line.item, line);
   }
-  if (call.lines.length) write(view);
-  view.buttons.hidden = over;
-  view.transfer.disabled = !canTransfer;
-  view.transfer.title = canTransfer ? "" : "Twilio transfers calls: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN";
+  // On the page first: what is not there has no end to scroll to.
   const home = byId(over ? "over" : "now");
   if (view.node.parentNode !== home) home.prepend(view.node);
+  if (call.lines.length) write(view);
+  view.buttons.hidden = over;
+  view.floor.hidden = over;
+  view.transfer.disabled = !canTransfer;
+  view.transfer.title = canTransfer ? "" : "Twilio transfers calls: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN";
 }
 
 function write(view) {
@@ -118,7 +120,7 @@ function write(view) {
 function news(told) {
   canTransfer = told.canTransfer;
   byId("people").replaceChildren(...told.people.map((name) => Object.assign(document.createElement("option"), { value: name })));
-  byId("summary").textContent = `${told.active} of ${told.maxCalls} lines busy, ${told.total} calls since the start${told.draining ? ", draining: no new calls" : ""}`;
+  byId("summary").textContent = `${told.active} of ${told.maxCalls} lines busy, ${told.total} ${told.total === 1 ? "call" : "calls"} since the start${told.draining ? ", draining: no new calls" : ""}`;
   told.calls.forEach(show);
   const present = new Set(told.present);
   for (const [key, view] of calls) {

@@ -133,6 +133,11 @@ impl Webhook {
             Some(_) | None => Ok(may),
         }
     }
+
+    /// Connections to where it may be, whatever its name resolves to.
+    fn reach(&self, connect: &TlsConnect) -> Result<TlsConnect, &'static str> {
+        Ok(connect.clone().only(self.place()?))
+    }
 }
 
 /// The key in a secret, if it is one.
@@ -165,8 +170,7 @@ impl Webhooks {
     pub fn new(settings: &Settings, connect: &TlsConnect, unix_now: fn() -> i64) -> Result<Self, String> {
         let mut by_name = BTreeMap::new();
         for (name, webhook) in &settings.webhooks {
-            let may = webhook.place().map_err(|why| format!("tools.webhooks.{name}.url: {why}"))?;
-            let reach = connect.clone().only(may);
+            let reach = webhook.reach(connect).map_err(|why| format!("tools.webhooks.{name}.url: {why}"))?;
             let timeout = Duration::from_millis(webhook.attempt_ms);
             let wired = Wired {
                 client: Client::new(reach, timeout, settings.answer_bytes_max),
@@ -284,6 +288,7 @@ fn failed(name: &str, why: &str, words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::{Connect as _, Endpoint};
     use axum::Router;
     use axum::extract::{Request as Asked, State};
     use axum::http::{HeaderMap, header};
@@ -446,13 +451,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_leads_into_the_own_network_is_not_dialled() {
-        // The name is known to every resolver of a machine, and stands for itself.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://localhost.localdomain:{}/", listener.local_addr().unwrap().port());
-        let may = webhook(&url).place().unwrap();
-        assert!(!may("127.0.0.1".parse().unwrap()) && !may("10.0.0.1".parse().unwrap()));
-        assert!(run(webhook(&url)).await.is_err());
-        assert!(tokio::time::timeout(Duration::from_millis(50), listener.accept()).await.is_err());
+        let port = listener.local_addr().unwrap().port();
+        // A public name, of which somebody's server says that it is this machine.
+        let leads_here = Endpoint { secure: false, host: "127.0.0.1".into(), port };
+        let connect = TlsConnect::new().unwrap();
+        let reach = webhook("https://tools.example.com/x").reach(&connect).unwrap();
+        let refused = reach.connect(&leads_here).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        let here = webhook("http://localhost/x").reach(&connect).unwrap();
+        assert!(here.connect(&leads_here).await.is_ok());
     }
 
     #[test]
