@@ -1,6 +1,6 @@
 //! `scn conform`: judges any bridge, in any language, by the rules our own is judged by.
 //!
-//! The suite is played over real sockets, in real time, against a process: see [`attach`] for how, [`offer`] for what
+//! The suite is played over real sockets, in real time, against a process: see `stage::attach` for how, `offer` for what
 //! the bridge is found to offer, [`suite`] for which scenarios it is played, [`verdict`] for what a play says about it,
 //! and [`table`] for how that is told. `docs/conformance.md` is written for people who have never seen this tree.
 //!

@@ -64,7 +64,7 @@ struct Args {
     /// The caller does not wait for a greeting.
     #[arg(long, conflicts_with = "script")]
     speaks_first: bool,
-    /// A customParameter of `start`, as a <Parameter> of TwiML would make it; may be said several times.
+    /// A customParameter of `start`, as a `<Parameter>` of TwiML would make it; may be said several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     parameter: Vec<(String, String)>,
     /// Save what was heard, pauses included, as a WAV file.
