@@ -1128,19 +1128,11 @@ impl Call {
         };
         let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
-        if let Phase::Live { talk, .. } = &mut self.phase {
+        let floor = if let Phase::Live { talk, .. } = &mut self.phase {
             talk.leave_if_heard(&mut self.desk, now);
-        }
-        let floor = match &self.phase {
-            Phase::Live { talk, .. } => talk.floor(now),
-            Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
-            | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
-            | Phase::Notice { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => Floor::default(),
+            talk.floor(now)
+        } else {
+            Floor::default()
         };
         if std::mem::replace(&mut self.floor, floor) != floor {
             self.desk.event(CallEvent::Floor(floor));

@@ -18,7 +18,7 @@ use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::WebSocketStream;
@@ -52,6 +52,16 @@ pub(crate) enum News<'a> {
     Event(&'a CallEvent),
     /// So much went through since the last time.
     Traffic(&'a Traffic),
+}
+
+/// Tells for ever, once every `every`, how late the event loop comes to a task that is due: every call is late by as
+/// much.
+pub(crate) async fn lateness(every: Duration, mut tell: impl FnMut(Duration)) {
+    loop {
+        let due = now() + every;
+        tokio::time::sleep_until(due.into()).await;
+        tell(now().saturating_duration_since(due));
+    }
 }
 
 /// Carries one call from its opened WebSocket to its end. `tell` hears every event, in order.

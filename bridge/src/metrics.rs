@@ -477,11 +477,7 @@ impl Metrics {
 
     /// Measures for ever how late the event loop is: a timer of every call is late by as much.
     pub async fn watch_loop(self) {
-        loop {
-            let due = crate::driver::now() + LAG_EVERY;
-            tokio::time::sleep_until(due.into()).await;
-            self.0.lag.observe(crate::driver::now().saturating_duration_since(due).as_secs_f64());
-        }
+        crate::driver::lateness(LAG_EVERY, |late| self.0.lag.observe(late.as_secs_f64())).await;
     }
 }
 

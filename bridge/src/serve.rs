@@ -275,15 +275,13 @@ impl Stats {
 
     /// Measures for ever how late the process comes to a task that is due.
     async fn measure_lag(self) {
-        loop {
-            let due = driver::now() + LAG_EVERY;
-            tokio::time::sleep_until(tokio::time::Instant::from_std(due)).await;
-            let late = driver::now().saturating_duration_since(due).as_micros();
-            let late = u64::try_from(late).unwrap_or(u64::MAX);
+        driver::lateness(LAG_EVERY, |late| {
+            let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
             // A stall is remembered for about a second: what caused it is seldom over with it.
             let faded = self.0.lag_us.load(SeqCst) / 4 * 3;
             self.0.lag_us.store(late.max(faded), SeqCst);
-        }
+        })
+        .await;
     }
 
     fn count_panic(&self, error: &JoinError) {

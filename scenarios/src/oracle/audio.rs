@@ -187,9 +187,7 @@ fn was_given_up(case: &Case<'_>, item: &Item) -> bool {
     let terms = &case.terms;
     let sightings = &case.call.models[item.model].sightings;
     let Some(first) = item.first_sent() else { return false };
-    let cancelled = sightings.iter().any(
-        |seen| matches!(&seen.what, ModelSight::GotCancel { response: Some(id) } if *id == item.response),
-    );
+    let cancelled = cancel_for(case, item).is_some();
     let asked = sightings.iter().rev().filter(|seen| seen.at < first).find(|seen| {
         matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::GotCreate { .. })
     });

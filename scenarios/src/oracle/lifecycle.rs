@@ -1,7 +1,7 @@
 //! A call begins, survives what it can, ends with a name, and leaves nothing behind.
 
 use super::leaving::may_come_in;
-use super::terms::{Leg, Terms};
+use super::terms::{Leg, Terms, hears_speech};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
 use crate::trace::{CallTrace, Trace};
@@ -195,12 +195,8 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
                     ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. }
                 )
         });
-        let speaks = sightings.iter().rev().filter(|s| s.at <= floor).find_map(|s| {
-            let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
-            (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
-        });
         let interrupted = interrupted
-            || speaks == Some(true)
+            || hears_speech(sightings, floor)
             || case.call.caller.sightings.iter().any(|s| {
                 matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
             });

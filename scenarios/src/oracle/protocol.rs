@@ -1,6 +1,6 @@
 //! Both vendors' rules, kept in the state each end was really in.
 
-use super::terms::Leg;
+use super::terms::{Leg, hears_speech};
 use super::{Case, Findings, Oracle, each};
 use crate::trace::Trace;
 use bridge::call::settings::DialWhen;
@@ -400,11 +400,7 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
         .iter()
         .any(|s| matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= made && s.at <= due);
     // Nor is anything asked for while the caller speaks, interrupting or not.
-    let speaks = sightings.iter().rev().filter(|s| s.at <= due).find_map(|s| {
-        let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
-        (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
-    });
-    if !interrupted && !busy && !asked && speaks != Some(true) {
+    if !interrupted && !busy && !asked && !hears_speech(sightings, due) {
         findings.say(
             due,
             format!("the function calls of {response} were answered, but the model was not asked to go on"),

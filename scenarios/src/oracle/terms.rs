@@ -16,7 +16,7 @@ use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
 use mocks::realtime::{CLOSE_FRAME, Happening, Opening, Outcome, Turn};
-use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
 pub use bridge::call::Leg;
@@ -43,6 +43,15 @@ const READING_US: u64 = 5_000;
 const BECAUSE_US: u64 = 3_000_000;
 /// What the service waits for in its own default settings when a function does not say.
 const TOOL_TIMEOUT_MS: u64 = 15_000;
+
+/// Whether the model takes the caller to be speaking at `at`.
+pub(crate) fn hears_speech(sightings: &[Sighting<ModelSight>], at: At) -> bool {
+    let last = sightings.iter().rev().filter(|s| s.at <= at).find_map(|s| {
+        let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
+        (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
+    });
+    last == Some(true)
+}
 
 /// The terms on which one call is judged.
 pub(crate) struct Terms<'a> {
@@ -115,16 +124,23 @@ impl<'a> Terms<'a> {
 
     /// How much longer than its latency something said at `at` and its answer may take on this leg, microseconds.
     pub(crate) fn slack(&self, leg: Leg, at: At) -> u64 {
-        let jitter = 2 * self.weather(leg).jitter_ms * 1_000;
-        let until = at.0 + 2 * self.latency(leg) + jitter + NEAR_US;
-        let outages = self.outages(leg, at.0.saturating_sub(NEAR_US), until);
-        self.stage_us() + jitter + self.queues_us(leg) + outages
+        self.stage_us() + self.jitter_us(leg) + self.queues_us(leg) + self.outages_near(leg, at)
+    }
+
+    /// Both ways, microseconds.
+    fn jitter_us(&self, leg: Leg) -> u64 {
+        2 * self.weather(leg).jitter_ms * 1_000
+    }
+
+    /// The outages that may lie on the way of something said at `at` on this leg, or of its answer, microseconds.
+    fn outages_near(&self, leg: Leg, at: At) -> u64 {
+        let until = at.0 + 2 * self.latency(leg) + self.jitter_us(leg) + NEAR_US;
+        self.outages(leg, at.0.saturating_sub(NEAR_US), until)
     }
 
     /// Whether an outage may lie on the way of something said at `at` on this leg, or of its answer.
     pub(crate) fn is_held_up(&self, leg: Leg, at: At) -> bool {
-        let until = at.0 + 2 * self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000 + NEAR_US;
-        self.outages(leg, at.0.saturating_sub(NEAR_US), until) > 0
+        self.outages_near(leg, at) > 0
     }
 
     /// How many outages this leg has had by `at`, and how long they were in all, microseconds.
