@@ -46,6 +46,8 @@ use uplink::Uplink;
 
 /// Close code of an ordinary end.
 const NORMAL: u16 = 1_000;
+/// Pings whose pongs are waited for. A far end that answers none is watched by other means.
+const PINGS_MAX: usize = 16;
 /// Close code towards whoever may not come in.
 const POLICY_VIOLATION: u16 = 1_008;
 
@@ -311,8 +313,8 @@ pub struct Call {
     uplink: Uplink,
     /// Keys pressed before the model was ready.
     early_keys: String,
-    /// When the last ping to Twilio left, until its pong is back.
-    pinged: Option<Instant>,
+    /// When the pings to Twilio left whose pongs are not back, oldest first.
+    pinged: VecDeque<Instant>,
     /// The smallest round trip to Twilio and back.
     round_trip: Option<Duration>,
     caller: LegStatus,
@@ -357,7 +359,7 @@ impl Call {
             phase: Phase::AwaitingStart,
             uplink,
             early_keys: String::new(),
-            pinged: None,
+            pinged: VecDeque::new(),
             round_trip: None,
             caller: LegStatus { state: LegState::Open, clogged: false },
             model: LegStatus { state: LegState::Absent, clogged: false },
@@ -952,7 +954,7 @@ impl Call {
     fn pong(&mut self, leg: Leg, now: Instant) {
         self.sign_of_life(leg, now);
         if leg == Leg::Caller
-            && let Some(pinged) = self.pinged.take()
+            && let Some(pinged) = self.pinged.pop_front()
         {
             let round_trip = self.round_trip.map_or(now - pinged, |usual| usual.min(now - pinged));
             self.round_trip = Some(round_trip);
@@ -971,8 +973,9 @@ impl Call {
             return;
         }
         self.desk.outbox.push_back(Transmit::Ping(leg));
-        if leg == Leg::Caller {
-            self.pinged = Some(now);
+        // Pongs come back in order. A missing one makes the next look late, which the smallest round trip ignores.
+        if leg == Leg::Caller && self.pinged.len() < PINGS_MAX {
+            self.pinged.push_back(now);
         }
         let timeouts = &self.desk.config.timeouts;
         let (again, by) = (now + ms(timeouts.ping_ms), now + ms(timeouts.pong_ms));

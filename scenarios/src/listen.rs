@@ -677,6 +677,16 @@ pub struct Given {
     pub silence: bool,
 }
 
+/// Whether this G.711 mu-law, taken together, is too quiet to prove anything. Silence has no owner: a notice begins with
+/// it, and an item may end with it.
+pub(crate) fn is_quiet(codes: &[u8]) -> bool {
+    let power: f64 = codes.iter().map(|code| f64::from(ulaw::decode(*code)).powi(2)).sum();
+    power < QUIET_RMS * QUIET_RMS * codes.len().max(1) as f64
+}
+
+/// The shortest stretch that can be told from another.
+pub(crate) const TELLING: usize = PROBE;
+
 /// Attributes every byte the ear of this call received.
 pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
     let mut tapes = Vec::new();

@@ -246,7 +246,9 @@ impl Downlink {
 
     fn forget_heard(&mut self, now: Instant) {
         while let Some(first) = self.items.front() {
-            if !(first.is_sent() && self.playback.heard(first.number, now) >= first.sent) {
+            let heard = self.playback.heard(first.number, now) >= first.sent;
+            // A mark that is only late may yet show that it was not.
+            if !first.is_sent() || !heard || self.playback.may_hear_of(first.number) {
                 break;
             }
             self.items.pop_front();

@@ -5,7 +5,9 @@
 //! a busy one starts when the ear is free. A mark that comes later than that model predicts, by more than the
 //! usual delay of marks on this call, shows that the ear was held up (a stalled network), and shifts the model by
 //! the difference. The usual delay is the smallest one seen; while the ear plays its first stretch of audio, which
-//! may have been held up from its beginning, a ping's round trip is the better witness. A mark that is overdue stops the clock: the ear cannot have passed it.
+//! may have been held up from its beginning, a ping's round trip is the better witness. A mark that is overdue stops
+//! the clock: the ear cannot have passed it. One that is overdue for too long is given up, and the clock goes on
+//! without it; when it comes back after all, it says as much as any other.
 //!
 //! Marks returned because of a `clear` prove nothing: they belong to an earlier generation and are ignored.
 
@@ -21,6 +23,9 @@ const OVERDUE_AFTER: Duration = Duration::from_millis(40);
 
 /// The delay assumed for the first mark of a call, before one was seen: a generous round trip.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(1_000);
+
+/// Most marks that were given up and are still known if they come back: ten minutes of them, as much as Twilio holds.
+const GIVEN_UP_MAX: usize = 3_000;
 
 /// A stretch of one item on its way to the ear, up to and including the mark behind it.
 #[derive(Clone, Debug)]
@@ -69,6 +74,8 @@ pub(crate) struct Playback {
     generation: u64,
     segments: VecDeque<Segment>,
     pending: VecDeque<PendingMark>,
+    /// So many of them, from the front, were given up.
+    given_up: usize,
     /// Bytes known to be heard of the item a mark was last returned for.
     confirmed: Option<(u64, u64)>,
     /// When the ear runs dry if nothing holds it up.
@@ -93,6 +100,7 @@ impl Playback {
             generation: 0,
             segments: VecDeque::new(),
             pending: VecDeque::new(),
+            given_up: 0,
             confirmed: None,
             free: None,
             skew: Duration::ZERO,
@@ -175,12 +183,15 @@ impl Playback {
         self.skew = late.saturating_sub(self.usual_delay());
         self.trusted = true;
         self.confirm_through(index);
+        // What was given up behind it is only late, too.
+        self.given_up = 0;
         Returned::Played
     }
 
     /// Everything up to and including pending mark `index` was heard.
     fn confirm_through(&mut self, index: usize) {
         let Some(mark) = self.pending.drain(..=index).next_back() else { return };
+        self.given_up = self.given_up.saturating_sub(index + 1);
         self.confirmed = Some((mark.item, mark.position));
         // Segments end at marks or run on past them within one item.
         while let Some(first) = self.segments.front_mut() {
@@ -200,30 +211,44 @@ impl Playback {
         }
     }
 
-    /// Gives up on marks that are overdue by `patience`: they are taken as lost, their audio as heard.
+    /// Gives up on marks that are overdue by `patience`: from now on the clock alone says what was heard.
     /// Returns how many there were.
     pub(crate) fn give_up_marks(&mut self, patience: Duration, now: Instant) -> usize {
-        let lost = self.pending.iter().take_while(|mark| mark.expected + self.skew + patience <= now).count();
+        let overdue = |mark: &&PendingMark| mark.expected + self.skew + patience <= now;
+        let lost = self.pending.iter().skip(self.given_up).take_while(overdue).count();
         if lost > 0 {
             self.trusted = false;
-            self.confirm_through(lost - 1);
+            self.given_up += lost;
+        }
+        if let Some(excess) = self.given_up.checked_sub(GIVEN_UP_MAX + 1) {
+            self.confirm_through(excess);
         }
         lost
     }
 
     /// When the oldest outstanding mark will have to be given up.
     pub(crate) fn marks_due(&self, patience: Duration) -> Option<Instant> {
-        self.pending.front().map(|mark| mark.expected + self.skew + patience)
+        self.awaited().map(|mark| mark.expected + self.skew + patience)
     }
 
-    /// No mark is outstanding.
+    /// No mark is waited for.
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.pending.is_empty()
+        self.awaited().is_none()
+    }
+
+    /// A mark behind audio of this item may still come back.
+    pub(crate) fn may_hear_of(&self, item: u64) -> bool {
+        self.pending.iter().any(|mark| mark.item == item)
+    }
+
+    /// The next mark that was not given up.
+    fn awaited(&self) -> Option<&PendingMark> {
+        self.pending.get(self.given_up)
     }
 
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
     fn held_up_at(&self, now: Instant) -> Option<Instant> {
-        let mark = self.pending.front().filter(|_| self.trusted)?;
+        let mark = self.awaited().filter(|_| self.trusted)?;
         (now > mark.expected + self.skew + self.usual_delay() + OVERDUE_AFTER).then_some(mark.expected)
     }
 
@@ -264,6 +289,7 @@ impl Playback {
             self.flushed = Some((last.name, now));
         }
         self.pending.clear();
+        self.given_up = 0;
         self.free = None;
         self.skew = Duration::ZERO;
         self.generation += 1;
@@ -411,6 +437,35 @@ mod tests {
         assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 1);
         t.at = 6_000;
         assert_eq!(t.heard_ms(), 6_000);
+    }
+
+    #[test]
+    fn a_mark_that_comes_back_after_it_was_given_up_is_believed() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..15).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 250;
+        t.playback.returned(&marks[0], t.now());
+        t.at = 1_400; // by 450 and 650 they should have been back
+        assert_eq!(t.playback.give_up_marks(ms(1_000), t.now()), 1);
+        assert_eq!(t.heard_ms(), 1_400, "the clock goes on without them");
+        t.at = 1_450; // a second late
+        assert_eq!(t.playback.returned(&marks[1], t.now()), Returned::Played);
+        assert_eq!(t.heard_ms(), 450, "a round trip ago the ear had reached it, and nothing behind it");
+        t.at = 1_550;
+        assert_eq!(t.heard_ms(), 550);
+        assert_eq!(t.playback.give_up_marks(ms(1_000), t.now()), 0, "the others are as late");
+    }
+
+    #[test]
+    fn marks_that_never_come_back_are_not_kept_for_ever() {
+        let mut t = Ear::new();
+        for i in 0..10_000 {
+            t.at = i * 20;
+            t.sent(i * 20, 20);
+            t.playback.give_up_marks(ms(1_000), t.now());
+        }
+        assert!(t.playback.pending.len() <= GIVEN_UP_MAX + 60, "{}", t.playback.pending.len());
+        assert_eq!(t.heard_ms(), 199_980);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::barge_in::{barge_ins, cuts, stale};
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, each, in_ms};
-use crate::listen::{BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
+use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 use mocks::peer::At;
@@ -389,12 +389,13 @@ fn judge_distances(
         if !terms.model_listens(at) || terms.model_over(m) <= at || after.given < before.given {
             continue;
         }
-        let (mut expected, mut gap, mut missing) = (0.0, 0.0, 0.0);
+        let (mut expected, mut gap, mut missing, mut beyond) = (0.0, 0.0, 0.0, 0.0);
         for i in before.frame + 1..=after.frame {
             let step = mic[i].timestamp_ms.saturating_sub(mic[i - 1].timestamp_ms) as f64;
             let frame = mic[i - 1].len as f64 / BYTES_PER_MS as f64;
             let left_out = (step - frame).max(0.0);
             expected += step.min(frame) + left_out.min(longest);
+            beyond += (left_out - longest).max(0.0);
             gap += left_out;
             let again = mic[i].timestamp_ms == mic[i - 1].timestamp_ms;
             if i < after.frame && mic[i].speech && !again && spoken_is_loud(case, &mic[i]) {
@@ -404,7 +405,9 @@ fn judge_distances(
         let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
         let pause =
             if terms.caller_may_pause(when(before.given), at) { turn_end + PAUSE_FILL_MS } else { 0.0 };
-        let off = given - expected;
+        // What the clock has filled is no longer part of the gap whose length is bounded.
+        let most = expected + if pause > 0.0 { beyond } else { 0.0 };
+        let off = if given > expected { (given - most).max(0.0) } else { given - expected };
         if missing > 0.0 && off < -FILL_MS / 2.0 {
             findings.say(at, format!("{missing:.0} ms of the caller's speech never reached the model"));
         } else if off < -tolerance || off > tolerance + pause {
@@ -487,6 +490,11 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         let [before, after] = pair else { continue };
         let hole = after.at.since(before.end());
         if hole < CRACK_US {
+            continue;
+        }
+        // Silence that comes late is heard by nobody.
+        let goes_on = &case.call.caller.received[after.offset..after.offset + after.len.min(WINDOW)];
+        if listen::is_quiet(goes_on) {
             continue;
         }
         let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };

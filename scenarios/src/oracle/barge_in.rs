@@ -2,7 +2,7 @@
 
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, each, in_ms};
-use crate::listen::{BYTES_PER_MS, Clear, Hearing, Item};
+use crate::listen::{self, BYTES_PER_MS, Clear, Hearing, Item};
 use crate::trace::Trace;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};
@@ -300,6 +300,10 @@ pub(crate) fn stale<'a>(case: &Case<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Ite
     };
     for stretch in hearing.stretches.iter().filter(|s| s.end() > offset) {
         let from = stretch.offset.max(offset);
+        let audio = &case.call.caller.received[from..stretch.end()];
+        if audio.len() < listen::TELLING || listen::is_quiet(audio) {
+            continue;
+        }
         let Some((item, _)) = hearing.item_at(from) else { continue };
         if item.model == barge_in.model && barge_in.fenced.contains(&item.response) {
             let at = hearing.arrived_at(from).unwrap_or(fence);

@@ -304,7 +304,11 @@ fn owner(trace: &Trace) -> Vec<Violation> {
         let Some(mine) = began(case.index) else { return };
         let sid = &case.call.caller.call_sid;
         let succeeded = |by: At| {
-            let newer = |i: usize| began(i).is_some_and(|theirs| mine < theirs && theirs <= by);
+            // Of two that begin within the network's unevenness either may be the newer one.
+            let newer = |i: usize| {
+                let uneven = case.terms.slack(Leg::Caller, mine);
+                i != case.index && began(i).is_some_and(|theirs| mine.0 <= theirs.0 + uneven && theirs <= by)
+            };
             (0..trace.calls.len()).any(|i| trace.calls[i].caller.call_sid == *sid && newer(i))
         };
         for other in (0..trace.calls.len()).filter(|i| *i != case.index) {
@@ -314,7 +318,8 @@ fn owner(trace: &Trace) -> Vec<Violation> {
             let terms = &case.terms;
             let takes = HANDOVER_US + 2 * terms.latency(Leg::Caller) + terms.slack(Leg::Caller, theirs);
             let due = At(theirs.0 + takes + terms.config.timeouts.closing_ms * 1_000);
-            if mine < theirs && terms.over() > due && due < trace.ended_at {
+            let is_older = mine.0 + terms.slack(Leg::Caller, mine) < theirs.0;
+            if is_older && terms.over() > due && due < trace.ended_at {
                 findings.say(
                     due,
                     format!("this stream of {sid} lived on after another had taken over at {theirs}"),

@@ -363,6 +363,20 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
     }
 }
 
+/// Whether a function the model has called by `at` is still without an answer.
+fn runs_a_function(sightings: &[Sighting<ModelSight>], at: At) -> bool {
+    let answered = |call: &str| {
+        let is_its = |s: &Sighting<ModelSight>| {
+            s.at <= at && matches!(&s.what, ModelSight::GotToolOutput { call_id, .. } if call_id == call)
+        };
+        sightings.iter().any(is_its)
+    };
+    sightings
+        .iter()
+        .take_while(|s| s.at <= at)
+        .any(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if !answered(call_id)))
+}
+
 /// After its last output the model is asked to go on, unless the caller has taken the floor meanwhile.
 fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, findings: &mut Findings) {
     let terms = &case.terms;
@@ -399,6 +413,8 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
         .sightings
         .iter()
         .any(|s| matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= made && s.at <= due);
+    // One answer for all functions that run at one time.
+    let busy = busy || runs_a_function(sightings, due);
     // Nor is anything asked for while the caller speaks, interrupting or not.
     if !interrupted && !busy && !asked && !hears_speech(sightings, due) {
         findings.say(

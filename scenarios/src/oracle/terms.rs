@@ -257,7 +257,8 @@ impl<'a> Terms<'a> {
     /// When the caller's end stopped being there, whoever ended it.
     pub(crate) fn over(&self) -> At {
         let ended = self.caller_at(|s| matches!(s, CallerSight::SentStop | CallerSight::Ended(_)));
-        [ended, self.dark(Leg::Caller), self.step_at(|s| matches!(s, CallerStep::GoesDark))]
+        let left = |s: &CallerStep| matches!(s, CallerStep::GoesDark | CallerStep::ClosesWithoutStop);
+        [ended, self.dark(Leg::Caller), self.step_at(left)]
             .into_iter()
             .flatten()
             .min()
@@ -331,7 +332,8 @@ impl<'a> Terms<'a> {
         let script = &self.plan.model;
         let scripted = script.goes_dark_after_ms.map(|ms| opened.plus_ms(ms));
         let silent = (script.opening == Opening::Silent).then_some(opened);
-        let weather = self.dark(Leg::Model).filter(|at| *at >= opened);
+        // It may have been reached by what left before, and be heard by nobody.
+        let weather = self.dark(Leg::Model).map(|at| at.max(opened));
         [scripted, silent, weather].into_iter().flatten().min()
     }
 
