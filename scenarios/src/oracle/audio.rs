@@ -35,6 +35,8 @@ const FILL_MS: f64 = 20.0;
 /// A pause in the middle of speech may be filled by the clock, before its timestamps are known: with the silence
 /// that ends a turn, and this much more.
 const PAUSE_FILL_MS: f64 = 500.0;
+/// A pause is known this long after the last frame that was given, at the latest.
+const PAUSE_SEEN_US: u64 = 2_000_000;
 /// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.
 const ON_ITS_WAY_US: u64 = 60_000;
 
@@ -403,8 +405,15 @@ fn judge_distances(
             }
         }
         let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
-        let pause =
-            if terms.caller_may_pause(when(before.given), at) { turn_end + PAUSE_FILL_MS } else { 0.0 };
+        let pause = if terms.caller_may_pause(when(before.given), at) {
+            let once = turn_end + PAUSE_FILL_MS;
+            // As long as nobody says that the turn has ended, it is not over: an outage keeps that back.
+            let from = when(before.given).0.saturating_sub(PAUSE_SEEN_US);
+            let unsaid = in_ms(terms.outages(Leg::Model, from, at.0));
+            if unsaid > 0.0 { 2.0 * once + unsaid } else { once }
+        } else {
+            0.0
+        };
         // What the clock has filled is no longer part of the gap whose length is bounded.
         let most = expected + if pause > 0.0 { beyond } else { 0.0 };
         let off = if given > expected { (given - most).max(0.0) } else { given - expected };

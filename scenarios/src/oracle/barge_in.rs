@@ -140,8 +140,10 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
     // An outage on the way to the bridge may lead into one on the way to the ear.
     let down_us = terms.slack(Leg::Caller, at_bridge).max(terms.slack(Leg::Caller, At(at_bridge.0 + up_us)));
     let slack_us = up_us + down_us + terms.reading_us(at_ear);
-    let too_late =
-        terms.over() <= At(at_ear.0 + REACTION_US + slack_us) || terms.model_over(model) <= at_bridge;
+    // Nor is anybody to blame for what an end that cannot keep up learns, and when.
+    let too_late = terms.reads_slower_than_speech()
+        || terms.over() <= At(at_ear.0 + REACTION_US + slack_us)
+        || terms.model_over(model) <= at_bridge;
     BargeIn {
         model,
         spoken: told_on == Leg::Model,
@@ -219,7 +221,8 @@ fn clear(trace: &Trace) -> Vec<super::Violation> {
         }
         for clear in &case.hearing.clears {
             let answered = barge_ins.iter().any(|b| b.clears.contains(clear));
-            if !answered && !case.terms.explains_clear(clear.at) {
+            let explained = case.terms.explains_clear(clear.at) || case.terms.reads_slower_than_speech();
+            if !answered && !explained {
                 let ms = clear.discarded / BYTES_PER_MS;
                 findings.say(clear.at, format!("a clear threw {ms} ms away and nobody had interrupted"));
             }

@@ -37,6 +37,8 @@ const NEAR_US: u64 = 100_000;
 const ENVELOPE_BYTES: usize = 100;
 /// A ping with its payload.
 const PING_BYTES: usize = 12;
+/// What speech in real time takes on the wire: base64, JSON, marks.
+const SPEECH_BYTES_PER_S: u64 = 13_000;
 /// How exactly the size of what was read is known, as time.
 const READING_US: u64 = 5_000;
 /// A clear this soon after the model was lost belongs to the loss.
@@ -113,7 +115,8 @@ impl<'a> Terms<'a> {
         self.weather(leg).uplink.queue_us() + self.weather(leg).downlink.queue_us()
     }
 
-    fn outages(&self, leg: Leg, from: u64, to: u64) -> u64 {
+    /// How long the outages are that lie between these times, microseconds.
+    pub(crate) fn outages(&self, leg: Leg, from: u64, to: u64) -> u64 {
         self.weather(leg)
             .stalls
             .iter()
@@ -178,12 +181,17 @@ impl<'a> Terms<'a> {
         self.weather(Leg::Caller).reads_bytes_per_s.is_some()
     }
 
+    /// The caller's end does not even take what is spoken in real time: the ear falls behind without end.
+    pub(crate) fn reads_slower_than_speech(&self) -> bool {
+        self.weather(Leg::Caller).reads_bytes_per_s.is_some_and(|rate| rate < SPEECH_BYTES_PER_S)
+    }
+
     /// How long a caller's end that reads slowly goes on reading what lay in front of something that reached it at
     /// `at`, microseconds: until the first moment at which it had nothing to read.
     pub(crate) fn reading_us(&self, at: At) -> u64 {
         let Some(rate) = self.weather(Leg::Caller).reads_bytes_per_s else { return 0 };
         let jitter = 2 * self.weather(Leg::Caller).jitter_ms * 1_000;
-        let mut busy_until = at.0;
+        let mut busy_until = At(0);
         for seen in self.call.caller.sightings.iter() {
             let bytes = if let CallerSight::GotMedia { len, .. } = &seen.what {
                 len.div_ceil(3) * 4 + ENVELOPE_BYTES
@@ -194,13 +202,15 @@ impl<'a> Terms<'a> {
             } else {
                 continue;
             };
-            if seen.at.0 > busy_until + READING_US + self.stage_us() + jitter {
+            // A message is seen when its reading begins, or when what was read at one time ends with it.
+            let begins = busy_until.max(seen.at.min(at));
+            let takes = bytes as u64 * 1_000_000 / rate.max(1);
+            if seen.at.0 > begins.0 + takes + READING_US + self.stage_us() + jitter {
                 break;
             }
-            // A message is seen when its reading begins.
-            busy_until = busy_until.max(seen.at.0 + bytes as u64 * 1_000_000 / rate.max(1));
+            busy_until = seen.at.max(At(begins.0 + takes));
         }
-        busy_until - at.0
+        busy_until.0.saturating_sub(at.0)
     }
 
     /// All outages, jitter and queues of both legs together, microseconds.
