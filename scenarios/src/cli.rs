@@ -4,7 +4,7 @@ use crate::catalogue;
 use crate::conform;
 use crate::explain;
 use crate::explore;
-use crate::generate::generate;
+use crate::generate::generate_for;
 use crate::journal::replay;
 use crate::oracle;
 use crate::picture;
@@ -581,7 +581,9 @@ fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scena
     let Some(seeds) = seeds.all() else { bail!("`--seeds` needs an end here: write `1..201` or `1..+200`") };
     let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
     kinds.iter().try_for_each(|kind| stage::ready(*kind))?;
-    Ok(seeds.flat_map(|seed| kinds.iter().map(move |kind| (generate(seed), *kind, seed))).collect())
+    Ok(seeds
+        .flat_map(|seed| kinds.iter().map(move |kind| (generate_for(seed, *kind), *kind, seed)))
+        .collect())
 }
 
 /// A line for each run: name, stage, seed and hash.

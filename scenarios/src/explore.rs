@@ -3,7 +3,7 @@
 //! A seed is a lottery ticket: what it found is written to a file at once, and the file is what gets shrunk and kept.
 
 use crate::cli::{Stages, say};
-use crate::generate::generate;
+use crate::generate::generate_for;
 use crate::milestones;
 use crate::report::{self, Folder, Outcome, Report, Sheet};
 use crate::scenario::Scenario;
@@ -171,7 +171,7 @@ pub fn play(seed: Seed, kind: StageKind) -> Outcome {
 }
 
 fn play_traced(seed: Seed, kind: StageKind) -> (Outcome, Trace) {
-    let (trace, cpu) = stage::play_timed(kind, &generate(seed), seed);
+    let (trace, cpu) = stage::play_timed(kind, &generate_for(seed, kind), seed);
     (Outcome::of(&trace, &found_at(seed).display().to_string(), cpu), trace)
 }
 
@@ -335,7 +335,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             for kind in &kinds {
                 let (outcome, trace) = if options.twice {
                     let shown_as = found_at(Seed(seed)).display().to_string();
-                    play_twice(*kind, &generate(Seed(seed)), Seed(seed), &shown_as)
+                    play_twice(*kind, &generate_for(Seed(seed), *kind), Seed(seed), &shown_as)
                 } else {
                     play_traced(Seed(seed), *kind)
                 };
@@ -364,7 +364,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                     }
                 }
                 if !outcome.passed() {
-                    write(&found_at(outcome.seed), &generate(outcome.seed), outcome.seed)?;
+                    let scenario = generate_for(outcome.seed, outcome.stage);
+                    write(&found_at(outcome.seed), &scenario, outcome.seed)?;
                     say(&format!("{}\n", failure(&outcome)));
                     let enough = tally.unlike || tally.failed.len() > options.tolerate;
                     stop.fetch_or(enough && !options.keep_going, Ordering::Relaxed);
@@ -485,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_file_names_its_seed() {
-        let scenario = generate(Seed(7));
+        let scenario = generate_for(Seed(7), StageKind::Memory);
         let text = with_seed(&scenario, Seed(7));
         assert_eq!(seed_in(&text), Some(Seed(7)));
         let mut again = Scenario::from_toml("generated/7", &text).unwrap();
@@ -508,7 +509,7 @@ mod tests {
 
     #[test]
     fn two_plays_with_the_same_bytes_pass_and_two_with_others_do_not() {
-        let scenario = generate(Seed(1));
+        let scenario = generate_for(Seed(1), StageKind::Memory);
         assert!(play_twice(StageKind::Memory, &scenario, Seed(1), "x").0.passed());
         // Whoever plays second gets another seed.
         let seeds = AtomicU64::new(1);

@@ -9,6 +9,7 @@
 
 use crate::scenario::{CallPlan, Scenario, ToolScript};
 use crate::seed::Seed;
+use crate::stage::StageKind;
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
 use bridge::call::settings::{CallConfig, DialWhen, Dialect, ToolSpec, Transcription};
@@ -84,6 +85,8 @@ enum Hazard {
     Words,
     /// Several calls at one time.
     Crowd,
+    /// What only happens to bytes: pieces, hesitations, small windows, narrow lines. Only on pipes.
+    Bytes,
 }
 
 /// Every class, and how a purpose names it.
@@ -113,6 +116,7 @@ const HAZARDS: &[(Hazard, &str)] = &[
     (Hazard::TurnFlags, "turns by hand"),
     (Hazard::Words, "transcripts"),
     (Hazard::Crowd, "several calls"),
+    (Hazard::Bytes, "trouble with single bytes"),
 ];
 
 /// How much of a hazard there is.
@@ -161,7 +165,8 @@ impl Swarm {
     /// One sentence.
     fn purpose(&self) -> String {
         let named = |level| -> Vec<&str> {
-            HAZARDS.iter().filter(|(h, _)| self.level(*h) == level).map(|(_, name)| *name).collect()
+            let named = HAZARDS.iter().filter(|(h, _)| *h != Hazard::Bytes && self.level(*h) == level);
+            named.map(|(_, name)| *name).collect()
         };
         let (mild, wild) = (named(Level::Mild), named(Level::Wild));
         match (wild.is_empty(), mild.is_empty()) {
@@ -219,6 +224,15 @@ impl Dice {
         let index = self.below(of.len() as u64) as usize;
         of[index].clone()
     }
+}
+
+/// The scenario of this seed as this stage plays it: over pipes, with trouble that the others cannot make.
+pub fn generate_for(seed: Seed, stage: StageKind) -> Scenario {
+    let mut scenario = generate(seed);
+    if stage == StageKind::Pipes {
+        bytes(&mut scenario, Swarm::draw(seed).level(Hazard::Bytes), &mut Dice::of(seed, "bytes"));
+    }
+    scenario
 }
 
 /// The scenario of this seed. It is the same for ever, until this file changes.
@@ -757,6 +771,30 @@ fn tell_apart(scenario: &mut Scenario) {
     }
 }
 
+fn bytes(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+    let slow = scenario.weather.caller.reads_bytes_per_s.is_some();
+    for (leg, narrow) in [(&mut scenario.weather.caller, !slow), (&mut scenario.weather.model, false)] {
+        for way in [&mut leg.uplink, &mut leg.downlink] {
+            if dice.strikes(level) {
+                way.pieces_bytes = Some(dice.one(&[100, 1_000, 5_000]));
+            }
+            if dice.strikes(level) {
+                way.hesitates_percent = dice.one(&[10, 50, 80]);
+            }
+            // Speech takes 13,000 bytes a second. A queue in front of a slow reader would be as long as both, and how
+            // long a model's word waits in front of its line nobody can see from outside.
+            if dice.strikes(level) && narrow {
+                way.window_bytes = Some(dice.one(&[16_000, 64_000]));
+                way.bytes_per_s = Some(dice.one(&[80_000, 200_000, 400_000]));
+            }
+        }
+    }
+    if scenario.weather.only_on_pipes().is_some() {
+        scenario.stages = vec![StageKind::Pipes];
+        scenario.purpose = format!("{} There is trouble with single bytes.", scenario.purpose);
+    }
+}
+
 fn outage(leg: &mut LegWeather, level: Level, dice: &mut Dice) {
     let mut at_ms = 0;
     for _ in 0..3 {
@@ -792,6 +830,9 @@ mod tests {
             }
             if !swarm.has(Hazard::Crowd) {
                 assert_eq!(scenario.calls.len(), 1);
+            }
+            if !swarm.has(Hazard::Bytes) {
+                assert_eq!(generate_for(seed, StageKind::Pipes), scenario);
             }
             if !swarm.has(Hazard::Functions) {
                 assert!(scenario.tools.is_empty());

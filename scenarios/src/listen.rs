@@ -422,7 +422,9 @@ impl<'a> Follower<'a> {
     fn goes_on_from(&self, (tape, at, offset): (usize, usize, usize)) -> bool {
         let there = &self.tapes[tape];
         let (o, a) = (offset + WINDOW, at + WINDOW);
-        let more = WINDOW.min(self.stream.len().saturating_sub(o)).min(there.len().saturating_sub(a));
+        // Behind a break there is something else.
+        let whole = self.breaks.iter().find(|at| **at >= o).map_or(self.stream.len(), |at| *at);
+        let more = WINDOW.min(whole.saturating_sub(o)).min(there.len().saturating_sub(a));
         more <= PROBE || self.stream.is_quiet(o, more) || self.stream.alike(o, there, a, more) > WEAKLY_ALIKE
     }
 

@@ -8,7 +8,7 @@
 use crate::catalogue;
 use crate::cli::{OneStage, say, stage_of};
 use crate::explore;
-use crate::generate::generate;
+use crate::generate::generate_for;
 use crate::oracle::{self, Oracle};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
@@ -396,12 +396,14 @@ fn chosen(options: &Options) -> anyhow::Result<(Scenario, Seed)> {
         bail!("--seed belongs to a file; a generated scenario is played with the seed it is made of");
     }
     let seed: Seed = options.what.parse()?;
-    Ok((generate(seed), seed))
+    let stage = options.stage.map_or(StageKind::Memory, StageKind::from);
+    Ok((generate_for(seed, stage), seed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::generate;
     use crate::stage::memory::play_spoiled;
     use crate::stage::{BridgeOut, Saboteur};
     use bridge::call::Leg;
