@@ -364,6 +364,9 @@ pub fn said(journal: &Recorded) -> Vec<Said> {
                 let ms = |key: &str| more.get(key).and_then(serde_json::Value::as_u64);
                 match name.as_str() {
                     "barge_in" => push("barge-in, heard".into(), ms("heard_ms")),
+                    "unprotected" => {
+                        push(format!("protects no longer ({}), silenced", word("why")), ms("silenced_ms"));
+                    }
                     "notice" => push(format!("tells the caller that it ends: {}", word("reason")), None),
                     "timer_fired" => push(format!("timer {}", word("timer")), None),
                     "tolerated" => push(format!("tolerates {}", word("what")), None),
