@@ -32,10 +32,10 @@ use crate::door::{self, Showing};
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
-use event::{CallEvent, Counts, DialOutcome, EndReason, Floor};
+use event::{CallEvent, Counts, DialOutcome, EndReason, Floor, ProtectionEnd};
 use phase::Phase;
 use playback::Returned;
-use settings::{CallConfig, ms};
+use settings::{CallConfig, Until, ms};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -502,7 +502,9 @@ impl Call {
             FromTwilio::Start(start) => self.started(start, now),
             FromTwilio::Media(media) => self.media(&media, now),
             FromTwilio::Dtmf { digit } => match &mut self.phase {
-                Phase::Live { stream, talk } => talk.key(&mut self.desk, stream, digit, now),
+                Phase::Live { stream, talk } => {
+                    talk.key(&mut self.desk, stream, digit, self.uplink.is_protected(), now);
+                }
                 Phase::AwaitingStart
                 | Phase::AtTheDoor { .. }
                 | Phase::AwaitingMedia { .. }
@@ -615,6 +617,10 @@ impl Call {
         let taken = self.uplink.take(media);
         self.desk.counts.filled_ms += taken.filled_ms;
         self.desk.counts.dropped_uplink_ms += taken.dropped_ms;
+        self.desk.counts.protected_ms += taken.silenced_ms;
+        if let Some(protection) = self.desk.config.protects().filter(|_| self.uplink.is_protected()) {
+            self.desk.timers.set_if_unset(Timer::Protection, now + ms(protection.at_most_ms));
+        }
         if taken.repeated {
             return self.desk.tolerate("a repeated media chunk");
         }
@@ -858,7 +864,12 @@ impl Call {
     fn fire(&mut self, timer: Timer, now: Instant) {
         match timer {
             // Routine: these say nothing about the health of the call.
-            Timer::Pace | Timer::CallerPing | Timer::ModelPing | Timer::Keypad | Timer::Closing => {}
+            Timer::Pace
+            | Timer::CallerPing
+            | Timer::ModelPing
+            | Timer::Keypad
+            | Timer::Protection
+            | Timer::Closing => {}
             Timer::Start
             | Timer::FirstMedia
             | Timer::Dial
@@ -898,6 +909,7 @@ impl Call {
             Timer::ModelClogged => self.lost_model(EndReason::ModelClogged, "the model does not read", now),
             Timer::CallLimit => self.fail(EndReason::TooLong, "the longest call".to_owned(), now),
             Timer::Drain => self.fail(EndReason::Drained, "the server is shutting down".to_owned(), now),
+            Timer::Protection => self.unprotect(ProtectionEnd::Time),
             Timer::Expiry => self.expiring(now),
             Timer::CallerPing => self.ping(Leg::Caller, now),
             Timer::ModelPing => self.ping(Leg::Model, now),
@@ -948,6 +960,13 @@ impl Call {
                 });
             }
         }
+    }
+
+    /// The protected window is over.
+    fn unprotect(&mut self, why: ProtectionEnd) {
+        self.desk.timers.stop(Timer::Protection);
+        self.uplink.unprotect();
+        self.desk.event(CallEvent::Unprotected { why, silenced: ms(self.desk.counts.protected_ms) });
     }
 
     /// A pong proves life, and how long the way to Twilio and back takes.
@@ -1129,6 +1148,13 @@ impl Call {
             uplink_bytes: self.uplink.waiting(),
             downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.held_bytes()),
         };
+        if self.uplink.is_protected()
+            && self.desk.config.protection.is_some_and(|protection| protection.until == Until::Heard)
+            && let Phase::Live { talk, .. } = &self.phase
+            && let Some(why) = talk.first_words_over()
+        {
+            self.unprotect(why);
+        }
         let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
         let floor = if let Phase::Live { talk, .. } = &mut self.phase {

@@ -5,7 +5,7 @@
 
 use crate::audio::{FRAME_BYTES, Law};
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};
-use crate::call::settings::{CallConfig, Person};
+use crate::call::settings::{CallConfig, Person, Until};
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
@@ -983,6 +983,9 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     ] {
         range(name, value, 1, WAIT_MS_MAX);
     }
+    if let Some(protection) = &call.protection {
+        range("call.protection.at_most_ms", protection.at_most_ms, 20, WAIT_MS_MAX);
+    }
     range("call.leaving.farewell_ms", call.leaving.farewell_ms, 1, WAIT_MS_MAX);
     range("call.leaving.carrier_ms", call.leaving.carrier_ms, 1, WAIT_MS_MAX);
     if let Some(filler) = &call.filler {
@@ -1012,6 +1015,13 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
              listens would be cut off",
             waits.caller_silent_ms, waits.ping_ms
         ));
+    }
+    if call.protection.is_some_and(|protection| protection.until == Until::Heard) && call.greeting.is_none() {
+        refuse(
+            "call.protection.until = \"heard\" needs call.greeting: without one nothing is heard at the beginning. \
+             Give it one, or write until = \"time\""
+                .into(),
+        );
     }
     if !"0123456789*#ABCD".contains(call.dtmf.terminator) {
         refuse(format!("call.dtmf.terminator = {:?}: a key, such as #", call.dtmf.terminator));
@@ -1353,6 +1363,11 @@ mod tests {
                 "call.timeouts.call_ms = 18446744073709551: between",
             ),
             ("[call.timeouts]\ncaller_silent_ms = 5000", "is not longer than call.timeouts.ping_ms = 5000"),
+            (
+                "[call.protection]\nuntil = \"time\"\nat_most_ms = 19",
+                "call.protection.at_most_ms = 19: between 20 and 604800000",
+            ),
+            ("[call.protection]", "call.protection.until = \"heard\" needs call.greeting"),
             ("[call.dtmf]\nterminator = \"x\"", "call.dtmf.terminator = 'x': a key"),
             ("[call.limits]\ntools_running = 0", "call.limits.tools_running = 0: between 1 and 1000"),
             ("[[call.tools]]\nname = \"a b\"", "call.tools: the name \"a b\": 1 to 64 letters"),

@@ -265,6 +265,7 @@ impl Room {
             }
             CallEvent::Dialed { .. }
             | CallEvent::Session { .. }
+            | CallEvent::Unprotected { .. }
             | CallEvent::SpeechStarted
             | CallEvent::SpeechStopped
             | CallEvent::Speaking { after: None, .. }

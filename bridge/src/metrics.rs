@@ -5,7 +5,7 @@
 //! has a figure is asked when somebody looks. Every figure is described in `docs/observability.md`, and a test holds
 //! the two together.
 
-use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, ToolOutcome};
+use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, ToolOutcome};
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
 use crate::otlp;
@@ -91,6 +91,8 @@ struct Inner {
     stale: Counter,
     dropped: Seconds,
     filled: Seconds,
+    protections: Counters<1>,
+    protected: Seconds,
     lost_marks: Counter,
     malformed: Counter,
     unknown: Counter,
@@ -287,6 +289,8 @@ impl Inner {
             stale: Counter::default(),
             dropped: Seconds::default(),
             filled: Seconds::default(),
+            protections: Family::default(),
+            protected: Seconds::default(),
             lost_marks: Counter::default(),
             malformed: Counter::default(),
             unknown: Counter::default(),
@@ -335,6 +339,12 @@ impl Inner {
             new.dropped.clone()
         });
         r.register("filled_audio_seconds", "Silence supplied for gaps in caller audio", new.filled.clone());
+        r.register("protections", "Protected windows that ended, by what ended them", {
+            new.protections.clone()
+        });
+        r.register("protected_audio_seconds", "Caller audio replaced by silence in protected windows", {
+            new.protected.clone()
+        });
         r.register("lost_marks", "Marks that never came back", new.lost_marks.clone());
         r.register("malformed_messages", "Messages that could not be read", new.malformed.clone());
         r.register("unknown_messages", "Messages of unknown type", new.unknown.clone());
@@ -360,6 +370,9 @@ impl Inner {
         drop(self.calls.get_or_create(&[("reason", CUT)]));
         for outcome in DialOutcome::ALL {
             drop(self.dials.get_or_create(&[("outcome", outcome.name())]));
+        }
+        for end in ProtectionEnd::ALL {
+            drop(self.protections.get_or_create(&[("end", end.name())]));
         }
         for leg in LEGS {
             drop(self.queued.get_or_create(&[("leg", leg)]));
@@ -413,6 +426,7 @@ impl Inner {
         self.stale.inc_by(counts.stale_bytes);
         self.dropped.inc_by(seconds(counts.dropped_uplink_ms));
         self.filled.inc_by(seconds(counts.filled_ms));
+        self.protected.inc_by(seconds(counts.protected_ms));
         self.lost_marks.inc_by(counts.lost_marks);
         self.malformed.inc_by(counts.malformed);
         self.unknown.inc_by(counts.unknown);
@@ -494,6 +508,9 @@ impl Observe for Metrics {
                 inner.dial_seconds.observe(took.as_secs_f64());
             }
             CallEvent::Live { after } => inner.setup_seconds.observe(after.as_secs_f64()),
+            CallEvent::Unprotected { why, .. } => {
+                inner.protections.get_or_create(&[("end", why.name())]).inc();
+            }
             CallEvent::BargeIn { .. } => {
                 inner.barge_ins.inc();
             }
@@ -660,9 +677,22 @@ mod tests {
     fn a_call_is_counted_once_by_why_it_ended() {
         let t = metrics();
         t.begins(CallKey(1), crate::driver::now(), 0);
-        let counts = Counts { truncations: 2, stale_bytes: 77, filled_ms: 1_500, ..Counts::default() };
+        let counts = Counts {
+            truncations: 2,
+            stale_bytes: 77,
+            filled_ms: 1_500,
+            protected_ms: 2_500,
+            ..Counts::default()
+        };
+        tell(
+            &t,
+            &CallEvent::Unprotected { why: ProtectionEnd::Heard, silenced: Duration::from_millis(2_500) },
+        );
         tell(&t, &ended(counts));
         t.gone(CallKey(1));
+        assert_eq!(value(&t, "bridge_protections_total{end=\"heard\"}"), 1.0);
+        assert_eq!(value(&t, "bridge_protections_total{end=\"time\"}"), 0.0);
+        assert_eq!(value(&t, "bridge_protected_audio_seconds_total"), 2.5);
         assert_eq!(value(&t, "bridge_calls_total{reason=\"stopped\"}"), 1.0);
         assert_eq!(value(&t, "bridge_calls_total{reason=\"cut\"}"), 0.0);
         assert_eq!(value(&t, "bridge_call_duration_seconds_sum"), 20.0);

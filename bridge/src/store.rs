@@ -625,6 +625,7 @@ impl Observe for StoreCalls {
             CallEvent::Dialing
             | CallEvent::Dialed { .. }
             | CallEvent::Live { .. }
+            | CallEvent::Unprotected { .. }
             | CallEvent::SpeechStarted
             | CallEvent::SpeechStopped
             | CallEvent::BargeIn { .. }

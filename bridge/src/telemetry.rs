@@ -46,6 +46,9 @@ impl Observe for LogCalls {
             }
             CallEvent::Session { .. } => debug!("the model opened a session"),
             CallEvent::Live { after } => debug!(after_ms = ms(*after), "live"),
+            CallEvent::Unprotected { why, silenced } => {
+                debug!(why = why.name(), silenced_ms = ms(*silenced), "the protected window is over");
+            }
             CallEvent::SpeechStarted => debug!("the caller speaks"),
             CallEvent::SpeechStopped => debug!("the caller's turn ended"),
             CallEvent::BargeIn { item, heard, discarded } => {
@@ -89,6 +92,7 @@ impl Observe for LogCalls {
                 caller_frames = counts.caller_frames,
                 filled_ms = counts.filled_ms,
                 dropped_uplink_ms = counts.dropped_uplink_ms,
+                protected_ms = counts.protected_ms,
                 deltas = counts.deltas,
                 stale_bytes = counts.stale_bytes,
                 sent_ms = counts.sent_ms,

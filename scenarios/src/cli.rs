@@ -162,13 +162,13 @@ enum Task {
 pub(crate) struct Files {
     /// Write a page to look at, with JUnit XML, JSON and the audio of both ends, into this folder.
     #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
     /// Write JUnit XML to this file.
     #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
+    pub(crate) junit: Option<PathBuf>,
     /// Write the verdicts, places and waits as JSON to this file.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
 }
 
 impl Files {
@@ -182,9 +182,6 @@ impl Files {
     }
 
     pub(crate) fn write(&self, report: Report, folder: Option<&Folder>) -> anyhow::Result<()> {
-        let put = |path: &Path, text: String| {
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-        };
         if let Some(path) = &self.junit {
             put(path, report.junit()?)?;
         }
@@ -196,6 +193,10 @@ impl Files {
         }
         Ok(())
     }
+}
+
+pub(crate) fn put(path: &Path, text: String) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Which runs.

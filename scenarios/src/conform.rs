@@ -21,7 +21,7 @@ use self::suite::{Fit, Part};
 use self::table::{Row, Table};
 use self::verdict::{Judged, Verdict};
 use crate::catalogue;
-use crate::cli::{in_parallel, say};
+use crate::cli::{Files, in_parallel, put, say};
 use crate::oracle;
 use crate::report::{Folder, Report};
 use crate::scenario::Scenario;
@@ -34,7 +34,7 @@ use mocks::realtime::Dialect;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,16 +105,8 @@ pub struct Options {
     /// Decimal, 0x hexadecimal, or a commit hash: ids, noise and jitter.
     #[arg(long, default_value = "1")]
     seed: Seed,
-    /// Write the table and the calls as pages to look at, with JUnit XML, JSON, the bridge's output and the audio of
-    /// both ends, into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
-    /// Write JUnit XML to this file.
-    #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
-    /// Write the table as JSON to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// The audio a bridge has with the model.
@@ -148,14 +140,14 @@ impl Audio {
 /// When it could not be judged: an address that cannot be had, a bridge that does not come up or carries no call.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     let scenarios = chosen(options)?;
-    let folder = options.report.as_deref().map(Folder::take).transpose()?;
+    let folder = options.files.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (table, output) = runtime.block_on(judge(options, scenarios))?;
     // What a bridge has left open holds nothing up.
     runtime.shutdown_background();
     say(&table.text());
     say(&format!("\n{}", table.failures()));
-    write(options, &table, folder.as_ref(), &output)?;
+    write(&options.files, &table, folder.as_ref(), &output)?;
     say(&table.summary());
     Ok(table.passed())
 }
@@ -173,17 +165,14 @@ fn chosen(options: &Options) -> anyhow::Result<Vec<Scenario>> {
     Ok(found)
 }
 
-fn write(options: &Options, table: &Table, folder: Option<&Folder>, output: &Output) -> anyhow::Result<()> {
-    let put = |path: &Path, text: String| {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    if let Some(path) = &options.junit {
+fn write(files: &Files, table: &Table, folder: Option<&Folder>, output: &Output) -> anyhow::Result<()> {
+    if let Some(path) = &files.junit {
         put(path, table.junit()?)?;
     }
-    if let Some(path) = &options.json {
+    if let Some(path) = &files.json {
         put(path, table.json())?;
     }
-    if let (Some(folder), Some(path)) = (folder, &options.report) {
+    if let (Some(folder), Some(path)) = (folder, &files.report) {
         let mut report = Report::new(format!("scn conform --bridge {}", table.bridge));
         for judged in table.rows.iter().filter_map(|row| row.judged.clone()) {
             report.put(judged.outcome, judged.sheet);

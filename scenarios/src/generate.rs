@@ -12,7 +12,7 @@ use crate::seed::Seed;
 use crate::stage::StageKind;
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
-use bridge::call::settings::{CallConfig, DialWhen, Dialect, ToolSpec, Transcription};
+use bridge::call::settings::{CallConfig, DialWhen, Dialect, Protection, ToolSpec, Transcription, Until};
 use mocks::realtime::{
     Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Stall as Pause, TimedEvent, Transcription as Written, Turn, When,
@@ -246,6 +246,7 @@ pub fn generate(seed: Seed) -> Scenario {
     };
     scenario.world.limit_ms = LIMIT_MS;
     settings(&mut scenario, &swarm, &mut Dice::of(seed, "settings"));
+    protection(&mut scenario.bridge, &mut Dice::of(seed, "protection"));
     let (mut caller, mut model) = (Dice::of(seed, "caller"), Dice::of(seed, "model"));
     let calls = match swarm.level(Hazard::Crowd) {
         Level::Off => 1,
@@ -309,6 +310,15 @@ fn settings(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
         functions(scenario, swarm.level(Hazard::Functions), dice);
     }
     odd_settings(&mut scenario.bridge, swarm.level(Hazard::Settings), dice);
+}
+
+/// Some bridges do not believe the line at first.
+fn protection(bridge: &mut CallConfig, dice: &mut Dice) {
+    if dice.chance(15) {
+        let until = if bridge.greeting.is_some() && dice.chance(70) { Until::Heard } else { Until::Time };
+        let longest = if until == Until::Heard { 8_000 } else { 3_000 };
+        bridge.protection = Some(Protection { until, at_most_ms: dice.ms(200, longest) });
+    }
 }
 
 fn functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {

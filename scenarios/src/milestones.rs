@@ -7,6 +7,7 @@
 use crate::listen::Hearing;
 use crate::oracle::Case;
 use crate::oracle::barge_in::{BargeIn, barge_ins, cuts};
+use crate::oracle::greet::window;
 use crate::oracle::terms::Terms;
 use crate::stage::StageKind;
 use crate::trace::Trace;
@@ -165,6 +166,13 @@ milestones! { anywhere {
         s.callers(|c| matches!(c, CallerSight::SentDtmf { .. })) > 0
             && s.models(|m| matches!(m, ModelSight::GotText { .. })) > 0
     },
+    "the caller spoke in the protected window" => |s| window(s.case).is_some_and(|window| {
+        s.case.call.caller.mic[..window.inside].iter().any(|frame| frame.speech)
+    }),
+    "the protected window ended in mid-word" => |s| window(s.case).is_some_and(|window| {
+        let speaks = |frame: usize| s.case.call.caller.mic.get(frame).is_some_and(|frame| frame.speech);
+        window.inside > 0 && (window.inside - 1..=window.outside).all(speaks)
+    }),
     "a malformed frame of the caller was survived" => |s| {
         s.callers(|c| matches!(c, CallerSight::SentRaw { .. })) > 0 && s.ended_by(EndReason::Stopped)
     },

@@ -8,6 +8,7 @@
 //!
 //! * [`barge_in`][]: clear, fence, heard.
 //! * [`audio`][]: bytes out, bytes in, pace, latency, audible.
+//! * [`greet`][]: greet.
 //! * [`protocol`][]: legal, one, format, mark, tool, start.
 //! * [`lifecycle`][]: tear, go on, robust, owner, text, expect.
 //! * [`leaving`][]: auth, bye.
@@ -16,6 +17,7 @@
 
 pub mod audio;
 pub mod barge_in;
+pub mod greet;
 pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
@@ -75,6 +77,7 @@ pub const ALL: &[Oracle] = &[
     audio::PACE,
     audio::LATENCY,
     audio::AUDIBLE,
+    greet::GREET,
     protocol::LEGAL,
     protocol::ONE,
     protocol::FORMAT,

@@ -96,6 +96,22 @@ pub fn all() -> Vec<Sabotage> {
             each(|m| if m.out.is_text(Leg::Caller) { m.later(400) } else { m.unspoiled() })
         }),
         wire("audible", "patient", "never says a word", || each(Message::swallow_media)),
+        head("greet", "protected", "ends the protected window late", || Box::new(LateMarks)),
+        head("greet", "protected_pcmu", "ends the protected window early", || {
+            Box::new(Leak::of(3_200, 3_500))
+        }),
+        wire("greet", "protected", "never ends the protected window", || {
+            appends(0, usize::MAX, Message::silent)
+        }),
+        head("greet", "protected_pcmu", "lets a word through the protected window", || {
+            Box::new(Leak::of(1_500, 1_800))
+        }),
+        wire("greet", "protected_pcmu", "silences a word behind the protected window", || {
+            appends(200, 210, Message::silent)
+        }),
+        head("greet", "protected_key", "clears at a key in the protected window", || {
+            Box::<ClearsAtKeys>::default()
+        }),
         wire("legal", "turn", "adds a field Twilio does not know", || each(Message::with_extra_field)),
         wire("legal", "turn", "misspells an event to the model", || each(Message::misspelt)),
         wire("legal", "barge_in", "cuts behind the end", || each(|m| m.moved_cut(60_000))),
@@ -292,6 +308,59 @@ const GROUNDS: &[(&str, &str)] = &[
         [expect]
         end = "stopped"
         clears = 1
+        "#,
+    ),
+    (
+        "protected",
+        r#"
+        purpose = "A protected greeting, and a caller who speaks over it and over its end."
+        [bridge]
+        greeting = "Greet the caller."
+        protection = { until = "heard" }
+        [[call]]
+        caller.steps = [
+            "hears_start", { hears_for = 500 }, { says = 1000 }, { hears_for = 2500 }, { says = 1500 }, "hears_start",
+            "hears_end", "hangs_up",
+        ]
+        model.turns = [{ answers = 3000 }, { answers = 1500 }]
+        [expect]
+        end = "stopped"
+        clears = 0
+        "#,
+    ),
+    (
+        "protected_pcmu",
+        r#"
+        purpose = "The same, G.711 all the way."
+        [bridge]
+        format = "pcmu"
+        greeting = "Greet the caller."
+        protection = { until = "heard" }
+        [[call]]
+        caller.steps = [
+            "hears_start", { hears_for = 500 }, { says = 1000 }, { hears_for = 2500 }, { says = 1500 }, "hears_start",
+            "hears_end", "hangs_up",
+        ]
+        model.turns = [{ answers = 3000 }, { answers = 1500 }]
+        [expect]
+        end = "stopped"
+        clears = 0
+        "#,
+    ),
+    (
+        "protected_key",
+        r#"
+        purpose = "A key over a protected greeting."
+        [bridge]
+        greeting = "Greet the caller."
+        protection = { until = "heard" }
+        [[call]]
+        caller.steps = [
+            "hears_start", { hears_for = 500 }, { presses = "5#" }, { hears_total = 4200 }, { waits = 600 }, "hangs_up",
+        ]
+        model.turns = [{ answers = 3000 }, { answers = 1500 }]
+        [expect]
+        end = "stopped"
         "#,
     ),
     (
@@ -536,6 +605,16 @@ impl Message {
         self.changed(Leg::Model, |json| json["item_id"] = json!("item_of_somebody_else"))
     }
 
+    /// The model is given silence instead.
+    fn silent(self) -> Instead {
+        self.changed(Leg::Model, |json| {
+            let audio = json["audio"].as_str().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
+            // A frame of G.711 is 160 bytes; one of 16-bit audio at 24 kHz is 960, and all its bits are zero.
+            let silence = if audio.len().is_multiple_of(960) { 0x00 } else { 0xFF };
+            json["audio"] = json!(BASE64.encode(vec![silence; audio.len()]));
+        })
+    }
+
     fn noise(self) -> Instead {
         let len = self.audio_bytes();
         self.changed(Leg::Caller, |json| {
@@ -752,6 +831,77 @@ impl Defect for LetsNobodyIn {
         let welcome = told == Told::Control(Control::Welcome);
         let turned_away = Told::Control(Control::TurnAway(bridge::door::Refusal::Account));
         vec![(0, Act::Hear(if welcome { turned_away } else { told }))]
+    }
+}
+
+/// The event of a text frame of the caller's end.
+fn caller_event(told: &Told) -> Value {
+    let Told::Text(Leg::Caller, text) = told else { return Value::Null };
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Hears of every mark later than it came back.
+struct LateMarks;
+
+impl Defect for LateMarks {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        const LATE_US: u64 = 300_000;
+        let is_mark = caller_event(&told)["event"] == "mark";
+        vec![(if is_mark { LATE_US } else { 0 }, Act::Hear(told))]
+    }
+}
+
+/// Gives a G.711 session the caller's own bytes between two moments, whatever the bridge made of them.
+struct Leak {
+    from: At,
+    to: At,
+    heard: Value,
+}
+
+impl Leak {
+    fn of(from_ms: u64, to_ms: u64) -> Self {
+        Self { from: At::ms(from_ms), to: At::ms(to_ms), heard: Value::Null }
+    }
+}
+
+impl Defect for Leak {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let event = caller_event(&told);
+        if event["event"] == "media" {
+            self.heard = event["media"]["payload"].clone();
+        }
+        vec![(0, Act::Hear(told))]
+    }
+
+    fn says(&mut self, out: BridgeOut, now: At) -> Vec<(u64, Act)> {
+        let message = Message { out };
+        let instead = if message.is_append() && (self.from..self.to).contains(&now) {
+            message.changed(Leg::Model, |json| json["audio"] = self.heard.clone())
+        } else {
+            message.unspoiled()
+        };
+        instead.into_iter().map(|(delay, out)| (delay, Act::Say(out))).collect()
+    }
+}
+
+/// Silences the ear at every key.
+#[derive(Default)]
+struct ClearsAtKeys {
+    stream: Value,
+}
+
+impl Defect for ClearsAtKeys {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let event = caller_event(&told);
+        if !event["streamSid"].is_null() {
+            self.stream = event["streamSid"].clone();
+        }
+        let clear = json!({"event": "clear", "streamSid": self.stream}).to_string();
+        let mut acts = vec![(0, Act::Hear(told))];
+        if event["event"] == "dtmf" {
+            acts.push((0, Act::Say(BridgeOut::Text(Leg::Caller, clear))));
+        }
+        acts
     }
 }
 

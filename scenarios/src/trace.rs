@@ -206,6 +206,7 @@ impl CallTrace {
             | CallEvent::Dialed { .. }
             | CallEvent::Session { .. }
             | CallEvent::Live { .. }
+            | CallEvent::Unprotected { .. }
             | CallEvent::SpeechStarted
             | CallEvent::SpeechStopped
             | CallEvent::BargeIn { .. }
@@ -419,6 +420,11 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
         }
         CallEvent::Session { id } => format!("the session {id} is there"),
         CallEvent::Live { after } => format!("both ends hear each other after {} ms", after.as_millis()),
+        CallEvent::Unprotected { why, silenced } => format!(
+            "the protected window is over ({}): {} ms of the caller were silenced",
+            why.name(),
+            silenced.as_millis()
+        ),
         CallEvent::SpeechStarted => "the caller began to speak".into(),
         CallEvent::SpeechStopped => "the caller's turn ended".into(),
         CallEvent::BargeIn { item, heard, discarded } => format!(

@@ -265,6 +265,17 @@ impl Downlink {
         self.playback.is_confirmed() && self.items.iter().all(|i| i.held.is_empty())
     }
 
+    /// The number of the item that began last.
+    pub(crate) const fn last_item(&self) -> u64 {
+        self.next_number - 1
+    }
+
+    /// Everything up to this item was sent, and the mark behind it is back.
+    pub(crate) fn is_heard_through(&self, item: u64) -> bool {
+        let is_sent = |i: &Item| i.is_sent() && i.marked == i.sent;
+        self.items.iter().all(|i| i.number > item || is_sent(i)) && self.playback.is_confirmed_through(item)
+    }
+
     /// Sent audio ahead of the ear.
     pub(crate) fn lead(&self, now: Instant) -> Duration {
         self.playback.lead(now)

@@ -242,6 +242,31 @@ impl DialOutcome {
     }
 }
 
+/// What ended the protected window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProtectionEnd {
+    /// The agent's first words were heard.
+    Heard,
+    /// The model took silence for speech and interrupted them.
+    Interrupted,
+    /// It was at its longest.
+    Time,
+}
+
+impl ProtectionEnd {
+    /// Every end.
+    pub const ALL: [Self; 3] = [Self::Heard, Self::Interrupted, Self::Time];
+
+    /// The word used in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heard => "heard",
+            Self::Interrupted => "interrupted",
+            Self::Time => "time",
+        }
+    }
+}
+
 /// What became of a function call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ToolOutcome {
@@ -279,6 +304,8 @@ pub struct Counts {
     pub filled_ms: u64,
     /// Caller audio dropped because the model was not ready or not reading, ms.
     pub dropped_uplink_ms: u64,
+    /// Caller audio replaced by silence in the protected window, ms.
+    pub protected_ms: u64,
     /// Audio deltas from the model.
     pub deltas: u64,
     /// Model audio dropped because its response had been interrupted, bytes as received.
@@ -331,6 +358,13 @@ pub enum CallEvent {
     Live {
         /// From the WebSocket's opening.
         after: Duration,
+    },
+    /// The protected window is over: from now on the model hears the caller. A call that ends in it has no such event.
+    Unprotected {
+        /// What ended it.
+        why: ProtectionEnd,
+        /// How much of the caller's audio was replaced by silence.
+        silenced: Duration,
     },
     /// The caller began to speak.
     SpeechStarted,

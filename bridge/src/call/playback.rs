@@ -246,6 +246,11 @@ impl Playback {
         self.pending.get(self.given_up)
     }
 
+    /// No mark behind audio of this item, or of one before it, is outstanding.
+    pub(crate) fn is_confirmed_through(&self, item: u64) -> bool {
+        self.pending.iter().all(|mark| mark.item > item)
+    }
+
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
     fn held_up_at(&self, now: Instant) -> Option<Instant> {
         let mark = self.awaited().filter(|_| self.trusted)?;

@@ -34,6 +34,9 @@ pub struct CallConfig {
     pub vad: Vad,
     /// The caller may interrupt the agent. Switched off, speech over the agent is heard but stops nothing.
     pub barge_in: bool,
+    /// Keeps the beginning of the call's audio from the model, and its first words from being interrupted; `None` does
+    /// neither.
+    pub protection: Option<Protection>,
     /// Replaces the tones of pressed keys by silence on their way to the model, so that they are not taken for
     /// speech. The first 20 to 40 ms of each are let through, for nothing is delayed.
     pub mute_dtmf_tones: bool,
@@ -67,6 +70,7 @@ impl Default for CallConfig {
             noise_reduction: None,
             vad: Vad::default(),
             barge_in: true,
+            protection: None,
             mute_dtmf_tones: false,
             tools: Vec::new(),
             filler: None,
@@ -76,6 +80,13 @@ impl Default for CallConfig {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
+    }
+}
+
+impl CallConfig {
+    /// The protection that is in force: one that lasts until the greeting was heard needs a greeting.
+    pub(crate) fn protects(&self) -> Option<Protection> {
+        self.protection.filter(|protection| protection.until == Until::Time || self.greeting.is_some())
     }
 }
 
@@ -137,6 +148,42 @@ impl Default for Vad {
             interrupt_response: true,
         }
     }
+}
+
+/// A window at the beginning of the call in which the line is not believed: a speakerphone returns the agent's own
+/// voice before its echo canceller has settled, and a line that is just being picked up crackles.
+///
+/// All audio the caller's end sends in it reaches the model as silence of the same length, that from before the model
+/// was ready too: neither an interruption nor a turn can come of it, and nothing behind it is shifted. A key is no echo:
+/// it is gathered as always, but as with [`CallConfig::barge_in`] switched off it silences nothing and is answered
+/// behind what is being said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Protection {
+    /// What ends the window.
+    pub until: Until,
+    /// The longest window, from the caller's first audio, ms. A greeting that never comes must not leave the model deaf.
+    pub at_most_ms: u64,
+}
+
+impl Default for Protection {
+    fn default() -> Self {
+        Self { until: Until::Heard, at_most_ms: 15_000 }
+    }
+}
+
+/// What ends the protected window, unless its longest time is over before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// The agent's first words were heard: the first response that said anything is complete, and the mark behind its
+    /// audio came back, or was given up. They are the greeting, or whatever came in its place: a second attempt, the
+    /// answer to keys that were pressed before. A model that takes the silence for speech all the same ends it, too.
+    /// Without a greeting nothing is protected.
+    #[default]
+    Heard,
+    /// Nothing else does.
+    Time,
 }
 
 /// A function the model may call.

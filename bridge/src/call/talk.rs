@@ -1,7 +1,7 @@
 //! Both ends can hear each other: turns, barge-in, keypad, function calls.
 
 use super::downlink::{Downlink, Interruption};
-use super::event::{CallEvent, EndReason, Floor, Private, Speaker, ToolOutcome};
+use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker, ToolOutcome};
 use super::keypad::Keypad;
 use super::leaving::{Farewell, Way};
 use super::responses::{Created, Responses, Why};
@@ -21,10 +21,21 @@ pub(super) struct Failure {
     pub(super) detail: String,
 }
 
+/// The first response that says anything: the greeting, or what came in its place.
+enum FirstWords {
+    /// It is not complete.
+    ToCome,
+    /// The downlink's number of its last item.
+    Generated(u64),
+    /// They will not be heard to their end.
+    Interrupted,
+}
+
 /// A conversation in progress.
 pub(super) struct Conversation {
     pub(super) downlink: Downlink,
     responses: Responses,
+    first_words: FirstWords,
     keypad: Keypad,
     tools: Tools,
     /// The caller was told that what runs now takes its time.
@@ -49,6 +60,7 @@ impl Conversation {
         let mut talk = Self {
             downlink: Downlink::new(&desk.config, law),
             responses: Responses::default(),
+            first_words: FirstWords::ToCome,
             keypad: Keypad::default(),
             tools: Tools::default(),
             filled: false,
@@ -114,11 +126,12 @@ impl Conversation {
         desk.timers.set(Timer::MediaPause, now + ms(silence_ms));
     }
 
-    pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, now: Instant) {
+    /// `protected`: it may silence nothing yet.
+    pub(super) fn key(&mut self, desk: &mut Desk, stream: &Stream, key: char, protected: bool, now: Instant) {
         // A key press is a barge-in that voice detection cannot see, so the cancelling is up to us.
         let interrupts =
             self.downlink.is_audible(now) || self.responses.is_anything_coming() || self.farewell.is_some();
-        if desk.config.barge_in && interrupts {
+        if desk.config.barge_in && !protected && interrupts {
             let interrupted = self.interrupt(desk, stream, now);
             if let Some(response) = interrupted {
                 desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
@@ -303,6 +316,7 @@ impl Conversation {
     /// The caller takes the floor. Silences the ear first, then tells the model what was heard. Returns the
     /// active response when it was interrupted by this.
     fn interrupt(&mut self, desk: &mut Desk, stream: &Stream, now: Instant) -> Option<String> {
+        self.first_words = FirstWords::Interrupted;
         let playing = self.downlink.at_the_ear(now);
         let coming = self.responses.is_expected();
         let Interruption { clear, cuts, discarded } = self.downlink.interrupt(now);
@@ -355,6 +369,10 @@ impl Conversation {
             self.function_call(desk, &done.response, call, now);
         }
         let active = self.responses.done(&done.response);
+        let spoke = active.as_ref().is_some_and(|active| active.spoke_at.is_some());
+        if spoke && matches!(self.first_words, FirstWords::ToCome) {
+            self.first_words = FirstWords::Generated(self.downlink.last_item());
+        }
         let wordless = active.as_ref().is_some_and(|active| active.spoke_at.is_none() && !active.fenced);
         if wordless
             && desk.config.leaving.farewell.is_some()
@@ -636,6 +654,17 @@ impl Conversation {
     }
 
     // ---------------------------------------------------------------------------------------- common
+
+    /// What has become of the agent's first words, once they need no protection any more.
+    pub(super) fn first_words_over(&self) -> Option<ProtectionEnd> {
+        match self.first_words {
+            FirstWords::Interrupted => Some(ProtectionEnd::Interrupted),
+            FirstWords::Generated(last) => {
+                self.downlink.is_heard_through(last).then_some(ProtectionEnd::Heard)
+            }
+            FirstWords::ToCome => None,
+        }
+    }
 
     /// Asks for what is wanted, if it may.
     fn ask(&mut self, desk: &mut Desk, now: Instant) {

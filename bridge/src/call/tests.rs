@@ -2,6 +2,7 @@
 
 mod door;
 mod leaving;
+mod protection;
 
 use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, Filler, ms};
@@ -1084,6 +1085,7 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
         caller_frames: 3,
         filled_ms: 180,
         dropped_uplink_ms: 0,
+        protected_ms: 0,
         deltas: 4,
         stale_bytes: 160,
         sent_ms: 1_500,

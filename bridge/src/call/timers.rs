@@ -48,6 +48,8 @@ pub enum Timer {
     Filler,
     /// The caller should have heard the farewell.
     Farewell,
+    /// The protected window is at its longest.
+    Protection,
     /// The session nears its maximum duration.
     Expiry,
     /// The longest call.
@@ -61,7 +63,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -83,6 +85,7 @@ impl Timer {
         Self::Tool,
         Self::Filler,
         Self::Farewell,
+        Self::Protection,
         Self::Expiry,
         Self::CallLimit,
         Self::Drain,
@@ -114,6 +117,7 @@ impl Timer {
             Self::Tool => "tool",
             Self::Filler => "filler",
             Self::Farewell => "farewell",
+            Self::Protection => "protection",
             Self::Expiry => "expiry",
             Self::CallLimit => "call_limit",
             Self::Drain => "drain",

@@ -4,6 +4,9 @@
 //! detection runs on audio time, not on the clock, so a gap in the timestamps is filled with silence, and a pause
 //! in mid-speech is supplied as silence so that the turn can end.
 //!
+//! In the protected window the caller's audio is replaced by silence. It is a stretch at the front: whatever was taken
+//! before the window ended is in it, however long that waits here.
+//!
 //! **Drop rule:** while the model is not ready or not reading, the newest `backlog_ms` are kept and the oldest
 //! are dropped: the caller's last words are the ones worth answering.
 
@@ -31,6 +34,8 @@ pub(crate) struct Taken {
     pub(crate) filled_ms: u64,
     /// Older audio dropped to make room, ms.
     pub(crate) dropped_ms: u64,
+    /// It is in the protected window: so much of it will be silence, ms.
+    pub(crate) silenced_ms: u64,
 }
 
 /// The caller's audio on its way to the model.
@@ -44,6 +49,10 @@ pub(crate) struct Uplink {
     gap_max_ms: u64,
     backlog_max: usize,
     backlog: VecDeque<u8>,
+    /// The protected window is not over.
+    protected: bool,
+    /// Bytes at the front of the backlog that were taken in it.
+    silenced: usize,
     last_chunk: u64,
     /// Where the next frame should begin on the caller's clock, ms.
     position_ms: Option<u64>,
@@ -61,6 +70,8 @@ impl Uplink {
             gap_max_ms: config.limits.gap_ms,
             backlog_max: usize::try_from(config.limits.backlog_ms * BYTES_PER_MS).unwrap_or(usize::MAX),
             backlog: VecDeque::new(),
+            protected: config.protects().is_some(),
+            silenced: 0,
             last_chunk: 0,
             position_ms: None,
             position_rest: 0,
@@ -71,6 +82,16 @@ impl Uplink {
     pub(crate) fn speaks(&mut self, law: Law) {
         self.codec = Some(audio::Uplink::new(law, self.format));
         self.mute = self.mutes_tones.then(|| Mute::new(law));
+    }
+
+    /// Whether what is taken now will be silence.
+    pub(crate) const fn is_protected(&self) -> bool {
+        self.protected
+    }
+
+    /// The protected window is over: what is taken from now on is heard.
+    pub(crate) const fn unprotect(&mut self) {
+        self.protected = false;
     }
 
     /// Takes a frame from the caller into the backlog.
@@ -92,10 +113,15 @@ impl Uplink {
             }
             None => self.backlog.extend(&media.audio),
         }
+        let mut silenced_ms = 0;
+        if self.protected {
+            self.silenced = self.backlog.len();
+            silenced_ms = media.audio.len() as u64 / BYTES_PER_MS;
+        }
         // Small wander is followed without filling, so that it cannot add up.
         let begins = media.timestamp_ms.or(self.position_ms).unwrap_or(0);
         self.advance(begins, media.audio.len() as u64);
-        Taken { repeated: false, filled_ms, dropped_ms: self.shed() }
+        Taken { repeated: false, filled_ms, dropped_ms: self.shed(), silenced_ms }
     }
 
     /// Supplies silence the caller's carrier leaves out.
@@ -128,6 +154,7 @@ impl Uplink {
     fn shed(&mut self) -> u64 {
         let excess = self.backlog.len().saturating_sub(self.backlog_max);
         self.backlog.drain(..excess);
+        self.silenced = self.silenced.saturating_sub(excess);
         excess as u64 / BYTES_PER_MS
     }
 
@@ -136,6 +163,10 @@ impl Uplink {
     pub(crate) fn append(&mut self) -> Option<Vec<u8>> {
         let codec = self.codec.as_mut().filter(|_| !self.backlog.is_empty())?;
         let take = self.backlog.len().min(APPEND_MAX);
+        let silenced = take.min(self.silenced);
+        self.silenced -= silenced;
+        let silence = codec.law().silence();
+        self.backlog.iter_mut().take(silenced).for_each(|code| *code = silence);
         let (front, back) = self.backlog.as_slices();
         let front = &front[..take.min(front.len())];
         let mut audio =
@@ -155,6 +186,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::settings::{Protection, Until};
 
     impl Uplink {
         /// All that waits.
@@ -274,6 +306,49 @@ mod tests {
         t.take(&frame(1, 100));
         t.supply_silence(1_000);
         assert_eq!(t.take(&frame(2, 1_420)).filled_ms, 300);
+    }
+
+    fn protected(backlog_ms: u64) -> Uplink {
+        let protection = Some(Protection { until: Until::Time, at_most_ms: 1 });
+        let mut config = CallConfig { format: Format::Pcmu, protection, ..CallConfig::default() };
+        config.limits.backlog_ms = backlog_ms;
+        Uplink::new(&config)
+    }
+
+    #[test]
+    fn what_was_taken_in_the_window_is_silence_however_long_it_waits() {
+        let mut t = protected(60_000);
+        assert_eq!(t.take(&frame(1, 100)).silenced_ms, 20);
+        t.speaks(Law::Ulaw);
+        t.take(&frame(2, 120));
+        t.unprotect();
+        assert_eq!(t.take(&frame(3, 140)).silenced_ms, 0);
+        assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[3; 160]].concat());
+        t.take(&frame(4, 160));
+        assert_eq!(t.drain().concat(), [4; 160]);
+    }
+
+    #[test]
+    fn the_window_moves_with_what_is_dropped() {
+        let mut t = protected(60);
+        t.speaks(Law::Ulaw);
+        for chunk in 1..=3 {
+            t.take(&frame(chunk, 80 + 20 * chunk));
+        }
+        t.unprotect();
+        assert_eq!(t.take(&frame(4, 160)).dropped_ms, 20);
+        assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[4; 160]].concat());
+    }
+
+    #[test]
+    fn a_gap_in_the_window_is_filled_in_it() {
+        let mut t = protected(60_000);
+        t.speaks(Law::Ulaw);
+        t.take(&frame(1, 100));
+        t.take(&frame(2, 220));
+        t.unprotect();
+        t.take(&frame(3, 240));
+        assert_eq!(t.drain().concat(), [[0xFF; 1_120].as_slice(), &[3; 160]].concat());
     }
 
     #[test]

@@ -796,6 +796,9 @@ impl Scribe {
             }
             CallEvent::Session { id } => ("session", json!({ "id": id })),
             CallEvent::Live { after } => ("live", json!({ "after_ms": ms(after) })),
+            CallEvent::Unprotected { why, silenced } => {
+                ("unprotected", json!({ "why": why.name(), "silenced_ms": ms(silenced) }))
+            }
             CallEvent::SpeechStarted => ("speech_started", json!({})),
             CallEvent::SpeechStopped => ("speech_stopped", json!({})),
             CallEvent::BargeIn { item, heard, discarded } => {
@@ -857,6 +860,7 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         caller_frames,
         filled_ms,
         dropped_uplink_ms,
+        protected_ms,
         deltas,
         stale_bytes,
         sent_ms,
@@ -873,6 +877,7 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         "caller_frames": caller_frames,
         "filled_ms": filled_ms,
         "dropped_uplink_ms": dropped_uplink_ms,
+        "protected_ms": protected_ms,
         "deltas": deltas,
         "stale_bytes": stale_bytes,
         "sent_ms": sent_ms,

@@ -253,6 +253,7 @@ impl Observe for TraceCalls {
                 self.send(over.into_iter().flatten().flatten());
             }
             CallEvent::Dialing
+            | CallEvent::Unprotected { .. }
             | CallEvent::SpeechStopped
             | CallEvent::Silenced { .. }
             | CallEvent::Said(_)

@@ -25,6 +25,11 @@ fn upsert<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, new: impl FnOnce() -> T
     &mut rows[at]
 }
 
+fn tool<'a>(tools: &'a mut Vec<ToolRow>, at_ms: i64, id: &str, name: &str) -> &'a mut ToolRow {
+    let new = || ToolRow { at_ms, name: name.into(), tool_call_id: id.into(), ..ToolRow::default() };
+    upsert(tools, |row| row.tool_call_id == id, new)
+}
+
 fn put_line(lines: &mut Vec<LineRow>, at_ms: i64, line: &LineRow) {
     let row = upsert(lines, |row| row.item == line.item, || LineRow { at_ms, ..LineRow::default() });
     *row = LineRow { at_ms: row.at_ms, ..line.clone() };
@@ -36,23 +41,10 @@ fn apply(stored: &mut StoredCall, at_ms: i64, what: &What) {
         What::Session { id } => stored.call.session_id = Some(id.clone()),
         What::Line(line) => put_line(&mut stored.lines, at_ms, line),
         What::ToolCalled { tool_call_id, name, arguments } => {
-            let new = || ToolRow {
-                at_ms,
-                name: name.clone(),
-                tool_call_id: tool_call_id.clone(),
-                ..ToolRow::default()
-            };
-            let row = upsert(&mut stored.tools, |row| row.tool_call_id == *tool_call_id, new);
-            row.arguments = Some(arguments.clone());
+            tool(&mut stored.tools, at_ms, tool_call_id, name).arguments = Some(arguments.clone());
         }
         What::ToolAnswered { tool_call_id, name, outcome, output, took_ms } => {
-            let new = || ToolRow {
-                at_ms,
-                name: name.clone(),
-                tool_call_id: tool_call_id.clone(),
-                ..ToolRow::default()
-            };
-            let row = upsert(&mut stored.tools, |row| row.tool_call_id == *tool_call_id, new);
+            let row = tool(&mut stored.tools, at_ms, tool_call_id, name);
             row.outcome = Some((*outcome).to_owned());
             row.output = Some(output.clone());
             row.took_ms = *took_ms;

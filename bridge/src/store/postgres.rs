@@ -6,11 +6,9 @@ use super::{
     What,
 };
 use sqlx::Row as _;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use std::time::Duration;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,34 +38,6 @@ impl Postgres {
             .acquire_timeout(CONNECT)
             .connect_lazy_with(options);
         Ok(Self { pool })
-    }
-}
-
-impl Store for Postgres {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(|error| {
-            if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = &error {
-                explain(error)
-            } else {
-                StoreError::Never(error.to_string())
-            }
-        })
-    }
-
-    async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
-        self.write_all(batch).await.map_err(|error| explain(&error))
-    }
-
-    async fn list(&self, page: &Page) -> Result<Vec<CallRow>, StoreError> {
-        self.list_calls(page).await.map_err(|error| explain(&error))
-    }
-
-    async fn find(&self, name: &str) -> Result<Option<StoredCall>, StoreError> {
-        self.find_call(name).await.map_err(|error| explain(&error))
-    }
-
-    async fn close(&self) {
-        self.pool.close().await;
     }
 }
 

@@ -1,6 +1,10 @@
 //! The statements that SQLite and Postgres share, and what one store does with them. Every one of them may be carried
 //! out twice.
 
+use sqlx::migrate::Migrator;
+
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+
 /// Writes what is known of a call when it begins. What came later stays.
 pub(super) const BEGAN: &str = "\
     INSERT INTO calls (id, process, call_sid, stream_sid, began_ms) VALUES ($1, $2, $3, $4, $5) \
@@ -51,7 +55,8 @@ pub(super) const RESPONSES: &str = "\
     SELECT response_id, at_ms, status, input_text, input_audio, cached_text, cached_audio, output_text, output_audio \
     FROM responses WHERE call_id = $1 ORDER BY at_ms, response_id";
 
-/// What both kinds of store do in the same words: the library has no type that stands for either.
+/// What both kinds of store do in the same words: the library has no type that stands for either. Each says in `explain`
+/// what an error means.
 macro_rules! speaks_sql {
     ($store:ty, $connection:ty, $row:ty) => {
         impl $store {
@@ -195,6 +200,34 @@ macro_rules! speaks_sql {
                     });
                 }
                 Ok(Some(found))
+            }
+        }
+
+        impl Store for $store {
+            async fn prepare(&self) -> Result<(), StoreError> {
+                sql::MIGRATIONS.run(&self.pool).await.map_err(|error| {
+                    if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = &error {
+                        explain(error)
+                    } else {
+                        StoreError::Never(error.to_string())
+                    }
+                })
+            }
+
+            async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
+                self.write_all(batch).await.map_err(|error| explain(&error))
+            }
+
+            async fn list(&self, page: &Page) -> Result<Vec<CallRow>, StoreError> {
+                self.list_calls(page).await.map_err(|error| explain(&error))
+            }
+
+            async fn find(&self, name: &str) -> Result<Option<StoredCall>, StoreError> {
+                self.find_call(name).await.map_err(|error| explain(&error))
+            }
+
+            async fn close(&self) {
+                self.pool.close().await;
             }
         }
     };

@@ -6,7 +6,7 @@ use super::{
     What,
 };
 use sqlx::Row as _;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
@@ -15,8 +15,6 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How long a statement waits for another process that writes to the same file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -76,34 +74,6 @@ impl Sqlite {
                        WHERE ended_ms IS NULL AND process <> $1";
         let closed = sqlx::query(orphans).bind(process).execute(&self.pool).await.map_err(|e| explain(&e))?;
         Ok(closed.rows_affected())
-    }
-}
-
-impl Store for Sqlite {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(|error| {
-            if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = &error {
-                explain(error)
-            } else {
-                StoreError::Never(error.to_string())
-            }
-        })
-    }
-
-    async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
-        self.write_all(batch).await.map_err(|error| explain(&error))
-    }
-
-    async fn list(&self, page: &Page) -> Result<Vec<CallRow>, StoreError> {
-        self.list_calls(page).await.map_err(|error| explain(&error))
-    }
-
-    async fn find(&self, name: &str) -> Result<Option<StoredCall>, StoreError> {
-        self.find_call(name).await.map_err(|error| explain(&error))
-    }
-
-    async fn close(&self) {
-        self.pool.close().await;
     }
 }
 

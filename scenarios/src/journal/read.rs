@@ -26,33 +26,12 @@ impl Recorded {
     /// Forgets audio that was recorded, so that speech of the same length takes its place. Words stay.
     pub fn forget_audio(&mut self) {
         for record in &mut self.records {
-            match &mut record.what {
-                What::Media { audio, .. } | What::SentMedia { audio } => audio.data = None,
-                What::Model(event) | What::SentModel(event) => {
-                    if let Some(audio) = &mut event.audio {
-                        audio.data = None;
-                    }
-                }
-                What::Connected
-                | What::Start { .. }
-                | What::Dtmf { .. }
-                | What::Mark { .. }
-                | What::Stop
-                | What::CallerOther { .. }
-                | What::SentMark { .. }
-                | What::SentClear
-                | What::Malformed { .. }
-                | What::Leg { .. }
-                | What::Bridge { .. }
-                | What::RunTool { .. }
-                | What::CancelTool { .. }
-                | What::ToolEnded { .. }
-                | What::Asked { .. }
-                | What::Event { .. }
-                | What::Lost { .. }
-                | What::Full
-                | What::Panicked
-                | What::End { .. } => {}
+            if let What::Media { audio, .. } | What::SentMedia { audio } = &mut record.what {
+                audio.data = None;
+            } else if let What::Model(event) | What::SentModel(event) = &mut record.what
+                && let Some(audio) = &mut event.audio
+            {
+                audio.data = None;
             }
         }
     }
@@ -173,31 +152,16 @@ pub fn read(mut from: impl BufRead) -> Result<Recorded, ReadError> {
 }
 
 fn take(record: Record, records: &mut Vec<Record>, damage: &mut Damage) {
-    match &record.what {
-        What::Lost { lines } => damage.lost += lines,
-        What::Full => damage.full = true,
-        What::Panicked => damage.panicked = true,
-        What::End { .. } => damage.truncated = false,
-        What::Connected
-        | What::Start { .. }
-        | What::Media { .. }
-        | What::Dtmf { .. }
-        | What::Mark { .. }
-        | What::Stop
-        | What::CallerOther { .. }
-        | What::SentMedia { .. }
-        | What::SentMark { .. }
-        | What::SentClear
-        | What::Model(_)
-        | What::SentModel(_)
-        | What::Malformed { .. }
-        | What::Leg { .. }
-        | What::Bridge { .. }
-        | What::RunTool { .. }
-        | What::CancelTool { .. }
-        | What::ToolEnded { .. }
-        | What::Asked { .. }
-        | What::Event { .. } => records.push(record),
+    if let What::Lost { lines } = record.what {
+        damage.lost += lines;
+    } else if let What::Full = record.what {
+        damage.full = true;
+    } else if let What::Panicked = record.what {
+        damage.panicked = true;
+    } else if let What::End { .. } = record.what {
+        damage.truncated = false;
+    } else {
+        records.push(record);
     }
 }
 

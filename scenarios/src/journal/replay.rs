@@ -345,6 +345,7 @@ pub fn said(journal: &Recorded) -> Vec<Said> {
             continue;
         }
         let mut push = |what: String, ms: Option<u64>| all.push(Said { us, what, ms });
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a reader picks the lines it needs")]
         match &record.what {
             What::Model(event) => names.meet(event),
             What::SentClear => push("clears".into(), None),
@@ -364,6 +365,9 @@ pub fn said(journal: &Recorded) -> Vec<Said> {
                 let ms = |key: &str| more.get(key).and_then(serde_json::Value::as_u64);
                 match name.as_str() {
                     "barge_in" => push("barge-in, heard".into(), ms("heard_ms")),
+                    "unprotected" => {
+                        push(format!("protects no longer ({}), silenced", word("why")), ms("silenced_ms"));
+                    }
                     "notice" => push(format!("tells the caller that it ends: {}", word("reason")), None),
                     "timer_fired" => push(format!("timer {}", word("timer")), None),
                     "tolerated" => push(format!("tolerates {}", word("what")), None),
@@ -371,24 +375,7 @@ pub fn said(journal: &Recorded) -> Vec<Said> {
                     _routine => {}
                 }
             }
-            What::Connected
-            | What::Start { .. }
-            | What::Media { .. }
-            | What::Dtmf { .. }
-            | What::Mark { .. }
-            | What::Stop
-            | What::CallerOther { .. }
-            | What::SentMedia { .. }
-            | What::SentMark { .. }
-            | What::Malformed { .. }
-            | What::Leg { .. }
-            | What::Bridge { .. }
-            | What::ToolEnded { .. }
-            | What::Asked { .. }
-            | What::Lost { .. }
-            | What::Full
-            | What::Panicked
-            | What::End { .. } => {}
+            _ => {}
         }
     }
     all

@@ -1,6 +1,7 @@
 //! What was said is what was heard, on both legs, in time.
 
 use super::barge_in::{barge_ins, cuts, stale};
+use super::greet::window;
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
@@ -38,7 +39,7 @@ const PAUSE_FILL_MS: f64 = 500.0;
 /// A pause is known this long after the last frame that was given, at the latest.
 const PAUSE_SEEN_US: u64 = 2_000_000;
 /// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.
-const ON_ITS_WAY_US: u64 = 60_000;
+pub(crate) const ON_ITS_WAY_US: u64 = 60_000;
 
 /// See [`Oracle::about`].
 pub const BYTES_OUT: Oracle = Oracle {
@@ -287,8 +288,14 @@ fn bytes_in(trace: &Trace) -> Vec<super::Violation> {
     })
 }
 
+/// Frames that the model must not have been given, or need not: they are replaced by silence of the same length.
+fn protected(case: &Case<'_>) -> usize {
+    window(case).map_or(0, |window| window.outside)
+}
+
 fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
     let mic = &case.call.caller.mic;
+    let protected = protected(case);
     let model = &case.call.models[m];
     let given = &case.hearing.given[m];
     let appends: Vec<(At, usize)> = model
@@ -314,7 +321,7 @@ fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
         let allowed = in_ms(waited) - case.terms.config.limits.backlog_ms as f64 + 2.0 * FILL_MS;
         let allowed = allowed.max(2.0 * FILL_MS) + case.terms.early_media_ms() as f64;
         let lost_ms = lost as f64 / BYTES_PER_MS as f64;
-        if lost_ms > allowed && has_speech(mic, 0, lost) {
+        if lost_ms > allowed && has_speech(&mic[protected..], 0, lost) {
             findings.say(
                 first_append,
                 format!("the first {lost_ms:.0} ms of the caller never reached the model"),
@@ -330,7 +337,7 @@ fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
             findings.say(at, format!("{ms} ms of the caller were given to the model twice or out of order"));
         }
     }
-    judge_distances(case, m, &tape, &when, findings);
+    judge_distances(case, m, &tape, protected, &when, findings);
     for stretch in given.iter().filter(|g| g.spoken.is_none() && !g.silence && g.len > 2 * WINDOW) {
         let ms = stretch.len / BYTES_PER_MS;
         findings.say(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
@@ -339,7 +346,7 @@ fn judge_given(case: &Case<'_>, m: usize, findings: &mut Findings) {
     let terms = &case.terms;
     let end = terms.over().min(terms.model_over(m));
     let on_its_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model) + ON_ITS_WAY_US;
-    let lost = mic.iter().find(|frame| {
+    let lost = mic[protected..].iter().find(|frame| {
         let slack = terms.slack(Leg::Caller, frame.at) + terms.slack(Leg::Model, frame.at);
         frame.speech
             && frame.offset >= given_to + 2 * DELAY
@@ -358,15 +365,16 @@ fn judge_deafness(case: &Case<'_>, m: usize, findings: &mut Findings) {
     let end = case.terms.over().min(case.terms.model_over(m));
     let due =
         At(ready.0 + 1_000_000 + case.terms.slack(Leg::Model, ready) + case.terms.slack(Leg::Caller, ready));
-    let spoke = case.call.caller.mic.iter().any(|frame| frame.speech && frame.at > ready && frame.at < due);
+    let mut heard = case.call.caller.mic.iter().skip(protected(case));
+    let spoke = heard.any(|frame| frame.speech && frame.at > ready && frame.at < due);
     if spoke && due < end && case.terms.session_fits(m) {
         findings.say(due, "the session was ready and the caller spoke, but the model was given nothing");
     }
 }
 
 /// Where a frame of speech lies in what the model was given.
-struct Anchor {
-    frame: usize,
+pub(crate) struct Anchor {
+    pub(crate) frame: usize,
     given: usize,
 }
 
@@ -376,6 +384,7 @@ fn judge_distances(
     case: &Case<'_>,
     m: usize,
     tape: &[&Given],
+    protected: usize,
     when: &dyn Fn(usize) -> At,
     findings: &mut Findings,
 ) {
@@ -400,7 +409,7 @@ fn judge_distances(
             beyond += (left_out - longest).max(0.0);
             gap += left_out;
             let again = mic[i].timestamp_ms == mic[i - 1].timestamp_ms;
-            if i < after.frame && mic[i].speech && !again && spoken_is_loud(case, &mic[i]) {
+            if i < after.frame && i >= protected && mic[i].speech && !again && spoken_is_loud(case, &mic[i]) {
                 missing += mic[i].len as f64 / BYTES_PER_MS as f64;
             }
         }
@@ -429,7 +438,7 @@ fn judge_distances(
 }
 
 /// The frames of speech that were recognised in what the model was given.
-fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
+pub(crate) fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
     let mic = &case.call.caller.mic;
     let mut anchors: Vec<Anchor> = Vec::new();
     for given in tape {
@@ -459,7 +468,7 @@ fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
     })
 }
 
-fn spoken_is_loud(case: &Case<'_>, frame: &MicFrame) -> bool {
+pub(crate) fn spoken_is_loud(case: &Case<'_>, frame: &MicFrame) -> bool {
     let bytes = &case.call.caller.spoken[frame.offset..frame.offset + frame.len];
     let power: f64 = bytes.iter().map(|b| f64::from(mocks::ulaw::decode(*b)).powi(2)).sum();
     power / frame.len as f64 > 250_000.0
@@ -604,6 +613,8 @@ pub struct Answer {
 /// The answers of one call.
 pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
     let terms = &case.terms;
+    // What was said in the protected window is no turn.
+    let protected = window(case);
     let ends: Vec<At> = case
         .call
         .caller
@@ -611,6 +622,7 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
         .iter()
         .filter(|seen| matches!(seen.what, CallerSight::SpeechEnded { .. }))
         .map(|seen| seen.at)
+        .filter(|at| protected.is_none_or(|window| !window.holds(case, *at)))
         .collect();
     let mut answers = Vec::new();
     let network_one_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model);

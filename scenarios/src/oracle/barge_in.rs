@@ -1,5 +1,6 @@
 //! A caller who interrupts gets silence at once, hears nothing stale, and the model remembers what was heard.
 
+use super::greet::window;
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, Clear, Hearing, Item};
@@ -85,6 +86,7 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     if !case.terms.config.barge_in {
         return Vec::new();
     }
+    let protected = window(case);
     let mut all = Vec::new();
     for (m, model) in case.call.models.iter().enumerate() {
         for (index, seen) in model.sightings.iter().enumerate() {
@@ -99,6 +101,9 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     }
     for seen in &case.call.caller.sightings {
         let CallerSight::SentDtmf { .. } = seen.what else { continue };
+        if protected.is_some_and(|window| window.holds(case, seen.at)) {
+            continue;
+        }
         let open = (0..case.call.models.len())
             .rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < seen.at));
         if let Some(m) = open {

@@ -381,6 +381,7 @@ const fn kind(event: &CallEvent) -> &'static str {
         CallEvent::Dialed { .. } => "dialled",
         CallEvent::Session { .. } => "session",
         CallEvent::Live { .. } => "live",
+        CallEvent::Unprotected { .. } => "unprotected",
         CallEvent::SpeechStarted | CallEvent::SpeechStopped => "turn",
         CallEvent::BargeIn { .. } => "barge-in",
         CallEvent::Silenced { .. } => "silent",

@@ -66,6 +66,17 @@ fn silences() -> Vec<Bug> {
             config.barge_in = true;
         }),
         bug(
+            "greeting_interrupts_itself",
+            "The greeting is to be protected and is not: its echo from a speakerphone, or a word over it, cuts it short.",
+        )
+        .seen(&[
+            "https://github.com/openclaw/openclaw/issues/10949",
+            "https://github.com/pipecat-ai/pipecat/issues/1771",
+            "https://github.com/rapidaai/voice-ai/issues/280",
+        ])
+        .caught("greet", "greeting/protected_echo")
+        .settings(|config| config.protection = None),
+        bug(
             "mute_after_an_interruption",
             "Interrupted between the end of generation and the end of playing, the agent counts as speaking for ever \
              and says nothing more.",
