@@ -9,7 +9,7 @@ use crate::audio::Format;
 use crate::call::leaving;
 use crate::call::settings::{CallConfig, Dialect};
 use crate::payload;
-use crate::twilio::shape_of;
+use crate::twilio::{object, shape_of};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -258,7 +258,7 @@ const TYPE_WITHIN: usize = 100;
 /// An audio delta, if the text begins like one and is one. Whatever is unusual about it is left to the longer way.
 fn delta_at_once(text: &str) -> Option<Delta<'_>> {
     text.get(..TYPE_WITHIN)?.contains("audio.delta\"").then_some(())?;
-    let delta: Delta<'_> = serde_json::from_str(text).ok()?;
+    let delta: Delta<'_> = object(text).ok()?;
     matches!(delta.kind.as_ref(), AUDIO_DELTA | BETA_AUDIO_DELTA).then_some(delta)
 }
 
@@ -283,7 +283,7 @@ pub fn decode(text: &str) -> Result<ServerEvent, Malformed> {
     if let Some(delta) = delta_at_once(text) {
         return delta.read();
     }
-    let head: Head<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+    let head: Head<'_> = object(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
     let kind = head.kind.as_ref();
     match kind {
         AUDIO_DELTA | BETA_AUDIO_DELTA => {
@@ -780,6 +780,7 @@ mod tests {
     fn malformed_events_are_named_and_never_quoted() {
         for (text, want) in [
             ("a secret", "not a Realtime event"),
+            (r#"["response.audio.delta","r","i",0,"AAE="]"#, "not a Realtime event"),
             (r#"{"secret":1}"#, "not a Realtime event"),
             (r#"{"type":"response.done","response":{"secret":1}}"#, "`response.done` without `response.id`"),
             (

@@ -859,7 +859,8 @@ impl<S: Store> Clerk<S> {
 /// Opens what the settings name and starts to write there. `None` when nothing is to be kept.
 ///
 /// # Errors
-/// When a file cannot be written to, or the URL is none. A database that is away is no error: it may come back.
+/// When a file cannot be opened, or the URL is none. A database that is away is no error, nor is a disk that is full:
+/// both may pass.
 #[cfg(feature = "store")]
 pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
     use anyhow::Context as _;
@@ -871,10 +872,15 @@ pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
             let hint = || {
                 format!("store.url sqlite:{name}: name a file this process may write to, or set it to \"\"")
             };
-            let mut store = sqlite::Sqlite::open(&path).with_context(hint)?;
-            store.prepare().await.with_context(hint)?;
-            let orphans = store.close_orphans(&process).await.with_context(hint)?;
-            tracing::info!(file = %name, orphans, "transcripts are kept in a file");
+            let store = sqlite::Sqlite::open(&path).with_context(hint)?.written_by(&process);
+            match store.prepare().await {
+                // A full disk is no reason to take no calls: the writer prepares it once more.
+                Err(error @ StoreError::Later(_)) => {
+                    tracing::warn!(file = %name, %error, "transcripts cannot be written now; they will wait");
+                }
+                prepared => prepared.with_context(hint)?,
+            }
+            tracing::info!(file = %name, "transcripts are kept in a file");
             Ok(Some(Writer::start(store, settings, &process)?))
         }
         Place::Server(url) => {

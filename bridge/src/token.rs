@@ -82,6 +82,10 @@ impl Tokens {
     pub fn redeem(&self, token: Option<&str>, call_sid: &str, unix_now: i64) -> Result<(), Refusal> {
         let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::Missing)?;
         let (body, signature) = token.rsplit_once('.').ok_or(Refusal::Forged)?;
+        // The call's name follows behind a line break: one in the body would let the two be divided otherwise.
+        if body.contains('\n') {
+            return Err(Refusal::Forged);
+        }
         let right = self.sign(body, call_sid);
         if !bool::from(right.as_bytes().ct_eq(signature.as_bytes())) {
             return Err(Refusal::Forged);
@@ -131,6 +135,15 @@ mod tests {
         assert_eq!(redeem(&t, &token, "CA2", NOW), Err(Refusal::Forged), "another call");
         assert_eq!(redeem(&t, &token, "CA1", NOW), Ok(()));
         assert_eq!(redeem(&t, &token, "CA1", NOW), Err(Refusal::Used));
+    }
+
+    #[test]
+    fn what_is_signed_can_be_divided_in_one_way_only() {
+        let t = tokens(1);
+        let token = t.issue("CA1\nCA2", NOW);
+        let (body, signature) = token.rsplit_once('.').unwrap();
+        let moved = format!("{body}\nCA1.{signature}");
+        assert_eq!(redeem(&t, &moved, "CA2", NOW), Err(Refusal::Forged), "the same bytes, another call");
     }
 
     #[test]

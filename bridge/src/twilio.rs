@@ -244,7 +244,7 @@ impl<'de> Visitor<'de> for Number {
 /// # Errors
 /// [`Malformed`] when the frame is not a JSON object with an `event`, or a known event lacks what it is for.
 pub fn decode(text: &str) -> Result<Envelope<'_>, Malformed> {
-    let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
+    let wire: Wire<'_> = object(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
     let stream_sid = wire.stream_sid.map(|sid| sid.0);
     let message = match wire.event.as_ref() {
         "media" => FromTwilio::Media(media(wire.media)?),
@@ -304,6 +304,14 @@ fn start(body: Option<WireStart>, envelope_sid: Option<&str>) -> Result<Start, M
             })
             .collect(),
     })
+}
+
+/// Reads an object. Left to itself the library would take a list of its values for one, too.
+pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::Error> {
+    if text.trim_ascii_start().starts_with('[') {
+        return Err(serde::de::Error::custom("a list where an object belongs"));
+    }
+    serde_json::from_str(text)
 }
 
 /// serde_json's complaint without the content it may quote.
@@ -456,6 +464,7 @@ mod tests {
             (r#"{"event":"start","start":{"streamSid":"MZ1"}}"#, "`start` without `start.mediaFormat`"),
             (r#"{"event":"dtmf","dtmf":{"digit":"x"}}"#, "`dtmf` without `dtmf.digit`"),
             ("[1,2]", "not a Media Streams message"),
+            (r#" ["stop"]"#, "not a Media Streams message"),
         ];
         for (text, want) in cases {
             let error = decode(text).unwrap_err().to_string();

@@ -331,12 +331,13 @@ async fn a_request_that_dribbles_in_is_given_up() {
     let mut header = TcpStream::connect(t.address).await.unwrap();
     header.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     let mut rest = Vec::new();
-    let _either = header.read_to_end(&mut rest).await; // the clock jumps while nobody has anything to do
+    // The clock jumps while nobody has anything to do.
+    let _either = given_up(header.read_to_end(&mut rest)).await;
     assert!(!rest.starts_with(b"HTTP/1.1 200"));
     let mut body = TcpStream::connect(t.address).await.unwrap();
     body.write_all(b"POST /voice HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nCallSid=").await.unwrap();
     let mut answer = [0; 12];
-    body.read_exact(&mut answer).await.unwrap();
+    given_up(body.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
     t.end().await;
 }
@@ -441,7 +442,8 @@ impl Bench {
     }
 
     async fn dial(&mut self, why: &str) {
-        self.held.push(self.dialled.recv().await.expect(why));
+        let dialled = tokio::time::timeout(Duration::from_secs(30), self.dialled.recv()).await;
+        self.held.push(dialled.ok().flatten().expect(why));
     }
 
     async fn http(&self, request: &str) -> (u16, String) {
@@ -587,10 +589,15 @@ async fn stop(caller: &mut Caller) {
     close_of(caller).await;
 }
 
+/// What the bridge has to bring to an end itself.
+async fn given_up<T>(end: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), end).await.expect("the bridge gives it up")
+}
+
 /// Reads on to the close frame.
 async fn close_of(caller: &mut Caller) -> Option<u16> {
     let mut code = None;
-    while let Some(Ok(message)) = caller.next().await {
+    while let Some(Ok(message)) = given_up(caller.next()).await {
         if let Message::Close(frame) = message {
             code = frame.map(|frame| frame.code.into());
         }

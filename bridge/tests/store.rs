@@ -182,14 +182,19 @@ async fn sqlite_keeps_the_contract_and_the_calls() {
 #[tokio::test]
 async fn calls_without_an_end_are_closed_by_the_next_bridge_that_is_alone_with_the_file() {
     let folder = Folder::new("orphans");
-    let mut first = Sqlite::open(&folder.file()).unwrap();
+    let first = Sqlite::open(&folder.file()).unwrap().written_by("test");
     first.prepare().await.unwrap();
-    assert_eq!(first.close_orphans("first").await, Ok(0));
     first.write(&records(1)[..3]).await.unwrap();
-    let mut beside = Sqlite::open(&folder.file()).unwrap();
-    assert_eq!(beside.close_orphans("beside").await, Ok(0), "the first is still there");
+    first.prepare().await.unwrap();
+    let beside = Sqlite::open(&folder.file()).unwrap().written_by("beside");
+    beside.prepare().await.unwrap();
+    let reason = async |store: &Sqlite| store.find("CA1").await.unwrap().unwrap().call.reason;
+    assert_eq!(reason(&beside).await, None, "the first is still there, and its call is its own");
     drop(first);
-    assert_eq!(beside.close_orphans("beside").await, Ok(1));
+    let reader = Sqlite::open(&folder.file()).unwrap();
+    reader.prepare().await.unwrap();
+    assert_eq!(reason(&reader).await, None, "who only reads closes nothing");
+    beside.prepare().await.unwrap();
     let orphan = beside.find("CA1").await.unwrap().unwrap();
     assert_eq!(orphan.call.reason.as_deref(), Some("process_died"));
     assert_eq!(orphan.lines.len(), 1, "what was said until then is there");

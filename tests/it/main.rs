@@ -11,6 +11,7 @@
 //! * `sabotage`: every oracle has been seen to fail.
 //! * `deploy`: what is given to operators names what exists.
 //! * `demo`: a call of `bridge demo`, by the programs themselves.
+//! * `fuzz`: what strangers write is read as it was meant, for every input that is kept.
 //! * `golden_calls`: chosen calls sound as they sounded, sample for sample.
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
@@ -28,6 +29,7 @@ mod conformance;
 mod demo;
 mod deploy;
 mod determinism;
+mod fuzz;
 mod golden_calls;
 mod journals;
 mod loopback;

@@ -246,9 +246,9 @@ impl Playback {
         self.pending.get(self.given_up)
     }
 
-    /// No mark behind audio of this item, or of one before it, is outstanding.
+    /// No mark behind audio of this item, or of one before it, is waited for.
     pub(crate) fn is_confirmed_through(&self, item: u64) -> bool {
-        self.pending.iter().all(|mark| mark.item > item)
+        self.pending.iter().skip(self.given_up).all(|mark| mark.item > item)
     }
 
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.

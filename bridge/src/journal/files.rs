@@ -264,6 +264,8 @@ struct Open {
     scribe: Scribe,
     paper: Paper,
     lost: u64,
+    /// Lines that are missing behind what was gathered; the next line gathered says so first.
+    missing: u64,
     last: Duration,
     /// Bytes written and gathered.
     size: u64,
@@ -307,7 +309,8 @@ impl Clerk {
                 let (scribe, header) = Scribe::begin(&beginning, self.content, self.salt);
                 let paper = Paper::new(self.folder.name(&beginning), header);
                 let size = paper.gathered.len() as u64;
-                let open = Open { alive, scribe, paper, lost: 0, last: Duration::ZERO, size, full: false };
+                let last = Duration::ZERO;
+                let open = Open { alive, scribe, paper, lost: 0, missing: 0, last, size, full: false };
                 self.open.insert(call, open);
             }
             Post::Slip(slip) => self.slip(slip),
@@ -319,15 +322,8 @@ impl Clerk {
         self.shared.queued_bytes.fetch_sub(weight, Relaxed);
         let Some(open) = self.open.get_mut(&call) else { return };
         open.last = after;
-        if missed > 0 {
-            open.lost += missed;
-            open.add(
-                &Scribe::written(after, What::Lost { lines: missed }),
-                false,
-                &self.folder,
-                &self.shared,
-            );
-        }
+        open.lost += missed;
+        open.missing += missed;
         match says {
             Says::Note(note) => {
                 let (line, remarks) = open.scribe.line(after, &note);
@@ -410,10 +406,19 @@ impl Open {
     }
 
     fn gather(&mut self, line: &str) {
+        let lines = std::mem::take(&mut self.missing);
+        if lines > 0 {
+            self.paper.said_missing += lines;
+            self.put(&Scribe::written(self.last, What::Lost { lines }));
+        }
+        self.paper.lines += 1;
+        self.put(line);
+    }
+
+    fn put(&mut self, line: &str) {
         self.size += line.len() as u64 + 1;
         self.paper.gathered.extend_from_slice(line.as_bytes());
         self.paper.gathered.push(b'\n');
-        self.paper.lines += 1;
     }
 
     /// Writes what was gathered; what cannot be written is lost, and the next line written says so.
@@ -432,10 +437,9 @@ impl Open {
                 }
                 shared.lost.fetch_add(lines, SeqCst);
                 self.lost += lines;
+                self.missing += lines + self.paper.said_missing;
                 self.size = self.paper.written;
-                self.paper.gathered.clear();
-                self.paper.lines = 0;
-                self.gather(&Scribe::written(self.last, What::Lost { lines }));
+                self.paper.forget();
             }
         }
     }
@@ -447,8 +451,10 @@ struct Paper {
     header: Vec<u8>,
     file: Option<File>,
     gathered: Vec<u8>,
-    /// Lines in `gathered`.
+    /// Lines in `gathered`, without those about missing ones.
     lines: u64,
+    /// How many lines `gathered` says are missing.
+    said_missing: u64,
     /// Bytes in the file, whole lines all of them.
     written: u64,
 }
@@ -457,7 +463,7 @@ impl Paper {
     fn new(name: String, header: String) -> Self {
         let mut header = header.into_bytes();
         header.push(b'\n');
-        Self { name, header, file: None, gathered: Vec::new(), lines: 0, written: 0 }
+        Self { name, header, file: None, gathered: Vec::new(), lines: 0, said_missing: 0, written: 0 }
     }
 
     fn write(&mut self, folder: &Folder) -> io::Result<()> {
@@ -476,9 +482,13 @@ impl Paper {
         }
         append(file, &self.gathered, self.written)?;
         self.written += self.gathered.len() as u64;
-        self.gathered.clear();
-        self.lines = 0;
+        self.forget();
         Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.gathered.clear();
+        (self.lines, self.said_missing) = (0, 0);
     }
 
     /// The call has a name now. A file that cannot be renamed keeps the name it has.
@@ -803,9 +813,10 @@ mod tests {
         let real = paper.file.replace(full);
         for _ in 0..3 {
             clerk.take(slip(Says::Note(start("CA1"))));
+            clerk.flush();
         }
         clerk.flush();
-        assert_eq!((shared.counted().lost, shared.counted().failed_writes), (3, 1));
+        assert_eq!((shared.counted().lost, shared.counted().failed_writes), (3, 3));
         clerk.open.get_mut(&0).unwrap().paper.file = real;
         clerk.take(slip(Says::Note(ended())));
         clerk.take(slip(Says::Ends));

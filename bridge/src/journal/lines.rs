@@ -633,7 +633,7 @@ impl Scribe {
             delta: Cow<'a, str>,
         }
         let bad = |error: serde_json::Error| twilio::shape_of(&error);
-        let head: Head<'_> = match serde_json::from_str(text) {
+        let head: Head<'_> = match twilio::object(text) {
             Ok(head) => head,
             Err(error) => return self.malformed(Side::Model, text, bad(error)),
         };

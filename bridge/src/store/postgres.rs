@@ -25,6 +25,11 @@ pub struct Postgres {
 speaks_sql!(Postgres, PgConnection, PgRow);
 
 impl Postgres {
+    /// The tables are there. Several bridges write to them: whose calls ended with their process is not known.
+    fn migrated(&self) -> std::future::Ready<Result<(), StoreError>> {
+        std::future::ready(Ok(()))
+    }
+
     /// The store behind a `postgres://` URL. Nothing is connected before something is written or read.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ pub(super) const RESPONSES: &str = "\
     FROM responses WHERE call_id = $1 ORDER BY at_ms, response_id";
 
 /// What both kinds of store do in the same words: the library has no type that stands for either. Each says in `explain`
-/// what an error means.
+/// what an error means, and does in `migrated` what is to be done once the tables are there.
 macro_rules! speaks_sql {
     ($store:ty, $connection:ty, $row:ty) => {
         impl $store {
@@ -211,7 +211,8 @@ macro_rules! speaks_sql {
                     } else {
                         StoreError::Never(error.to_string())
                     }
-                })
+                })?;
+                self.migrated().await
             }
 
             async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@ use sqlx::sqlite::{
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How long a statement waits for another process that writes to the same file.
@@ -25,8 +26,10 @@ const CONNECTIONS: u32 = 3;
 pub struct Sqlite {
     pool: SqlitePool,
     path: PathBuf,
-    /// Held while this process is the only bridge that writes to the file.
-    alone: Option<File>,
+    /// The bridge process that writes here; none for whoever only reads.
+    process: Option<String>,
+    /// Held while that process is the only bridge that writes to the file.
+    alone: OnceLock<File>,
 }
 
 speaks_sql!(Sqlite, SqliteConnection, SqliteRow);
@@ -58,22 +61,39 @@ impl Sqlite {
             .max_connections(CONNECTIONS)
             .acquire_timeout(BUSY)
             .connect_lazy_with(change(options));
-        Ok(Self { pool, path: path.to_owned(), alone: None })
+        Ok(Self { pool, path: path.to_owned(), process: None, alone: OnceLock::new() })
     }
 
-    /// Calls without an end in a file that nobody else writes to ended with their process. Returns how many.
-    ///
-    /// # Errors
-    /// As for [`Store::write`].
-    pub async fn close_orphans(&mut self, process: &str) -> Result<u64, StoreError> {
-        let lock = self.path.with_extension("lock");
-        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(lock);
-        let Some(lock) = lock.ok().filter(|lock| lock.try_lock().is_ok()) else { return Ok(0) };
-        self.alone = Some(lock);
+    /// The store of this bridge process. When it is prepared and nobody else writes to the file, calls of other
+    /// processes that have no end are closed: they ended with their process.
+    #[must_use]
+    pub fn written_by(mut self, process: &str) -> Self {
+        self.process = Some(process.to_owned());
+        self
+    }
+
+    /// The tables are there.
+    async fn migrated(&self) -> Result<(), StoreError> {
+        match &self.process {
+            Some(process) => self.close_orphans(process).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn close_orphans(&self, process: &str) -> Result<(), StoreError> {
+        if self.alone.get().is_none() {
+            let lock = self.path.with_extension("lock");
+            let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(lock);
+            let Some(lock) = lock.ok().filter(|lock| lock.try_lock().is_ok()) else { return Ok(()) };
+            self.alone.get_or_init(|| lock);
+        }
         let orphans = "UPDATE calls SET ended_ms = began_ms, reason = 'process_died' \
                        WHERE ended_ms IS NULL AND process <> $1";
         let closed = sqlx::query(orphans).bind(process).execute(&self.pool).await.map_err(|e| explain(&e))?;
-        Ok(closed.rows_affected())
+        if closed.rows_affected() > 0 {
+            tracing::info!(calls = closed.rows_affected(), "calls that ended with their process are closed");
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads a journal as it is found: whole, torn, with holes, or not ours at all.
 
 use anyhow::Context as _;
-use bridge::journal::lines::{Header, Record, VERSION, What};
+use bridge::journal::lines::{Blob, Event, Header, Record, VERSION, What};
 use serde::Deserialize;
 use std::fmt;
 use std::fs::File;
@@ -10,6 +10,8 @@ use std::path::Path;
 
 /// Longest line that is read, bytes: the largest message of the model in base64, and room.
 const LINE_MAX: usize = 32 << 20;
+/// No time and no count in a journal comes near this: a number beyond it was not written by a bridge.
+const NUMBER_MAX: u64 = 10_000_000_000_000;
 
 /// A call, as its journal tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +46,7 @@ pub struct Damage {
     pub torn: bool,
     /// The file ends before the call did.
     pub truncated: bool,
-    /// Lines in the middle that cannot be read, by number.
+    /// Lines in the middle that cannot be read or cannot be true, by number.
     pub unreadable: Vec<usize>,
     /// Lines the bridge left out because the queue or the disk was full.
     pub lost: u64,
@@ -71,7 +73,10 @@ impl fmt::Display for Damage {
             words.push("it ends before the call does".to_owned());
         }
         if let [first, ..] = self.unreadable.as_slice() {
-            words.push(format!("{} lines cannot be read, the first is line {first}", self.unreadable.len()));
+            words.push(format!(
+                "{} lines cannot be read or cannot be true, the first is line {first}",
+                self.unreadable.len()
+            ));
         }
         if self.lost > 0 {
             words.push(format!(
@@ -132,7 +137,7 @@ pub fn read(mut from: impl BufRead) -> Result<Recorded, ReadError> {
     let header = header(&line)?;
     let mut damage = Damage { truncated: true, ..Damage::default() };
     let mut records = Vec::new();
-    let mut number = 1;
+    let (mut number, mut now_us) = (1, 0);
     loop {
         let whole = next_line(&mut from, &mut line)?;
         if line.is_empty() && !whole {
@@ -140,15 +145,55 @@ pub fn read(mut from: impl BufRead) -> Result<Recorded, ReadError> {
         }
         number += 1;
         match serde_json::from_slice::<Record>(&line) {
-            Ok(record) => take(record, &mut records, &mut damage),
+            Ok(record) if can_be_true(&record, now_us) => {
+                now_us = record.us;
+                take(record, &mut records, &mut damage);
+            }
             Err(_) if !whole => damage.torn = true,
-            Err(_) => damage.unreadable.push(number),
+            Ok(_) | Err(_) => damage.unreadable.push(number),
         }
     }
     if records.is_empty() {
         return Err(ReadError::NoCall);
     }
     Ok(Recorded { header, records, damage })
+}
+
+/// Whether a bridge can have written this behind a line of that time: whoever uses a journal reckons with its numbers.
+fn can_be_true(record: &Record, now_us: u64) -> bool {
+    let bounded = |number: Option<u64>| number.unwrap_or_default() < NUMBER_MAX;
+    let blob = |blob: &Blob| blob.len <= LINE_MAX && blob.dbfs.is_none_or(|dbfs| (-99..=0).contains(&dbfs));
+    let event = |event: &Event| {
+        let Event { start_ms, end_ms, content, expires_in_s, audio, .. } = event;
+        [*start_ms, *end_ms, *content, expires_in_s.map(i64::unsigned_abs)].into_iter().all(bounded)
+            && audio.as_ref().is_none_or(blob)
+    };
+    (now_us..NUMBER_MAX).contains(&record.us)
+        && match &record.what {
+            What::Media { chunk, ts, audio, .. } => bounded(Some(*chunk)) && bounded(*ts) && blob(audio),
+            What::SentMedia { audio } => blob(audio),
+            What::Model(told) | What::SentModel(told) => event(told),
+            What::Lost { lines } => bounded(Some(*lines)),
+            What::Connected
+            | What::Start { .. }
+            | What::Dtmf { .. }
+            | What::Mark { .. }
+            | What::Stop
+            | What::CallerOther { .. }
+            | What::SentMark { .. }
+            | What::SentClear
+            | What::Malformed { .. }
+            | What::Leg { .. }
+            | What::Bridge { .. }
+            | What::RunTool { .. }
+            | What::CancelTool { .. }
+            | What::ToolEnded { .. }
+            | What::Asked { .. }
+            | What::Event { .. }
+            | What::Full
+            | What::Panicked
+            | What::End { .. } => true,
+        }
 }
 
 fn take(record: Record, records: &mut Vec<Record>, damage: &mut Damage) {
@@ -175,7 +220,11 @@ fn header(line: &[u8]) -> Result<Header, ReadError> {
     if journal != VERSION {
         return Err(ReadError::Version(journal));
     }
-    serde_json::from_slice(line).map_err(no_header)
+    let header: Header = serde_json::from_slice(line).map_err(no_header)?;
+    if header.up_us >= NUMBER_MAX {
+        return Err(ReadError::NoHeader(format!("up_us is {}", header.up_us)));
+    }
+    Ok(header)
 }
 
 /// Reads a line without its end. Returns whether it had one; a line that is too long is cut and will not be read.
