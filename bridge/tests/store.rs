@@ -443,6 +443,31 @@ async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
     assert!(stored.lines.len() >= 3, "{}", stored.lines.len());
 }
 
+#[tokio::test]
+async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing() {
+    let folder = Folder::new("locked");
+    let small = Sqlite::with(&folder.file(), |options| options.pragma("max_page_count", "40")).unwrap();
+    small.prepare().await.unwrap();
+    let long =
+        |n: i64| Record { what: What::Line(line("one", 10, &"x".repeat(30_000))), ..records(n)[3].clone() };
+    let mut n = 0;
+    let mut failures = 0;
+    while failures < 5 {
+        n += 1;
+        failures += u32::from(small.write(&[records(n)[0].clone(), long(n)]).await.is_err());
+    }
+    let other = Sqlite::open(&folder.file()).unwrap();
+    for n in [1_000, 1_001, 1_002] {
+        assert_eq!(other.write(&records(n)).await, Ok(()), "nobody holds the file");
+        if small.write(&records(n + 1_000)[..1]).await.is_ok() {
+            assert!(
+                other.find(&format!("CA{}", n + 1_000)).await.unwrap().is_some(),
+                "what is written is there"
+            );
+        }
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ Postgres
 
 /// The server that `tests/postgres/run` started. Without one these tests have nothing to say.

@@ -121,3 +121,31 @@ fn files_named_in_the_map_exist() {
     }
     assert!(checked >= 10, "the README's map names too few files to be checked ({checked})");
 }
+
+#[test]
+fn every_test_that_the_list_of_threats_names_is_there() {
+    let text = fs::read_to_string(root().join("docs/security.md")).expect("a list of threats");
+    let mut sources = String::new();
+    for folder in ["bridge/src", "bridge/tests"] {
+        super::tidy::each_source(&root().join(folder), |_, text| sources += text);
+    }
+    let mut checked = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| threat")) {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 5, "threat, what holds it, tests: {row}");
+        let names: Vec<_> = cells[3].split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test for: {}", cells[1]);
+        for name in names {
+            let there = match name {
+                path if path.contains('/') => root().join(path).exists(),
+                target if root().join("tests/fuzz/fuzz_targets").join(format!("{target}.rs")).exists() => {
+                    true
+                }
+                test => sources.contains(&format!("fn {test}(")),
+            };
+            assert!(there, "docs/security.md names {name}, which is not there");
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "the list names too few tests ({checked})");
+}

@@ -69,6 +69,15 @@ fn sources(below: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Shows every Rust source below a folder.
+pub(crate) fn each_source(below: &Path, mut show: impl FnMut(&Path, &str)) {
+    let mut files = Vec::new();
+    sources(below, &[".rs"], &mut files);
+    for file in files {
+        show(&file, &fs::read_to_string(&file).expect("a readable source"));
+    }
+}
+
 #[test]
 fn every_fence_stands() {
     let mut holes = Vec::new();

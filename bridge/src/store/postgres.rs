@@ -5,9 +5,9 @@ use super::{
     CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, Tokens, ToolRow,
     What,
 };
-use sqlx::Row as _;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Connection as _, Row as _};
 use std::time::Duration;
 
 /// How long to wait for a connection.

@@ -119,7 +119,21 @@ macro_rules! speaks_sql {
             }
 
             async fn write_all(&self, batch: &[Record]) -> Result<(), sqlx::Error> {
-                let mut transaction = self.pool.begin().await?;
+                let mut connection = self.pool.acquire().await?;
+                let written = Self::write_at_once(&mut connection, batch).await;
+                if written.is_err() {
+                    // A full disk may end a transaction by itself, and the library does not notice: it would take the
+                    // next one for a part of that, which is never committed and locks everybody else out.
+                    let _closed = connection.close().await;
+                }
+                written
+            }
+
+            async fn write_at_once(
+                connection: &mut $connection,
+                batch: &[Record],
+            ) -> Result<(), sqlx::Error> {
+                let mut transaction = connection.begin().await?;
                 for record in batch {
                     Self::write_one(&mut transaction, record).await?;
                 }

@@ -127,7 +127,7 @@ fn dialled(journal: &Recorded, timeline: &Timeline, script: &mut ModelScript) ->
         // Given up by the timer, or by a caller who left meanwhile.
         match timeline.end.as_deref() {
             Some("dial_failed") => script.dial = Dial::Hangs,
-            _ => script.dial_ms = (timeline.length_us - asked) / 1_000 + 5_000,
+            _ => script.dial_ms = timeline.length_us.saturating_sub(asked) / 1_000 + 5_000,
         }
     }
     None
@@ -155,7 +155,7 @@ fn session(
             What::Model(event) => match event.kind.as_str() {
                 "session.created" if created.is_none() => {
                     created = Some(record.us);
-                    script.created_after_ms = (record.us - open) / 1_000;
+                    script.created_after_ms = record.us.saturating_sub(open) / 1_000;
                     script.expires_after_s = event
                         .expires_in_s
                         .map(|expires| expires - i64::try_from(open / 1_000_000).unwrap_or_default())
@@ -173,7 +173,7 @@ fn session(
                 }
                 "error" if created.is_none() => {
                     let (code, reason) = close().unwrap_or((None, None));
-                    script.created_after_ms = (record.us - open) / 1_000;
+                    script.created_after_ms = record.us.saturating_sub(open) / 1_000;
                     script.opening = Opening::ErrorThenClose(Refusal {
                         kind: event.error.clone().unwrap_or_else(|| "invalid_request_error".into()),
                         code: event.reason.clone().unwrap_or_default(),
@@ -496,9 +496,9 @@ fn turn(reply: &Reply, journal: &Recorded, timeline: &Timeline) -> Turn {
     let until = done_us.unwrap_or(timeline.length_us);
     let waited = until.saturating_sub(created) / 1_000;
     turn.first_audio_ms = match (first.or(reply.first_argument), reply.added) {
-        (Some(first), _) => (first - created) / 1_000,
+        (Some(first), _) => first.saturating_sub(created) / 1_000,
         // The mock announces an item half way to its first sound.
-        (None, Some(added)) => (2 * (added - created) / 1_000).max(waited + 1),
+        (None, Some(added)) => (2 * added.saturating_sub(created) / 1_000).max(waited + 1),
         (None, None) => turn.first_audio_ms,
     };
     match &reply.done {
@@ -718,7 +718,7 @@ fn goodbye(journal: &Recorded, timeline: &Timeline, open: u64, replies: &[Reply]
             What::Bridge { does, leg: Side::Model, .. } if does == "close" => return,
             What::Bridge { does, leg: Side::Model, .. } if does == "drop" => {
                 if timeline.end.as_deref() == Some("model_silent") {
-                    script.goes_dark_after_ms = Some((last - open) / 1_000 + 1);
+                    script.goes_dark_after_ms = Some(last.saturating_sub(open) / 1_000 + 1);
                 }
                 return;
             }
@@ -732,7 +732,7 @@ fn goodbye(journal: &Recorded, timeline: &Timeline, open: u64, replies: &[Reply]
                     });
                     return;
                 }
-                let ms = (record.us - open) / 1_000;
+                let ms = record.us.saturating_sub(open) / 1_000;
                 // In the middle of a response it belongs to that response, whenever that is made today.
                 let speaking = replies.iter().rposition(|r| r.created.is_some() && r.done.is_none());
                 let turn = speaking.and_then(|at| Some((replies[at].created?, script.turns.get_mut(at)?)));
@@ -740,7 +740,7 @@ fn goodbye(journal: &Recorded, timeline: &Timeline, open: u64, replies: &[Reply]
                 let closed = change == "closed";
                 match turn {
                     Some((created, turn)) => {
-                        let ms = (record.us - created) / 1_000;
+                        let ms = record.us.saturating_sub(created) / 1_000;
                         if closed {
                             turn.close_after = Some(CloseAfter { ms, code: code.unwrap_or(1_005), reason });
                         } else {
