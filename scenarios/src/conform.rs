@@ -14,12 +14,12 @@ pub mod suite;
 pub mod table;
 pub mod verdict;
 
-pub use offer::Offer;
+pub use offer::{Function, Offer};
 
 use self::process::{Output, Process};
-use self::suite::{Fit, Part};
+use self::suite::{Demands, Fit, Part};
 use self::table::{Row, Table};
-use self::verdict::{Judged, Verdict};
+use self::verdict::{Judged, Measure, Verdict};
 use crate::catalogue;
 use crate::cli::{Files, in_parallel, put, say};
 use crate::oracle;
@@ -31,7 +31,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use mocks::net::{Roots, Throwaway, Url};
 use mocks::realtime::Dialect;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -41,8 +41,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
-/// Failures that are played once more: beyond these the bridge is broken, not the machine busy.
-const RETRIES_MAX: usize = 24;
+/// Failures that are played once more: who fails more often than that has been seen to fail alone often enough.
+const RETRIES_MAX: usize = 40;
+/// A rule that most plays break, and that was broken alone as often as this, is broken: nobody is played again for it.
+const CONFIRMED: usize = 3;
 /// How often a play is made anew because our own timers were late.
 const BUSY_MAX: usize = 3;
 /// How often a bridge's process is started again.
@@ -99,6 +101,9 @@ pub struct Options {
     /// The longest call that is played, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     longest: u64,
+    /// Ask for what neither vendor has been seen to do, too.
+    #[arg(long)]
+    strict: bool,
     /// Leave this rule out; may be said several times. `scn oracles` lists them.
     #[arg(long, value_name = "RULE")]
     except: Vec<String>,
@@ -149,6 +154,10 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     say(&format!("\n{}", table.failures()));
     write(&options.files, &table, folder.as_ref(), &output)?;
     say(&table.summary());
+    ensure!(
+        !table.says_nothing(),
+        "this machine was too busy to judge anybody: try again when nothing else runs, or with fewer --jobs"
+    );
     Ok(table.passed())
 }
 
@@ -193,7 +202,7 @@ struct Bench {
     bridge: Bridge,
     process: Arc<Mutex<Option<Process>>>,
     seed: Seed,
-    except: BTreeSet<String>,
+    measure: Measure,
 }
 
 async fn judge(options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<(Table, Output)> {
@@ -258,7 +267,7 @@ impl Bench {
             bridge,
             process: Arc::new(Mutex::new(process)),
             seed: options.seed,
-            except: options.except.iter().cloned().collect(),
+            measure: Measure { except: options.except.iter().cloned().collect(), strict: options.strict },
         })
     }
 
@@ -303,8 +312,16 @@ impl Bench {
     }
 
     async fn play(&self, scenario: &Scenario) -> anyhow::Result<Played> {
-        self.up().await;
-        self.bridge.play(scenario, self.seed).await
+        let mut tries = 0;
+        loop {
+            self.up().await;
+            let played = self.bridge.play(scenario, self.seed).await?;
+            tries += 1;
+            // Whoever rang while the process was started again has seen nothing of the bridge.
+            if !(played.unanswered && played.felled) || tries > BUSY_MAX {
+                return Ok(played);
+            }
+        }
     }
 
     /// The plain call that shows what is offered.
@@ -324,9 +341,9 @@ impl Bench {
     async fn judge(&self, options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<Table> {
         let offer = self.probe(options.format).await?;
         eprintln!("what it offers\n{offer}");
-        let longest_ms = options.longest.saturating_mul(1_000);
+        let demands = Demands { longest_ms: options.longest.saturating_mul(1_000), strict: options.strict };
         let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let fits = in_parallel(&scenarios, jobs, |scenario| suite::fit(scenario, &offer, longest_ms));
+        let fits = in_parallel(&scenarios, jobs, |scenario| suite::fit(scenario, &offer, demands));
         let mut rows: BTreeMap<String, Row> = BTreeMap::new();
         let mut parts: BTreeMap<String, Part> = BTreeMap::new();
         for (scenario, fit) in scenarios.iter().zip(fits) {
@@ -348,27 +365,26 @@ impl Bench {
             in_parallel(&played, jobs, |(name, played)| (name.clone(), self.judged(played, name, options)))
                 .into_iter()
                 .collect();
-        let again = whom_to_play_again(&judged);
-        if !again.is_empty() {
-            eprintln!("{} plays are made once more, each alone", again.len());
+        let mut doubts = Doubts::of(&judged);
+        if doubts.open() > 0 {
+            eprintln!("up to {} plays are made once more, each alone", doubts.open());
         }
-        for name in again {
+        while let Some(name) = doubts.next(&judged) {
             let (Some(part), Some(first)) = (parts.get(&name), judged.remove(&name)) else { continue };
             let (second, tries) = self.play_alone(&name, part, options).await?;
+            eprintln!("again   {name}");
+            doubts.settle(&second);
             let row = weigh(&name, first, second, tries);
             rows.insert(name, row);
         }
-        for (name, judged) in judged {
-            let verdict = if judged.broken.is_empty() { Verdict::Passed } else { Verdict::Failed };
-            let row = Row { name: name.clone(), verdict, why: String::new(), judged: Some(judged) };
-            rows.insert(name, row);
-        }
+        rows.extend(judged.into_iter().map(|(name, judged)| (name.clone(), only_once(name, judged))));
+        acquit(&mut rows);
         let bridge = self.bridge.target().place()?.to_string();
-        Ok(Table { bridge, offer, except: self.except.clone(), rows: rows.into_values().collect() })
+        Ok(Table { bridge, offer, except: self.measure.except.clone(), rows: rows.into_values().collect() })
     }
 
     fn judged(&self, played: &Played, name: &str, options: &Options) -> Judged {
-        let mut judged = verdict::judge(played, name, &self.except);
+        let mut judged = verdict::judge(played, name, &self.measure);
         judged.outcome.attached = Some(options.command(name));
         judged
     }
@@ -424,32 +440,104 @@ impl Bench {
 }
 
 impl Options {
-    /// The command that plays one scenario again.
+    /// The command that plays one scenario again. The token is not among its words: it may be a real one.
     fn command(&self, name: &str) -> String {
         let mut words = vec![format!("scn conform {name}")];
         let mut flag = |flag: &str, value: Option<String>| {
             words.extend(value.map(|value| format!("--{flag} {value}")));
         };
+        let file = |file: &Option<PathBuf>| file.as_ref().map(|file| file.display().to_string());
+        let audio = self.format.to_possible_value().filter(|_| self.format != Audio::Auto);
         flag("bridge", self.bridge.as_ref().map(Url::to_string));
         flag("start-url", self.start_url.as_ref().map(Url::to_string));
         flag("public-url", self.public_url.as_ref().map(Url::to_string));
         flag("serve-openai", Some(self.serve_openai.to_string()));
+        flag("openai-certificate", file(&self.openai_certificate));
+        flag("ca", file(&self.ca));
+        flag("format", audio.map(|audio| audio.get_name().to_owned()));
         flag("spawn", self.spawn.as_ref().map(|command| format!("'{}'", command.replace('\'', "'\\''"))));
+        words.extend(self.strict.then(|| "--strict".to_owned()));
         words.join(" ")
     }
 }
 
-/// Who broke a rule that the others keep, and who broke one while this machine was busy. What was kept in spite of
-/// that was kept.
-fn whom_to_play_again(judged: &BTreeMap<String, Judged>) -> Vec<String> {
-    let count = |rule: &str| judged.values().filter(|judged| judged.broken.contains(rule)).count();
-    let everywhere = |rule: &str| judged.len() >= 4 && count(rule) * 2 > judged.len();
-    judged
-        .iter()
-        .filter(|(_, judged)| judged.broken.iter().any(|rule| judged.busy || !everywhere(rule)))
-        .map(|(name, _)| name.clone())
-        .take(RETRIES_MAX)
-        .collect()
+/// Plays that broke a rule among others, which this machine may have done: each is made again, alone, until it is
+/// known well enough which rules the bridge breaks by itself.
+struct Doubts {
+    /// Who is to be played again, the busiest first: of them nothing is known otherwise.
+    names: VecDeque<String>,
+    /// Rules that most plays broke, with how often each was broken alone.
+    everywhere: BTreeMap<&'static str, usize>,
+    left: usize,
+}
+
+impl Doubts {
+    fn of(judged: &BTreeMap<String, Judged>) -> Self {
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for rule in judged.values().flat_map(|judged| &judged.broken) {
+            *counts.entry(rule).or_default() += 1;
+        }
+        let common = |count: usize| judged.len() >= 4 && count * 2 > judged.len();
+        let everywhere = counts.into_iter().filter(|(_, count)| common(*count)).map(|(rule, _)| (rule, 0));
+        let mut names: Vec<_> = judged.iter().filter(|(_, judged)| !judged.broken.is_empty()).collect();
+        names.sort_by_key(|(_, judged)| !judged.busy);
+        Self {
+            names: names.into_iter().map(|(name, _)| name.clone()).collect(),
+            everywhere: everywhere.collect(),
+            left: RETRIES_MAX,
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.names.len().min(self.left)
+    }
+
+    /// Who is played again next.
+    fn next(&mut self, judged: &BTreeMap<String, Judged>) -> Option<String> {
+        self.left = self.left.checked_sub(1)?;
+        let known = |rule: &&'static str| self.everywhere.get(rule).is_some_and(|alone| *alone >= CONFIRMED);
+        loop {
+            let name = self.names.pop_front()?;
+            let doubtful = |first: &Judged| first.busy || !first.broken.iter().all(known);
+            if judged.get(&name).is_some_and(doubtful) {
+                return Some(name);
+            }
+        }
+    }
+
+    /// What a play alone has shown.
+    fn settle(&mut self, alone: &Judged) {
+        for rule in alone.broken.iter().filter(|_| !alone.busy) {
+            self.everywhere.entry(rule).and_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// What a play says that was not made again. While this machine was busy it can only have kept the rules.
+fn only_once(name: String, judged: Judged) -> Row {
+    if judged.broken.is_empty() {
+        return Row { name, verdict: Verdict::Passed, why: String::new(), judged: Some(judged) };
+    }
+    if judged.busy {
+        let why = "this machine's own timers were late, and it was not played again".to_owned();
+        return Row { name, verdict: Verdict::NotJudged, why, judged: None };
+    }
+    Row { name, verdict: Verdict::Failed, why: String::new(), judged: Some(judged) }
+}
+
+/// Why a play that kept every rule alone is not steady.
+const FELLED: &str =
+    "the bridge's process ended in the middle of it, among other calls, and never when one was alone";
+
+/// Those who were on the line when another call ended the process are blamed for nothing, once it is known which did.
+fn acquit(rows: &mut BTreeMap<String, Row>) {
+    let felled = |row: &Row| row.judged.as_ref().is_some_and(|judged| judged.felled);
+    if rows.values().any(|row| row.verdict == Verdict::Failed && felled(row)) {
+        for row in rows.values_mut().filter(|row| row.why == FELLED) {
+            row.verdict = Verdict::Passed;
+            row.why.clear();
+        }
+    }
 }
 
 /// What two plays of a scenario say together.
@@ -463,8 +551,85 @@ fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
         if first.busy {
             return Row { name, verdict: Verdict::Passed, why: String::new(), judged: Some(second) };
         }
+        if first.felled {
+            let why = FELLED.to_owned();
+            return Row { name, verdict: Verdict::Unsteady, why, judged: Some(second) };
+        }
         let why = "broken among other calls, kept alone".to_owned();
         return Row { name, verdict: Verdict::Unsteady, why, judged: Some(first) };
     }
     Row { name, verdict: Verdict::Failed, why: String::new(), judged: Some(second) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::{self, StageKind};
+
+    /// A play that broke these rules.
+    fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
+        let trace = stage::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
+        let played =
+            Played { trace, notes: Vec::new(), sessions: Vec::new(), felled: false, unanswered: false };
+        let judged = verdict::judge(&played, "x", &Measure::default());
+        Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }
+    }
+
+    #[test]
+    fn who_broke_a_rule_is_played_again_and_the_busiest_first() {
+        let mut plays: BTreeMap<String, Judged> =
+            (0..8).map(|n| (format!("d{n}"), judged(&[], true, false))).collect();
+        plays.insert("a".into(), judged(&["clear"], false, false));
+        plays.insert("b".into(), judged(&["fence"], true, false));
+        let mut doubts = Doubts::of(&plays);
+        assert_eq!([doubts.next(&plays), doubts.next(&plays)], [Some("b".into()), Some("a".into())]);
+        assert_eq!(doubts.next(&plays), None, "what was kept in spite of a busy machine was kept");
+    }
+
+    #[test]
+    fn a_rule_that_most_plays_break_is_believed_when_it_was_broken_alone() {
+        let plays: BTreeMap<String, Judged> =
+            (0..9).map(|n| (format!("s{n}"), judged(&["heard"], false, false))).collect();
+        let mut doubts = Doubts::of(&plays);
+        let mut again = 0;
+        while doubts.next(&plays).is_some() {
+            again += 1;
+            doubts.settle(&judged(&["heard"], false, false));
+        }
+        assert_eq!(again, CONFIRMED);
+
+        // Among others everything was late; alone nothing is. So each is asked.
+        let mut doubts = Doubts::of(&plays);
+        let mut again = 0;
+        while doubts.next(&plays).is_some() {
+            again += 1;
+            doubts.settle(&judged(&[], false, false));
+        }
+        assert_eq!(again, plays.len());
+    }
+
+    #[test]
+    fn a_busy_play_that_is_not_made_again_says_nothing() {
+        let verdict =
+            |broken: &[&'static str], busy| only_once("x".into(), judged(broken, busy, false)).verdict;
+        assert_eq!(verdict(&["clear"], true), Verdict::NotJudged);
+        assert_eq!(verdict(&["clear"], false), Verdict::Failed);
+        assert_eq!(verdict(&[], true), Verdict::Passed);
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_the_crash_of_another_once_it_is_known_whose_it_was() {
+        let bystander = || weigh("bystander", judged(&["expect"], false, true), judged(&[], false, false), 1);
+        assert_eq!(bystander().verdict, Verdict::Unsteady);
+        let mut rows = BTreeMap::from([("bystander".to_owned(), bystander())]);
+        acquit(&mut rows);
+        assert_eq!(rows["bystander"].verdict, Verdict::Unsteady, "somebody did it");
+        let crash = || judged(&["expect"], false, true);
+        rows.insert("culprit".into(), weigh("culprit", crash(), crash(), 1));
+        acquit(&mut rows);
+        assert_eq!(
+            [&rows["bystander"], &rows["culprit"]].map(|row| row.verdict),
+            [Verdict::Passed, Verdict::Failed]
+        );
+    }
 }

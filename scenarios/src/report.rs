@@ -202,7 +202,11 @@ pub fn failure(outcome: &Outcome) -> String {
         }
     }
     let (again, explains) = (outcome.again(), outcome.explains());
-    let _infallible = write!(text, "\n  again      {again}\n  the call   {explains}\n");
+    let _infallible = writeln!(text, "\n  again      {again}");
+    // What was played against somebody else's process cannot be told again without it.
+    if explains != again {
+        let _infallible = writeln!(text, "  the call   {explains}");
+    }
     text
 }
 

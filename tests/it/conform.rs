@@ -23,6 +23,7 @@ fn every_flag_of_conform_is_explained() {
         "--ca",
         "--format",
         "--spawn",
+        "--strict",
         "--except",
         "--jobs",
         "--longest",

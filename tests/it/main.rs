@@ -16,6 +16,7 @@
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
 //! * `seeds`: generated worlds are valid, the same every time, and break no rule.
+//! * `strangers`: bridges with bad manners are judged in bounded time, and a decent one is blamed for nothing.
 //! * `strategies`: in worlds drawn by proptest nothing panics, every call ends, and safety holds.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
 //! * `walk`: the walk-through from a call of the field to a regression can be walked.
@@ -39,6 +40,7 @@ mod regressions;
 mod sabotage;
 mod seeds;
 mod stages;
+mod strangers;
 mod strategies;
 mod tidy;
 mod timelines;

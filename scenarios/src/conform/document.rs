@@ -1,7 +1,7 @@
 //! The lists in `docs/conformance.md`: written from what is there, so that they stay true.
 
-use super::offer::Offer;
-use super::suite::{Fit, fit};
+use super::offer::{Function, Offer};
+use super::suite::{Demands, Fit, fit};
 use crate::catalogue;
 use crate::oracle;
 use crate::zoo;
@@ -64,7 +64,10 @@ fn scenarios() -> String {
         deaf_at_first: false,
         marks: true,
         keypad: true,
-        functions: if functions { vec!["lookup_order".to_owned()] } else { Vec::new() },
+        functions: functions
+            .then(|| Function { name: "lookup_order".into(), ..Function::default() })
+            .into_iter()
+            .collect(),
         answers_by_itself: answers,
         silence_ms: Some(500),
         interrupts_by_itself: interrupts,
@@ -77,11 +80,12 @@ fn scenarios() -> String {
         offers(true, true, true, "audio/pcma", true),
         offers(true, false, false, "audio/pcmu", false),
     ];
+    let demands = Demands { longest_ms: u64::MAX, strict: false };
     let bugs = zoo::all();
     let mut text =
         String::from("| scenario | against foreign bridges | what it shows | seen |\n|---|---|---|---|\n");
     for scenario in catalogue::all() {
-        let fits: Vec<_> = all.iter().map(|offer| fit(&scenario, offer, u64::MAX)).collect();
+        let fits: Vec<_> = all.iter().map(|offer| fit(&scenario, offer, demands)).collect();
         let played = match fits.iter().find(|fit| matches!(fit, Fit::Play(_))).or(fits.first()) {
             Some(Fit::Play(_)) => "played".to_owned(),
             Some(Fit::NotOffered(what)) => format!("only with {what}"),

@@ -30,6 +30,79 @@ pub(super) fn probe(dialect: Dialect) -> Scenario {
     scenario
 }
 
+/// A function that is declared to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// Arguments that its parameters allow, as JSON.
+    pub arguments: String,
+}
+
+impl Function {
+    /// As the session has it; nothing when it has no name.
+    fn declared(tool: &Value) -> Option<Self> {
+        let name = tool["name"].as_str()?.to_owned();
+        Some(Self { name, arguments: sample(&tool["parameters"]).to_string() })
+    }
+
+    /// Its name says that it ends the call, or gives it to somebody else: nothing can be asked behind it.
+    pub(super) fn ends_the_call(&self) -> bool {
+        let mut words = String::new();
+        for letter in self.name.chars() {
+            // Both `end_call` and `endCall` are two words.
+            if letter.is_uppercase() {
+                words.push(' ');
+            }
+            words.extend(letter.to_lowercase());
+        }
+        words.split(|letter: char| !letter.is_alphanumeric()).any(|word| ENDS.contains(&word))
+    }
+}
+
+/// Words of which one is in the name of a function that ends a call or gives it to somebody else.
+const ENDS: &[&str] = &[
+    "bye",
+    "close",
+    "disconnect",
+    "end",
+    "escalate",
+    "finish",
+    "forward",
+    "goodbye",
+    "handoff",
+    "hang",
+    "hangup",
+    "leave",
+    "stop",
+    "terminate",
+    "transfer",
+];
+
+/// The smallest value that a JSON schema allows, as far as function declarations use them.
+fn sample(schema: &Value) -> Value {
+    let first = |list: &Value| list.as_array().and_then(|list| list.first()).cloned();
+    if let Some(value) = schema.get("const").cloned().or_else(|| first(&schema["enum"])) {
+        return value;
+    }
+    if let Some(other) = ["anyOf", "oneOf", "allOf"].iter().find_map(|word| first(&schema[word])) {
+        return sample(&other);
+    }
+    let kind = first(&schema["type"]).unwrap_or_else(|| schema["type"].clone());
+    match kind.as_str() {
+        Some("string") => "example".into(),
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or_else(|| 1.into()),
+        Some("boolean") => true.into(),
+        Some("array") => Value::Array(Vec::new()),
+        Some("null") => Value::Null,
+        _ => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let properties = required.map(|name| (name.to_owned(), sample(&schema["properties"][name])));
+            Value::Object(properties.collect())
+        }
+    }
+}
+
 /// What a bridge offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
@@ -46,7 +119,7 @@ pub struct Offer {
     /// A pressed key reaches the model in some form.
     pub keypad: bool,
     /// The functions it declares to the model.
-    pub functions: Vec<String>,
+    pub functions: Vec<Function>,
     /// The server answers each turn by itself.
     pub answers_by_itself: bool,
     /// The server finds the turns: its silence that ends one, ms. Nothing when the bridge finds them.
@@ -121,10 +194,6 @@ impl Offer {
         let input = &session["audio"]["input"];
         // The flat session of the retired dialect has it at the top.
         let turns = if input.is_object() { &input["turn_detection"] } else { &session["turn_detection"] };
-        let names = |tools: &Value| -> Vec<String> {
-            let named = |tool: &Value| tool["name"].as_str().map(str::to_owned);
-            tools.as_array().into_iter().flatten().filter_map(named).collect()
-        };
         Ok(Self {
             beta: played.trace.scenario.calls[0].model.dialect == Dialect::Beta,
             formats: formats.unwrap_or_else(usual),
@@ -140,7 +209,12 @@ impl Offer {
             deaf_at_first: said.is_some_and(|said| listened > said),
             marks: saw(call, |sight| matches!(sight, CallerSight::GotMark { .. })),
             keypad: key.is_some_and(|key| told(key.at)),
-            functions: names(&session["tools"]),
+            functions: session["tools"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Function::declared)
+                .collect(),
             answers_by_itself: turns["create_response"].as_bool().unwrap_or(!turns.is_null()),
             silence_ms: turns["silence_duration_ms"].as_u64().or((!turns.is_null()).then_some(800)),
             interrupts_by_itself: turns["interrupt_response"].as_bool().unwrap_or(!turns.is_null()),
@@ -159,6 +233,7 @@ impl Offer {
     /// Every property with its value, for a table.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let yes = |is: bool| if is { "yes".to_owned() } else { "no".to_owned() };
+        let names: Vec<&str> = self.functions.iter().map(|function| function.name.as_str()).collect();
         let (input, output) = &self.formats;
         let format = if input == output { input.clone() } else { format!("{input} in, {output} out") };
         let turns = match self.silence_ms {
@@ -173,10 +248,7 @@ impl Offer {
             ("listens while it greets", yes(self.greets && !self.deaf_at_first)),
             ("sends marks", yes(self.marks)),
             ("hands keys to the model", yes(self.keypad)),
-            (
-                "functions",
-                if self.functions.is_empty() { "none".to_owned() } else { self.functions.join(", ") },
-            ),
+            ("functions", if names.is_empty() { "none".to_owned() } else { names.join(", ") }),
             ("names its calls", yes(self.names_its_calls)),
         ]
     }
@@ -210,16 +282,15 @@ mod tests {
             "tools": [{"type": "function", "name": "lookup_order"}],
             "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 500}}},
         });
-        let mut played = Played { trace, notes: Vec::new(), sessions: vec![vec![session]] };
+        let sessions = vec![vec![session]];
+        let mut played = Played { trace, notes: Vec::new(), sessions, felled: false, unanswered: false };
         let offer = Offer::of(&played).unwrap();
         assert!(
             offer.greets && offer.marks && offer.keypad && !offer.beta && !offer.deaf_at_first,
             "{offer:?}"
         );
-        assert_eq!(
-            (offer.functions.as_slice(), offer.silence_ms),
-            (&["lookup_order".to_owned()][..], Some(500))
-        );
+        let lookup = Function { name: "lookup_order".into(), arguments: "{}".into() };
+        assert_eq!((offer.functions.as_slice(), offer.silence_ms), (&[lookup][..], Some(500)));
         assert_eq!(offer.formats.0, "audio/pcm");
 
         let scenario = probe(Dialect::Ga);
@@ -229,5 +300,30 @@ mod tests {
         played.notes.push("a note".into());
         let error = Offer::of(&played).unwrap_err().to_string();
         assert!(error.contains("--serve-openai") && error.contains("a note"), "{error}");
+    }
+
+    #[test]
+    fn functions_are_called_with_what_their_parameters_allow() {
+        let schema = serde_json::json!({
+            "type": "object",
+            "required": ["city", "days", "unit", "note", "where"],
+            "properties": {
+                "city": {"type": "string"}, "days": {"type": ["integer", "null"], "minimum": 3},
+                "unit": {"enum": ["c", "f"]}, "note": {"anyOf": [{"type": "null"}, {"type": "string"}]},
+                "where": {"type": "object", "properties": {"lat": {"type": "number"}}, "required": ["lat"]},
+                "maybe": {"type": "string"},
+            },
+        });
+        let wanted =
+            serde_json::json!({"city": "example", "days": 3, "unit": "c", "note": null, "where": {"lat": 1}});
+        assert_eq!(sample(&schema), wanted);
+        assert_eq!(sample(&Value::Null), serde_json::json!({}));
+    }
+
+    #[test]
+    fn who_ends_the_call_is_known_by_name() {
+        let ends = |name: &str| Function { name: name.into(), ..Function::default() }.ends_the_call();
+        assert!(["end_call", "hangUp", "finish_call", "transfer_to_billing"].into_iter().all(ends));
+        assert!(!["send_email", "get_weather", "lookupTrendLine", "calendar"].into_iter().any(ends));
     }
 }

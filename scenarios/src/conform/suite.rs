@@ -5,15 +5,16 @@
 //! bridge does not offer is not offered. The rest is played as it is, but for what no two bridges share: whether the
 //! caller is greeted, the names of functions, the words in which a key is told.
 
-use super::offer::Offer;
+use super::offer::{Function, Offer};
 use crate::scenario::{CallPlan, Expect, Scenario};
 use crate::seed::Seed;
 use crate::stage::real::needs_a_made_network;
 use crate::stage::{self, StageKind};
 use bridge::audio::Format;
-use bridge::call::settings::{self, CallConfig};
+use bridge::call::settings::{self, CallConfig, ToolSpec};
 use mocks::realtime::{Dial, Dialect, Happening, ModelScript, Opening, TimedEvent, Turn};
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, MediaFormat};
+use serde_json::Value;
 
 /// "All at once": how far ahead somebody else's bridge sends is its own affair.
 const NO_PACING_MS: u64 = 540_000;
@@ -49,10 +50,22 @@ pub struct Part {
     pub takes_ms: u64,
 }
 
-/// Fits a scenario to a bridge. `longest_ms` is the longest that is played.
-pub fn fit(scenario: &Scenario, offer: &Offer, longest_ms: u64) -> Fit {
+/// What is asked of any bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demands {
+    /// The longest call that is played, ms.
+    pub longest_ms: u64,
+    /// What neither vendor has been seen to do is played, too.
+    pub strict: bool,
+}
+
+/// Fits a scenario to a bridge.
+pub fn fit(scenario: &Scenario, offer: &Offer, demands: Demands) -> Fit {
     if let Some(why) = left_out(scenario) {
         return Fit::LeftOut(why);
+    }
+    if let Some(why) = unseen(scenario).filter(|_| !demands.strict) {
+        return Fit::LeftOut(format!("{why} has never been seen to do it; --strict plays it"));
     }
     if let Some(why) = not_offered(scenario, offer) {
         return Fit::NotOffered(why);
@@ -64,8 +77,8 @@ pub fn fit(scenario: &Scenario, offer: &Offer, longest_ms: u64) -> Fit {
     }
     let takes_ms = stage::play(StageKind::Memory, scenario, Seed(1)).call_ms();
     let longest = takes_ms / scenario.planned(Seed(1)).len().max(1) as u64;
-    if longest > longest_ms {
-        let (s, most) = (longest / 1_000, longest_ms / 1_000);
+    if longest > demands.longest_ms {
+        let (s, most) = (longest / 1_000, demands.longest_ms / 1_000);
         return Fit::LeftOut(format!("takes {s} s in real time; --longest is {most} s"));
     }
     let alone = !offer.names_its_calls && (scenario.planned(Seed(1)).len() > 1 || loses_its_model(scenario));
@@ -90,11 +103,6 @@ fn left_out(scenario: &Scenario) -> Option<String> {
     }
     let usual = CallerScript::default();
     let callers = || scenario.calls.iter().map(|call| &call.caller);
-    if callers()
-        .any(|caller| caller.media_before_start > 0 || caller.start_repeats > 0 || repeats_start(caller))
-    {
-        return Some("Twilio has never been seen to do it".into());
-    }
     if callers().any(|caller| caller.echo_marks == EchoMarks::Never) {
         return Some("Twilio returns every mark".into());
     }
@@ -121,8 +129,42 @@ fn left_out(scenario: &Scenario) -> Option<String> {
     None
 }
 
-fn repeats_start(caller: &CallerScript) -> bool {
-    caller.steps.iter().any(|step| matches!(step, CallerStep::RepeatsStart))
+/// Who has never been seen to do what this scenario makes them do, if anybody has not.
+fn unseen(scenario: &Scenario) -> Option<&'static str> {
+    if scenario.calls.iter().any(|call| is_no_twilio(&call.caller)) {
+        Some("Twilio")
+    } else if scenario.calls.iter().any(|call| is_no_openai(&call.model)) {
+        Some("OpenAI")
+    } else {
+        None
+    }
+}
+
+/// A caller's end that sends messages twice, too early, of another stream, or late.
+fn is_no_twilio(caller: &CallerScript) -> bool {
+    let odd = |step: &CallerStep| {
+        matches!(
+            step,
+            CallerStep::RepeatsStart
+                | CallerStep::RepeatsFrame
+                | CallerStep::RepeatsMark { .. }
+                | CallerStep::SendsMediaWithWrongSid
+        )
+    };
+    caller.media_before_start > 0
+        || caller.start_repeats > 0
+        || matches!(caller.echo_marks, EchoMarks::Late(_))
+        || caller.steps.iter().any(odd)
+}
+
+/// A model that sends audio of a response it has not announced, calls a function in two items with one id, or says more
+/// in one response than its tokens are enough for.
+fn is_no_openai(model: &ModelScript) -> bool {
+    /// The longest response of the service: 4,096 tokens of 50 ms.
+    const LONGEST_MS: u64 = 205_000;
+    let unknown = |event: &TimedEvent| matches!(event.does, Happening::DeltaForUnknownResponse);
+    let odd = |turn: &Turn| turn.duplicate_call || turn.messages().iter().sum::<u64>() > LONGEST_MS;
+    model.events.iter().any(unknown) || model.turns.iter().any(odd)
 }
 
 /// The names of settings that differ from their defaults and that not every bridge has.
@@ -165,20 +207,15 @@ fn not_offered(scenario: &Scenario, offer: &Offer) -> Option<String> {
         return Some("a greeting".into());
     }
     let calls = || scenario.calls.iter().flat_map(|call| &call.model.turns).flat_map(|turn| &turn.calls);
-    if calls().next().is_some() && offer.functions.is_empty() {
-        return Some("functions".into());
+    if calls().next().is_some() && offer.functions.iter().all(Function::ends_the_call) {
+        let none = offer.functions.is_empty();
+        return Some(if none { "functions" } else { "functions that do not end the call" }.into());
     }
     let steps = || scenario.calls.iter().flat_map(|call| &call.caller.steps);
     if steps().any(|step| matches!(step, CallerStep::Presses(_) | CallerStep::PressesAt { .. }))
         && !offer.keypad
     {
         return Some("keys handed to the model".into());
-    }
-    let marks = |step: &CallerStep| matches!(step, CallerStep::RepeatsMark { .. });
-    let odd_marks =
-        scenario.calls.iter().any(|call| call.caller.echo_marks != CallerScript::default().echo_marks);
-    if (odd_marks || steps().any(marks)) && !offer.marks {
-        return Some("marks".into());
     }
     if offer.silence_ms.is_none() {
         // Nothing but the greeting would ever be answered by a server that is told not to listen.
@@ -289,7 +326,7 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
         if offer.beta {
             call.model.dialect = Dialect::Beta;
         }
-        rename_functions(&mut call.model, &offer.functions);
+        rename_functions(&mut call.model, &scenario.bridge.tools, &offer.functions);
     }
     fitted.bridge = terms(&scenario.bridge, offer);
     fitted.milestones.clear();
@@ -324,18 +361,20 @@ fn later(model: &mut ModelScript, by_ms: u64) {
     }
 }
 
-/// Calls the functions that the bridge has.
-fn rename_functions(model: &mut ModelScript, offered: &[String]) {
-    let mut known: Vec<String> = Vec::new();
+/// Calls the functions that the bridge has, in the place of `ours`, with arguments they take. What is no function of
+/// ours, and what are no arguments, is meant to be so.
+fn rename_functions(model: &mut ModelScript, ours: &[ToolSpec], offered: &[Function]) {
+    let offered: Vec<_> = offered.iter().filter(|function| !function.ends_the_call()).collect();
     for call in model.turns.iter_mut().flat_map(|turn| &mut turn.calls) {
-        if offered.is_empty() || offered.contains(&call.name) {
+        let Some(place) = ours.iter().position(|tool| tool.name == call.name) else { continue };
+        let Some(function) = offered.get(place % offered.len().max(1)) else { continue };
+        if function.name == call.name {
             continue;
         }
-        if !known.contains(&call.name) {
-            known.push(call.name.clone());
+        call.name.clone_from(&function.name);
+        if serde_json::from_str::<Value>(&call.arguments).is_ok() {
+            call.arguments.clone_from(&function.arguments);
         }
-        let place = known.iter().position(|name| *name == call.name).unwrap_or(0);
-        call.name.clone_from(&offered[place % offered.len()]);
     }
 }
 
@@ -377,7 +416,7 @@ mod tests {
     }
 
     fn fit_of(name: &str, offer: &Offer) -> Fit {
-        fit(&catalogue::find(name)[0], offer, 60_000)
+        fit(&catalogue::find(name)[0], offer, Demands { longest_ms: 60_000, strict: false })
     }
 
     #[track_caller]
@@ -394,7 +433,13 @@ mod tests {
             ("network/jitter", "real sockets"),
             ("limits/backlog", "settings of the bundled bridge: limits"),
             ("server/full", "how many calls"),
-            ("misbehaviour/start_comes_again", "never been seen"),
+            ("misbehaviour/start_comes_again", "Twilio has never been seen"),
+            ("misbehaviour/a_frame_comes_twice", "Twilio has never been seen"),
+            ("misbehaviour/marks_nobody_sent", "Twilio has never been seen"),
+            ("misbehaviour/audio_of_an_unknown_response", "OpenAI has never been seen"),
+            ("tools/called_twice_with_one_id", "OpenAI has never been seen"),
+            ("limits/more_audio_than_twilio_holds", "OpenAI has never been seen"),
+            ("misbehaviour/marks_come_late", "Twilio has never been seen"),
             ("tools/never_returns", "do as they are told"),
             ("server/second_stream_of_a_call", "two streams"),
             ("transcription/late", "transcription"),
@@ -404,6 +449,21 @@ mod tests {
                 panic!("{name}: {:?}", fit_of(name, &offer()))
             };
             assert!(why.contains(word), "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_seen_is_played_on_demand() {
+        let demands = Demands { longest_ms: 60_000, strict: true };
+        let functions = vec![Function { name: "lookup_order".into(), ..Function::default() }];
+        let offer = Offer { functions, ..offer() };
+        for name in [
+            "misbehaviour/marks_come_late",
+            "misbehaviour/a_frame_comes_twice",
+            "tools/called_twice_with_one_id",
+        ] {
+            let fit = fit(&catalogue::find(name)[0], &offer, demands);
+            assert!(matches!(fit, Fit::Play(_)), "{name}: {fit:?}");
         }
     }
 
@@ -425,8 +485,6 @@ mod tests {
             };
             assert!(what.contains(word), "{name}: {what}");
         }
-        let unmarked = Offer { marks: false, ..plain };
-        assert_eq!(fit_of("misbehaviour/marks_come_late", &unmarked), Fit::NotOffered("marks".into()));
     }
 
     #[test]
@@ -459,10 +517,24 @@ mod tests {
 
     #[test]
     fn functions_are_called_by_the_names_they_have() {
-        let offer = Offer { functions: vec!["weather".into(), "time".into()], ..offer() };
-        let part = part_of("tools/chain", &offer);
-        let calls = part.scenario.calls[0].model.turns.iter().flat_map(|turn| &turn.calls);
-        assert_eq!(calls.map(|call| call.name.as_str()).collect::<Vec<_>>(), ["weather", "time"]);
+        let function = |name: &str| Function { name: name.into(), arguments: r#"{"city":"example"}"#.into() };
+        let functions = ["end_call", "weather", "time"].map(function).to_vec();
+        let offer = Offer { functions, ..offer() };
+        let calls = |name: &str| -> Vec<(String, String)> {
+            let part = part_of(name, &offer);
+            let calls = part.scenario.calls[0].model.turns.iter().flat_map(|turn| &turn.calls);
+            calls.map(|call| (call.name.clone(), call.arguments.clone())).collect()
+        };
+        let city = |name: &str| (name.to_owned(), r#"{"city":"example"}"#.to_owned());
+        assert_eq!(calls("tools/chain"), ["weather", "time"].map(city));
+        assert_eq!(calls("tools/unknown_function")[0].0, "open_the_pod_bay_doors");
+        let [(name, arguments)] = &calls("tools/invalid_arguments")[..] else { panic!("one call") };
+        assert_eq!(name, "weather");
+        assert!(serde_json::from_str::<Value>(arguments).is_err(), "{arguments}");
+
+        let leaving = Offer { functions: vec![function("end_call")], ..offer.clone() };
+        let Fit::NotOffered(what) = fit_of("tools/one_call", &leaving) else { panic!("it would hang up") };
+        assert!(what.contains("do not end the call"), "{what}");
     }
 
     #[test]

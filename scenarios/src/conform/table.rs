@@ -80,6 +80,12 @@ impl Table {
         self.rows.iter().all(|row| row.verdict != Verdict::Failed)
     }
 
+    /// Whatever was played, this machine was too busy to judge it.
+    pub fn says_nothing(&self) -> bool {
+        let is = |verdict: Verdict| self.rows.iter().any(|row| row.verdict == verdict);
+        is(Verdict::NotJudged) && ![Verdict::Passed, Verdict::Failed, Verdict::Unsteady].into_iter().any(is)
+    }
+
     /// The areas in the order of the catalogue.
     pub fn areas(&self) -> BTreeMap<&str, Score> {
         let mut areas: BTreeMap<&str, Score> = BTreeMap::new();
@@ -437,16 +443,17 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::catalogue;
-    use crate::conform::verdict;
+    use crate::conform::verdict::{self, Measure};
     use crate::seed::Seed;
     use crate::stage::attach::Played;
     use crate::stage::{self, StageKind};
 
     fn table() -> Table {
         let trace = stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
-        let good = Played { trace, notes: Vec::new(), sessions: Vec::new() };
+        let good =
+            Played { trace, notes: Vec::new(), sessions: Vec::new(), felled: false, unanswered: false };
         let bad = Played { notes: vec!["the bridge's process <ended>".into()], ..good.clone() };
-        let judged = |played| verdict::judge(played, "barge_in/mid_answer", &BTreeSet::new());
+        let judged = |played| verdict::judge(played, "barge_in/mid_answer", &Measure::default());
         let row = |name: &str, verdict, why: &str, judged| Row {
             name: name.into(),
             verdict,
@@ -476,6 +483,9 @@ mod tests {
         assert_eq!(table.summary(), "1 passed, 1 failed, 1 not offered, 1 left out\n");
         table.rows.remove(1);
         assert!(table.passed());
+        assert!(!table.says_nothing());
+        table.rows[0].verdict = Verdict::NotJudged;
+        assert!(table.says_nothing(), "what is not offered or left out says nothing either");
     }
 
     #[test]

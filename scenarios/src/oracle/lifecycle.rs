@@ -237,7 +237,9 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             }
         }
         for (m, model) in case.call.models.iter().enumerate() {
-            if terms.model_broke(m).is_some_and(|died| died <= closed) || terms.model_over(m) < closed {
+            // Somebody else's bridge may close the model first because of the same frame.
+            let over = terms.bridge_speaks() && terms.model_over(m) < closed;
+            if over || terms.model_broke(m).is_some_and(|died| died <= closed) {
                 return;
             }
             for seen in &model.sightings {

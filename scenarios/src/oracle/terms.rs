@@ -105,6 +105,11 @@ impl<'a> Terms<'a> {
         }
     }
 
+    /// What real time grants on both legs together, microseconds: nothing where the clock is simulated.
+    pub(crate) const fn real_time_us(&self) -> u64 {
+        2 * slack::real_time_us(self.stage, self.lag_us)
+    }
+
     /// The bridge tells what it does and why. Somebody else's does not, so what only it could know is not asked.
     pub(crate) const fn bridge_speaks(&self) -> bool {
         !matches!(self.stage, StageKind::Attach)
@@ -282,9 +287,12 @@ impl<'a> Terms<'a> {
         (over != At(u64::MAX) && closed.is_none_or(|closed| over < closed)).then_some(over)
     }
 
-    /// When the bridge closed the stream, as the caller's end saw it.
+    /// When the bridge closed the stream, as the caller's end saw it. Between real sockets of one machine a connection
+    /// is lost by nobody else.
     pub(crate) fn closed_by_bridge(&self) -> Option<At> {
-        self.caller_at(|s| matches!(s, CallerSight::Ended(Ending::ByPeer { .. })))
+        let lost =
+            |s: &CallerSight| matches!(s, CallerSight::Ended(Ending::Lost { .. })) && !self.bridge_speaks();
+        self.caller_at(|s| matches!(s, CallerSight::Ended(Ending::ByPeer { .. })) || lost(s))
     }
 
     /// The caller's end takes and plays what it is sent.
@@ -359,8 +367,11 @@ impl<'a> Terms<'a> {
     /// nobody had ended the call.
     pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
         let refused = self.model_at(m, |s| matches!(s, ModelSight::Refused { .. }));
+        // Between real sockets of one machine a connection is lost by the bridge alone.
+        let lost =
+            |s: &ModelSight| matches!(s, ModelSight::Ended(Ending::Lost { .. })) && self.bridge_speaks();
         let ended = self.model_at(m, |s| {
-            matches!(s, ModelSight::Ended(Ending::ByUs { .. } | Ending::Lost { .. })) || is_close_frame(s)
+            matches!(s, ModelSight::Ended(Ending::ByUs { .. })) || lost(s) || is_close_frame(s)
         });
         let dark = self.model_dark(m).map(|at| At(at.0 + self.unnoticed_us(Leg::Model)));
         [refused, ended, dark].into_iter().flatten().min().filter(|at| *at < self.over())
@@ -512,8 +523,23 @@ impl<'a> Terms<'a> {
 
     /// The scenario wants the bridge to end this call.
     pub(crate) fn expects_bridge_to_end(&self) -> bool {
-        self.wanted_end().is_some_and(|end| !matches!(end, "stopped" | "caller_closed" | "caller_lost"))
-            || self.scenario.server.drain_at_ms.is_some()
+        // Who loses the caller of a bridge that says nothing about it may be the bridge: over a message too large for it.
+        let theirs = |end: &str| match end {
+            "stopped" | "caller_closed" => true,
+            "caller_lost" => self.bridge_speaks(),
+            _ => false,
+        };
+        self.wanted_end().is_some_and(|end| !theirs(end)) || self.scenario.server.drain_at_ms.is_some()
+    }
+
+    /// When somebody else's bridge ended a call that its caller was to end, with no reason that either end could see.
+    fn left_by_foreign_bridge(&self) -> Option<At> {
+        let closed =
+            self.closed_by_bridge().filter(|_| !self.bridge_speaks() && self.caller_gone().is_none())?;
+        // Whoever hears nobody may hang up.
+        let spoken = self.caller_at(|seen| matches!(seen, CallerSight::SpeechBegan { .. })).is_some();
+        let meant = self.wanted_end().is_some() && !self.expects_bridge_to_end();
+        (spoken && meant && !self.model_is_at_fault()).then_some(closed)
     }
 
     /// How this call differs from what the scenario wants of it.
@@ -544,6 +570,9 @@ impl<'a> Terms<'a> {
         }
         if self.was_refused() {
             return found;
+        }
+        if let Some(at) = self.left_by_foreign_bridge() {
+            found.push(format!("the caller was to end the call, and the bridge ended it at {at}"));
         }
         let models = |is: fn(&ModelSight) -> bool| -> usize {
             self.call.models.iter().flat_map(|m| &m.sightings).filter(|s| is(&s.what)).count()

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use mocks::net::{self, Roots, Throwaway, Url};
 use mocks::peer::{At, Peer as _};
 use mocks::realtime::Dial;
-use mocks::record::CallerSight;
+use mocks::record::{self, CallerSight};
 use mocks::twilio::signature;
 use mocks::webhook;
 use serde_json::Value;
@@ -42,6 +42,8 @@ const DOOR_MS: u64 = 10_000;
 const TEARDOWN_MS: u64 = 4_000;
 /// How long somebody who connects may take to say what he wants.
 const HEAD: Duration = Duration::from_secs(10);
+/// How long after its connections the end of a process is known at the latest.
+const OBITUARY: Duration = Duration::from_millis(300);
 /// How often a play looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -111,6 +113,10 @@ pub struct Played {
     pub notes: Vec<String>,
     /// The settings of each session, by call, as the model held them at the end.
     pub sessions: Vec<Vec<Value>>,
+    /// The process of the bridge ended during the play.
+    pub felled: bool,
+    /// Nobody listened where a call was to be taken.
+    pub unanswered: bool,
 }
 
 /// A bridge under test. Clones are the same one.
@@ -197,6 +203,7 @@ impl Bridge {
             planned: scenario.planned(seed).into(),
             places: Arc::default(),
             notes: Arc::default(),
+            unanswered: Arc::default(),
             tasks: Arc::default(),
         };
         let play = Play::new(wire.clone(), &scenario, seed, None);
@@ -206,7 +213,13 @@ impl Bridge {
         for planned in play.planned.iter().cloned() {
             wire.spawn(shell::caller(play.clone(), planned));
         }
-        let cut = self.watch(&play).await;
+        let mut told = false;
+        let cut = self.watch(&play, &mut told).await;
+        if !told && lost_a_caller(&play) {
+            // Its connections end before the process is known to have ended.
+            tokio::time::sleep(OBITUARY).await;
+            self.tell_of_its_end(&wire, &mut told);
+        }
         self.exchange.lines().leave(id);
         let mut tasks = std::mem::take(&mut *wire.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.abort_all();
@@ -226,24 +239,29 @@ impl Bridge {
         trace.lag_us = lag.worst_us();
         let mut notes = std::mem::take(&mut *wire.notes());
         notes.extend(refusals(&trace));
-        Ok(Played { trace, notes, sessions })
+        let unanswered = wire.unanswered.load(Ordering::Relaxed);
+        Ok(Played { trace, notes, sessions, felled: told, unanswered })
+    }
+
+    /// Notes once that the process has ended, if it has.
+    fn tell_of_its_end(&self, wire: &Wire, told: &mut bool) {
+        if let Some(how) = self.ended().filter(|_| !*told) {
+            *told = true;
+            wire.notes().push(format!("the bridge's process ended during this play: {how}"));
+        }
     }
 
     /// Waits until everybody is done. True when somebody never was.
-    async fn watch(&self, play: &Play<Wire>) -> bool {
+    async fn watch(&self, play: &Play<Wire>, told: &mut bool) -> bool {
         let wire = &play.net;
         let limit = At::ms(play.scenario.world.limit_ms);
         let mut callers_done: Option<At> = None;
-        let mut told = false;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             looks.tick().await;
             let now = wire.clock.now();
             self.exchange.lines().close_doors(wire.id, now);
-            if let Some(how) = self.ended().filter(|_| !told) {
-                told = true;
-                wire.notes().push(format!("the bridge's process ended during this play: {how}"));
-            }
+            self.tell_of_its_end(wire, told);
             if callers_done.is_none() && play.callers_done() {
                 callers_done = Some(now);
             }
@@ -258,6 +276,20 @@ impl Bridge {
             }
         }
     }
+}
+
+/// A caller's end was lost, and not by itself.
+fn lost_a_caller(play: &Play<Wire>) -> bool {
+    (0..play.planned.len()).any(|call| {
+        let caller = play.caller(call).get();
+        let lost = |what: &CallerSight| {
+            matches!(
+                what,
+                CallerSight::Ended(record::Ending::Lost { .. }) | CallerSight::Refused { status: 0 }
+            )
+        };
+        caller.record().sightings.iter().any(|seen| lost(&seen.what))
+    })
 }
 
 /// Upgrades that the bridge refused.
@@ -452,6 +484,7 @@ struct Wire {
     /// Where the upgrade of each call is to be asked for.
     places: Arc<Mutex<BTreeMap<usize, Url>>>,
     notes: Arc<Mutex<Vec<String>>>,
+    unanswered: Arc<AtomicBool>,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -485,6 +518,7 @@ impl Net for Wire {
         let place = place.ok_or_else(|| io::Error::other("a dial without an invitation"))?;
         let dialled = net::dial(&place, &self.bridge.target.roots).await;
         dialled.inspect_err(|error| {
+            self.unanswered.store(true, Ordering::Relaxed);
             self.notes().push(format!("call {call}: nobody answers at {place}: {error}"));
         })
     }
