@@ -5,7 +5,7 @@
 //! has a figure is asked when somebody looks. Every figure is described in `docs/observability.md`, and a test holds
 //! the two together.
 
-use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, ToolOutcome};
+use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, RenewalOutcome, ToolOutcome};
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
 use crate::otlp;
@@ -78,6 +78,7 @@ struct Inner {
     call_seconds: Histogram,
     setup_seconds: Histogram,
     dials: Counters<1>,
+    renewals: Counters<1>,
     dial_seconds: Histogram,
     messages: Counters<2>,
     bytes: Counters<2>,
@@ -274,6 +275,7 @@ impl Inner {
             call_seconds: Histogram::new(LASTS),
             setup_seconds: waits(),
             dials: Family::default(),
+            renewals: Family::default(),
             dial_seconds: waits(),
             messages: Family::default(),
             bytes: Family::default(),
@@ -308,6 +310,11 @@ impl Inner {
             new.setup_seconds.clone()
         });
         r.register("model_dials", "Attempts to reach the model, by what became of them", new.dials.clone());
+        r.register(
+            "session_renewals",
+            "Sessions that were to be replaced before their limit, by what became of it",
+            new.renewals.clone(),
+        );
         r.register(
             "model_dial_seconds",
             "TCP, TLS and the upgrade towards the model",
@@ -360,6 +367,9 @@ impl Inner {
         drop(self.calls.get_or_create(&[("reason", CUT)]));
         for outcome in DialOutcome::ALL {
             drop(self.dials.get_or_create(&[("outcome", outcome.name())]));
+        }
+        for outcome in RenewalOutcome::ALL {
+            drop(self.renewals.get_or_create(&[("outcome", outcome.name())]));
         }
         for leg in LEGS {
             drop(self.queued.get_or_create(&[("leg", leg)]));
@@ -493,6 +503,9 @@ impl Observe for Metrics {
                 inner.dials.get_or_create(&[("outcome", outcome.name())]).inc();
                 inner.dial_seconds.observe(took.as_secs_f64());
             }
+            CallEvent::Renewal { outcome, .. } => {
+                inner.renewals.get_or_create(&[("outcome", outcome.name())]).inc();
+            }
             CallEvent::Live { after } => inner.setup_seconds.observe(after.as_secs_f64()),
             CallEvent::BargeIn { .. } => {
                 inner.barge_ins.inc();
@@ -534,6 +547,7 @@ impl Observe for Metrics {
             | CallEvent::ModelError { .. }
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
+            | CallEvent::Renewing
             | CallEvent::ExpiringSoon => {}
         }
     }

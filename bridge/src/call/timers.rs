@@ -50,6 +50,10 @@ pub enum Timer {
     Farewell,
     /// The session nears its maximum duration.
     Expiry,
+    /// The session may be renewed from now on, or both have been quiet for long enough to do it.
+    Quiet,
+    /// A try to renew the session is due to begin, or takes too long.
+    Renewal,
     /// The longest call.
     CallLimit,
     /// The drain time is over.
@@ -61,7 +65,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 28] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -84,6 +88,8 @@ impl Timer {
         Self::Filler,
         Self::Farewell,
         Self::Expiry,
+        Self::Quiet,
+        Self::Renewal,
         Self::CallLimit,
         Self::Drain,
         Self::Notice,
@@ -115,6 +121,8 @@ impl Timer {
             Self::Filler => "filler",
             Self::Farewell => "farewell",
             Self::Expiry => "expiry",
+            Self::Quiet => "quiet",
+            Self::Renewal => "renewal",
             Self::CallLimit => "call_limit",
             Self::Drain => "drain",
             Self::Notice => "notice",
