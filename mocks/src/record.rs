@@ -391,6 +391,8 @@ pub struct ItemRecord {
     pub voice_offset: Option<usize>,
     /// Sample rate of the audio as sent: 24,000 or 8,000.
     pub rate: u32,
+    /// When it entered the conversation: so many sightings there were by then.
+    pub added: usize,
     /// Samples sent so far.
     pub sent: usize,
     /// Every sample sent, as linear PCM at `rate` (decoded when the format is G.711).

@@ -363,6 +363,7 @@ impl Model {
                     response: response.id.clone(),
                     voice_offset,
                     rate,
+                    added: self.record.sightings.len(),
                     ..ItemRecord::default()
                 });
                 let record = self.record.items.len() - 1;
