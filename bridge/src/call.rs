@@ -8,6 +8,7 @@
 //! * [`settings`]: every limit and every wait.
 //! * `talk`: the conversation: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
+//! * `renewal`: another session takes over before the server ends the one that runs.
 //! * [`leaving`]: the model ends the call, or puts the caller through.
 //! * `downlink`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
@@ -19,6 +20,7 @@ mod keypad;
 pub mod leaving;
 mod phase;
 mod playback;
+mod renewal;
 mod responses;
 pub mod settings;
 mod talk;
@@ -32,7 +34,7 @@ use crate::door::{self, Showing};
 use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
-use event::{CallEvent, Counts, DialOutcome, EndReason, Floor, ProtectionEnd};
+use event::{CallEvent, Counts, DialOutcome, EndReason, Floor, ProtectionEnd, RenewalOutcome};
 use phase::Phase;
 use playback::Returned;
 use settings::{CallConfig, Until, ms};
@@ -287,6 +289,53 @@ impl Desk {
         }
     }
 
+    /// One complete `session.update` after `session.created`; caller audio only once its formats are confirmed.
+    /// `asked`: it was sent.
+    fn configure(&mut self, asked: bool, event: &ServerEvent) -> Result<Configured, Failure> {
+        match event {
+            ServerEvent::SessionCreated { id, expires_at } if !asked => {
+                if let Some(id) = id.clone() {
+                    self.event(CallEvent::Session { id });
+                }
+                let settings = Box::new(self.config.as_ref().clone());
+                self.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
+                return Ok(Configured::Asked { expires_at: *expires_at });
+            }
+            ServerEvent::SessionUpdated { formats, expires_at } if asked => {
+                self.check_formats(formats)?;
+                return Ok(Configured::Confirmed { expires_at: *expires_at });
+            }
+            ServerEvent::Error(error) => {
+                let refused = if asked { EndReason::SessionRefused } else { EndReason::ModelRefused };
+                let reason = talk::fatal(error.name()).unwrap_or(refused);
+                return Err(Failure { reason, detail: error.name().to_owned() });
+            }
+            ServerEvent::Other { kind, known: false } => {
+                self.counts.unknown += 1;
+                self.tolerate(&format!("unknown event {kind}"));
+            }
+            // Nothing else means anything before the session is configured.
+            ServerEvent::SessionCreated { .. }
+            | ServerEvent::SessionUpdated { .. }
+            | ServerEvent::SpeechStarted { .. }
+            | ServerEvent::SpeechStopped
+            | ServerEvent::Committed { .. }
+            | ServerEvent::ItemAdded { .. }
+            | ServerEvent::Truncated { .. }
+            | ServerEvent::Transcribed { .. }
+            | ServerEvent::TranscriptionFailed { .. }
+            | ServerEvent::ResponseCreated { .. }
+            | ServerEvent::ResponseDone(_)
+            | ServerEvent::AudioDelta { .. }
+            | ServerEvent::AudioDone { .. }
+            | ServerEvent::AgentWords { .. }
+            | ServerEvent::AgentWordsDone { .. }
+            | ServerEvent::OutputItemDone { .. }
+            | ServerEvent::Other { .. } => {}
+        }
+        Ok(Configured::NotYet)
+    }
+
     fn check_formats(&self, formats: &Formats) -> Result<(), Failure> {
         let asked = self.config.format.wire_name();
         for (way, got) in [("input", &formats.input), ("output", &formats.output)] {
@@ -298,6 +347,19 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// How far the settling of a session has come.
+enum Configured {
+    NotYet,
+    /// The `session.update` was sent.
+    Asked {
+        expires_at: Option<i64>,
+    },
+    /// It was accepted: the formats are the wire's.
+    Confirmed {
+        expires_at: Option<i64>,
+    },
 }
 
 /// One phone call. Does no I/O, reads no clock, draws no randomness.
@@ -327,6 +389,10 @@ pub struct Call {
     guarded: bool,
     /// When the dial that goes on began.
     dialing_since: Option<Instant>,
+    /// When the renewal that goes on began.
+    renewing_since: Option<Instant>,
+    /// The session may be renewed at the next quiet moment.
+    renewable: bool,
     /// As last told.
     floor: Floor,
     waiting: Waiting,
@@ -367,6 +433,8 @@ impl Call {
             call_sid: None,
             guarded: false,
             dialing_since: None,
+            renewing_since: None,
+            renewable: false,
             floor: Floor::default(),
             waiting: Waiting::default(),
         }
@@ -414,7 +482,7 @@ impl Call {
             LegChange::DialFailed { why } => {
                 self.model.state = LegState::Gone;
                 self.dialed(DialOutcome::Failed, now);
-                self.fail(EndReason::DialFailed, why, now);
+                self.lose_model(EndReason::DialFailed, why, now);
             }
             LegChange::Closed { code, reason } => {
                 let detail = match code {
@@ -509,7 +577,8 @@ impl Call {
                 | Phase::AtTheDoor { .. }
                 | Phase::AwaitingMedia { .. }
                 | Phase::Dialing { .. }
-                | Phase::Configuring { .. } => {
+                | Phase::Configuring { .. }
+                | Phase::Renewing { .. } => {
                     if self.early_keys.len() < self.desk.config.dtmf.max_digits {
                         self.early_keys.push(digit);
                     }
@@ -595,11 +664,15 @@ impl Call {
     fn dial(&mut self, stream: Stream, now: Instant) {
         self.desk.timers.stop(Timer::FirstMedia);
         self.desk.timers.set(Timer::Dial, now + ms(self.desk.config.timeouts.dial_ms));
+        self.send_dial(stream.call_sid.clone(), now);
+        self.phase = Phase::Dialing { stream };
+    }
+
+    fn send_dial(&mut self, call_sid: String, now: Instant) {
         self.desk.event(CallEvent::Dialing);
         self.dialing_since = Some(now);
-        self.desk.outbox.push_back(Transmit::Dial { call_sid: stream.call_sid.clone() });
+        self.desk.outbox.push_back(Transmit::Dial { call_sid });
         self.model.state = LegState::Dialing;
-        self.phase = Phase::Dialing { stream };
     }
 
     /// The dial is over, if there was one.
@@ -635,7 +708,8 @@ impl Call {
             Phase::AwaitingStart
             | Phase::AtTheDoor { .. }
             | Phase::Dialing { .. }
-            | Phase::Configuring { .. } => {}
+            | Phase::Configuring { .. }
+            | Phase::Renewing { .. } => {}
             Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
         }
     }
@@ -643,7 +717,7 @@ impl Call {
     // ---------------------------------------------------------------------------------------- model leg
 
     fn model_open(&mut self, now: Instant) {
-        let Phase::Dialing { stream } = &self.phase else { return };
+        let Phase::Dialing { stream } = &self.phase else { return self.renewal_open(now) };
         let stream = stream.clone();
         self.dialed(DialOutcome::Connected, now);
         self.model.state = LegState::Open;
@@ -656,7 +730,8 @@ impl Call {
 
     fn handle_model(&mut self, event: ServerEvent, now: Instant) {
         match &mut self.phase {
-            Phase::Configuring { .. } => self.configure(event, now),
+            Phase::Configuring { .. } => self.configure(&event, now),
+            Phase::Renewing { .. } => self.reconfigure(&event, now),
             Phase::Live { stream, talk } => {
                 let stream = stream.clone();
                 if let Err(failure) =
@@ -675,68 +750,33 @@ impl Call {
         }
     }
 
-    /// One complete `session.update` after `session.created`; caller audio only once its formats are confirmed.
-    fn configure(&mut self, event: ServerEvent, now: Instant) {
+    /// The session is settled before the caller's audio is sent.
+    fn configure(&mut self, event: &ServerEvent, now: Instant) {
         let Phase::Configuring { stream, asked } = &mut self.phase else { return };
-        match event {
-            ServerEvent::SessionCreated { id, expires_at } if !*asked => {
+        match self.desk.configure(*asked, event) {
+            Ok(Configured::NotYet) => {}
+            Ok(Configured::Asked { expires_at }) => {
                 *asked = true;
-                if let Some(id) = id {
-                    self.desk.event(CallEvent::Session { id });
-                }
                 self.expires_at(expires_at, now);
                 self.desk.timers.stop(Timer::SessionCreated);
                 let by = now + ms(self.desk.config.timeouts.session_updated_ms);
                 self.desk.timers.set(Timer::SessionUpdated, by);
-                let settings = Box::new(self.desk.config.as_ref().clone());
-                self.desk.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
             }
-            ServerEvent::SessionUpdated { formats, expires_at } if *asked => {
-                if let Err(failure) = self.desk.check_formats(&formats) {
-                    return self.fail(failure.reason, failure.detail, now);
-                }
+            Ok(Configured::Confirmed { expires_at }) => {
                 let stream = stream.clone();
                 self.expires_at(expires_at, now);
                 self.desk.timers.stop(Timer::SessionUpdated);
                 self.desk.event(CallEvent::Live { after: now - self.began });
-                let keys = &self.early_keys;
-                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, stream.law, keys, now);
+                let keys = std::mem::take(&mut self.early_keys);
+                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, stream.law, &keys, now);
                 if let Some(round_trip) = self.round_trip {
                     talk.downlink.round_trip_seen(round_trip);
                 }
                 let talk = Box::new(talk);
                 self.phase = Phase::Live { stream, talk };
+                self.plan_renewal(now);
             }
-            ServerEvent::Error(error) => {
-                let reason = talk::fatal(error.name()).unwrap_or(if *asked {
-                    EndReason::SessionRefused
-                } else {
-                    EndReason::ModelRefused
-                });
-                self.fail(reason, error.name().to_owned(), now);
-            }
-            ServerEvent::Other { kind, known: false } => {
-                self.desk.counts.unknown += 1;
-                self.desk.tolerate(&format!("unknown event {kind}"));
-            }
-            // Nothing else means anything before the session is configured.
-            ServerEvent::SessionCreated { .. }
-            | ServerEvent::SessionUpdated { .. }
-            | ServerEvent::SpeechStarted { .. }
-            | ServerEvent::SpeechStopped
-            | ServerEvent::Committed { .. }
-            | ServerEvent::ItemAdded { .. }
-            | ServerEvent::Truncated { .. }
-            | ServerEvent::Transcribed { .. }
-            | ServerEvent::TranscriptionFailed { .. }
-            | ServerEvent::ResponseCreated { .. }
-            | ServerEvent::ResponseDone(_)
-            | ServerEvent::AudioDelta { .. }
-            | ServerEvent::AudioDone { .. }
-            | ServerEvent::AgentWords { .. }
-            | ServerEvent::AgentWordsDone { .. }
-            | ServerEvent::OutputItemDone { .. }
-            | ServerEvent::Other { .. } => {}
+            Err(Failure { reason, detail }) => self.fail(reason, detail, now),
         }
     }
 
@@ -832,6 +872,7 @@ impl Call {
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
+            | Phase::Renewing { .. }
             | Phase::Closing { .. }
             | Phase::Over => {}
         }
@@ -856,8 +897,17 @@ impl Call {
                     Some(3000..=4999) => EndReason::ModelRefused,
                     _ => EndReason::ModelLost,
                 };
-                self.fail(reason, detail, now);
+                self.lose_model(reason, detail, now);
             }
+        }
+    }
+
+    /// The model's connection is gone. That ends the call, unless it was to be replaced anyway.
+    fn lose_model(&mut self, reason: EndReason, detail: String, now: Instant) {
+        if matches!(self.phase, Phase::Renewing { .. }) {
+            self.renewal_lost(reason, detail, now);
+        } else {
+            self.fail(reason, detail, now);
         }
     }
 
@@ -888,6 +938,8 @@ impl Call {
             | Timer::Filler
             | Timer::Farewell
             | Timer::Expiry
+            | Timer::Quiet
+            | Timer::Renewal
             | Timer::CallLimit
             | Timer::Drain
             | Timer::Notice => self.desk.event(CallEvent::TimerFired(timer)),
@@ -911,6 +963,8 @@ impl Call {
             Timer::Drain => self.fail(EndReason::Drained, "the server is shutting down".to_owned(), now),
             Timer::Protection => self.unprotect(ProtectionEnd::Time),
             Timer::Expiry => self.expiring(now),
+            Timer::Quiet => self.quiet(now),
+            Timer::Renewal => self.renewal_due(now),
             Timer::CallerPing => self.ping(Leg::Caller, now),
             Timer::ModelPing => self.ping(Leg::Model, now),
             Timer::Notice => {
@@ -919,7 +973,7 @@ impl Call {
                     self.end(reason, &detail, now);
                 }
             }
-            Timer::Closing => self.drop_legs(),
+            Timer::Closing => self.closing_overdue(now),
             Timer::Mark => {
                 let patience = ms(self.desk.config.timeouts.mark_ms);
                 if let Some(downlink) = self.phase.downlink() {
@@ -1032,7 +1086,7 @@ impl Call {
     /// The model's connection is dead: closing it politely would only wait.
     fn lost_model(&mut self, reason: EndReason, detail: &str, now: Instant) {
         self.drop_leg(Leg::Model);
-        self.fail(reason, detail.to_owned(), now);
+        self.lose_model(reason, detail.to_owned(), now);
     }
 
     /// The call cannot go on, but the caller is still there: say so, then let the TwiML go on.
@@ -1045,10 +1099,16 @@ impl Call {
             return self.end(reason, &detail, now);
         };
         self.dialed(DialOutcome::Abandoned, now);
+        self.renewal_over(RenewalOutcome::Abandoned, 0, now);
+        let renews = self.desk.config.renewal.is_some() && matches!(self.phase, Phase::Live { .. });
+        if renews && reason == EndReason::SessionExpired {
+            let (outcome, took) = (RenewalOutcome::Missed, Duration::ZERO);
+            self.desk.event(CallEvent::Renewal { outcome, took, tries: 0, items: 0 });
+        }
         self.close_leg(Leg::Model, NORMAL);
         self.desk.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { talk, .. } => talk.end(&mut self.desk),
+            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => talk.end(&mut self.desk),
             Phase::AwaitingStart
             | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
@@ -1084,9 +1144,10 @@ impl Call {
             ) => talk.way_out().map_or(reason, leaving::Way::reason),
             (reason, _) => reason,
         };
+        self.renewal_over(RenewalOutcome::Abandoned, 0, now);
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { talk, .. } => {
+            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => {
                 let downlink = talk.end(&mut self.desk);
                 self.desk.transcript.cut_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
@@ -1172,6 +1233,7 @@ impl Call {
             let (reason, detail) = (*reason, detail.clone());
             self.end(reason, &detail, now);
         }
+        self.watch_quiet(now);
         for said in self.desk.transcript.news() {
             self.desk.event(CallEvent::Said(said));
         }

@@ -991,6 +991,15 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     if let Some(filler) = &call.filler {
         range("call.filler.after_ms", filler.after_ms, 100, WAIT_MS_MAX);
     }
+    if let Some(renewal) = &call.renewal {
+        range("call.renewal.before_ms", renewal.before_ms, 1, WAIT_MS_MAX);
+        range("call.renewal.after_ms", renewal.after_ms.unwrap_or(1), 1, WAIT_MS_MAX);
+        range("call.renewal.quiet_ms", renewal.quiet_ms, 100, 60_000);
+        range("call.renewal.history_items", renewal.history_items as u64, 0, 1_000);
+        range("call.renewal.history_bytes", renewal.history_bytes as u64, 0, 1_000_000);
+        range("call.renewal.tries", renewal.tries.into(), 1, 10);
+        range("call.renewal.try_ms", renewal.try_ms, 100, WAIT_MS_MAX);
+    }
     for tool in &call.tools {
         range(&format!("timeout_ms of the function {:?}", tool.name), tool.timeout_ms, 1, WAIT_MS_MAX);
     }
@@ -1008,6 +1017,21 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
              is the most: mark less often, or lead less",
             pacing.mark_every_ms, pacing.lead_ms
         ));
+    }
+    if let Some(renewal) = &call.renewal {
+        let longest_ms = renewal.longest_ms(waits);
+        if longest_ms > call.limits.backlog_ms {
+            refuse(format!(
+                "call.renewal: {} tries of {} ms may take {longest_ms} ms in all, and what the caller says meanwhile is \
+                 kept for call.limits.backlog_ms = {}: try less often or for a shorter time, or keep more",
+                renewal.tries, renewal.try_ms, call.limits.backlog_ms
+            ));
+        }
+        if call.transcription.is_none() {
+            refuse(
+                "call.renewal needs call.transcription: the next session is told in words what the caller said".into(),
+            );
+        }
     }
     if waits.caller_silent_ms <= waits.ping_ms {
         refuse(format!(
@@ -1394,6 +1418,15 @@ mod tests {
                 "BRIDGE_OPERATOR_TOKEN needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
             ),
             ("[[call.tools]]\nname = \"end_call\"", "\"end_call\" is a function of the bridge's own"),
+            (
+                "[call]\ntranscription = { model = \"x\" }\n[call.renewal]\ntry_ms = 3000",
+                "may take 12400 ms in all, and what the caller says meanwhile is kept for call.limits.backlog_ms = 10000",
+            ),
+            (
+                "[call]\ntranscription = { model = \"x\" }\n[call.renewal]\nquiet_ms = 0",
+                "call.renewal.quiet_ms = 0: between 100 and 60000",
+            ),
+            ("[call.renewal]", "call.renewal needs call.transcription"),
             ("[call.leaving]\nfarewell_ms = 0", "call.leaving.farewell_ms = 0: between 1 and"),
             ("[tls]\ncert_file = \"x\"", "tls needs both"),
             ("notice_file = \"/nowhere/notice.ulaw\"", "notice_file /nowhere/notice.ulaw: cannot read it"),

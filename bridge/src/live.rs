@@ -8,7 +8,7 @@
 //! watches comes by ten times a second, takes what has changed, and gets the newest state however slow they read. All of
 //! it is bounded: lines of a call, calls that are over, watchers.
 
-use crate::call::event::{CallEvent, Floor, Line, Said, Speaker};
+use crate::call::event::{CallEvent, Floor, Line, RenewalOutcome, Said, Speaker};
 use crate::config::{Config, Secret};
 use crate::driver;
 use crate::meter::Traffic;
@@ -240,8 +240,12 @@ impl Room {
     fn heard(&mut self, now: Instant, event: &CallEvent, version: u64) {
         match event {
             CallEvent::Started { call_sid, .. } => self.call_sid.clone_from(call_sid),
+            CallEvent::Dialing if self.state == "renewing" => {}
             CallEvent::Dialing => self.state = "dialing",
-            CallEvent::Live { .. } => self.state = "live",
+            CallEvent::Renewing => self.state = "renewing",
+            CallEvent::Live { .. } | CallEvent::Renewal { outcome: RenewalOutcome::Renewed, .. } => {
+                self.state = "live"
+            }
             CallEvent::BargeIn { .. } => self.barge_ins += 1,
             CallEvent::Silenced { after } => self.silenced = Some(*after),
             CallEvent::Said(said) => self.said(said, version),
@@ -273,6 +277,7 @@ impl Room {
             | CallEvent::Keypad { .. }
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
+            | CallEvent::Renewal { .. }
             | CallEvent::ExpiringSoon => {}
         }
     }

@@ -5,7 +5,9 @@
 //! has a figure is asked when somebody looks. Every figure is described in `docs/observability.md`, and a test holds
 //! the two together.
 
-use crate::call::event::{CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, ToolOutcome};
+use crate::call::event::{
+    CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, RenewalOutcome, ToolOutcome,
+};
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
 use crate::otlp;
@@ -78,6 +80,7 @@ struct Inner {
     call_seconds: Histogram,
     setup_seconds: Histogram,
     dials: Counters<1>,
+    renewals: Counters<1>,
     dial_seconds: Histogram,
     messages: Counters<2>,
     bytes: Counters<2>,
@@ -276,6 +279,7 @@ impl Inner {
             call_seconds: Histogram::new(LASTS),
             setup_seconds: waits(),
             dials: Family::default(),
+            renewals: Family::default(),
             dial_seconds: waits(),
             messages: Family::default(),
             bytes: Family::default(),
@@ -312,6 +316,11 @@ impl Inner {
             new.setup_seconds.clone()
         });
         r.register("model_dials", "Attempts to reach the model, by what became of them", new.dials.clone());
+        r.register(
+            "session_renewals",
+            "Sessions that were to be replaced before their limit, by what became of it",
+            new.renewals.clone(),
+        );
         r.register(
             "model_dial_seconds",
             "TCP, TLS and the upgrade towards the model",
@@ -373,6 +382,9 @@ impl Inner {
         }
         for end in ProtectionEnd::ALL {
             drop(self.protections.get_or_create(&[("end", end.name())]));
+        }
+        for outcome in RenewalOutcome::ALL {
+            drop(self.renewals.get_or_create(&[("outcome", outcome.name())]));
         }
         for leg in LEGS {
             drop(self.queued.get_or_create(&[("leg", leg)]));
@@ -507,6 +519,9 @@ impl Observe for Metrics {
                 inner.dials.get_or_create(&[("outcome", outcome.name())]).inc();
                 inner.dial_seconds.observe(took.as_secs_f64());
             }
+            CallEvent::Renewal { outcome, .. } => {
+                inner.renewals.get_or_create(&[("outcome", outcome.name())]).inc();
+            }
             CallEvent::Live { after } => inner.setup_seconds.observe(after.as_secs_f64()),
             CallEvent::Unprotected { why, .. } => {
                 inner.protections.get_or_create(&[("end", why.name())]).inc();
@@ -551,6 +566,7 @@ impl Observe for Metrics {
             | CallEvent::ModelError { .. }
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
+            | CallEvent::Renewing
             | CallEvent::ExpiringSoon => {}
         }
     }

@@ -200,6 +200,8 @@ pub struct Usage {
 /// A complete function call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionCall {
+    /// The item it is, when the server says so.
+    pub item: Option<String>,
     /// Names the call; the output must carry it.
     pub call_id: String,
     /// The function.
@@ -481,6 +483,7 @@ fn usage(usage: &Value) -> Option<Usage> {
 fn function_call(item: &Value) -> Option<FunctionCall> {
     (item["type"] == "function_call").then_some(())?;
     Some(FunctionCall {
+        item: string(&item["id"]),
         call_id: string(&item["call_id"])?,
         name: string(&item["name"]).unwrap_or_default(),
         arguments: string(&item["arguments"]).unwrap_or_default(),
@@ -545,6 +548,66 @@ pub enum ClientEvent {
         /// Usually JSON text.
         output: String,
     },
+    /// Something that was said or done in an earlier session of the call.
+    Past(Past),
+}
+
+/// An item of the conversation of an earlier session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// What the caller said or pressed.
+    User(String),
+    /// What the caller heard the agent say.
+    Agent(String),
+    /// A function call.
+    Call {
+        /// Names the call; its output follows.
+        call_id: String,
+        /// The function.
+        name: String,
+        /// JSON text, as the model wrote it.
+        arguments: String,
+    },
+    /// The output of the call before it.
+    Output {
+        /// The call.
+        call_id: String,
+        /// Usually JSON text.
+        output: String,
+    },
+}
+
+impl Past {
+    /// Bytes of text in it.
+    pub fn text_len(&self) -> usize {
+        match self {
+            Self::User(text) | Self::Agent(text) => text.len(),
+            Self::Call { call_id, name, arguments } => call_id.len() + name.len() + arguments.len(),
+            Self::Output { call_id, output } => call_id.len() + output.len(),
+        }
+    }
+
+    fn item(&self, dialect: Dialect) -> Value {
+        // The server names them: an item's name is its own session's.
+        match self {
+            Self::User(text) => {
+                json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] })
+            }
+            Self::Agent(text) => {
+                let kind = match dialect {
+                    Dialect::Ga => "output_text",
+                    Dialect::Beta => "text",
+                };
+                json!({ "type": "message", "role": "assistant", "content": [{ "type": kind, "text": text }] })
+            }
+            Self::Call { call_id, name, arguments } => {
+                json!({ "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments })
+            }
+            Self::Output { call_id, output } => {
+                json!({ "type": "function_call_output", "call_id": call_id, "output": output })
+            }
+        }
+    }
 }
 
 impl ClientEvent {
@@ -603,6 +666,9 @@ impl ClientEvent {
                 "item": { "type": "function_call_output", "call_id": call_id, "output": output },
             })
             .to_string(),
+            Self::Past(past) => {
+                json!({ "type": "conversation.item.create", "item": past.item(dialect) }).to_string()
+            }
         }
     }
 }

@@ -637,6 +637,8 @@ impl Observe for StoreCalls {
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
             | CallEvent::ExpiringSoon
+            | CallEvent::Renewing
+            | CallEvent::Renewal { .. }
             | CallEvent::Notice { .. } => return,
         };
         let record = Record { call: open.name.clone(), at_ms: open.at_ms(now), what };

@@ -3,7 +3,7 @@
 //! A call's start and end are `info`, a caller who had to be told that it cannot go on is `warn`, a change of
 //! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
 
-use crate::call::event::{CallEvent, Floor};
+use crate::call::event::{CallEvent, Floor, RenewalOutcome};
 use crate::config::{Log, LogFormat};
 use crate::registry::CallKey;
 use crate::serve::Observe;
@@ -80,6 +80,14 @@ impl Observe for LogCalls {
             CallEvent::ModelError { code } => debug!(code = code.as_str(), "the model reported a problem"),
             CallEvent::Tolerated { what } => debug!(what = what.as_str(), "tolerated"),
             CallEvent::TimerFired(timer) => debug!(timer = timer.name(), "timer fired"),
+            CallEvent::Renewing => debug!("the session is given up for another one"),
+            CallEvent::Renewal { outcome: RenewalOutcome::Renewed, took, tries, items } => {
+                info!(took_ms = ms(*took), tries, items, "another session goes on with the call");
+            }
+            CallEvent::Renewal { outcome, took, tries, .. } => {
+                let outcome = outcome.name();
+                warn!(outcome, took_ms = ms(*took), tries, "the session was not renewed");
+            }
             CallEvent::ExpiringSoon => debug!("the session nears its maximum duration"),
             CallEvent::Notice { reason } => {
                 warn!(reason = reason.name(), "the caller is told that the call ends")

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::audio::{FRAME_BYTES, Format};
 use bridge::call::event::{CallEvent, Said};
-use bridge::call::settings::{CallConfig, ToolSpec};
+use bridge::call::settings::{CallConfig, Renewal, ToolSpec};
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use bridge::realtime::ClientEvent;
 use bridge::twilio::ToTwilio;
@@ -93,6 +93,11 @@ struct World {
     chunk: u64,
     timestamp: u64,
     ended: bool,
+    /// The sessions do not say when they end, so that their age counts.
+    renews: bool,
+    dialing: bool,
+    /// The model's connection is open, and the call has not left it.
+    connected: bool,
     /// What somebody knows of the transcript who hears it grow.
     said: BTreeMap<String, String>,
 }
@@ -115,13 +120,20 @@ impl World {
                 Transmit::Model(ClientEvent::ToolOutput { call_id, .. }) => {
                     assert!(self.tools.insert(call_id.clone()), "{call_id} was answered twice");
                 }
+                Transmit::Dial { .. } => {
+                    assert!(!self.connected, "a second session beside the first");
+                    self.dialing = true;
+                    self.outstanding = None;
+                }
+                Transmit::Close { leg: Leg::Model, .. } | Transmit::Drop(Leg::Model) => {
+                    self.connected = false
+                }
                 Transmit::Model(ClientEvent::UserText { item, .. }) => assert!(item.len() <= 32),
                 Transmit::Caller { .. }
                 | Transmit::Model(_)
                 | Transmit::WithdrawAudio
                 | Transmit::Ping(_)
                 | Transmit::Show(_)
-                | Transmit::Dial { .. }
                 | Transmit::Close { .. }
                 | Transmit::Drop(_)
                 | Transmit::HoldModel(_)
@@ -181,7 +193,11 @@ impl World {
                 let leg = if caller { Leg::Caller } else { Leg::Model };
                 self.call.handle_frame(leg, Incoming::Binary(7), self.now);
             }
-            Input::ModelOpens => self.call.handle_leg(Leg::Model, LegChange::Open, self.now),
+            Input::ModelOpens => {
+                self.connected |= std::mem::take(&mut self.dialing);
+                self.call.handle_leg(Leg::Model, LegChange::Open, self.now);
+            }
+            Input::SessionCreated if self.renews => self.text(Leg::Model, r#"{"type":"session.created","session":{}}"#),
             Input::SessionCreated => self.text(Leg::Model, r#"{"type":"session.created","session":{"expires_at":1000}}"#),
             Input::SessionUpdated => self.text(Leg::Model, r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcm"}},"output":{"format":{"type":"audio/pcm"}}}}}"#),
             Input::SpeechStarted => self.text(Leg::Model, r#"{"type":"input_audio_buffer.speech_started","item_id":"u"}"#),
@@ -237,6 +253,9 @@ impl World {
                     3 => LegChange::Closed { code: Some(1011), reason: String::new() },
                     _ => LegChange::Lost { why: "reset".into() },
                 };
+                if leg == Leg::Model && matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
+                    self.connected = false;
+                }
                 self.call.handle_leg(leg, change, self.now);
             }
             Input::Drain => {
@@ -259,12 +278,15 @@ proptest! {
         pcmu in any::<bool>(),
         // Half of the calls begin where the interesting things happen.
         live in any::<bool>(),
+        // Half of the sessions are renewed as soon as it is quiet.
+        renews in any::<bool>(),
     ) {
         let config = CallConfig {
             format: if pcmu { Format::Pcmu } else { Format::Pcm24k },
             tools: vec![ToolSpec { name: "lookup".into(), description: String::new(), parameters: serde_json::json!({}), timeout_ms: 2_000 }],
             // A wait that gives up on a request frees the place for the next one; that rule has its own tests.
             timeouts: bridge::call::settings::Timeouts { first_audio_ms: 10_000_000, ..Default::default() },
+            renewal: renews.then(|| Renewal { after_ms: Some(1), ..Renewal::default() }),
             ..CallConfig::default()
         };
         let now = Instant::now();
@@ -279,6 +301,9 @@ proptest! {
             chunk: 0,
             timestamp: 0,
             ended: false,
+            renews,
+            dialing: false,
+            connected: false,
             said: BTreeMap::new(),
         };
         if live {

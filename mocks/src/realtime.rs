@@ -32,7 +32,7 @@ mod words;
 mod tests;
 
 pub use script::{
-    AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
+    Again, AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
 };
 pub use words::in_words;
@@ -50,8 +50,8 @@ use vad::Detector;
 /// The model of a connection that did not name one.
 const DEFAULT_MODEL: &str = "gpt-realtime-2.1";
 
-/// Longest session of the service.
-const SESSION_S: u64 = 3_600;
+/// Longest session of the service, seconds.
+pub const SESSION_S: u64 = 3_600;
 
 /// How long the service waits for the answer to its close frame.
 const CLOSE_PATIENCE_MS: u64 = 10_000;
@@ -107,6 +107,16 @@ pub struct ModelIdentity {
     pub epoch_unix: i64,
 }
 
+/// How far the script of a call has been played, for the connection that goes on with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    turns_used: usize,
+    user_turns: usize,
+    voices_used: u64,
+    /// When the first session of the call was settled.
+    settled: Option<At>,
+}
+
 /// One Realtime connection with a scripted model behind it. See [`Peer`] for how to drive it.
 #[derive(Debug)]
 pub struct Model {
@@ -150,9 +160,7 @@ pub struct Model {
     /// The response of the default conversation that is not done.
     active: Option<u64>,
     responses_made: u64,
-    turns_used: usize,
-    user_turns: usize,
-    voices_used: u64,
+    progress: Progress,
 }
 
 /// How the connection stands.
@@ -243,10 +251,19 @@ impl Model {
             pending: BTreeMap::new(),
             active: None,
             responses_made: 0,
-            turns_used: 0,
-            user_turns: 0,
-            voices_used: 0,
+            progress: Progress::default(),
         }
+    }
+
+    /// Goes on with the script where an earlier connection of the same call has left it: what was said is not said
+    /// again, and what has happened does not happen again.
+    pub const fn goes_on(&mut self, progress: Progress) {
+        self.progress = progress;
+    }
+
+    /// How far the script has been played.
+    pub const fn progress(&self) -> Progress {
+        self.progress
     }
 
     /// Tells the request target of the upgrade, e.g. `/v1/realtime?model=gpt-realtime-2.1`, before it opens.
@@ -388,9 +405,12 @@ impl Model {
         self.say(now, "session.updated", json!({ "session": session }), Some(ModelSight::SentSessionUpdated));
         self.updates_sent += 1;
         if self.updates_sent == 1 {
+            let settled = *self.progress.settled.get_or_insert(now);
             let plan: Vec<_> = self.script.events.iter().map(|event| event.at_ms).enumerate().collect();
-            for (index, at_ms) in plan {
-                self.later(now.plus_ms(at_ms), Task::Scripted(index));
+            for (index, at) in plan.into_iter().map(|(index, at_ms)| (index, settled.plus_ms(at_ms))) {
+                if at >= now {
+                    self.later(at, Task::Scripted(index));
+                }
             }
         }
     }

@@ -340,6 +340,15 @@ pub enum ModelSight {
         /// Its text.
         text: String,
     },
+    /// A function call arrived that an earlier session made.
+    GotCall {
+        /// Its call id.
+        call_id: String,
+        /// The function.
+        name: String,
+        /// Its arguments.
+        arguments: String,
+    },
     /// A function call output arrived.
     GotToolOutput {
         /// Which call it answers.
@@ -382,6 +391,8 @@ pub struct ItemRecord {
     pub voice_offset: Option<usize>,
     /// Sample rate of the audio as sent: 24,000 or 8,000.
     pub rate: u32,
+    /// When it entered the conversation: so many sightings there were by then.
+    pub added: usize,
     /// Samples sent so far.
     pub sent: usize,
     /// Every sample sent, as linear PCM at `rate` (decoded when the format is G.711).
@@ -405,6 +416,8 @@ pub struct ModelRecord {
     pub appended: Vec<u8>,
     /// The session's input format at the first append: `audio/pcm` (16-bit LE, 24 kHz) or `audio/pcmu`.
     pub input_format: String,
+    /// What the last accepted `session.update` asked for.
+    pub settings: Option<serde_json::Value>,
     /// Items with audio, in order of creation.
     pub items: Vec<ItemRecord>,
     /// Ids of every conversation item in order, as the server holds them at the end.

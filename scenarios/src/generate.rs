@@ -12,9 +12,11 @@ use crate::seed::Seed;
 use crate::stage::StageKind;
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
-use bridge::call::settings::{CallConfig, DialWhen, Dialect, Protection, ToolSpec, Transcription, Until};
+use bridge::call::settings::{
+    CallConfig, DialWhen, Dialect, Protection, Renewal, ToolSpec, Transcription, Until,
+};
 use mocks::realtime::{
-    Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
+    Again, Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Stall as Pause, TimedEvent, Transcription as Written, Turn, When,
 };
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle};
@@ -87,6 +89,8 @@ enum Hazard {
     Crowd,
     /// What only happens to bytes: pieces, hesitations, small windows, narrow lines. Only on pipes.
     Bytes,
+    /// Sessions that end before their calls, and are renewed.
+    Renewal,
 }
 
 /// Every class, and how a purpose names it.
@@ -117,6 +121,7 @@ const HAZARDS: &[(Hazard, &str)] = &[
     (Hazard::Words, "transcripts"),
     (Hazard::Crowd, "several calls"),
     (Hazard::Bytes, "trouble with single bytes"),
+    (Hazard::Renewal, "renewed sessions"),
 ];
 
 /// How much of a hazard there is.
@@ -143,7 +148,8 @@ impl Swarm {
         let mut all: Vec<_> = HAZARDS.iter().map(|(hazard, _)| (*hazard, level(&mut dice))).collect();
         // A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends
         // nothing: whoever only sees the two ends cannot tell.
-        let ends_calls = [Hazard::Failures, Hazard::Silence, Hazard::Opening, Hazard::ModelLeaves];
+        let ends_calls =
+            [Hazard::Failures, Hazard::Silence, Hazard::Opening, Hazard::ModelLeaves, Hazard::Renewal];
         if all.iter().any(|(hazard, level)| ends_calls.contains(hazard) && *level != Level::Off) {
             for (hazard, level) in &mut all {
                 if matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish) {
@@ -278,7 +284,49 @@ pub fn generate(seed: Seed) -> Scenario {
         }
     }
     weather(&mut scenario, &swarm, &mut Dice::of(seed, "weather"));
+    renewals(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "renewals"));
     scenario
+}
+
+// ---------------------------------------------------------------------------------------------- renewals
+
+fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+    if level == Level::Off {
+        return;
+    }
+    // Long enough for the last words, short enough for the calls of a world.
+    let expires_after_s = 12 + dice.below(12);
+    scenario.bridge.timeouts.before_expiry_ms = 1_000;
+    scenario.bridge.renewal = Some(Renewal {
+        before_ms: 20_000,
+        quiet_ms: dice.one(&[100, 300, 1_000]),
+        history_items: dice.one(&[200, 200, 200, 4, 0]),
+        ..Renewal::default()
+    });
+    if dice.chance(70) {
+        let model = "gpt-4o-mini-transcribe".into();
+        scenario.bridge.transcription.get_or_insert(Transcription { model, language: None });
+    }
+    for call in &mut scenario.calls {
+        call.model.expires_after_s = Some(expires_after_s);
+        for _ in 0..3 {
+            let mut again = Again { expires_after_s: Some(expires_after_s + 40), ..Again::default() };
+            if dice.strikes(level) {
+                let dials = [Dial::Refuses, Dial::Hangs, Dial::HangsInUpgrade, Dial::AnswersHttp(503)];
+                again.dial = Some(dice.one(&dials));
+            } else if dice.strikes(level) {
+                again.dial_ms = Some(dice.ms(100, 2_500));
+            } else if dice.strikes(level) {
+                again.created_after_ms = Some(dice.ms(100, 2_500));
+            }
+            call.model.again.push(again);
+        }
+        // Somebody who has finished stays on the line for a while, so that there is something to renew.
+        if dice.chance(60) {
+            let at = call.caller.steps.len().saturating_sub(1);
+            call.caller.steps.insert(at, CallerStep::Waits(dice.ms(2_000, 10_000)));
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- settings

@@ -8,6 +8,7 @@ use crate::listen::Hearing;
 use crate::oracle::Case;
 use crate::oracle::barge_in::{BargeIn, barge_ins, cuts};
 use crate::oracle::greet::window;
+use crate::oracle::renewal::followed;
 use crate::oracle::terms::Terms;
 use crate::stage::StageKind;
 use crate::trace::Trace;
@@ -182,6 +183,7 @@ milestones! { anywhere {
     },
     "the microphone was G.711 all the way" => |s| s.case.call.models.iter().any(|m| m.input_format == "audio/pcmu"),
     "the microphone was transcoded" => |s| s.case.call.models.iter().any(|m| m.input_format == "audio/pcm"),
+    "a session was renewed" => |s| !followed(s.case.call).is_empty(),
     "two calls at once" => |s| s.case.trace.calls.len() > 1,
     "ended: stopped" => |s| s.ended_by(EndReason::Stopped),
     "ended: caller_closed" => |s| s.ended_by(EndReason::CallerClosed),

@@ -12,6 +12,7 @@
 //! * [`protocol`][]: legal, one, format, mark, tool, start.
 //! * [`lifecycle`][]: tear, go on, robust, owner, text, expect.
 //! * [`leaving`][]: auth, bye.
+//! * [`renewal`][]: renew.
 //! * [`limits`][]: bound.
 //! * [`terms`][]: what the scenario grants: weather, settings, slack; [`slack`][]: what real time grants.
 
@@ -22,6 +23,7 @@ pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
 pub mod protocol;
+pub mod renewal;
 pub mod slack;
 pub mod terms;
 
@@ -90,6 +92,7 @@ pub const ALL: &[Oracle] = &[
     lifecycle::OWNER,
     leaving::AUTH,
     leaving::BYE,
+    renewal::RENEW,
     lifecycle::TEXT,
     lifecycle::EXPECT,
     limits::BOUND,

@@ -162,6 +162,36 @@ pub fn all() -> Vec<Sabotage> {
             each(|m| if m.is_clear() { m.and_close() } else { m.unspoiled() })
         }),
         head("bye", "goodbye", "never hangs up", || Box::new(NeverHangsUp)),
+        head("renew", "answer_at_the_limit", "gives the session up in mid-answer", || {
+            Box::new(TakesAllForHeard)
+        }),
+        head("renew", "words_at_the_limit", "gives the session up in mid-sentence", || {
+            Box::new(DeafToSpeech)
+        }),
+        head("renew", "renewal", "never renews a session", || Box::new(KnowsNoLimit)),
+        wire("renew", "renewal", "forgets what was said", || {
+            each(|m| if m.has_type("conversation.item.create") { vec![] } else { m.unspoiled() })
+        }),
+        head("renew", "renewal", "tells the next session what nobody heard", || {
+            Box::new(TellsTheUnheard::default())
+        }),
+        wire("renew", "renewal", "greets in every session", || {
+            in_the_second_session(|nth, m| {
+                let greets = nth == 0 && m.is_append();
+                if greets { m.with_model_event(&json!({"type": "response.create"})) } else { m.unspoiled() }
+            })
+        }),
+        wire("renew", "renewal", "sets the next session in another way", || {
+            in_the_second_session(|_, m| {
+                if !m.has_type("session.update") {
+                    return m.unspoiled();
+                }
+                m.changed(Leg::Model, |json| json["session"]["instructions"] = json!("Be somebody else."))
+            })
+        }),
+        wire("bytes_in", "words_without_a_session", "loses what was said without a session", || {
+            in_the_second_session(|nth, m| if nth < 3 && m.is_append() { vec![] } else { m.unspoiled() })
+        }),
         record("text", "barge_in", "writes down what was never heard", |mut trace| {
             said_in_full(&mut trace);
             trace
@@ -437,6 +467,66 @@ const GROUNDS: &[(&str, &str)] = &[
         model.turns = [{ answers = 4000, speed = 6.0, calls = [{ name = "end_call" }] }, { answers = 1500 }]
         [expect]
         end = "stopped"
+        "#,
+    ),
+    (
+        "renewal",
+        r#"
+        purpose = "A session is renewed after an interruption."
+        [bridge]
+        greeting = "Greet the caller."
+        transcription = { model = "whisper-1" }
+        timeouts.before_expiry_ms = 9000
+        renewal = { before_ms = 15000 }
+        [[call]]
+        caller.steps = [
+            "hears_start", "hears_end", { says = 1000 }, "hears_start", { hears_for = 2000 }, { says = 700 },
+            "hears_start", "hears_end", { waits = 10000 }, { says = 1000 }, "hears_start", "hears_end", "hangs_up",
+        ]
+        model.expires_after_s = 30
+        model.again = [{ expires_after_s = 300 }]
+        model.turns = [{ answers = 1200 }, { answers = 6000 }, { answers = 1500 }, { answers = 1000 }]
+        [expect]
+        renewals = 1
+        "#,
+    ),
+    (
+        "answer_at_the_limit",
+        r#"
+        purpose = "A long answer while the session nears its limit."
+        [bridge]
+        timeouts.before_expiry_ms = 9000
+        renewal = { before_ms = 15000 }
+        [[call]]
+        caller.steps = [{ waits = 13000 }, { says = 1000 }, "hears_start", "hears_end", { waits = 2000 }, "hangs_up"]
+        model.expires_after_s = 35
+        model.turns = [{ answers = 8000 }]
+        "#,
+    ),
+    (
+        "words_at_the_limit",
+        r#"
+        purpose = "A long sentence of the caller while the session nears its limit."
+        [bridge]
+        timeouts.before_expiry_ms = 9000
+        renewal = { before_ms = 15000 }
+        [[call]]
+        caller.steps = [{ waits = 17000 }, { says = 6000 }, "hears_start", "hears_end", { waits = 1000 }, "hangs_up"]
+        model.expires_after_s = 35
+        "#,
+    ),
+    (
+        "words_without_a_session",
+        r#"
+        purpose = "The caller speaks while the session is renewed."
+        [bridge]
+        timeouts.before_expiry_ms = 9000
+        renewal = { before_ms = 15000 }
+        [[call]]
+        caller.steps = [{ waits = 16500 }, { says = 1500 }, "hears_start", "hears_end", { waits = 500 }, "hangs_up"]
+        caller.hang_up_after_ms = 40000
+        model.expires_after_s = 30
+        model.again = [{ dial_ms = 1900, expires_after_s = 300 }]
         "#,
     ),
     (
@@ -726,6 +816,20 @@ fn appends(from: usize, to: usize, spoil: fn(Message) -> Instead) -> Box<dyn Sab
     })
 }
 
+/// Spoils what is said to the second session of a call; each message with how many appends went before it.
+fn in_the_second_session(spoil: fn(usize, Message) -> Instead) -> Box<dyn Saboteur> {
+    let (mut sessions, mut appends) = (0, 0);
+    each(move |message| {
+        sessions += usize::from(message.has_type("session.update"));
+        if sessions < 2 {
+            return message.unspoiled();
+        }
+        let before = appends;
+        appends += usize::from(message.is_append());
+        spoil(before, message)
+    })
+}
+
 /// Clears an ear that has been empty for a while, once.
 #[derive(Default)]
 struct ClearsNothing {
@@ -939,6 +1043,88 @@ impl Defect for NeverHangsUp {
         if event["type"] == "response.done" {
             event["response"]["output"] = json!([]);
             return vec![(0, Act::Hear(Told::Text(Leg::Model, event.to_string())))];
+        }
+        vec![(0, Act::Hear(told))]
+    }
+}
+
+/// The JSON of what is told on this leg.
+fn told_on(leg: Leg, told: &Told) -> Option<Value> {
+    let Told::Text(on, text) = told else { return None };
+    (*on == leg).then(|| serde_json::from_str(text).ok())?
+}
+
+/// Takes what was sent for heard.
+struct TakesAllForHeard;
+
+impl Defect for TakesAllForHeard {
+    fn says(&mut self, out: BridgeOut, _now: At) -> Vec<(u64, Act)> {
+        let mark = Message { out: out.clone() }.json(Leg::Caller).filter(|json| json["event"] == "mark");
+        let echo = mark.map(|mark| (1, Act::Hear(Told::Text(Leg::Caller, mark.to_string()))));
+        [(0, Act::Say(out))].into_iter().chain(echo).collect()
+    }
+
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let is_mark = told_on(Leg::Caller, &told).is_some_and(|json| json["event"] == "mark");
+        if is_mark { Vec::new() } else { vec![(0, Act::Hear(told))] }
+    }
+}
+
+/// Does not hear that the caller speaks, before it is over.
+struct DeafToSpeech;
+
+impl Defect for DeafToSpeech {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let is_speech = told_on(Leg::Model, &told)
+            .is_some_and(|json| json["type"] == "input_audio_buffer.speech_started");
+        if is_speech { Vec::new() } else { vec![(0, Act::Hear(told))] }
+    }
+}
+
+/// Does not read when a session ends.
+struct KnowsNoLimit;
+
+impl Defect for KnowsNoLimit {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        let Some(mut event) = told_on(Leg::Model, &told) else { return vec![(0, Act::Hear(told))] };
+        if let Some(session) = event["session"].as_object_mut() {
+            session.remove("expires_at");
+        }
+        vec![(0, Act::Hear(Told::Text(Leg::Model, event.to_string())))]
+    }
+}
+
+/// Remembers what the agent said whole, and tells the next session that.
+#[derive(Default)]
+struct TellsTheUnheard {
+    said: Vec<String>,
+    /// What is being said.
+    item: String,
+}
+
+impl Defect for TellsTheUnheard {
+    fn says(&mut self, out: BridgeOut, _now: At) -> Vec<(u64, Act)> {
+        let message = Message { out };
+        let Some(item) = message.json(Leg::Model).filter(|json| json["item"]["role"] == "assistant") else {
+            return vec![(0, Act::Say(message.out))];
+        };
+        let heard = item["item"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+        let whole = self.said.iter().find(|said| said.starts_with(&heard)).unwrap_or(&heard).clone();
+        let instead = message.changed(Leg::Model, |json| json["item"]["content"][0]["text"] = json!(whole));
+        instead.into_iter().map(|(delay, out)| (delay, Act::Say(out))).collect()
+    }
+
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        if let Some(event) = told_on(Leg::Model, &told)
+            && event["type"] == "response.output_audio_transcript.delta"
+        {
+            let item = event["item_id"].as_str().unwrap_or_default();
+            let delta = event["delta"].as_str().unwrap_or_default();
+            match self.said.last_mut().filter(|_| self.item == item) {
+                Some(said) => said.push_str(delta),
+                None => self.said.push(delta.to_owned()),
+            }
+            item.clone_into(&mut self.item);
         }
         vec![(0, Act::Hear(told))]
     }

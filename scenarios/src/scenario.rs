@@ -191,6 +191,9 @@ pub struct Expect {
     /// Exactly this many function outputs in each call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_outputs: Option<u32>,
+    /// The session of each call was followed by another exactly this often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewals: Option<u32>,
     /// Exactly this many calls of the scenario were refused before they began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<u32>,

@@ -222,6 +222,8 @@ impl CallTrace {
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
             | CallEvent::ExpiringSoon
+            | CallEvent::Renewing
+            | CallEvent::Renewal { .. }
             | CallEvent::Notice { .. } => None,
         })
     }
@@ -395,6 +397,9 @@ fn model_in_words(
             (Way::Got, "truncate", format!("{item} at {ms}"))
         }
         ModelSight::GotText { role, text } => (Way::Got, "text", format!("{role}: {text}")),
+        ModelSight::GotCall { call_id, name, arguments } => {
+            (Way::Got, "call", format!("{call_id} of {name} with {arguments}"))
+        }
         ModelSight::GotToolOutput { call_id, fresh, output } => {
             (Way::Got, "output", format!("{call_id}{}: {output}", if *fresh { "" } else { " again" }))
         }
@@ -453,6 +458,12 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
         CallEvent::ModelError { code } => format!("the model reported {code}"),
         CallEvent::Tolerated { what } => format!("tolerated {what}"),
         CallEvent::TimerFired(timer) => format!("timer {} fired", timer.name()),
+        CallEvent::Renewing => "gives the session up for another one".into(),
+        CallEvent::Renewal { outcome, took, tries, items } => format!(
+            "the renewal of the session is over after {} ms and {tries} tries: {}, {items} items told",
+            took.as_millis(),
+            outcome.name()
+        ),
         CallEvent::ExpiringSoon => "the session nears its end".into(),
         CallEvent::Notice { reason } => format!("tells the caller that the call cannot go on: {reason}"),
         CallEvent::Ended { reason, detail, lasted, .. } => {

@@ -267,6 +267,34 @@ impl ProtectionEnd {
     }
 }
 
+/// What became of the renewal of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RenewalOutcome {
+    /// Another session goes on with the call.
+    Renewed,
+    /// No try succeeded.
+    Failed,
+    /// The call ended first.
+    Abandoned,
+    /// No moment was quiet before the session ended.
+    Missed,
+}
+
+impl RenewalOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Renewed, Self::Failed, Self::Abandoned, Self::Missed];
+
+    /// The word used in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Renewed => "renewed",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+            Self::Missed => "missed",
+        }
+    }
+}
+
 /// What became of a function call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ToolOutcome {
@@ -447,6 +475,19 @@ pub enum CallEvent {
     TimerFired(Timer),
     /// The session will be ended because it nears its maximum duration.
     ExpiringSoon,
+    /// The session is given up for another one; [`CallEvent::Renewal`] says what became of it.
+    Renewing,
+    /// The renewal of the session is over, or will not be.
+    Renewal {
+        /// What became of it.
+        outcome: RenewalOutcome,
+        /// From when the old session was given up; zero for one that was missed.
+        took: Duration,
+        /// How often it was tried.
+        tries: u32,
+        /// Items of the conversation that the new session was told.
+        items: usize,
+    },
     /// The caller is being told that the call cannot continue.
     Notice {
         /// Why.

@@ -30,6 +30,11 @@ impl Keypad {
         key == rule.terminator || self.keys.len() >= rule.max_digits.max(1)
     }
 
+    /// Keys wait for more.
+    pub(crate) fn is_gathering(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Ends the entry, if there is one.
     pub(crate) fn finish(&mut self) -> Option<Entry> {
         let keys = std::mem::take(&mut self.keys);

@@ -3,6 +3,7 @@
 use super::Stream;
 use super::downlink::Downlink;
 use super::event::EndReason;
+use super::renewal::Renewing;
 use super::talk::Conversation;
 use crate::twilio::Start;
 
@@ -20,6 +21,8 @@ pub(super) enum Phase {
     Configuring { stream: Stream, asked: bool },
     /// Both ends can hear each other.
     Live { stream: Stream, talk: Box<Conversation> },
+    /// The session is being replaced by another one; what the caller says meanwhile waits in the uplink.
+    Renewing { stream: Stream, talk: Box<Conversation>, renewing: Renewing },
     /// The model is gone; the caller is being told.
     Notice { stream: Stream, reason: EndReason, detail: String, downlink: Box<Downlink> },
     /// Both ends are being closed.
@@ -36,6 +39,7 @@ impl Phase {
             | Self::Dialing { stream }
             | Self::Configuring { stream, .. }
             | Self::Live { stream, .. }
+            | Self::Renewing { stream, .. }
             | Self::Notice { stream, .. } => Some(stream),
             Self::AwaitingStart | Self::AtTheDoor { .. } | Self::Closing { .. } | Self::Over => None,
         }
@@ -44,7 +48,7 @@ impl Phase {
     /// What is on its way to the ear, while there is one to speak to.
     pub(super) fn downlink(&mut self) -> Option<&mut Downlink> {
         match self {
-            Self::Live { talk, .. } => Some(&mut talk.downlink),
+            Self::Live { talk, .. } | Self::Renewing { talk, .. } => Some(&mut talk.downlink),
             Self::Notice { downlink, .. } => Some(downlink),
             Self::AwaitingStart
             | Self::AtTheDoor { .. }

@@ -237,6 +237,12 @@ impl Responses {
         running
     }
 
+    /// Another session takes over: what was known of the old one's responses means nothing there. Requests are counted
+    /// on, so that no two of a call share a name.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = Self { next_request: self.next_request, ..Self::default() };
+    }
+
     /// The response being generated.
     pub(crate) const fn active(&self) -> Option<&Active> {
         self.active.as_ref()

@@ -46,6 +46,8 @@ pub struct CallConfig {
     pub filler: Option<Filler>,
     /// How the model may end the call or put the caller through.
     pub leaving: Leaving,
+    /// Another session takes over before the server ends the one that runs; `None` ends the call politely then.
+    pub renewal: Option<Renewal>,
     /// How far the audio sent to the caller may run ahead of the ear.
     pub pacing: Pacing,
     /// How keypad presses are gathered.
@@ -75,6 +77,7 @@ impl Default for CallConfig {
             tools: Vec::new(),
             filler: None,
             leaving: Leaving::default(),
+            renewal: None,
             pacing: Pacing::default(),
             dtmf: Dtmf::default(),
             limits: Limits::default(),
@@ -261,6 +264,56 @@ impl Default for Leaving {
             carrier_ms: 10_000,
             transfer: Vec::new(),
         }
+    }
+}
+
+/// Another session takes over before the server ends the one that runs, at a moment when nobody speaks.
+///
+/// The old session is closed before the new one is dialled. What the caller says meanwhile waits, so that all tries
+/// together (see [`Renewal::longest_ms`]) must fit into [`Limits::backlog_ms`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Renewal {
+    /// How long before `expires_at` of the session a quiet moment is looked for, ms; at most half of its length. When
+    /// none comes, the call is ended politely as without renewal.
+    pub before_ms: u64,
+    /// Where the server does not say when the session ends: how old it is when a quiet moment is looked for, ms; `None`
+    /// keeps it.
+    pub after_ms: Option<u64>,
+    /// A moment is quiet when nobody has spoken and nothing has been due for this long, ms. This much of the caller's
+    /// audio is told to the new session again: a word that was beginning is in it.
+    pub quiet_ms: u64,
+    /// Most items of the conversation that the new session is told, the newest. A function call and its output are two.
+    pub history_items: usize,
+    /// Most text in them, bytes.
+    pub history_bytes: usize,
+    /// How often it is tried.
+    pub tries: u32,
+    /// How long one try may take, from the dial to the confirmed settings, ms.
+    pub try_ms: u64,
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self {
+            before_ms: 300_000,
+            after_ms: None,
+            quiet_ms: 1_000,
+            history_items: 200,
+            history_bytes: 32_768,
+            tries: 3,
+            try_ms: 2_000,
+        }
+    }
+}
+
+impl Renewal {
+    /// The longest time without a session, ms: the old one is closed, every try takes as long as it may, and each is
+    /// closed and rested from before the next.
+    pub fn longest_ms(&self, timeouts: &Timeouts) -> u64 {
+        let tries = u64::from(self.tries.max(1));
+        let between = timeouts.closing_ms.saturating_add(timeouts.retry_ms).saturating_mul(tries - 1);
+        timeouts.closing_ms.saturating_add(self.try_ms.saturating_mul(tries)).saturating_add(between)
     }
 }
 

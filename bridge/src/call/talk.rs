@@ -6,14 +6,20 @@ use super::keypad::Keypad;
 use super::leaving::{Farewell, Way};
 use super::responses::{Created, Responses, Why};
 use super::settings::ms;
-use super::timers::Timer;
+use super::timers::{Timer, Timers};
 use super::tools::{self, Tools, Verdict};
 use super::uplink::Uplink;
 use super::{Desk, Stream, ToolResult, Transmit};
 use crate::audio::Law;
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// How long the words of a turn are waited for before the session is renewed without them.
+const WORDS_PATIENCE: Duration = Duration::from_secs(5);
+/// Turns without words that are remembered; older ones are waited for no longer.
+const WORDLESS_MAX: usize = 16;
 
 /// Why the conversation cannot go on.
 pub(super) struct Failure {
@@ -52,6 +58,8 @@ pub(super) struct Conversation {
     strikes: u32,
     /// Reading from the model is suspended.
     held: bool,
+    /// Turns whose words are to come, and since when.
+    wordless: VecDeque<(String, Instant)>,
 }
 
 impl Conversation {
@@ -70,6 +78,7 @@ impl Conversation {
             asked_at: None,
             strikes: 0,
             held: false,
+            wordless: VecDeque::new(),
         };
         talk.send_uplink(desk, uplink, false);
         if desk.config.greeting.is_some() {
@@ -197,6 +206,10 @@ impl Conversation {
             ServerEvent::OutputItemDone { call: None, .. } | ServerEvent::Truncated { .. } => {}
             ServerEvent::Committed { item, previous } => {
                 desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+                if desk.config.renewal.is_some() && desk.config.transcription.is_some() {
+                    self.wordless.truncate(WORDLESS_MAX - 1);
+                    self.wordless.push_front((item, now));
+                }
             }
             ServerEvent::ItemAdded { item, previous, role } => match role.as_str() {
                 "user" => desk.transcript.item(&item, previous.as_deref(), Speaker::Caller),
@@ -205,8 +218,14 @@ impl Conversation {
             },
             ServerEvent::AgentWords { item, delta } => desk.transcript.agent_words(&item, &delta),
             ServerEvent::AgentWordsDone { item, text } => desk.transcript.words(&item, Speaker::Agent, &text),
-            ServerEvent::Transcribed { item, text } => desk.transcript.words(&item, Speaker::Caller, &text),
-            ServerEvent::TranscriptionFailed { .. } => desk.tolerate("a turn that could not be transcribed"),
+            ServerEvent::Transcribed { item, text } => {
+                desk.transcript.words(&item, Speaker::Caller, &text);
+                self.wordless.retain(|(wordless, _)| *wordless != item);
+            }
+            ServerEvent::TranscriptionFailed { item } => {
+                desk.tolerate("a turn that could not be transcribed");
+                self.wordless.retain(|(wordless, _)| *wordless != item);
+            }
             ServerEvent::Error(error) => return self.error(desk, &error, now),
             ServerEvent::SessionCreated { .. } => desk.tolerate("a second session.created"),
             ServerEvent::SessionUpdated { formats, .. } => {
@@ -466,7 +485,11 @@ impl Conversation {
 
     fn function_call(&mut self, desk: &mut Desk, response: &str, call: &FunctionCall, now: Instant) {
         let interrupted = !self.responses.is_welcome(response);
-        match self.tools.called(call, interrupted, &desk.config, now) {
+        let verdict = self.tools.called(call, interrupted, &desk.config, now);
+        if verdict != Verdict::Ignore && desk.config.renewal.is_some() {
+            desk.transcript.called(call);
+        }
+        match verdict {
             Verdict::Ignore => return,
             Verdict::Run { arguments } => {
                 desk.event(CallEvent::ToolCalled {
@@ -611,6 +634,9 @@ impl Conversation {
         took: Option<Duration>,
         output: String,
     ) {
+        if desk.config.renewal.is_some() {
+            desk.transcript.answered(&call_id, &output);
+        }
         let told = Private::new(output.as_str());
         desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), name, outcome, took, output: told });
         desk.tell_model(ClientEvent::ToolOutput { call_id, output });
@@ -694,6 +720,27 @@ impl Conversation {
         let goes_on =
             self.responses.active().is_some_and(|active| active.spoke_at.is_some() && !active.fenced);
         Floor { caller: self.caller_speaks, agent: goes_on || self.downlink.is_audible(now) }
+    }
+
+    /// Nobody speaks or is about to, and nothing is due: the session can be replaced without anybody noticing.
+    pub(super) fn is_idle(&self, timers: &Timers, now: Instant) -> bool {
+        let responds = self.responses.is_anything_coming() || self.responses.is_expected();
+        let repeats = timers.is_set(Timer::Retry) || timers.is_set(Timer::FirstAudio);
+        let leaves = self.farewell.is_some() || self.leaving.is_some();
+        let busy = responds || repeats || leaves || self.tools.is_running() || self.keypad.is_gathering();
+        let words_due = self.wordless.iter().any(|(_, since)| *since + WORDS_PATIENCE > now);
+        !self.caller_speaks && self.downlink.is_quiet() && !busy && !words_due
+    }
+
+    /// Another session takes over, which knows nothing but the history. `keys` were pressed meanwhile.
+    pub(super) fn go_on(&mut self, desk: &mut Desk, uplink: &mut Uplink, keys: &str, now: Instant) {
+        self.responses.begin_anew();
+        self.wordless.clear();
+        self.strikes = 0;
+        self.asked_at = None;
+        uplink.rewind();
+        self.send_uplink(desk, uplink, false);
+        keys.chars().for_each(|key| self.gather(desk, key, now));
     }
 
     /// Sends the audio that may be sent and comes back for the rest.

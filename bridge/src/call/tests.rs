@@ -3,6 +3,7 @@
 mod door;
 mod leaving;
 mod protection;
+mod renewal;
 
 use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, Filler, ms};
@@ -221,6 +222,7 @@ impl Bench {
                 Transmit::Model(ClientEvent::ToolOutput { call_id, output }) => {
                     format!("output {call_id} {output}")
                 }
+                Transmit::Model(ClientEvent::Past(past)) => format!("past {past:?}"),
                 Transmit::Model(ClientEvent::SessionUpdate { .. }) => "update".into(),
                 Transmit::Show(Showing { call_sid, account_sid, token }) => {
                     format!("show {call_sid} {account_sid} {}", token.unwrap_or_default())

@@ -52,6 +52,10 @@ pub enum Timer {
     Protection,
     /// The session nears its maximum duration.
     Expiry,
+    /// The session may be renewed from now on, or both have been quiet for long enough to do it.
+    Quiet,
+    /// A try to renew the session is due to begin, or takes too long.
+    Renewal,
     /// The longest call.
     CallLimit,
     /// The drain time is over.
@@ -63,7 +67,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 29] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -87,6 +91,8 @@ impl Timer {
         Self::Farewell,
         Self::Protection,
         Self::Expiry,
+        Self::Quiet,
+        Self::Renewal,
         Self::CallLimit,
         Self::Drain,
         Self::Notice,
@@ -119,6 +125,8 @@ impl Timer {
             Self::Farewell => "farewell",
             Self::Protection => "protection",
             Self::Expiry => "expiry",
+            Self::Quiet => "quiet",
+            Self::Renewal => "renewal",
             Self::CallLimit => "call_limit",
             Self::Drain => "drain",
             Self::Notice => "notice",

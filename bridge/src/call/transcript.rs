@@ -9,12 +9,17 @@
 
 use super::downlink::Cut;
 use super::event::{Line, Private, Said, Speaker};
+use super::settings::Renewal;
+use crate::realtime::{FunctionCall, Past};
 
 /// Items remembered; a longer conversation forgets its beginning.
 const ITEMS_MAX: usize = 10_000;
 
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;
+
+/// Longest name of a function call that a server takes from us (documented).
+const CALL_ID_MAX: usize = 32;
 
 /// Room between the places of two lines that follow each other: twenty times in a row another fits exactly between.
 const STEP: u64 = 1 << 20;
@@ -29,6 +34,16 @@ struct Heard {
     generated_ms: u64,
     /// The words may be those of audio that had not come yet.
     unfinished: bool,
+}
+
+/// A function call, for a session that takes over.
+#[derive(Debug)]
+struct Called {
+    call_id: String,
+    name: String,
+    arguments: String,
+    /// `None` until it is answered.
+    output: Option<String>,
 }
 
 #[derive(Debug)]
@@ -47,9 +62,29 @@ struct Entry {
     told: bool,
     /// What was told is not so any more.
     changed: bool,
+    /// The item is a function call.
+    call: Option<Called>,
 }
 
 impl Entry {
+    /// What a session that takes over is told of it. An open call would leave that one waiting for its output.
+    fn past(&self) -> Vec<Past> {
+        if let Some(Called { call_id, name, arguments, output }) = &self.call {
+            let Some(output) = output.clone() else { return Vec::new() };
+            let (call_id, name, arguments) = (call_id.clone(), name.clone(), arguments.clone());
+            return vec![
+                Past::Call { call_id: call_id.clone(), name, arguments },
+                Past::Output { call_id, output },
+            ];
+        }
+        let Line { speaker, text, .. } = self.line(self.place);
+        match speaker {
+            _ if text.is_empty() => Vec::new(),
+            Speaker::Agent => vec![Past::Agent(text)],
+            Speaker::Caller | Speaker::Keypad => vec![Past::User(text)],
+        }
+    }
+
     /// The line of it, as heard.
     fn line(&self, place: u64) -> Line {
         let text = match self.cut {
@@ -105,6 +140,7 @@ impl Transcript {
             voiced: false,
             told: false,
             changed: false,
+            call: None,
         };
         self.entries.insert(at, entry);
     }
@@ -175,6 +211,40 @@ impl Transcript {
             self.entries[at].cut = Some(Heard { heard_ms, generated_ms, unfinished });
             self.change(at);
         }
+    }
+
+    /// The agent called a function. What is too long to be repeated is not remembered.
+    pub(crate) fn called(&mut self, call: &FunctionCall) {
+        if call.call_id.len() > CALL_ID_MAX || call.arguments.len() > TEXT_MAX {
+            return;
+        }
+        let at = self.at(call.item.as_deref().unwrap_or(&call.call_id), Speaker::Agent);
+        let FunctionCall { call_id, name, arguments, .. } = call.clone();
+        self.entries[at].call = Some(Called { call_id, name, arguments, output: None });
+    }
+
+    /// A function call was answered.
+    pub(crate) fn answered(&mut self, call_id: &str, output: &str) {
+        let mut calls = self.entries.iter_mut().rev().filter_map(|entry| entry.call.as_mut());
+        if let Some(call) = calls.find(|call| call.call_id == call_id).filter(|_| output.len() <= TEXT_MAX) {
+            call.output = Some(output.to_owned());
+        }
+    }
+
+    /// The conversation so far, as heard, for a session that takes over: the newest that fits the limits, without a
+    /// hole.
+    pub(crate) fn history(&self, limits: &Renewal) -> Vec<Past> {
+        let (mut items, mut bytes) = (0, 0);
+        let mut newest: Vec<Vec<Past>> = Vec::new();
+        for past in self.entries.iter().rev().map(Entry::past) {
+            items += past.len();
+            bytes += past.iter().map(Past::text_len).sum::<usize>();
+            if items > limits.history_items || bytes > limits.history_bytes {
+                break;
+            }
+            newest.push(past);
+        }
+        newest.into_iter().rev().flatten().collect()
     }
 
     /// No more words will come: what was said of incomplete lines is set right.
@@ -315,6 +385,65 @@ mod tests {
         t.agent_words("agent", &"x".repeat(TEXT_MAX));
         t.agent_words("agent", "y");
         assert_eq!(t.lines()[1].text.len(), TEXT_MAX);
+    }
+
+    fn all() -> Renewal {
+        Renewal::default()
+    }
+
+    fn function_call(call_id: &str) -> FunctionCall {
+        let (name, arguments) = ("lookup".to_owned(), "{}".to_owned());
+        FunctionCall { item: None, call_id: call_id.into(), name, arguments, complete: true }
+    }
+
+    #[test]
+    fn another_session_is_told_what_was_heard_and_what_was_done() {
+        let mut t = Transcript::default();
+        t.item("greeting", None, Speaker::Agent);
+        t.voiced("greeting");
+        t.words("greeting", Speaker::Agent, "one two three four");
+        t.cut_all(&[Cut {
+            item: "greeting".into(),
+            content: 0,
+            heard_ms: 500,
+            generated_ms: 1_000,
+            unfinished: false,
+        }]);
+        t.item("user", Some("greeting"), Speaker::Caller);
+        t.item("call", Some("user"), Speaker::Agent);
+        t.called(&FunctionCall { item: Some("call".into()), ..function_call("call_1") });
+        t.item("unheard", Some("call"), Speaker::Agent);
+        t.words("unheard", Speaker::Agent, "never heard");
+        t.called(&function_call("call_2"));
+        t.answered("call_1", "42");
+        t.words("dtmf", Speaker::Keypad, "The caller pressed 1.");
+        t.words("user", Speaker::Caller, "Where is it?");
+        let call_id = || "call_1".to_owned();
+        let history = [
+            Past::Agent("one two".into()),
+            Past::User("Where is it?".into()),
+            Past::Call { call_id: call_id(), name: "lookup".into(), arguments: "{}".into() },
+            Past::Output { call_id: call_id(), output: "42".into() },
+            Past::User("The caller pressed 1.".into()),
+        ];
+        assert_eq!(t.history(&all()), history, "an open call is not repeated");
+        let limited = |history_items, history_bytes| {
+            t.history(&Renewal { history_items, history_bytes, ..Renewal::default() })
+        };
+        assert_eq!(limited(4, 10_000), history[1..], "the oldest is left out");
+        assert_eq!(limited(2, 10_000), history[4..], "a call and its output stay together");
+        assert_eq!(limited(100, 21), history[4..]);
+        assert_eq!(limited(100, 20), []);
+    }
+
+    #[test]
+    fn calls_a_server_would_not_take_are_left_out() {
+        let mut t = Transcript::default();
+        for call_id in ["x".repeat(CALL_ID_MAX), "y".repeat(CALL_ID_MAX + 1)] {
+            t.called(&function_call(&call_id));
+            t.answered(&call_id, "42");
+        }
+        assert_eq!(t.history(&all()).len(), 2);
     }
 
     /// What somebody knows who heard all the news: the words of each item, in order.

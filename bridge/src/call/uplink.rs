@@ -25,6 +25,9 @@ const GAP_MIN_MS: u64 = 20;
 /// Largest append when a backlog is handed over, in G.711 bytes: one second.
 const APPEND_MAX: usize = 8_000;
 
+/// Most audio that another session is told again, ms: no voice detection takes longer to notice a word.
+const RECENT_MAX_MS: u64 = 2_000;
+
 /// What one media message amounted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -53,6 +56,9 @@ pub(crate) struct Uplink {
     protected: bool,
     /// Bytes at the front of the backlog that were taken in it.
     silenced: usize,
+    /// The last that was handed over, for a session that takes over.
+    recent: VecDeque<u8>,
+    recent_max: usize,
     last_chunk: u64,
     /// Where the next frame should begin on the caller's clock, ms.
     position_ms: Option<u64>,
@@ -72,6 +78,12 @@ impl Uplink {
             backlog: VecDeque::new(),
             protected: config.protects().is_some(),
             silenced: 0,
+            recent: VecDeque::new(),
+            recent_max: config
+                .renewal
+                .as_ref()
+                .map_or(0, |renewal| renewal.quiet_ms.min(RECENT_MAX_MS) * BYTES_PER_MS)
+                as usize,
             last_chunk: 0,
             position_ms: None,
             position_rest: 0,
@@ -173,8 +185,22 @@ impl Uplink {
             Vec::with_capacity(take * self.format.bytes_per_ms() as usize / BYTES_PER_MS as usize);
         codec.push(front, &mut audio);
         codec.push(&back[..take - front.len()], &mut audio);
-        self.backlog.drain(..take);
+        let handed_over = self.backlog.drain(..take);
+        if self.recent_max > 0 {
+            self.recent.extend(handed_over);
+            let excess = self.recent.len().saturating_sub(self.recent_max);
+            self.recent.drain(..excess);
+        }
         Some(audio)
+    }
+
+    /// Another session takes over, and hears the caller from a moment before on: the old one may have been told the
+    /// beginning of a word that it did not notice any more.
+    pub(crate) fn rewind(&mut self) {
+        let mut backlog = std::mem::take(&mut self.recent);
+        backlog.append(&mut self.backlog);
+        self.backlog = backlog;
+        self.codec = self.codec.as_ref().map(|codec| audio::Uplink::new(codec.law(), self.format));
     }
 
     /// Bytes of G.711 waiting.
@@ -186,7 +212,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::settings::{Protection, Until};
+    use crate::call::settings::{Protection, Renewal, Until};
 
     impl Uplink {
         /// All that waits.
@@ -357,6 +383,22 @@ mod tests {
         let dropped: u64 = (1..=10).map(|chunk| t.take(&frame(chunk, 80 + 20 * chunk)).dropped_ms).sum();
         assert_eq!(dropped, 100);
         assert_eq!(t.drain().concat()[0], 6, "frames 6 to 10 are left");
+    }
+
+    #[test]
+    fn another_session_hears_the_last_moment_again_and_then_what_has_waited() {
+        let renewal = Some(Renewal { quiet_ms: 40, ..Renewal::default() });
+        let mut t = Uplink::new(&CallConfig { format: Format::Pcmu, renewal, ..CallConfig::default() });
+        t.speaks(Law::Ulaw);
+        for chunk in 1..=5 {
+            t.take(&frame(chunk, 80 + 20 * chunk));
+        }
+        t.drain();
+        t.take(&frame(6, 200));
+        t.rewind();
+        assert_eq!(t.drain().concat(), [[4; 160], [5; 160], [6; 160]].concat());
+        t.rewind();
+        assert_eq!(t.drain().concat(), [[5; 160], [6; 160]].concat());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::audio::{FRAME_BYTES, Law};
 use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
-use crate::realtime::ClientEvent;
+use crate::realtime::{ClientEvent, Past};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -776,12 +776,29 @@ impl Scribe {
                 text: Some(self.words(text)),
                 ..of("conversation.item.create")
             },
-            ClientEvent::ToolOutput { call_id, output } => Event {
+            ClientEvent::ToolOutput { call_id, output }
+            | ClientEvent::Past(Past::Output { call_id, output }) => Event {
                 item_type: Some("function_call_output".into()),
                 call_id: Some(call_id.clone()),
                 arguments: Some(self.words(output)),
                 ..of("conversation.item.create")
             },
+            ClientEvent::Past(Past::Call { call_id, name, arguments }) => Event {
+                item_type: Some("function_call".into()),
+                call_id: Some(call_id.clone()),
+                name: Some(name.clone()),
+                arguments: Some(self.words(arguments)),
+                ..of("conversation.item.create")
+            },
+            ClientEvent::Past(Past::User(text) | Past::Agent(text)) => {
+                let by_user = matches!(event, ClientEvent::Past(Past::User(_)));
+                Event {
+                    item_type: Some("message".into()),
+                    role: Some(if by_user { "user" } else { "assistant" }.into()),
+                    text: Some(self.words(text)),
+                    ..of("conversation.item.create")
+                }
+            }
         }
     }
 
@@ -829,6 +846,11 @@ impl Scribe {
             CallEvent::ModelError { code } => ("model_error", json!({ "code": code })),
             CallEvent::Tolerated { what } => ("tolerated", json!({ "what": what })),
             CallEvent::TimerFired(timer) => ("timer_fired", json!({ "timer": timer.name() })),
+            CallEvent::Renewing => ("renewing", json!({})),
+            CallEvent::Renewal { outcome, took, tries, items } => (
+                "renewal",
+                json!({ "outcome": outcome.name(), "took_ms": ms(took), "tries": tries, "items": items }),
+            ),
             CallEvent::ExpiringSoon => ("expiring_soon", json!({})),
             CallEvent::Notice { reason } => ("notice", json!({ "reason": reason.name() })),
             CallEvent::Ended { reason, detail, lasted, counts, transcript } => (

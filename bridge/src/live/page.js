@@ -3,7 +3,7 @@
 // What people said is only ever put on the page as text.
 const byId = (id) => document.getElementById(id);
 const LINES_MAX = 200;
-const STATES = { connecting: "Connecting", dialing: "Reaching the model", live: "In conversation", ending: "Saying that it has to end", over: "Over" };
+const STATES = { connecting: "Connecting", dialing: "Reaching the model", live: "In conversation", renewing: "Renewing the session", ending: "Saying that it has to end", over: "Over" };
 const NAMES = { caller: "Caller", agent: "Agent", keypad: "Keypad" };
 const calls = new Map();
 let canTransfer = false;

@@ -182,6 +182,10 @@ impl Observe for TraceCalls {
                 let took = attribute("bridge.took_seconds", Value::Double(took.as_secs_f64()));
                 open.moment(at, "dialed", vec![attribute("bridge.outcome", outcome.name()), took]);
             }
+            CallEvent::Renewal { outcome, took, .. } => {
+                let took = attribute("bridge.took_seconds", Value::Double(took.as_secs_f64()));
+                open.moment(at, "renewal", vec![attribute("bridge.outcome", outcome.name()), took]);
+            }
             CallEvent::Live { .. } => open.moment(at, "live", Vec::new()),
             CallEvent::SpeechStarted => {
                 let over = open.begin_turn(at, "speech");
@@ -260,6 +264,7 @@ impl Observe for TraceCalls {
             | CallEvent::Floor(_)
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
+            | CallEvent::Renewing
             | CallEvent::ExpiringSoon => {}
         }
     }

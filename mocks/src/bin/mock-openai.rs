@@ -7,17 +7,18 @@ use mocks::net::{self, Throwaway};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{
     Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, Model, ModelIdentity, ModelScript, Opening,
-    Outcome, SERVER_EVENTS, Stall, TimedEvent, Turn, in_words,
+    Outcome, Progress, SERVER_EVENTS, Stall, TimedEvent, Turn, in_words,
 };
 use mocks::record::{ModelRecord, ModelSight};
 use mocks::{alaw, ulaw};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -218,6 +219,14 @@ struct House {
     tls: Option<Throwaway>,
     frames: Option<Mutex<File>>,
     save: Option<PathBuf>,
+    /// How far the calls have got, by the name the bridge has for them.
+    calls: Mutex<BTreeMap<String, Progress>>,
+}
+
+impl House {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<String, Progress>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
@@ -253,7 +262,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let house = Arc::new(House { script, seed: args.seed, tls, frames, save: args.save });
+    let house =
+        Arc::new(House { script, seed: args.seed, tls, frames, save: args.save, calls: Mutex::default() });
     let mut calls = JoinSet::new();
     for index in 0..args.calls.unwrap_or(u64::MAX) {
         let (tcp, from) = listener.accept().await.context("no more connections can be accepted")?;
@@ -338,6 +348,10 @@ async fn connection(house: &House, tcp: TcpStream, index: u64) -> anyhow::Result
         model.set_headers(
             headers.filter_map(|(name, value)| value.to_str().ok().map(|value| (name.as_str(), value))),
         );
+        // Another connection of a call goes on where the one before has stopped.
+        if let Some(progress) = house.calls().get(&model.record().call_sid) {
+            model.goes_on(*progress);
+        }
         Ok(response)
     };
     // An append may carry 15 MiB of audio, a third more as base64.
@@ -351,6 +365,10 @@ async fn connection(house: &House, tcp: TcpStream, index: u64) -> anyhow::Result
     let frames = house.frames.as_ref();
     let narrator = Narrator { model, index, said: 0, audio: Audio::default(), frames };
     let mut narrator = attach(socket, narrator, clock()).await;
+    if !narrator.model.record().call_sid.is_empty() {
+        let call_sid = narrator.model.record().call_sid.clone();
+        house.calls().insert(call_sid, narrator.model.progress());
+    }
     narrator.say();
     let record = narrator.model.record();
     summarise(index, record);

@@ -154,6 +154,7 @@ impl Model {
             self.forget_turn();
         }
         self.session = new;
+        self.record.settings = Some(event["session"].clone());
         let (input, output) = (self.session.input.name().to_owned(), self.session.output.name().to_owned());
         self.see(now, ModelSight::GotUpdate { input, output });
         if !self.script.never_updates {
@@ -287,6 +288,11 @@ impl Model {
                     return Err(Rejection::at("invalid_tool_call_id", text, "item.call_id"));
                 }
                 Ok(Some(Body::Output { call_id, output }))
+            }
+            "function_call" => {
+                let (call_id, name, arguments) = (said("call_id"), said("name"), said("arguments"));
+                self.see(now, ModelSight::GotCall { call_id, name, arguments });
+                Ok(None)
             }
             other => {
                 self.see(now, ModelSight::GotOther { kind: format!("conversation.item.create {other}") });

@@ -114,8 +114,8 @@ impl Model {
         self.say_item_added(&id, now);
         self.say_item_done(&id, now);
 
-        let turn = self.user_turns;
-        self.user_turns += 1;
+        let turn = self.progress.user_turns;
+        self.progress.user_turns += 1;
         if self.session.transcription.is_null() {
             return;
         }

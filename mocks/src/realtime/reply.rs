@@ -175,8 +175,8 @@ impl Model {
 
     /// A response was asked for: it takes the next turn of the script.
     pub(super) fn request(&mut self, params: Params, cause: Cause, now: At) {
-        let turn = self.script.turns.get(self.turns_used).cloned().unwrap_or_default();
-        self.turns_used += 1;
+        let turn = self.script.turns.get(self.progress.turns_used).cloned().unwrap_or_default();
+        self.progress.turns_used += 1;
         if turn.never_created || self.dark {
             return;
         }
@@ -251,8 +251,8 @@ impl Model {
                 let (source, speech) = match clip {
                     Some((source, samples, _)) => (source, samples),
                     None => {
-                        let offset = voice::tape_offset(self.identity.index, self.voices_used);
-                        self.voices_used += 1;
+                        let offset = voice::tape_offset(self.identity.index, self.progress.voices_used);
+                        self.progress.voices_used += 1;
                         match recorded {
                             Some(sound) => voice::recorded(format, &sound.0, ms, offset),
                             None => (Source::Tape(offset), ms as usize * 24),
@@ -363,6 +363,7 @@ impl Model {
                     response: response.id.clone(),
                     voice_offset,
                     rate,
+                    added: self.record.sightings.len(),
                     ..ItemRecord::default()
                 });
                 let record = self.record.items.len() - 1;

@@ -88,6 +88,27 @@ knobs! {
         pub events: Vec<TimedEvent> = Vec::new(),
         /// Milliseconds between pings; 0 for none.
         pub ping_ms: u64 = 20_260,
+        /// What is different on the second connection of a call, on the third, and so on.
+        pub again: Vec<Again> = Vec::new(),
+    }
+}
+
+knobs! {
+    /// What is different on a further connection of a call. What is absent is as on the first. Played by the stage,
+    /// which knows the call before anybody dials for it.
+    pub struct Again {
+        /// What happens when the bridge dials.
+        pub dial: Option<Dial> = None,
+        /// Extra milliseconds before the dial has its outcome.
+        pub dial_ms: Option<u64> = None,
+        /// What comes first on the open WebSocket.
+        pub opening: Option<Opening> = None,
+        /// Milliseconds from the open WebSocket to the first frame.
+        pub created_after_ms: Option<u64> = None,
+        /// Session length, seconds.
+        pub expires_after_s: Option<u64> = None,
+        /// The audio format the session takes and echoes, whatever was asked for.
+        pub echoes_format: Option<AudioFormat> = None,
     }
 }
 
@@ -439,6 +460,20 @@ pub enum Happening {
 }
 
 impl ModelScript {
+    /// The script as the `n`-th connection of a call plays it, counted from zero.
+    pub fn of_connection(&self, n: usize) -> Self {
+        let mut script = self.clone();
+        let again = n.checked_sub(1).and_then(|n| self.again.get(n)).cloned().unwrap_or_default();
+        let Again { dial, dial_ms, opening, created_after_ms, expires_after_s, echoes_format } = again;
+        script.dial = dial.unwrap_or(script.dial);
+        script.dial_ms = dial_ms.unwrap_or(script.dial_ms);
+        script.opening = opening.unwrap_or(script.opening);
+        script.created_after_ms = created_after_ms.unwrap_or(script.created_after_ms);
+        script.expires_after_s = expires_after_s.or(script.expires_after_s);
+        script.echoes_format = echoes_format.or(script.echoes_format);
+        script
+    }
+
     /// Reads a script from TOML text.
     ///
     /// # Errors
@@ -502,6 +537,19 @@ mod tests {
         let written = toml::to_string(&script).unwrap();
         assert_eq!(ModelScript::from_toml(&written).unwrap(), script);
         assert!(!written.contains("created_after_ms"), "defaults are left out:\n{written}");
+    }
+
+    #[test]
+    fn a_further_connection_differs_where_the_script_says_so() {
+        let script = ModelScript::from_toml(
+            "expires_after_s = 20\ndial_ms = 7\nagain = [{ dial = \"refuses\" }, { expires_after_s = 9 }]",
+        )
+        .unwrap();
+        assert_eq!(script.of_connection(0), script);
+        let [second, third, fourth] = [1, 2, 3].map(|n| script.of_connection(n));
+        assert_eq!((second.dial, second.dial_ms, second.expires_after_s), (Dial::Refuses, 7, Some(20)));
+        assert_eq!((third.dial, third.expires_after_s), (Dial::Accepts, Some(9)));
+        assert_eq!(fourth, script);
     }
 
     #[test]

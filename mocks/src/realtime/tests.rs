@@ -1239,3 +1239,72 @@ fn the_retired_dialect_refuses_todays_session() {
     t.update(json!({}));
     assert_eq!(t.error().0, "unknown_parameter");
 }
+
+// ------------------------------------------------------------------------------------------ another session
+
+#[test]
+fn another_connection_of_a_call_goes_on_with_the_script_in_a_session_of_its_own() {
+    let event = |at_ms| TimedEvent { at_ms, does: Happening::UnknownEvent };
+    let script = ModelScript {
+        turns: vec![
+            Turn::answers(1_000),
+            Turn { transcript: Some("The second.".into()), ..Turn::answers(500) },
+        ],
+        events: vec![event(100), event(9_000)],
+        expires_after_s: Some(60),
+        ..ModelScript::default()
+    };
+    let mut first = Bench::live(script.clone());
+    first.creates();
+    first.advance(5_000);
+    let sessions = |t: &Bench| (t.model.session()["id"].clone(), t.model.session()["expires_at"].clone());
+
+    let identity = ModelIdentity { call_sid: "CA1".to_owned(), index: 3, epoch_unix: 1_795_000_000 };
+    let mut model = Model::new(script, identity, 7);
+    model.goes_on(first.model.progress());
+    let mut second = Bench { model, now: first.now, news: Vec::new(), others: Vec::new(), all: Vec::new() };
+    second.model.opened(second.now);
+    second.advance(20);
+    second.update(json!({}));
+    second.advance(10);
+    assert_ne!(sessions(&first).0, sessions(&second).0);
+    assert_eq!(sessions(&second).1, 1_795_000_000 + 5 + 60);
+    second.news();
+    second.creates();
+    second.advance(5_000);
+    let news = second.news();
+    let said = news.iter().find(|event| event["type"] == "response.output_audio_transcript.done").unwrap();
+    assert_eq!(said["transcript"], "The second.");
+    let weather = news.iter().filter(|event| event["type"] == "response.weather.updated").count();
+    assert_eq!(weather, 1, "what happened already does not happen again");
+}
+
+#[test]
+fn a_session_is_told_what_was_said_in_another() {
+    let mut t = Bench::turns(Vec::new());
+    let message = |role: &str, kind: &str| {
+        let content = json!([{"type": kind, "text": format!("By the {role}.")}]);
+        json!({"type": "message", "role": role, "content": content})
+    };
+    let call = json!({"type": "function_call", "call_id": "call_1", "name": "lookup", "arguments": "{}"});
+    let output = json!({"type": "function_call_output", "call_id": "call_1", "output": "42"});
+    let mut create = |item: &Value| t.send(json!({"type": "conversation.item.create", "item": item}));
+    for item in [&message("user", "input_text"), &message("assistant", "output_text"), &call, &output] {
+        create(item);
+    }
+    create(&message("assistant", "input_text"));
+    assert_eq!(t.error().0, "invalid_value");
+    let told: Vec<_> = t.model.record().sightings.iter().map(|seen| words::in_words(&seen.what)).collect();
+    let told: Vec<_> =
+        told.into_iter().filter(|words| words.starts_with("got ") && !words.contains("off the")).collect();
+    assert_eq!(
+        told[told.len() - 4..],
+        [
+            "got user text, 12 characters",
+            "got assistant text, 17 characters",
+            "got the earlier call call_1 of lookup",
+            "got output of call_1, 2 bytes",
+        ]
+    );
+    assert_eq!(t.model.record().conversation.len(), 4);
+}

@@ -58,6 +58,7 @@ pub fn in_words(sight: &ModelSight) -> String {
             format!("got cut of {item} at no position")
         }
         ModelSight::GotText { role, text } => format!("got {role} text, {} characters", text.chars().count()),
+        ModelSight::GotCall { call_id, name, .. } => format!("got the earlier call {call_id} of {name}"),
         ModelSight::GotToolOutput { call_id, fresh, output } => {
             let stale = if *fresh { "" } else { ", not expected" };
             format!("got output of {call_id}, {} bytes{stale}", output.len())

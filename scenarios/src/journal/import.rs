@@ -54,6 +54,7 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
     scenario.server.max_calls = first.header.max_calls;
     scenario.server.drain_ms = first.header.drain_ms;
 
+    let journals: Vec<Recorded> = journals.iter().map(timeline::counted_on).collect();
     let timelines: Vec<_> = journals.iter().map(Timeline::of).collect();
     let earliest = timelines.iter().map(|timeline| timeline.dialled_us).min().unwrap_or_default();
     let mut longest_ms = 0;
@@ -114,7 +115,7 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
         // How much the network held is not in a journal; a narrow one shows the same.
         scenario.world.tcp_capacity = 8;
     }
-    scenario.purpose = purpose(journals, &timelines);
+    scenario.purpose = purpose(&journals, &timelines);
     // Nobody wrote down how fast an answer had to be; that it must come at all is another oracle's business.
     scenario.budget_ms = BUDGET_MS;
     Imported { scenario, left_out }

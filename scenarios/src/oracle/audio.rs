@@ -334,17 +334,19 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
         appends[after.saturating_sub(1)].0
     };
     let tape: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
+    // Another session goes on where the one before has stopped.
+    let before = given_before(case, m);
     if let Some(first) = tape.first() {
-        let lost = first.spoken.unwrap_or(0).saturating_sub(first.offset);
-        let waited = mic.first().map_or(0, |frame| first_append.since(frame.at));
+        let lost = first.spoken.unwrap_or(0).saturating_sub(first.offset + before);
+        let since = case.terms.without_model_since(m).or(mic.first().map(|frame| frame.at));
+        let waited = since.map_or(0, |since| first_append.since(since));
         let allowed = in_ms(waited) - case.terms.config.limits.backlog_ms as f64 + 2.0 * FILL_MS;
         let allowed = allowed.max(2.0 * FILL_MS) + case.terms.early_media_ms() as f64;
         let lost_ms = lost as f64 / BYTES_PER_MS as f64;
-        if lost_ms > allowed && has_speech(&mic[protected..], 0, lost) {
-            findings.say(
-                first_append,
-                format!("the first {lost_ms:.0} ms of the caller never reached the model"),
-            );
+        if lost_ms > allowed && has_speech(&mic[protected..], before, before + lost) {
+            let which = if before == 0 { "the first " } else { "between two sessions " };
+            findings
+                .say(first_append, format!("{which}{lost_ms:.0} ms of the caller never reached the model"));
         }
     }
     for pair in tape.windows(2) {
@@ -361,7 +363,7 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
         let ms = stretch.len / BYTES_PER_MS;
         findings.say(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
     }
-    let given_to = tape.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0);
+    let given_to = tape.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0).max(before);
     let terms = &case.terms;
     let end = terms.over().min(terms.model_over(m));
     let on_its_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model) + ON_ITS_WAY_US;
@@ -379,6 +381,12 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
     if let Some(frame) = lost {
         findings.say(frame.at, format!("nothing of the caller reached the model from {} on", frame.at));
     }
+}
+
+/// How much of what the microphone sent had been given to the sessions before this one.
+pub(super) fn given_before(case: &Case<'_>, m: usize) -> usize {
+    let given = case.hearing.given[..m].iter().flatten();
+    given.filter_map(|given| given.spoken.map(|spoken| spoken + given.len)).max().unwrap_or(0)
 }
 
 /// A session that was ready and a caller who spoke, but no audio at all.
@@ -673,9 +681,12 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
             if next_turn.is_some_and(|next| next.at < created_at) {
                 continue;
             }
+            // What waited for a session was heard late, which says nothing about how fast the bridge is.
+            let waited =
+                terms.without_model_since(m).is_some() && terms.ready_at(m).is_some_and(|at| at > *ended);
             let item =
                 case.hearing.items.iter().find(|i| i.model == m && i.response == *response && !i.silent);
-            let Some(item) = item else { continue };
+            let Some(item) = item.filter(|_| !waited) else { continue };
             let Some((first, sample)) = case.hearing.of_item(item).next() else { continue };
             if sample > DELAY {
                 continue;
@@ -804,11 +815,12 @@ fn waits(case: &Case<'_>) -> Vec<Wait> {
                 waits.push(Wait { from: seen.at, patience_ms: answer_ms, why: "the caller's turn ended" });
             }
         }
-        // Where another session goes on, only an answer that was cut off is waited for.
-        let dead = case.terms.model_broke(m);
-        if let Some(at) =
-            dead.filter(|at| !case.terms.model_came_back(m) || is_speaking(&model.sightings, *at))
-        {
+        // A try to renew the session that failed cost nobody anything, and where another session goes on, only an answer
+        // that was cut off is waited for.
+        let came_back = case.terms.model_came_back(m);
+        let repeated = case.terms.config.renewal.is_some() && came_back;
+        let dead = case.terms.model_broke(m).filter(|_| !repeated);
+        if let Some(at) = dead.filter(|at| !came_back || is_speaking(&model.sightings, *at)) {
             waits.push(Wait { from: at, patience_ms: PATIENCE_MS, why: "the model was gone" });
         }
     }

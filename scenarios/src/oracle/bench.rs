@@ -444,6 +444,7 @@ impl Bench {
             response: response(),
             voice_offset: Some(0),
             rate: 24_000,
+            added: 0,
             sent,
             audio,
             coded: Vec::new(),
@@ -455,6 +456,7 @@ impl Bench {
             sightings: in_order(sights, shift),
             appended,
             input_format: self.input_format.to_owned(),
+            settings: None,
             items: vec![record],
             conversation: vec![item_u1(), item()],
         })

@@ -85,7 +85,10 @@ fn tear(trace: &Trace) -> Vec<Violation> {
             let last_words = (terms.config.timeouts.notice_ms + terms.config.timeouts.closing_ms) * 1_000;
             let network = terms.latency(Leg::Model) + 2 * terms.latency(Leg::Caller);
             let slack = terms.slack(Leg::Model, died) + terms.slack(Leg::Caller, quiet);
-            let due = At(quiet.0 + TEARDOWN_US + last_words + network + slack);
+            // A session that could not be had is tried for again.
+            let tries = terms.config.renewal.as_ref().filter(|_| terms.without_model_since(m).is_some());
+            let tries = tries.map_or(0, |renewal| renewal.longest_ms(&terms.config.timeouts) * 1_000);
+            let due = At(quiet.0 + TEARDOWN_US + last_words + network + slack + tries);
             if due < terms.over() && !terms.model_came_back(m) {
                 findings.say(due, "the model was gone and the caller was left in the call");
             }
@@ -237,6 +240,9 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             }
         }
         for (m, model) in case.call.models.iter().enumerate() {
+            if terms.model_came_back(m) {
+                continue;
+            }
             // Somebody else's bridge may close the model first because of the same frame.
             let over = terms.bridge_speaks() && terms.model_over(m) < closed;
             if over || terms.model_broke(m).is_some_and(|died| died <= closed) {

@@ -1,5 +1,6 @@
 //! Both vendors' rules, kept in the state each end was really in.
 
+use super::renewal::past;
 use super::terms::{Leg, hears_speech};
 use super::{Case, Findings, Oracle, each};
 use crate::trace::Trace;
@@ -231,7 +232,7 @@ fn format(trace: &Trace) -> Vec<super::Violation> {
                 if let ModelSight::SentSessionUpdated = seen.what {
                     confirmed.get_or_insert(seen.at);
                 } else if let ModelSight::GotUpdate { input, output } = &seen.what {
-                    judge_formats(case, seen.at, input, output, formats, findings);
+                    judge_formats(case, m, seen.at, (input, output), formats, findings);
                     formats = Some((input, output));
                 } else if let ModelSight::GotAppend { .. } = seen.what
                     && heard_nothing
@@ -260,9 +261,9 @@ fn format(trace: &Trace) -> Vec<super::Violation> {
 
 fn judge_formats(
     case: &Case<'_>,
+    m: usize,
     at: At,
-    input: &str,
-    output: &str,
+    (input, output): (&str, &str),
     before: Option<(&str, &str)>,
     findings: &mut Findings,
 ) {
@@ -273,14 +274,14 @@ fn judge_formats(
         );
     }
     if let Some(wanted) = case.terms.wanted_format()
-        && case.terms.wants_no_other_format()
+        && case.terms.wants_no_other_format(m)
         && (input != wanted || output != wanted)
     {
         findings
             .say(at, format!("the session was set to {input} in and {output} out, but the wire is {wanted}"));
     }
     for (which, format) in [("input", input), ("output", output)] {
-        if !matches!(format, "audio/pcm" | "audio/pcmu" | "audio/pcma") && case.terms.wants_no_other_format()
+        if !matches!(format, "audio/pcm" | "audio/pcmu" | "audio/pcma") && case.terms.wants_no_other_format(m)
         {
             findings.say(at, format!("{which} format {format} is none a phone bridge can use"));
         }
@@ -354,6 +355,7 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
     for seen in sightings {
         if let ModelSight::GotToolOutput { call_id, .. } = &seen.what
             && !calls.contains_key(call_id.as_str())
+            && !is_repeated(case, m, call_id)
         {
             findings.say(seen.at, format!("an output for {call_id}, which nobody called"));
         }
@@ -375,6 +377,13 @@ fn runs_a_function(sightings: &[Sighting<ModelSight>], at: At) -> bool {
         .iter()
         .take_while(|s| s.at <= at)
         .any(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if !answered(call_id)))
+}
+
+/// A call of an earlier session, which this one was told of.
+fn is_repeated(case: &Case<'_>, m: usize, call_id: &str) -> bool {
+    past(case.call, m)
+        .iter()
+        .any(|seen| matches!(&seen.what, ModelSight::GotCall { call_id: id, .. } if id == call_id))
 }
 
 /// After its last output the model is asked to go on, unless the caller has taken the floor meanwhile.

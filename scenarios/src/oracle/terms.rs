@@ -4,6 +4,7 @@
 //! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
 //! it is zero.
 
+use super::renewal::{followed, news};
 use super::slack;
 use crate::listen::Hearing;
 use crate::scenario::{CallPlan, Scenario};
@@ -347,7 +348,7 @@ impl<'a> Terms<'a> {
     /// When the model fell silent without a word, if it did.
     fn model_dark(&self, m: usize) -> Option<At> {
         let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened))?;
-        let script = &self.plan.model;
+        let script = self.plan.model.of_connection(m);
         let scripted = script.goes_dark_after_ms.map(|ms| opened.plus_ms(ms));
         let silent = (script.opening == Opening::Silent).then_some(opened);
         // It may have been reached by what left before, and be heard by nobody.
@@ -401,6 +402,7 @@ impl<'a> Terms<'a> {
                 let script = &self.plan.model;
                 script.goes_dark_after_ms.is_some()
                     || script.opening == Opening::Silent
+                    || script.again.iter().any(|again| again.opening == Some(Opening::Silent))
                     || self.dark(Leg::Model).is_some()
             }
         };
@@ -413,18 +415,27 @@ impl<'a> Terms<'a> {
         self.model_at(m, |s| matches!(s, ModelSight::SentSessionUpdated))
     }
 
+    /// How long this session may last, seconds.
+    pub(crate) fn session_s(&self, m: usize) -> u64 {
+        self.plan.model.of_connection(m).expires_after_s.unwrap_or(mocks::realtime::SESSION_S)
+    }
+
+    /// When the last session before this one ended, if there was one.
+    pub(crate) fn without_model_since(&self, m: usize) -> Option<At> {
+        (0..m).filter(|before| self.ready_at(*before).is_some()).map(|before| self.model_over(before)).max()
+    }
+
     /// The session has the formats the bridge asked for.
     pub(crate) fn session_fits(&self, m: usize) -> bool {
-        let _ = m;
-        match self.plan.model.echoes_format {
+        match self.plan.model.of_connection(m).echoes_format {
             Some(format) => self.wanted_format().is_none_or(|wanted| wanted == format.name()),
             None => !self.plan.model.never_updates && self.plan.model.refuses_update.is_none(),
         }
     }
 
     /// The script takes whatever format it is asked for.
-    pub(crate) fn wants_no_other_format(&self) -> bool {
-        self.plan.model.echoes_format.is_none()
+    pub(crate) fn wants_no_other_format(&self, m: usize) -> bool {
+        self.plan.model.of_connection(m).echoes_format.is_none()
     }
 
     /// The format both directions of the session should have.
@@ -450,6 +461,22 @@ impl<'a> Terms<'a> {
         (0..self.call.models.len())
             .any(|m| self.model_broke(m).or(self.model_dark(m)).is_some() || !self.session_fits(m))
             || script.turns.iter().any(mute)
+    }
+
+    /// The model's script does something that a bridge may well wait for.
+    pub(crate) fn model_misbehaves(&self) -> bool {
+        let script = &self.plan.model;
+        let odd = |turn: &Turn| {
+            turn.never_created
+                || turn.never_audio
+                || turn.silent
+                || turn.text_only
+                || turn.error.is_some()
+                || turn.status != Outcome::Completed
+        };
+        !script.events.is_empty()
+            || script.vad != mocks::realtime::Vad::default()
+            || script.turns.iter().any(odd)
     }
 
     /// The script refuses every update.
@@ -575,7 +602,7 @@ impl<'a> Terms<'a> {
             found.push(format!("the caller was to end the call, and the bridge ended it at {at}"));
         }
         let models = |is: fn(&ModelSight) -> bool| -> usize {
-            self.call.models.iter().flat_map(|m| &m.sightings).filter(|s| is(&s.what)).count()
+            (0..self.call.models.len()).flat_map(|m| news(self.call, m)).filter(|s| is(&s.what)).count()
         };
         let mut count = |what: &str, wanted: Option<u32>, got: usize| {
             if let Some(wanted) = wanted
@@ -591,6 +618,7 @@ impl<'a> Terms<'a> {
             expect.tool_outputs,
             models(|s| matches!(s, ModelSight::GotToolOutput { .. })),
         );
+        count("renewals of the session", expect.renewals, followed(self.call).len());
         let heard = hearing.items.iter().filter(|item| hearing.heard(item, At(u64::MAX)) > 0).count();
         if let Some(wanted) = expect.heard_turns_min.filter(|wanted| heard < *wanted as usize) {
             found.push(format!("at least {wanted} items were to be heard and {heard} were"));
@@ -599,11 +627,8 @@ impl<'a> Terms<'a> {
         if let Some(wanted) = expect.notice.filter(|wanted| *wanted != told) {
             found.push(if wanted { "no notice was given".into() } else { "a notice was given".into() });
         }
-        let texts: Vec<&str> = self
-            .call
-            .models
-            .iter()
-            .flat_map(|m| &m.sightings)
+        let texts: Vec<&str> = (0..self.call.models.len())
+            .flat_map(|m| news(self.call, m))
             .filter_map(|s| {
                 if let ModelSight::GotText { text, .. } = &s.what { Some(text.as_str()) } else { None }
             })

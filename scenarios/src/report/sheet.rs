@@ -394,6 +394,7 @@ const fn kind(event: &CallEvent) -> &'static str {
         CallEvent::ModelError { .. } => "error",
         CallEvent::Tolerated { .. } => "tolerated",
         CallEvent::TimerFired(_) => "timer",
+        CallEvent::Renewing | CallEvent::Renewal { .. } => "renewal",
         CallEvent::ExpiringSoon => "expiring",
         CallEvent::Notice { .. } => "notice",
         CallEvent::Ended { .. } => "over",

@@ -1148,7 +1148,7 @@ impl<'a> World<'a> {
         let n = self.lines[call].models.len();
         let calls = self.lines.len();
         let line = &mut self.lines[call];
-        let script = self.scenario.calls[line.planned.plan].model.clone();
+        let script = self.scenario.calls[line.planned.plan].model.of_connection(n);
         let identity = ModelIdentity {
             call_sid: call_sid.to_owned(),
             index: (call + n * calls) as u64,
@@ -1156,6 +1156,9 @@ impl<'a> World<'a> {
         };
         let (dial, dial_ms) = (script.dial.clone(), script.dial_ms);
         let mut model = Model::new(script, identity, self.seed.number(&format!("model/{call}/{n}")));
+        if let Some(before) = line.models.last() {
+            model.goes_on(before.model.progress());
+        }
         model.set_query(&format!("/v1/realtime?model={}", self.config.model));
         let key = format!("Bearer {API_KEY}");
         model.set_headers([("Authorization", key.as_str()), ("X-Client-Request-Id", call_sid)]);

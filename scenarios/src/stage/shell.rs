@@ -274,8 +274,12 @@ impl<N: Net> Play<N> {
             index: (index + n * self.planned.len()) as u64,
             epoch_unix: EPOCH_UNIX,
         };
-        let script = self.scenario.calls[planned.plan].model.clone();
-        let model = Kept::new(Model::new(script, identity, self.seed.number(&format!("model/{index}/{n}"))));
+        let script = self.scenario.calls[planned.plan].model.of_connection(n);
+        let mut model = Model::new(script, identity, self.seed.number(&format!("model/{index}/{n}")));
+        if let Some(before) = shared.models[index].last() {
+            model.goes_on(before.get().progress());
+        }
+        let model = Kept::new(model);
         shared.models[index].push(model.clone());
         (n, model)
     }

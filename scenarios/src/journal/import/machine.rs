@@ -8,8 +8,8 @@ use bridge::call::leaving::TRANSFER_CALL;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
 use bridge::journal::lines::{Blob, Event, Side, What};
 use mocks::realtime::{
-    AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
-    Refusal, Stall, TimedEvent, Transcription, Turn, When,
+    Again, AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
+    Refusal, SESSION_S, Stall, TimedEvent, Transcription, Turn, When,
 };
 use mocks::sound::Sound;
 use std::collections::BTreeMap;
@@ -80,21 +80,64 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
     };
     let mut script = ModelScript { dialect, ..ModelScript::default() };
     let round_trip = 2 * timeline.model_latency_us;
-    let Some(open) = dialled(journal, timeline, &mut script) else { return script };
-    let updated = session(journal, config, open, round_trip, &mut script);
+    let connections = connections(journal);
+    let (first, again) = connections.split_first().expect("a journal has a part before any dial");
+    let Some(open) = dialled(first, timeline, &mut script) else { return script };
+    let updated = session(first, config, open, round_trip, &mut script);
+    script.again = again
+        .iter()
+        .enumerate()
+        .map(|(n, connection)| another(connection, timeline, config, n + 1 == again.len()))
+        .collect();
     ear(journal, timeline, updated, &mut script);
     let replies = replies(journal, timeline, config, updated, &mut script);
     let last = replies.iter().rposition(|reply| reply.created.is_some() || reply.never_came(timeline));
     script.turns =
         replies.iter().take(last.map_or(0, |last| last + 1)).map(|r| turn(r, journal, timeline)).collect();
     script.transcription = transcriptions(journal, config);
-    goodbye(journal, timeline, open, &replies, &mut script);
+    goodbye(first, timeline, open, &replies, &mut script);
     if journal.header.content == bridge::journal::Content::Hashes
         && replies.iter().any(|r| !r.calls.is_empty())
     {
         say("the arguments of functions were hidden (journal.content = \"hashes\"): they are empty objects now".into());
     }
     script
+}
+
+/// The journal in parts, one for each connection to the model.
+fn connections(journal: &Recorded) -> Vec<Recorded> {
+    let mut parts = vec![Recorded { records: Vec::new(), ..journal.clone() }];
+    let mut dialled = false;
+    for record in &journal.records {
+        if matches!(&record.what, What::Bridge { does, .. } if does == "dial")
+            && std::mem::replace(&mut dialled, true)
+        {
+            parts.push(Recorded { records: Vec::new(), ..journal.clone() });
+        }
+        parts.last_mut().expect("there is one from the beginning").records.push(record.clone());
+    }
+    parts
+}
+
+/// What a further connection was like.
+fn another(connection: &Recorded, timeline: &Timeline, config: &CallConfig, is_last: bool) -> Again {
+    let mut script = ModelScript::default();
+    match dialled(connection, timeline, &mut script) {
+        Some(open) => {
+            session(connection, config, open, 2 * timeline.model_latency_us, &mut script);
+        }
+        // It was given up, for there was another.
+        None if script.dial == Dial::Accepts && !is_last => script.dial = Dial::Hangs,
+        None => {}
+    }
+    Again {
+        dial: Some(script.dial),
+        dial_ms: Some(script.dial_ms),
+        opening: Some(script.opening),
+        created_after_ms: Some(script.created_after_ms),
+        expires_after_s: script.expires_after_s.or(Some(SESSION_S)),
+        echoes_format: script.echoes_format,
+    }
 }
 
 /// How the dial went. Returns when the connection was open.

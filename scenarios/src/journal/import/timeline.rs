@@ -255,6 +255,26 @@ impl Timeline {
     }
 }
 
+/// The journal with one count of what the model was given: each session of a renewed call begins its own.
+pub(super) fn counted_on(journal: &Recorded) -> Recorded {
+    let mut journal = journal.clone();
+    let per_ms = u64::from(journal.header.call.format.bytes_per_ms());
+    let (mut bytes, mut before_ms) = (0, 0);
+    for record in &mut journal.records {
+        match &mut record.what {
+            What::Bridge { does, .. } if does == "dial" => before_ms = bytes / per_ms,
+            What::SentModel(event) => bytes += event.audio.as_ref().map_or(0, |audio| audio.len as u64),
+            What::Model(event) => {
+                for position in [&mut event.start_ms, &mut event.end_ms].into_iter().flatten() {
+                    *position += before_ms;
+                }
+            }
+            _ => {}
+        }
+    }
+    journal
+}
+
 pub(super) fn signed(us: u64) -> i64 {
     i64::try_from(us).unwrap_or(i64::MAX)
 }
@@ -309,6 +329,9 @@ fn appends(journal: &Recorded, frames: &[Frame]) -> (Vec<Append>, Vec<Piece>) {
     // What is handed over now: when, where it begins in all that was appended, how much, ms.
     let mut burst: Option<(u64, u64, u64)> = None;
     for record in &journal.records {
+        if let What::Bridge { does, .. } = &record.what {
+            waiting.begins |= does == "dial";
+        }
         let What::SentModel(event) = &record.what else { continue };
         let Some(audio) = &event.audio else { continue };
         if let Some((us, from_ms, ms)) = burst
@@ -340,6 +363,8 @@ struct Waiting {
     expected_ms: Option<u64>,
     /// How long each piece is, ms, and its frame.
     pieces: Vec<(u64, Option<usize>)>,
+    /// Another session takes over: what is more than waited was told to the one before, too.
+    begins: bool,
 }
 
 impl Waiting {
@@ -364,11 +389,25 @@ impl Waiting {
     /// was dropped, the oldest first.
     fn hand_over(&mut self, from_ms: u64, ms: u64, into: &mut Vec<Piece>) {
         let mut waits: u64 = self.pieces.iter().map(|(ms, _)| ms).sum();
-        if let Some(supplied) = ms.checked_sub(waits).filter(|supplied| *supplied > ROUNDING_MS) {
+        let end = from_ms + ms;
+        let more = ms.checked_sub(waits).filter(|more| *more > ROUNDING_MS);
+        let again = std::mem::take(&mut self.begins);
+        if let Some(again_ms) = more.filter(|_| again) {
+            let (mut begins, mut left) = (from_ms + again_ms, again_ms);
+            let mut pieces = Vec::new();
+            for piece in into.iter().rev() {
+                let ms = piece.ms.min(left);
+                (begins, left) = (begins - ms, left - ms);
+                pieces.push(Piece { from_ms: begins, ms, frame: piece.frame });
+                if left == 0 {
+                    break;
+                }
+            }
+            into.extend(pieces.into_iter().rev());
+        } else if let Some(supplied) = more {
             into.push(Piece { from_ms, ms: supplied, frame: None });
             self.expected_ms = self.expected_ms.map(|expected| expected + supplied);
         }
-        let end = from_ms + ms;
         for (ms, frame) in self.pieces.drain(..) {
             let begins = end.saturating_sub(waits);
             waits -= ms;

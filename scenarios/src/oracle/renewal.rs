@@ -1,0 +1,479 @@
+//! A session that nears its limit is followed by another, and nobody notices.
+//!
+//! Nothing of it is the bridge's word: when a session was given up, what could be heard at that moment, what the next
+//! one was told and what had really been said and heard are all known at the two ends. That there is never more than
+//! one session at a time is [`super::protocol::START`]'s rule, and that no word of the caller is lost between two of
+//! them is [`super::audio::BYTES_IN`]'s.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the sightings it needs")]
+
+use super::audio::{given_before, spoken_is_loud};
+use super::terms::{Leg, hears_speech};
+use super::{Case, Findings, Oracle, Violation, each, in_ms};
+use crate::listen::BYTES_PER_MS;
+use crate::trace::{CallTrace, Trace};
+use bridge::call::settings::Renewal;
+use mocks::peer::At;
+use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a bridge may take beyond its settings: one turn of its loop, its close and the answer.
+const PROMPT_US: u64 = 1_000_000;
+/// Words that come this long after their turn need not be waited for.
+const WORDS_US: u64 = 5_000_000;
+/// What may be unheard of an item that is taken for heard: two frames, and what a resampler holds back.
+const UNHEARD_MS: f64 = 60.0;
+/// How far text and audio may be apart, in characters: the word that was being said.
+const ONE_WORD: usize = 16;
+/// How long a word may be under way before the model says that it hears one, beyond the network's time.
+const UNNOTICED_US: u64 = 500_000;
+/// Whole seconds, in which the end of a session is told.
+const SECOND_US: u64 = 1_000_000;
+
+/// See [`Oracle::about`].
+pub const RENEW: Oracle = Oracle {
+    name: "renew",
+    about: "Where sessions are renewed, one that nears its limit is followed by another in a quiet moment, which is set \
+            like the first, is told what was said and heard, and greets nobody, because a call may be longer than a \
+            session.",
+    judge: renew,
+};
+
+/// What a session was told of those before it: the items written into it before anything else.
+pub(crate) fn past(call: &CallTrace, m: usize) -> &[Sighting<ModelSight>] {
+    let ready = |m: &mocks::record::ModelRecord| {
+        m.sightings.iter().position(|seen| matches!(seen.what, ModelSight::SentSessionUpdated))
+    };
+    if !call.models[..m].iter().any(|before| ready(before).is_some()) {
+        return &[];
+    }
+    let sightings = &call.models[m].sightings;
+    let from = ready(&call.models[m]).map_or(sightings.len(), |at| at + 1);
+    let live = |seen: &Sighting<ModelSight>| {
+        matches!(seen.what, ModelSight::GotAppend { .. } | ModelSight::GotCreate { .. })
+    };
+    let len = sightings[from..].iter().position(live).unwrap_or(sightings.len() - from);
+    &sightings[from..from + len]
+}
+
+/// What happened in a session beside what it was told of those before it.
+pub(crate) fn news(call: &CallTrace, m: usize) -> impl Iterator<Item = &Sighting<ModelSight>> {
+    let past = past(call, m).as_ptr_range();
+    call.models[m].sightings.iter().filter(move |seen| !past.contains(&std::ptr::from_ref(*seen)))
+}
+
+/// The sessions of a call that the caller was given to, in order, each with the one it was followed by.
+pub(crate) fn followed(call: &CallTrace) -> Vec<(usize, usize)> {
+    let heard = |m: &usize| {
+        call.models[*m].sightings.iter().any(|seen| matches!(seen.what, ModelSight::GotAppend { .. }))
+    };
+    let used: Vec<usize> = (0..call.models.len()).filter(heard).collect();
+    used.windows(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
+fn renew(trace: &Trace) -> Vec<Violation> {
+    each(trace, RENEW.name, |case, findings| {
+        let Some(renewal) = &case.terms.config.renewal else { return };
+        let followed = followed(case.call);
+        for (m, next) in &followed {
+            judge_moment(case, renewal, *m, findings);
+            judge_gap(case, renewal, *m, *next, findings);
+            judge_overlap(case, *next, findings);
+            judge_settings(case, *m, *next, findings);
+            judge_history(case, renewal, *next, findings);
+            judge_silence(case, *next, findings);
+        }
+        if let Some(last) = case.call.models.len().checked_sub(1) {
+            judge_chances(case, renewal, last, findings);
+        }
+    })
+}
+
+/// When this session ends by itself, and from when on it may be renewed.
+fn limits(case: &Case<'_>, renewal: &Renewal, m: usize) -> Option<(At, At)> {
+    let opened = case.call.models[m].sightings.iter().find(|seen| seen.what == ModelSight::Opened)?.at;
+    let ready = case.terms.ready_at(m)?;
+    let limit = At(opened.0 + case.terms.session_s(m) * 1_000_000);
+    let half = limit.since(ready) / 2;
+    let window = (renewal.before_ms * 1_000).min(half);
+    Some((limit, At(limit.0 - window)))
+}
+
+// --------------------------------------------------------------------------------------------- the moment
+
+/// A session is given up near its limit, and when nobody speaks or is about to.
+fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let sightings = &case.call.models[m].sightings;
+    let ended = sightings.iter().find_map(|seen| {
+        if let ModelSight::Ended(ending) = &seen.what { Some((seen.at, ending)) } else { None }
+    });
+    let Some((over, ending)) = ended else { return };
+    // In an outage the bridge gives up waiting for the answer to its close.
+    let held_up = terms.is_held_up(Leg::Model, over);
+    match ending {
+        Ending::ByPeer { code: Some(1_000), .. } => {}
+        Ending::Lost { .. } if held_up => {}
+        other => findings.say(over, format!("a session that was renewed ended otherwise: {other}")),
+    }
+    let way = terms.latency(Leg::Model);
+    let slack = terms.slack(Leg::Model, over) + terms.slack(Leg::Caller, over);
+    if let Some((_, window)) = limits(case, renewal, m)
+        && over.0 + slack + SECOND_US < window.0
+        && renewal.after_ms.is_none()
+    {
+        let early = in_ms(window.since(over)) / 1_000.0;
+        findings.say(over, format!("a session was given up {early:.0} s before it might be renewed"));
+    }
+    // What the bridge could know when it closed.
+    let gave_up = At(over.0.saturating_sub(way + slack));
+    let known_by = At(gave_up.0.saturating_sub(way + slack));
+    let queued = case.hearing.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
+    let spare =
+        in_ms(terms.held_up(Leg::Caller, over) + 2 * terms.latency(Leg::Caller) + terms.gathering_us());
+    if queued as f64 > spare + UNHEARD_MS && terms.marks_come_back() {
+        findings.say(over, format!("a session was given up when {queued} ms were still to be heard"));
+    }
+    if hears_speech(sightings, known_by) && hears_speech(sightings, over) {
+        findings.say(over, "a session was given up while the caller spoke");
+    }
+    let known = &sightings[..sightings.partition_point(|seen| seen.at <= known_by)];
+    let (mut responses, mut calls) = (BTreeSet::new(), BTreeSet::new());
+    for seen in known {
+        if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
+            responses.insert(response);
+        } else if let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what {
+            calls.insert((call_id, response));
+        }
+    }
+    for seen in sightings {
+        if let ModelSight::SentResponseDone { response, status } = &seen.what {
+            responses.remove(response);
+            if status != "completed" {
+                calls.retain(|(_, of)| *of != response);
+            }
+        } else if let ModelSight::GotToolOutput { call_id, .. } = &seen.what {
+            calls.retain(|(open, _)| *open != call_id);
+        }
+    }
+    if let Some(response) = responses.first() {
+        findings.say(over, format!("a session was given up while {response} was active"));
+    }
+    if let Some((call_id, _)) = calls.first() {
+        findings.say(over, format!("a session was given up before {call_id} was answered"));
+    }
+    let turn = sightings.iter().rev().find(|seen| {
+        matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::SentResponseCreated { .. })
+    });
+    if let Some(turn) = turn
+        && matches!(turn.what, ModelSight::SentSpeechStopped { .. })
+        && turn.at <= known_by
+    {
+        findings.say(over, "a session was given up before it had answered the caller");
+    }
+}
+
+/// Without a session is nobody for longer than all tries may take.
+fn judge_gap(case: &Case<'_>, renewal: &Renewal, m: usize, next: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let over = terms.model_over(m);
+    let Some(ready) = terms.ready_at(next) else { return };
+    let longest = renewal.longest_ms(&terms.config.timeouts) * 1_000 + PROMPT_US;
+    let network =
+        2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, over) + terms.slack(Leg::Model, ready);
+    if ready.since(over) > longest + network {
+        let ms = in_ms(ready.since(over));
+        findings.say(ready, format!("the call was without a session for {ms:.0} ms"));
+    }
+}
+
+/// A word that was beginning is told to both sessions, and nothing else.
+fn judge_overlap(case: &Case<'_>, next: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let Some(first) = case.hearing.given[next].iter().find_map(|given| given.spoken) else { return };
+    let before = given_before(case, next);
+    let again = case.call.caller.mic.iter().filter(|frame| {
+        frame.speech && (first..before).contains(&frame.offset) && spoken_is_loud(case, frame)
+    });
+    let twice = again.map(|frame| frame.len as u64 * 125).sum::<u64>();
+    let at = terms.ready_at(next).unwrap_or_default();
+    let network = 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, at);
+    if twice > UNNOTICED_US + network {
+        findings.say(at, format!("{:.0} ms of the caller's words were told to two sessions", in_ms(twice)));
+    }
+}
+
+/// Voice, tools, instructions, formats: all that a session is asked to be.
+fn judge_settings(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings) {
+    let (before, after) = (&case.call.models[m].settings, &case.call.models[next].settings);
+    if before != after {
+        let at = case.terms.ready_at(next).unwrap_or_default();
+        findings.say(at, "a session that took over was set in another way than the one before");
+    }
+}
+
+/// Nobody is greeted again: the first response follows something the caller said, pressed or asked for.
+fn judge_silence(case: &Case<'_>, next: usize, findings: &mut Findings) {
+    let first = news(case.call, next).find(|seen| {
+        matches!(
+            seen.what,
+            ModelSight::SentSpeechStopped { .. } | ModelSight::GotText { .. } | ModelSight::GotCreate { .. }
+        )
+    });
+    if let Some(asked) = first.filter(|seen| matches!(seen.what, ModelSight::GotCreate { .. })) {
+        findings
+            .say(asked.at, "a session that took over was asked to speak although nobody had said anything");
+    }
+}
+
+// -------------------------------------------------------------------------------------------- the history
+
+/// Something a session that takes over should be told.
+#[derive(Debug)]
+struct Said {
+    what: What,
+    /// It may as well be left out: the bridge may not have known of it, or nothing of it was heard.
+    optional: bool,
+}
+
+#[derive(Debug)]
+enum What {
+    /// These words of the caller.
+    User(String),
+    /// This much of these words of the agent: at least, and at most, characters.
+    Agent { words: String, least: usize, most: usize },
+    /// A function call with its output.
+    Call { call_id: String, name: String, output: String },
+}
+
+impl What {
+    /// Items and bytes, at most.
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Self::User(text) => (1, text.len()),
+            Self::Agent { words, .. } => (1, words.len()),
+            Self::Call { call_id, name, output } => {
+                (2, 2 * call_id.len() + name.len() + output.len() + 1_000)
+            }
+        }
+    }
+
+    fn in_words(&self) -> String {
+        match self {
+            Self::User(text) => format!("the caller's {text:?}"),
+            Self::Agent { words, least, most } => {
+                format!("{least} to {most} characters of the agent's {words:?}")
+            }
+            Self::Call { name, call_id, .. } => format!("{call_id} of {name}"),
+        }
+    }
+}
+
+/// What was said and heard in this session, in order.
+fn said_in(case: &Case<'_>, m: usize) -> Vec<Said> {
+    let terms = &case.terms;
+    let over = terms.model_over(m);
+    let network = terms.latency(Leg::Model) + terms.slack(Leg::Model, over);
+    let mut words: BTreeMap<&str, (At, &str)> = BTreeMap::new();
+    let mut outputs: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut cut: BTreeSet<&str> = BTreeSet::new();
+    for seen in news(case.call, m) {
+        match &seen.what {
+            ModelSight::SentTranscription { item, text: Some(text) } => {
+                words.insert(item, (seen.at, text.trim()));
+            }
+            ModelSight::GotToolOutput { call_id, output, .. } => {
+                outputs.entry(call_id).or_insert(output);
+            }
+            ModelSight::GotTruncate { item, .. } => {
+                cut.insert(item);
+            }
+            _ => {}
+        }
+    }
+    let mut all: Vec<(usize, Said)> = Vec::new();
+    let mut met = BTreeSet::new();
+    let model = &case.call.models[m];
+    let past = past(case.call, m).as_ptr_range();
+    for (place, seen) in model.sightings.iter().enumerate() {
+        match &seen.what {
+            _ if past.contains(&std::ptr::from_ref(seen)) => {}
+            ModelSight::SentSpeechStopped { item, .. } => {
+                let Some((at, text)) = words.get(item.as_str()).filter(|(_, text)| !text.is_empty()) else {
+                    continue;
+                };
+                let optional = at.0 + network > over.0;
+                all.push((place, Said { what: What::User((*text).to_owned()), optional }));
+            }
+            ModelSight::GotText { role, text } if role == "user" => {
+                all.push((place, Said { what: What::User(text.trim().to_owned()), optional: false }));
+            }
+            ModelSight::SentFunctionCall { call_id, name, .. } if met.insert(call_id.as_str()) => {
+                let Some(output) = outputs.get(call_id.as_str()) else { continue };
+                let (call_id, name, output) = (call_id.clone(), name.clone(), (*output).to_owned());
+                all.push((place, Said { what: What::Call { call_id, name, output }, optional: false }));
+            }
+            ModelSight::SentAudio { item, .. } if met.insert(item.as_str()) => {
+                // An answer stands where it was begun, however late it is heard.
+                let begun = model.items.iter().find(|record| record.id == *item);
+                let place = begun.map_or(place, |record| record.added);
+                all.extend(heard_of(case, m, item, cut.contains(item.as_str())).map(|said| (place, said)));
+            }
+            _ => {}
+        }
+    }
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, said)| said).collect()
+}
+
+/// What the caller heard of an item of the agent.
+fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
+    let record = case.call.models[m].items.iter().find(|record| record.id == id)?;
+    let item = case.hearing.item(m, id)?;
+    let words = record.transcript.trim().to_owned();
+    let all = words.chars().count();
+    if all == 0 {
+        return None;
+    }
+    let heard = case.hearing.heard(item, At(u64::MAX));
+    let spoken = item.len.max(record.sent / (record.rate / 8_000).max(1) as usize).max(1);
+    let fair = all * heard / spoken;
+    let unsure = all * case.terms.unsure_ms() * BYTES_PER_MS / spoken + ONE_WORD;
+    let whole = !cut && heard as f64 / BYTES_PER_MS as f64 + UNHEARD_MS >= (item.len / BYTES_PER_MS) as f64;
+    let sure = case.terms.ear_works() && case.terms.marks_come_back() && !item.silent;
+    let (least, most) = match (sure, whole) {
+        (false, _) => (0, all),
+        (true, true) => (all, all),
+        (true, false) => (fair.saturating_sub(unsure), (fair + unsure).min(all)),
+    };
+    Some(Said { what: What::Agent { words, least, most }, optional: least == 0 })
+}
+
+/// What a session was told is the newest of what was said and heard, as much as fits the limits, in order.
+fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut Findings) {
+    let said: Vec<Said> = (0..next).flat_map(|m| said_in(case, m)).collect();
+    let told = past(case.call, next);
+    let at = case.terms.ready_at(next).unwrap_or_default();
+    let mut outputs: BTreeMap<&str, &str> = BTreeMap::new();
+    for seen in told {
+        if let ModelSight::GotToolOutput { call_id, output, .. } = &seen.what {
+            outputs.insert(call_id, output);
+        }
+    }
+    let (mut items, mut bytes) = (0, 0);
+    let mut open = said.iter().rev().peekable();
+    for seen in told.iter().rev() {
+        let fits = |said: &What| match (&seen.what, said) {
+            (ModelSight::GotText { role, text }, What::User(words)) => {
+                role == "user" && text.trim() == *words
+            }
+            (ModelSight::GotText { role, text }, What::Agent { words, least, most }) => {
+                let count = text.trim().chars().count();
+                role == "assistant" && words.starts_with(text.trim()) && (*least..=*most).contains(&count)
+            }
+            (ModelSight::GotCall { call_id: id, name: of, .. }, What::Call { call_id, name, output }) => {
+                id == call_id && of == name && outputs.get(id.as_str()).is_some_and(|told| told == output)
+            }
+            _ => false,
+        };
+        let what = match &seen.what {
+            ModelSight::GotText { role, text } => format!("{role}: {text:?}"),
+            ModelSight::GotCall { call_id, name, .. } => format!("{call_id} of {name}"),
+            _ => continue,
+        };
+        while open.next_if(|said| said.optional && !fits(&said.what)).is_some() {}
+        let Some(said) = open.next() else {
+            return findings.say(seen.at, format!("a session was told {what}, which nobody had said"));
+        };
+        if !fits(&said.what) {
+            let wanted = said.what.in_words();
+            return findings.say(seen.at, format!("a session was told {what} where there was {wanted}"));
+        }
+        let (more_items, more_bytes) = said.what.size();
+        (items, bytes) = (items + more_items, bytes + more_bytes);
+    }
+    while open.next_if(|said| said.optional).is_some() {}
+    if let Some(said) = open.next() {
+        let (more_items, more_bytes) = said.what.size();
+        let fits = items + more_items <= renewal.history_items && bytes + more_bytes <= renewal.history_bytes;
+        if fits {
+            findings.say(at, format!("a session was not told {}", said.what.in_words()));
+        }
+    }
+}
+
+// -------------------------------------------------------------------------------------------- the chances
+
+/// A session that came near its limit had no moment that was quiet for long enough.
+fn judge_chances(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let Some((limit, window)) = limits(case, renewal, m) else { return };
+    let plain = terms.is_calm() && terms.ear_works() && terms.marks_come_back() && !terms.model_misbehaves();
+    if !plain {
+        return;
+    }
+    let ways = 2 * (terms.latency(Leg::Model) + terms.latency(Leg::Caller)) + terms.stage_us();
+    // The polite end leaves time for the last words.
+    let end = terms.model_over(m).min(terms.over()).min(limit);
+    let needed = renewal.quiet_ms * 1_000 + 2 * ways + PROMPT_US;
+    let mut quiet_since = At(window.0.max(terms.ready_at(m).unwrap_or_default().0));
+    let mut busy = busy(case, m);
+    busy.push((end, end));
+    busy.sort_unstable();
+    for (from, to) in busy {
+        let from = from.min(end);
+        if from.since(quiet_since) > needed {
+            let ms = in_ms(from.since(quiet_since));
+            return findings.say(
+                At(quiet_since.0 + needed),
+                format!("a session near its limit was not renewed although {ms:.0} ms were quiet"),
+            );
+        }
+        quiet_since = quiet_since.max(to);
+    }
+}
+
+/// When something went on in the call that a renewal has to wait for.
+fn busy(case: &Case<'_>, m: usize) -> Vec<(At, At)> {
+    let terms = &case.terms;
+    let config = terms.config;
+    let mut busy: Vec<(At, At)> =
+        case.hearing.played.iter().map(|played| (played.at, played.end())).collect();
+    let mut open: BTreeMap<String, At> = BTreeMap::new();
+    let never = At(u64::MAX);
+    for seen in &case.call.models[m].sightings {
+        let mut from = |what: String| {
+            open.entry(what).or_insert(seen.at);
+        };
+        match &seen.what {
+            ModelSight::SentSpeechStarted { .. } => from("speech".into()),
+            ModelSight::SentSpeechStopped { .. } => {
+                from("answer".into());
+                if config.transcription.is_some() {
+                    busy.push((seen.at, At(seen.at.0 + WORDS_US)));
+                }
+                busy.extend(open.remove("speech").map(|since| (since, seen.at)));
+            }
+            ModelSight::GotCreate { .. } => from("answer".into()),
+            ModelSight::SentResponseCreated { response, .. } => {
+                from(response.clone());
+                busy.extend(open.remove("answer").map(|since| (since, seen.at)));
+            }
+            ModelSight::SentResponseDone { response, .. } => {
+                busy.extend(open.remove(response).map(|since| (since, seen.at)));
+            }
+            ModelSight::SentFunctionCall { call_id, .. } => from(call_id.clone()),
+            ModelSight::GotToolOutput { call_id, .. } => {
+                busy.extend(open.remove(call_id).map(|since| (since, seen.at)));
+            }
+            _ => {}
+        }
+    }
+    busy.extend(open.into_values().map(|since| (since, never)));
+    for seen in &case.call.caller.sightings {
+        if let CallerSight::SentDtmf { .. } = seen.what {
+            busy.push((seen.at, At(seen.at.0 + config.dtmf.quiet_ms * 1_000)));
+        }
+    }
+    busy
+}
