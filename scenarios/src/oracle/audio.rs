@@ -367,8 +367,12 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
     let terms = &case.terms;
     let end = terms.over().min(terms.model_over(m));
     let on_its_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model) + ON_ITS_WAY_US;
-    // What was said before a later session was ready was for the ones before it.
-    let listens_from = if m == 0 { At(0) } else { terms.ready_at(m).unwrap_or(At(u64::MAX)) };
+    // What was said before a later session was ready was for the ones before it, unless this one is to go on with it.
+    let listens_from = if m == 0 || terms.config.renewal.is_some() {
+        At(0)
+    } else {
+        terms.ready_at(m).unwrap_or(At(u64::MAX))
+    };
     let lost = mic[protected..].iter().find(|frame| {
         let slack = terms.slack(Leg::Caller, frame.at) + terms.slack(Leg::Model, frame.at);
         frame.speech
