@@ -49,12 +49,14 @@ class Bench:
         self.port, self.model = free_port(), free_port()
         self.config = folder / "bridge.toml"
         self.config.write_text(f"[store]\nqueue_bytes = {QUEUE_BYTES}\n")
-        script = folder / "model.toml"
+        self.script = folder / "model.toml"
         answer = f'{{ answers = 600, transcript = "{ANSWER}" }}'
-        script.write_text(f"turns = [{', '.join([answer] * 40)}]\n")
+        self.script.write_text(f"turns = [{', '.join([answer] * 40)}]\n")
         self.log = folder / "log"
         self.running = []
-        self.start(["mock-openai", "--listen", f"127.0.0.1:{self.model}", "--script", str(script)], folder / "model")
+
+    def begin(self):
+        self.start(["mock-openai", "--listen", f"127.0.0.1:{self.model}", "--script", str(self.script)], self.folder / "model")
         self.start_bridge()
 
     def start(self, command, output):
@@ -267,6 +269,7 @@ def main():
     bench = None
     try:
         bench = Bench(folder)
+        bench.begin()
         a_disk_fills_up(bench)
         a_bridge_starts_on_a_full_disk(bench)
         a_bridge_is_killed(bench)
