@@ -70,11 +70,11 @@ fn sources(below: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
 }
 
 /// Shows every Rust source below a folder.
-pub(crate) fn each_source(below: &Path, mut show: impl FnMut(&Path, &str)) {
+pub(crate) fn each_source(below: &Path, mut show: impl FnMut(&str)) {
     let mut files = Vec::new();
     sources(below, &[".rs"], &mut files);
     for file in files {
-        show(&file, &fs::read_to_string(&file).expect("a readable source"));
+        show(&fs::read_to_string(&file).expect("a readable source"));
     }
 }
 
