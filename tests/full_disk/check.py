@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, folder):
         self.folder, self.disk = folder, folder / "disk"
         self.disk.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", self.disk], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", self.disk], check=True)
         self.db, self.journals = self.disk / "bridge.db", self.disk / "journals"
         self.port, self.model = free_port(), free_port()
         self.config = folder / "bridge.toml"
