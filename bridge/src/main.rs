@@ -27,25 +27,29 @@ use tracing_subscriber::layer::Layer as _;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Command::Demo { mocks, save, calls }) = args.command {
-        return ended(show(Demo { mocks, save, calls, live: args.live_listen }));
+    match args.command.clone().unwrap_or(Command::Serve) {
+        Command::Demo { mocks, save, calls } => {
+            ended(show(Demo { mocks, save, calls, live: args.live_listen }))
+        }
+        Command::Check => with_config(&args, |config| check(&config)),
+        Command::Serve => with_config(&args, serve),
+        Command::Call { to, from } => with_config(&args, |config| call(&config, &to, from.as_deref())),
+        #[cfg(feature = "store")]
+        Command::Calls { calls: what } => with_config(&args, |config| calls(&config, &what)),
     }
-    let config = match Config::load(&args, |name| std::env::var(name).ok()) {
-        Ok(config) => config,
+}
+
+/// Does something with the settings, if there is nothing wrong with them.
+fn with_config(args: &Args, run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+    match Config::load(args, |name| std::env::var(name).ok()) {
+        Ok(config) => ended(run(config)),
         Err(error) => {
             for problem in error.problems() {
                 eprintln!("bridge: {problem}");
             }
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
-    ended(match args.command.unwrap_or(Command::Serve) {
-        Command::Check => check(&config),
-        Command::Serve | Command::Demo { .. } => serve(config),
-        Command::Call { to, from } => call(&config, &to, from.as_deref()),
-        #[cfg(feature = "store")]
-        Command::Calls { calls: what } => calls(&config, &what),
-    })
+    }
 }
 
 fn ended(done: anyhow::Result<()>) -> ExitCode {
