@@ -3,25 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
 
+mod common;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::call::event::{CallEvent, EndReason};
 use bridge::config::{Config, Secret};
-use bridge::dial::Dial;
-use bridge::registry::CallKey;
 use bridge::rest::{Carrier, Doing, Problem};
-use bridge::serve::{Observe, Served, Server, Stats};
+use bridge::serve::{Served, Server, Stats};
 use bridge::tools::NoTools;
 use bridge::twiml::After;
-use futures_util::{SinkExt, StreamExt};
+use common::{Pipes, Recorder, close_of, ends, given_up, media, read_head, say, start_with, until};
+use futures_util::SinkExt;
 use hmac::{Hmac, Mac as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha1::Sha1;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -385,11 +385,7 @@ async fn a_call_sid_cannot_write_a_header_of_its_own() {
     let mut t = Bench::start(|config| config.twilio.insecure_no_signature = true).await;
     let mut caller = t.stream("CA1\r\nX-Evil: 1", None).await;
     let mut pipe = t.dialled.recv().await.expect("the bridge dials");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(pipe.read_u8().await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let head = read_head(&mut pipe).await.to_lowercase();
     assert!(head.starts_with("get /v1/realtime") && !head.contains("x-evil"), "{head}");
     stop(&mut caller).await;
     t.end().await;
@@ -503,17 +499,8 @@ impl Bench {
         let mut caller = self.upgrade(Some(&sign(STREAM, &[]))).await.unwrap();
         let parameters = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
         say(&mut caller, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
-        say(
-            &mut caller,
-            &json!({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": {"streamSid": "MZ1",
-                "accountSid": "AC1", "callSid": call_sid, "tracks": ["inbound"], "customParameters": parameters,
-                "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}}}),
-        )
-        .await;
-        let payload = "/".repeat(213) + "w==";
-        let media = json!({"event": "media", "sequenceNumber": "2", "streamSid": "MZ1", "media": {
-            "track": "inbound", "chunk": "1", "timestamp": "20", "payload": payload}});
-        say(&mut caller, &media).await;
+        say(&mut caller, &start_with(call_sid, &parameters)).await;
+        say(&mut caller, &media(1)).await;
         caller
     }
 
@@ -521,7 +508,7 @@ impl Bench {
         drop(self.shutdown.take());
         let served = (&mut self.running).await.unwrap();
         assert_eq!((self.stats.active(), self.stats.registered()), (0, 0), "nothing remains");
-        let seen = self.recorder.0.lock().unwrap().clone();
+        let seen = self.recorder.seen();
         (served, seen)
     }
 }
@@ -542,65 +529,7 @@ fn token_in(twiml: &str) -> Option<String> {
     Some(rest.split_once('"')?.0.to_owned())
 }
 
-#[derive(Clone)]
-struct Pipes(mpsc::UnboundedSender<DuplexStream>);
-
-impl Dial for Pipes {
-    type Stream = DuplexStream;
-
-    async fn dial(&self) -> io::Result<DuplexStream> {
-        let (here, there) = duplex(64 * 1024);
-        self.0.send(there).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-        Ok(here)
-    }
-}
-
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<CallEvent>>>);
-
-impl Observe for Recorder {
-    fn event(&self, _call: CallKey, _now: Instant, event: &CallEvent) {
-        self.0.lock().unwrap().push(event.clone());
-    }
-}
-
-fn ends(seen: &[CallEvent]) -> Vec<EndReason> {
-    seen.iter()
-        .filter_map(|event| if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None })
-        .collect()
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    for _ in 0..1_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("did not come true in ten seconds");
-}
-
-async fn say(caller: &mut Caller, message: &Value) {
-    caller.send(Message::text(message.to_string())).await.unwrap();
-}
-
 async fn stop(caller: &mut Caller) {
     say(caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
     close_of(caller).await;
-}
-
-/// What the bridge has to bring to an end itself.
-async fn given_up<T>(end: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), end).await.expect("the bridge gives it up")
-}
-
-/// Reads on to the close frame.
-async fn close_of(caller: &mut Caller) -> Option<u16> {
-    let mut code = None;
-    while let Some(Ok(message)) = given_up(caller.next()).await {
-        if let Message::Close(frame) = message {
-            code = frame.map(|frame| frame.code.into());
-        }
-    }
-    code
 }

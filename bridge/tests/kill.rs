@@ -3,7 +3,10 @@
 #![cfg(feature = "store")]
 #![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
 
-use futures_util::{SinkExt, StreamExt};
+mod common;
+
+use common::say;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,8 +14,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 
 /// A folder that goes with its test.
 struct Folder(PathBuf);
@@ -92,13 +93,6 @@ fn calls(folder: &Path, model: SocketAddr, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn say<S>(socket: &mut WebSocketStream<S>, message: Value)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    socket.send(Message::text(message.to_string())).await.unwrap();
-}
-
 #[tokio::test]
 async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call() {
     let folder = Folder(std::env::temp_dir().join(format!("bridge-kill-{}", std::process::id())));
@@ -111,28 +105,28 @@ async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call()
     let tcp = TcpStream::connect(bridge.address).await.unwrap();
     let url = format!("ws://{}/twilio", bridge.address);
     let (mut caller, _) = tokio_tungstenite::client_async(url, tcp).await.unwrap();
-    say(&mut caller, json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
+    say(&mut caller, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
     say(
         &mut caller,
-        json!({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": {
+        &json!({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": {
         "streamSid": "MZ1", "accountSid": "AC1", "callSid": "CA1", "tracks": ["inbound"],
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}}}),
     )
     .await;
     let payload = "/".repeat(213) + "w==";
     let media = json!({"track": "inbound", "chunk": "1", "timestamp": "20", "payload": payload});
-    say(&mut caller, json!({"event": "media", "sequenceNumber": "2", "streamSid": "MZ1", "media": media}))
+    say(&mut caller, &json!({"event": "media", "sequenceNumber": "2", "streamSid": "MZ1", "media": media}))
         .await;
 
     let (tcp, _) = listener.accept().await.unwrap();
     let mut model = tokio_tungstenite::accept_async(tcp).await.unwrap();
     let format = json!({"format": {"type": "audio/pcm", "rate": 24000}});
     let session = json!({"id": "sess_1", "audio": {"input": format, "output": format}});
-    say(&mut model, json!({"type": "session.created", "session": session})).await;
+    say(&mut model, &json!({"type": "session.created", "session": session})).await;
     assert!(model.next().await.unwrap().unwrap().is_text());
-    say(&mut model, json!({"type": "session.updated", "session": session})).await;
+    say(&mut model, &json!({"type": "session.updated", "session": session})).await;
     let kind = "conversation.item.input_audio_transcription.completed";
-    say(&mut model, json!({"type": kind, "item_id": "u1", "transcript": "Where is my order?"})).await;
+    say(&mut model, &json!({"type": kind, "item_id": "u1", "transcript": "Where is my order?"})).await;
 
     // It is stored while the call goes on.
     let mut seen = String::new();

@@ -3,24 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
 
+mod common;
+
 use bridge::call::event::{CallEvent, EndReason};
 use bridge::call::settings::ToolSpec;
 use bridge::config::{Config, Secret};
-use bridge::dial::Dial;
 use bridge::journal::files::{Counted, Files};
 use bridge::journal::{self, Journal};
 use bridge::meter::Traffic;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use bridge::tools::{NoTools, Tools};
+use common::{Pipes, Recorder, close_of, ends, media, read_head, say, start_with, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::future::pending;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -556,7 +557,7 @@ impl Bench {
     }
 
     fn seen(&self) -> Vec<CallEvent> {
-        self.recorder.0.lock().unwrap().clone()
+        self.recorder.seen()
     }
 
     fn signal(&mut self) {
@@ -597,51 +598,6 @@ impl Bench {
     }
 }
 
-#[derive(Clone)]
-struct Pipes(mpsc::UnboundedSender<DuplexStream>);
-
-impl Dial for Pipes {
-    type Stream = DuplexStream;
-
-    async fn dial(&self) -> io::Result<DuplexStream> {
-        let (here, there) = duplex(64 * 1024);
-        self.0.send(there).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-        Ok(here)
-    }
-}
-
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<CallEvent>>>);
-
-impl Observe for Recorder {
-    fn event(&self, _call: CallKey, _now: Instant, event: &CallEvent) {
-        self.0.lock().unwrap().push(event.clone());
-    }
-}
-
-fn ends(seen: &[CallEvent]) -> Vec<EndReason> {
-    seen.iter()
-        .filter_map(|event| if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None })
-        .collect()
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("did not come true in five seconds");
-}
-
-async fn say<S>(socket: &mut WebSocketStream<S>, message: &Value)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    socket.send(Message::text(message.to_string())).await.unwrap();
-}
-
 async fn heard<S>(socket: &mut WebSocketStream<S>) -> Value
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -657,38 +613,8 @@ where
     }
 }
 
-/// Reads on to the close frame and answers it.
-async fn close_of<S>(socket: &mut WebSocketStream<S>) -> Option<u16>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let mut code = None;
-    while let Some(Ok(message)) = socket.next().await {
-        if let Message::Close(frame) = message {
-            code = frame.map(|frame| frame.code.into());
-        }
-    }
-    code
-}
-
-async fn read_head(pipe: &mut DuplexStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(pipe.read_u8().await.unwrap());
-    }
-    String::from_utf8(head).unwrap()
-}
-
 fn start(call_sid: &str) -> Value {
-    json!({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": {"streamSid": "MZ1",
-        "accountSid": "AC1", "callSid": call_sid, "tracks": ["inbound"], "customParameters": {},
-        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}}})
-}
-
-fn media(chunk: u64) -> Value {
-    let payload = "/".repeat(213) + "w=="; // 160 bytes of silence
-    json!({"event": "media", "sequenceNumber": (chunk + 1).to_string(), "streamSid": "MZ1", "media": {
-        "track": "inbound", "chunk": chunk.to_string(), "timestamp": (chunk * 20).to_string(), "payload": payload}})
+    start_with(call_sid, &json!({}))
 }
 
 fn session(kind: &str) -> Value {

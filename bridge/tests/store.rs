@@ -3,6 +3,8 @@
 #![cfg(feature = "store")]
 #![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
 
+mod common;
+
 use bridge::call::event::{CallEvent, Counts, EndReason, Line, Private, Said, Speaker, ToolOutcome};
 use bridge::realtime::Usage;
 use bridge::registry::CallKey;
@@ -14,6 +16,7 @@ use bridge::store::{
     CallName, Counted, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall, Tokens,
     Url, What, Writer,
 };
+use common::until;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -290,16 +293,6 @@ fn call(calls: &StoreCalls, key: u64, call_sid: &str, lines: u64) {
 
 fn settings(queue_records: usize) -> Settings {
     Settings { queue_records, ..Settings::default() }
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    for _ in 0..6_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("did not come true in a minute");
 }
 
 #[tokio::test]
