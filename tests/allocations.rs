@@ -140,6 +140,11 @@ fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
     let text = papers.texts().remove(0);
     let (header, body) = text.split_at(text.find('\n').expect("a header") + 1);
     let body = &body[..body.rfind("{\"us\"").expect("a last line")];
+    // Time stands still, for it does not go back where the file begins again.
+    let still = |line: &str| {
+        format!("{{\"us\":9000000{}\n", &line[line.find(',').expect("a field behind the time")..])
+    };
+    let body: String = body.lines().map(still).collect();
     let mut kept = None;
     let taken = measure(|| {
         let long = header.as_bytes().chain(Again { text: body.as_bytes(), at: 0, left: HUNDRED_MB });

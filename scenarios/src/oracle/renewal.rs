@@ -361,7 +361,9 @@ fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut
         }
     }
     let (mut items, mut bytes) = (0, 0);
-    let mut open = said.iter().rev().peekable();
+    // From the newest on: how much of what was said may be behind what was told so far. The same words may have been said
+    // twice, and heard once.
+    let mut ends = BTreeSet::from([said.len()]);
     for seen in told.iter().rev() {
         let fits = |said: &What| match (&seen.what, said) {
             (ModelSight::GotText { role, text }, What::User(words)) => {
@@ -381,25 +383,36 @@ fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut
             ModelSight::GotCall { call_id, name, .. } => format!("{call_id} of {name}"),
             _ => continue,
         };
-        while open.next_if(|said| said.optional && !fits(&said.what)).is_some() {}
-        let Some(said) = open.next() else {
-            return findings.say(seen.at, format!("a session was told {what}, which nobody had said"));
-        };
-        if !fits(&said.what) {
-            let wanted = said.what.in_words();
+        let next: BTreeSet<usize> = ends
+            .iter()
+            .flat_map(|end| possible(&said[..*end]))
+            .filter(|place| fits(&said[*place].what))
+            .collect();
+        let Some(newest) = next.last() else {
+            let due = ends.last().and_then(|end| said[..*end].iter().rfind(|said| !said.optional));
+            let wanted = due.map_or("nothing".to_owned(), |said| said.what.in_words());
             return findings.say(seen.at, format!("a session was told {what} where there was {wanted}"));
-        }
-        let (more_items, more_bytes) = said.what.size();
+        };
+        let (more_items, more_bytes) = said[*newest].what.size();
         (items, bytes) = (items + more_items, bytes + more_bytes);
+        ends = next;
     }
-    while open.next_if(|said| said.optional).is_some() {}
-    if let Some(said) = open.next() {
+    let left_out = |end: &usize| said[..*end].iter().rfind(|said| !said.optional);
+    let fits = |said: &Said| {
         let (more_items, more_bytes) = said.what.size();
-        let fits = items + more_items <= renewal.history_items && bytes + more_bytes <= renewal.history_bytes;
-        if fits {
-            findings.say(at, format!("a session was not told {}", said.what.in_words()));
-        }
+        items + more_items <= renewal.history_items && bytes + more_bytes <= renewal.history_bytes
+    };
+    if let Some(said) = ends.iter().find_map(left_out).filter(|said| fits(said))
+        && ends.iter().all(|end| left_out(end).is_some_and(fits))
+    {
+        findings.say(at, format!("a session was not told {}", said.what.in_words()));
     }
+}
+
+/// The places of what may be told next, of what was said: the newest, and what is before it as far as that may be left out.
+fn possible(said: &[Said]) -> impl Iterator<Item = usize> {
+    let due = said.iter().rposition(|said| !said.optional).unwrap_or(0);
+    due..said.len()
 }
 
 // -------------------------------------------------------------------------------------------- the chances
