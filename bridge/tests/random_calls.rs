@@ -126,7 +126,8 @@ impl World {
                     self.outstanding = None;
                 }
                 Transmit::Close { leg: Leg::Model, .. } | Transmit::Drop(Leg::Model) => {
-                    self.connected = false
+                    // What is dropped while it is dialled never opens.
+                    (self.connected, self.dialing) = (false, false);
                 }
                 Transmit::Model(ClientEvent::UserText { item, .. }) => assert!(item.len() <= 32),
                 Transmit::Caller { .. }
@@ -254,7 +255,7 @@ impl World {
                     _ => LegChange::Lost { why: "reset".into() },
                 };
                 if leg == Leg::Model && matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
-                    self.connected = false;
+                    (self.connected, self.dialing) = (false, false);
                 }
                 self.call.handle_leg(leg, change, self.now);
             }

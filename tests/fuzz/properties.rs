@@ -219,7 +219,7 @@ fn as_a_model_writes(event: &ServerEvent) -> String {
     };
     let call = |call: &FunctionCall| {
         let status = if call.complete { "completed" } else { "incomplete" };
-        json!({ "type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments,
+        json!({ "id": call.item, "type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments,
             "status": status })
     };
     let told = match event {

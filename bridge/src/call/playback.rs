@@ -228,12 +228,12 @@ impl Playback {
 
     /// When the oldest outstanding mark will have to be given up.
     pub(crate) fn marks_due(&self, patience: Duration) -> Option<Instant> {
-        self.awaited().map(|mark| mark.expected + self.skew + patience)
+        self.next_mark().map(|mark| mark.expected + self.skew + patience)
     }
 
     /// No mark is waited for.
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.awaited().is_none()
+        self.next_mark().is_none()
     }
 
     /// A mark behind audio of this item may still come back.
@@ -242,7 +242,7 @@ impl Playback {
     }
 
     /// The next mark that was not given up.
-    fn awaited(&self) -> Option<&PendingMark> {
+    fn next_mark(&self) -> Option<&PendingMark> {
         self.pending.get(self.given_up)
     }
 
@@ -253,7 +253,7 @@ impl Playback {
 
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
     fn held_up_at(&self, now: Instant) -> Option<Instant> {
-        let mark = self.awaited().filter(|_| self.trusted)?;
+        let mark = self.next_mark().filter(|_| self.trusted)?;
         (now > mark.expected + self.skew + self.usual_delay() + OVERDUE_AFTER).then_some(mark.expected)
     }
 

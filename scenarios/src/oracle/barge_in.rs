@@ -101,11 +101,13 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
     }
     for seen in &case.call.caller.sightings {
         let CallerSight::SentDtmf { .. } = seen.what else { continue };
+        // A key that an outage holds up comes to a session that was not there when it was pressed.
+        let comes = At(seen.at.0 + case.terms.latency(Leg::Caller) + case.terms.slack(Leg::Caller, seen.at));
         if protected.is_some_and(|window| window.holds(case, seen.at)) {
             continue;
         }
-        let open = (0..case.call.models.len())
-            .rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < seen.at));
+        let open =
+            (0..case.call.models.len()).rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < comes));
         if let Some(m) = open {
             all.push(barge_in(case, m, seen.at, Leg::Caller));
         }
@@ -212,6 +214,7 @@ fn unsure_us(case: &Case<'_>, at: At) -> u64 {
     let (outages, in_all) = terms.outages_until(Leg::Caller, at);
     2 * terms.latency(Leg::Caller)
         + terms.held_up(Leg::Caller, at)
+        + terms.jitter_us(Leg::Caller)
         + if outages > 1 { in_all } else { 0 }
         + FRAME_US
         + terms.gathering_us()
@@ -435,7 +438,8 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
         );
     }
     let earlier = At(barge_in.stopped_at().0.saturating_sub(tolerance_us));
-    let was_over = item.done.is_some_and(|done| done < earlier);
+    // Nor was it over for a bridge that had not been told.
+    let was_over = item.done.is_some_and(|done| At(done.0 + case.terms.latency(Leg::Model)) < earlier);
     if was_over && case.hearing.heard(item, earlier) + BYTES_PER_MS >= item.len {
         findings.say(cut.at, format!("{} was cut although it had been heard to its end", cut.item));
     }

@@ -188,7 +188,13 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         if terms.model_speaks_into_the_dark(m, sent) {
             continue;
         }
-        let due = At(sent.0 + 1_000_000 + slack + (case.hearing.queued(sent) * 125) as u64);
+        // It waits for what was made before it, at the ear and in the bridge.
+        let before =
+            case.hearing.items.iter().filter(|other| other.first_sent().is_some_and(|first| first < sent));
+        let ahead: usize =
+            before.map(|other| other.len.saturating_sub(case.hearing.heard(other, sent))).sum();
+        let ahead = ahead.max(case.hearing.queued(sent));
+        let due = At(sent.0 + 1_000_000 + slack + (ahead * 125) as u64);
         // Speech that began before the response and was not known to be over when it was announced interrupts it, too.
         let floor = created.map_or(at, |c| c.at);
         let interrupted = sightings.iter().any(|s| {

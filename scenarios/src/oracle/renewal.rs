@@ -127,7 +127,8 @@ fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fin
     }
     // What the bridge could know when it closed.
     let gave_up = At(over.0.saturating_sub(way + slack));
-    let known_by = At(gave_up.0.saturating_sub(way + slack));
+    // A word that comes in the same moment may come second.
+    let known_by = At(gave_up.0.saturating_sub(way + slack + 1));
     let queued = case.hearing.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
     let spare =
         in_ms(terms.held_up(Leg::Caller, over) + 2 * terms.latency(Leg::Caller) + terms.gathering_us());

@@ -137,7 +137,7 @@ impl<'a> Terms<'a> {
     }
 
     /// Both ways, microseconds.
-    fn jitter_us(&self, leg: Leg) -> u64 {
+    pub(crate) fn jitter_us(&self, leg: Leg) -> u64 {
         2 * self.weather(leg).jitter_ms * 1_000
     }
 
