@@ -450,33 +450,17 @@ impl<'a> Terms<'a> {
     /// The model's script gives the bridge a reason of its own to end the call.
     pub(crate) fn model_is_at_fault(&self) -> bool {
         let script = &self.plan.model;
-        let mute = |turn: &Turn| {
-            turn.never_created
-                || turn.never_audio
-                || turn.silent
-                || turn.text_only
-                || turn.error.is_some()
-                || turn.status != Outcome::Completed
-        };
         (0..self.call.models.len())
             .any(|m| self.model_broke(m).or(self.model_dark(m)).is_some() || !self.session_fits(m))
-            || script.turns.iter().any(mute)
+            || script.turns.iter().any(gives_no_answer)
     }
 
     /// The model's script does something that a bridge may well wait for.
     pub(crate) fn model_misbehaves(&self) -> bool {
         let script = &self.plan.model;
-        let odd = |turn: &Turn| {
-            turn.never_created
-                || turn.never_audio
-                || turn.silent
-                || turn.text_only
-                || turn.error.is_some()
-                || turn.status != Outcome::Completed
-        };
         !script.events.is_empty()
             || script.vad != mocks::realtime::Vad::default()
-            || script.turns.iter().any(odd)
+            || script.turns.iter().any(gives_no_answer)
     }
 
     /// The script refuses every update.
@@ -648,6 +632,16 @@ impl<'a> Terms<'a> {
         let got = trace.calls.iter().filter(refused).count();
         (got != wanted).then(|| format!("{wanted} calls were to be refused and {got} were"))
     }
+}
+
+/// The script has the model not answer this turn as it should.
+fn gives_no_answer(turn: &Turn) -> bool {
+    turn.never_created
+        || turn.never_audio
+        || turn.silent
+        || turn.text_only
+        || turn.error.is_some()
+        || turn.status != Outcome::Completed
 }
 
 /// The model sent its close frame: it says nothing more and hears nothing more.
