@@ -34,6 +34,16 @@ impl Bench {
         self.model(r#"{"type":"session.created","session":{"id":"sess_2","expires_at":1795330960}}"#);
     }
 
+    /// The session is given up, and another is dialled, configured and confirmed.
+    fn another_takes_over(&mut self) {
+        self.closes();
+        self.expect("dial");
+        self.model_opens();
+        self.created();
+        self.expect("update");
+        self.model(UPDATED);
+    }
+
     fn renewals(&self) -> Vec<(RenewalOutcome, u32, usize)> {
         let renewal = |event: &CallEvent| {
             let CallEvent::Renewal { outcome, tries, items, .. } = event else { return None };
@@ -78,12 +88,7 @@ fn a_session_is_renewed_when_it_has_been_quiet_for_a_while() {
     t.lasts(1);
     t.expect("close Model 1000");
     t.expect_quiet();
-    t.closes();
-    t.expect("dial");
-    t.model_opens();
-    t.created();
-    t.expect("update");
-    t.model(UPDATED);
+    t.another_takes_over();
     t.expect("append 160");
     t.expect_quiet();
     assert_eq!(t.renewals(), [(RenewalOutcome::Renewed, 1, 0)]);
@@ -210,12 +215,7 @@ fn the_new_session_is_told_what_was_heard_and_greets_nobody() {
     t.response_done("r2", "completed");
     t.lasts(WINDOW_MS + 1_000 - t.at);
     t.sent.clear();
-    t.closes();
-    t.expect("dial");
-    t.model_opens();
-    t.created();
-    t.expect("update");
-    t.model(UPDATED);
+    t.another_takes_over();
     t.expect(r#"past Agent("One two three")"#);
     t.expect(r#"past User("Stop.")"#);
     t.expect("append 160");
