@@ -50,8 +50,9 @@ fn from_model() -> Note {
 
 fn journal(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("journal");
-    let dir = std::env::temp_dir().join(format!("bridge-bench-{}", std::process::id()));
-    let settings = Settings { dir: Some(dir.clone()), max_bytes_per_call: 64 << 10, ..Settings::default() };
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let settings =
+        Settings { dir: Some(dir.path().to_owned()), max_bytes_per_call: 64 << 10, ..Settings::default() };
     let files = Files::open(&settings).ok().flatten().expect("a folder for temporary files");
     let mut tape = files.begin(beginning());
     // In pieces that fit the queue, with time to empty it: a full one would only count what it leaves out.
@@ -93,7 +94,6 @@ fn journal(criterion: &mut Criterion) {
     group.finish();
     let counted = files.stop();
     assert_eq!(counted.lost, 0, "the queue was full: {counted:?}");
-    let _left = std::fs::remove_dir_all(dir);
 }
 
 criterion_group!(journals, journal);

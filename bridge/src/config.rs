@@ -1151,11 +1151,13 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use tempfile::NamedTempFile;
 
-    fn file(name: &str, text: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("bridge-config-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).unwrap();
-        path
+    /// A file with this text, gone when dropped.
+    fn file(text: &str) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        file
     }
 
     /// Loads with what every bridge needs beside the model's key.
@@ -1178,9 +1180,9 @@ mod tests {
     }
 
     /// The problems of a file that is all the settings there are.
-    fn problems(name: &str, toml: &str) -> Vec<String> {
-        let path = file(name, toml);
-        let flag = path.to_str().unwrap();
+    fn problems(toml: &str) -> Vec<String> {
+        let file = file(toml);
+        let flag = file.path().to_str().unwrap();
         let problems = load(&["--config", flag], &[("OPENAI_API_KEY", "sk")]).unwrap_err().0;
         problems.into_iter().map(|problem| problem.replace(flag, "F")).collect()
     }
@@ -1201,11 +1203,9 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
-        let path = file(
-            "order",
-            "max_calls = 1\ndrain_ms = 1\nlisten = \"127.0.0.1:1\"\n[openai]\napi_key = \"sk-file\"",
-        );
-        let flags = ["check", "--config", path.to_str().unwrap(), "--listen", "127.0.0.1:3"];
+        let file =
+            file("max_calls = 1\ndrain_ms = 1\nlisten = \"127.0.0.1:1\"\n[openai]\napi_key = \"sk-file\"");
+        let flags = ["check", "--config", file.path().to_str().unwrap(), "--listen", "127.0.0.1:3"];
         let env = [("BRIDGE_LISTEN", "127.0.0.1:2"), ("BRIDGE_DRAIN_MS", "2"), ("BRIDGE_PUBLIC_URL", "")];
         let config = load(&[&flags[..], &["--insecure-no-signature"]].concat(), &env).unwrap();
         assert_eq!((config.max_calls, config.drain_ms), (1, 2));
@@ -1233,17 +1233,18 @@ mod tests {
 
     #[test]
     fn a_secret_may_come_from_a_file() {
-        let path = file("secret-file", "sk-from-a-file\n");
-        let (path, nowhere) = (path.to_str().unwrap(), ("OPENAI_API_KEY_FILE", "/nowhere/key"));
+        let file_with_key = file("sk-from-a-file\n");
+        let (path, nowhere) =
+            (file_with_key.path().to_str().unwrap(), ("OPENAI_API_KEY_FILE", "/nowhere/key"));
         let config = load(&[], &[("OPENAI_API_KEY_FILE", path)]).unwrap();
         assert_eq!(config.openai.api_key.expose(), "sk-from-a-file");
         let both = load(&[], &[("OPENAI_API_KEY_FILE", path), ("OPENAI_API_KEY", "sk")]).unwrap_err();
         assert_eq!(both.0[0], "OPENAI_API_KEY and OPENAI_API_KEY_FILE are both set: keep one of them");
         let missing = load(&[], &[nowhere]).unwrap_err();
         assert!(missing.0[0].starts_with("OPENAI_API_KEY_FILE: cannot read /nowhere/key: "), "{missing}");
-        let empty = file("empty-secret", "\n");
-        let empty =
-            load(&[], &[("TWILIO_AUTH_TOKEN_FILE", empty.to_str().unwrap()), ("TWILIO_AUTH_TOKEN", "")]);
+        let empty = file("\n");
+        let empty = empty.path().to_str().unwrap();
+        let empty = load(&[], &[("TWILIO_AUTH_TOKEN_FILE", empty), ("TWILIO_AUTH_TOKEN", "")]);
         assert!(empty.unwrap_err().0[0].contains("is empty"));
     }
 
@@ -1269,20 +1270,20 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
         assert_eq!(
-            problems("near", "max_calls = 3\n[call.vad]\nthreshhold = 0.5\n"),
+            problems("max_calls = 3\n[call.vad]\nthreshhold = 0.5\n"),
             ["F:3: unknown key `threshhold`; did you mean `threshold`?"]
         );
         assert_eq!(
-            problems("far", "[log]\nzzzzzzzz = 1\n"),
+            problems("[log]\nzzzzzzzz = 1\n"),
             ["F:2: unknown key `zzzzzzzz`; the keys here are format, level"]
         );
     }
 
     #[test]
     fn a_value_of_the_wrong_kind_is_refused_with_its_key_and_line() {
-        let wrong = problems("kind", "max_calls = 3\n[call.timeouts]\nstart_ms = \"5s\"\n");
+        let wrong = problems("max_calls = 3\n[call.timeouts]\nstart_ms = \"5s\"\n");
         assert_eq!(wrong, ["F:3: start_ms: invalid type: string \"5s\", expected u64"]);
-        let wrong = problems("url", "public_url = \"ftp://x\"\n");
+        let wrong = problems("public_url = \"ftp://x\"\n");
         assert_eq!(
             wrong,
             [
@@ -1300,9 +1301,9 @@ mod tests {
         let shown = config.shown().unwrap();
         assert!(shown.contains("api_key = \"***\""), "{shown}");
         assert!(!shown.contains("sk-hidden") && !format!("{config:?}").contains("sk-hidden"));
-        let wrong = problems("secret", "[openai]\napi_key = [\"sk-hidden\"]\n").concat();
+        let wrong = problems("[openai]\napi_key = [\"sk-hidden\"]\n").concat();
         assert!(wrong.contains("api_key") && !wrong.contains("hidden"), "{wrong}");
-        let wrong = problems("secret2", "[twilio]\nauth_token = [\"hidden\"]\n").concat();
+        let wrong = problems("[twilio]\nauth_token = [\"hidden\"]\n").concat();
         assert!(wrong.contains("auth_token") && !wrong.contains("hidden"), "{wrong}");
         let spaced = load(&[], &[("OPENAI_API_KEY", "sk-hid den")]).unwrap_err().to_string();
         assert!(!spaced.contains("hid"), "{spaced}");
@@ -1431,8 +1432,8 @@ mod tests {
             ("[tls]\ncert_file = \"x\"", "tls needs both"),
             ("notice_file = \"/nowhere/notice.ulaw\"", "notice_file /nowhere/notice.ulaw: cannot read it"),
         ];
-        for (n, (toml, words)) in cases.iter().enumerate() {
-            let found = problems(&format!("range{n}"), toml);
+        for (toml, words) in cases {
+            let found = problems(toml);
             assert!(found.len() == 1 && found[0].contains(words), "{toml:?} gave {found:#?}");
         }
     }
@@ -1440,13 +1441,10 @@ mod tests {
     #[test]
     fn a_notice_is_filled_up_to_whole_frames() {
         assert!(notice().len() >= 8_000 && notice().len().is_multiple_of(FRAME_BYTES), "the bundled one");
-        let path = file("notice", &"x".repeat(161));
-        let notice = read_notice(&path).unwrap();
+        let notice = read_notice(file(&"x".repeat(161)).path()).unwrap();
         assert_eq!((notice.len(), notice[160], notice[161]), (320, b'x', 0xFF));
-        assert!(read_notice(&file("wav", "RIFF....WAVE")).unwrap_err().contains("WAV"));
-        assert!(
-            read_notice(&file("long", &"x".repeat(NOTICE_MAX + 1))).unwrap_err().contains("240001 bytes")
-        );
+        assert!(read_notice(file("RIFF....WAVE").path()).unwrap_err().contains("WAV"));
+        assert!(read_notice(file(&"x".repeat(NOTICE_MAX + 1)).path()).unwrap_err().contains("240001 bytes"));
     }
 
     #[test]

@@ -156,17 +156,15 @@ mod tests {
     use crate::dial::trusting;
     use rustls::RootCertStore;
     use rustls::pki_types::ServerName;
-    use std::path::PathBuf;
+    use std::path::Path;
+    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    /// A certificate of our own for `localhost`, in two files, and what trusts it.
-    fn issue(name: &str) -> (Tls, RootCertStore) {
+    /// A certificate of our own for `localhost`, in two files of this folder, and what trusts it.
+    fn issue(folder: &Path) -> (Tls, RootCertStore) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let path = |what: &str| -> PathBuf {
-            std::env::temp_dir().join(format!("bridge-tls-{}-{name}-{what}.pem", std::process::id()))
-        };
-        let (cert, key) = (path("cert"), path("key"));
+        let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
         std::fs::write(&cert, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let mut roots = RootCertStore::empty();
@@ -191,7 +189,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_handshake_that_never_comes_holds_nobody_up() {
-        let (settings, roots) = issue("slow");
+        let folder = TempDir::new().unwrap();
+        let (settings, roots) = issue(folder.path());
         let (mut listener, _certificate, address) = listen(&settings).await;
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut garbage = TcpStream::connect(address).await.unwrap();
@@ -209,7 +208,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_is_read_again_and_a_bad_file_leaves_the_old_one() {
-        let (settings, first) = issue("reload");
+        let folder = TempDir::new().unwrap();
+        let (settings, first) = issue(folder.path());
         let (mut listener, certificate, address) = listen(&settings).await;
         tokio::spawn(async move {
             loop {
@@ -224,7 +224,7 @@ mod tests {
             "{error}"
         );
         assert!(connect(address, first.clone()).await.is_ok(), "the old one is in force");
-        let (_, second) = issue("reload"); // into the same files
+        let (_, second) = issue(folder.path()); // into the same files
         certificate.reload().unwrap();
         assert!(connect(address, second).await.is_ok());
         assert!(connect(address, first).await.is_err(), "the old one is not shown any more");
@@ -232,8 +232,9 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
-        let (one, _) = issue("one");
-        let (other, _) = issue("other");
+        let folders = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (one, _) = issue(folders.0.path());
+        let (other, _) = issue(folders.1.path());
         let mixed = Tls { cert_file: one.cert_file, key_file: other.key_file };
         let error = Certificate::read(&mixed).unwrap_err().to_string();
         assert!(error.contains("does not belong to"), "{error}");

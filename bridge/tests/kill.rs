@@ -9,20 +9,11 @@ use common::say;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-/// A folder that goes with its test.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A bridge in a process of its own, which does not outlive its test.
 struct Bridge {
@@ -95,12 +86,11 @@ fn calls(folder: &Path, model: SocketAddr, arguments: &[&str]) -> String {
 
 #[tokio::test]
 async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call() {
-    let folder = Folder(std::env::temp_dir().join(format!("bridge-kill-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0).unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let model_address = listener.local_addr().unwrap();
     let dead = free_port().await; // where no collector listens
-    let mut bridge = start(&folder.0, model_address, dead).await;
+    let mut bridge = start(folder.path(), model_address, dead).await;
 
     let tcp = TcpStream::connect(bridge.address).await.unwrap();
     let url = format!("ws://{}/twilio", bridge.address);
@@ -131,8 +121,8 @@ async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call()
     // It is stored while the call goes on.
     let mut seen = String::new();
     for _ in 0..500 {
-        if folder.0.join("bridge.db").exists() {
-            seen = calls(&folder.0, model_address, &["export"]);
+        if folder.path().join("bridge.db").exists() {
+            seen = calls(folder.path(), model_address, &["export"]);
         }
         if seen.contains("Where is my order?") {
             break;
@@ -147,11 +137,11 @@ async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call()
     bridge.child.kill().unwrap(); // SIGKILL
     bridge.child.wait().unwrap();
     drop(bridge);
-    let next = start(&folder.0, model_address, dead).await;
-    let page = calls(&folder.0, model_address, &["show", "CA1"]);
+    let next = start(folder.path(), model_address, dead).await;
+    let page = calls(folder.path(), model_address, &["show", "CA1"]);
     assert!(page.contains("end       process_died"), "{page}");
     assert!(page.contains("caller  Where is my order?\n"), "{page}");
-    let list = calls(&folder.0, model_address, &["list"]);
+    let list = calls(folder.path(), model_address, &["list"]);
     assert!(list.contains("process_died") && list.contains("CA1"), "{list}");
     drop(next);
 }

@@ -414,8 +414,8 @@ async fn dropping_the_server_drops_its_calls() {
 
 #[tokio::test]
 async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
-    let dir = std::env::temp_dir().join(format!("bridge-shell-{}", std::process::id()));
-    let journal = journal::Settings { dir: Some(dir.clone()), ..journal::Settings::default() };
+    let folder = tempfile::TempDir::new().unwrap();
+    let journal = journal::Settings { dir: Some(folder.path().to_owned()), ..journal::Settings::default() };
     let files = Arc::new(Files::open(&journal).unwrap().unwrap());
     let recorder = Recorder::default();
     let observe = Fragile(recorder.clone());
@@ -434,7 +434,7 @@ async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
     assert_eq!(counted, Counted { lines: counted.lines, ..Counted::default() });
 
     let journal = |call_sid: &str| {
-        let paths = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        let paths = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
         let mut named = paths.filter(|path| path.to_string_lossy().ends_with(&format!("-{call_sid}.ndjson")));
         let text = std::fs::read_to_string(named.next().unwrap()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
@@ -475,7 +475,6 @@ async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
         ]
     );
     assert_eq!(journal("CA_PANIC").iter().rev().nth(1).unwrap()["is"], "panicked");
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 // ------------------------------------------------------------------------------------------------ the bench

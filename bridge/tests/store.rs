@@ -21,25 +21,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
-/// A folder that goes with its test.
-struct Folder(PathBuf);
+/// Where a store may be, in a folder that goes with its test.
+struct Folder(TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("bridge-store-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
     }
 
     fn file(&self) -> PathBuf {
-        self.0.join("calls.db")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.0.path().join("calls.db")
     }
 }
 
@@ -170,7 +163,7 @@ async fn memory_keeps_the_contract() {
 
 #[tokio::test]
 async fn sqlite_keeps_the_contract_and_the_calls() {
-    let folder = Folder::new("contract");
+    let folder = Folder::new();
     let store = Sqlite::open(&folder.file()).unwrap();
     keeps_the_contract(&store).await;
     store.close().await;
@@ -184,7 +177,7 @@ async fn sqlite_keeps_the_contract_and_the_calls() {
 
 #[tokio::test]
 async fn calls_without_an_end_are_closed_by_the_next_bridge_that_is_alone_with_the_file() {
-    let folder = Folder::new("orphans");
+    let folder = Folder::new();
     let first = Sqlite::open(&folder.file()).unwrap().written_by("test");
     first.prepare().await.unwrap();
     first.write(&records(1)[..3]).await.unwrap();
@@ -405,7 +398,7 @@ async fn a_stopping_process_does_not_wait_for_ever() {
 
 #[tokio::test]
 async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
-    let folder = Folder::new("full");
+    let folder = Folder::new();
     // As many pages as the empty tables need, and a few more: what SQLite says then is what it says on a full disk.
     let store = Sqlite::with(&folder.file(), |options| options.pragma("max_page_count", "40")).unwrap();
     let writer = Writer::start(store, &settings(500), "p1").unwrap();
@@ -438,7 +431,7 @@ async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
 
 #[tokio::test]
 async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing() {
-    let folder = Folder::new("locked");
+    let folder = Folder::new();
     let small = Sqlite::with(&folder.file(), |options| options.pragma("max_page_count", "40")).unwrap();
     small.prepare().await.unwrap();
     let long =

@@ -517,10 +517,9 @@ mod tests {
             let seed = Seed(seeds.fetch_add(1, Ordering::Relaxed));
             stage::play_timed(StageKind::Memory, &scenario, seed)
         };
-        let folder = std::env::temp_dir().join(format!("scn-twice-{}", std::process::id()));
-        let (outcome, _) = same_twice(&differs, "x", &folder);
-        let traces = fs::read_dir(&folder).expect("a folder for the traces").count();
-        fs::remove_dir_all(&folder).expect("it is ours");
+        let folder = tempfile::TempDir::new().expect("a folder for the traces");
+        let (outcome, _) = same_twice(&differs, "x", folder.path());
+        let traces = fs::read_dir(folder.path()).expect("its entries").count();
         assert_eq!(traces, 2);
         let (what, around) = outcome.problems.first().expect("a difference is a problem");
         assert!(what.starts_with("determinism: two plays of the same seed differ from line "), "{what}");

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How long the demo may take, on however slow a machine, in tenths of a second.
 const TENTHS_MAX: usize = 1_200;
@@ -36,7 +37,8 @@ fn figures(address: SocketAddr) -> Option<Value> {
 #[test]
 fn the_demo_plays_a_call_that_the_live_page_shows_and_that_can_be_heard() {
     let programs = built();
-    let heard = std::env::temp_dir().join(format!("demo-{}.wav", std::process::id()));
+    let folder = TempDir::new().expect("a folder");
+    let heard = folder.path().join("heard.wav");
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("an address");
     drop(free);
@@ -66,5 +68,4 @@ fn the_demo_plays_a_call_that_the_live_page_shows_and_that_can_be_heard() {
     assert!(last["lines"].to_string().contains("when are you open on Saturday"), "{last}");
     let wav = fs::read(&heard).expect("a recording");
     assert!(wav.starts_with(b"RIFF") && wav.len() > 8_000 * 2 * 5, "{} bytes", wav.len());
-    let _gone = fs::remove_file(heard);
 }

@@ -10,34 +10,24 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// The most steps that shrinking may leave.
 const STEPS_MAX: usize = 10;
 /// How long all of it may take, on however slow a machine, in tenths of a second.
 const TENTHS_MAX: usize = 3_000;
 
-/// A folder that goes with its owner.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left behind in the system's own folder for such things does no harm.
-        let _left = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn the_walk_from_a_bad_call_to_a_regression_can_be_walked() {
     let text = fs::read_to_string(root().join("docs/field-bug-to-seed.md")).expect("the document");
     let programs = built();
-    let scratch = Scratch(std::env::temp_dir().join(format!("walk-{}", std::process::id())));
-    fs::create_dir_all(&scratch.0).expect("a folder");
+    let scratch = TempDir::new().expect("a folder");
     let mut script = blocks(&text).join("\n");
     // Other tests of this machine may use the ports of the document.
     for (port, free) in [("9100", free_port()), ("8084", free_port())] {
         script = script.replace(port, &free.to_string());
     }
-    let said = walk(&script, &programs, &scratch.0);
+    let said = walk(&script, &programs, scratch.path());
 
     // What the document says came of it.
     let part = said.find("they part: ").expect("the replay with other settings parts from the journal");
@@ -46,9 +36,9 @@ fn the_walk_from_a_bad_call_to_a_regression_can_be_walked() {
     assert!(said[part..].contains("  clears  "), "then it cleared:\n{said}");
     assert!(said.contains("got clear: "), "and the ear was cleared:\n{said}");
     assert!(said.contains("clear: a clear threw "), "the oracle objects to the bug:\n{said}");
-    let page = fs::read_to_string(scratch.0.join("report/index.html")).expect("a page");
+    let page = fs::read_to_string(scratch.path().join("report/index.html")).expect("a page");
     assert!(page.contains("they part: "), "the page has then and now");
-    let kept = regressions::load(&scratch.0.join("kept/protected_words.toml")).expect("it was kept");
+    let kept = regressions::load(&scratch.path().join("kept/protected_words.toml")).expect("it was kept");
     shows_the_bug(&kept, "what was kept");
 }
 

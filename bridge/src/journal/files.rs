@@ -625,12 +625,11 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
+    use tempfile::TempDir;
 
-    /// An empty folder of the test's own.
-    fn dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("bridge-journal-{}-{name}", std::process::id()));
-        let _absent = fs::remove_dir_all(&dir);
-        dir
+    /// An empty folder of the test's own, gone when dropped.
+    fn dir() -> TempDir {
+        TempDir::new().unwrap()
     }
 
     fn settings(dir: &Path) -> Settings {
@@ -683,7 +682,8 @@ mod tests {
 
     #[test]
     fn a_call_leaves_one_private_file_that_is_named_like_it() {
-        let dir = dir("whole");
+        let parent = dir();
+        let dir = parent.path().join("made by the bridge");
         let files = Files::open(&settings(&dir)).unwrap().unwrap();
         let mut tape = files.begin(beginning(7));
         tape.note(ms(1), start("CA1"));
@@ -718,13 +718,14 @@ mod tests {
             assert_eq!(safe(name), file);
         }
         assert_eq!(safe(&"A".repeat(900)).len(), 64);
-        let dir = dir("hostile");
-        let files = Files::open(&settings(&dir)).unwrap().unwrap();
+        let folder = dir();
+        let dir = folder.path();
+        let files = Files::open(&settings(dir)).unwrap().unwrap();
         let mut tape = files.begin(beginning(1));
         tape.note(ms(1), start("/../../x"));
         drop(tape);
         files.stop();
-        assert!(names(&dir)[0].ends_with("-_______x.ndjson"), "{:?}", names(&dir));
+        assert!(names(dir)[0].ends_with("-_______x.ndjson"), "{:?}", names(dir));
     }
 
     #[test]
@@ -745,9 +746,9 @@ mod tests {
             tape.note(ms(n), start("CA1"));
         }
         assert_eq!(shared.counted().lost, 8);
-        let dir = dir("slow");
-        fs::create_dir_all(&dir).unwrap();
-        let mut clerk = clerk(&dir, shared.clone());
+        let folder = dir();
+        let dir = folder.path();
+        let mut clerk = clerk(dir, shared.clone());
         while let Ok(post) = letterbox.try_recv() {
             clerk.take(post);
         }
@@ -756,7 +757,7 @@ mod tests {
         while let Ok(post) = letterbox.try_recv() {
             clerk.take(post);
         }
-        let lines = lines(&dir.join(&names(&dir)[0]));
+        let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "caller.start", "lost", "caller.start", "end"]);
         assert_eq!((&lines[3]["lines"], &lines[5]["lost"]), (&8.into(), &8.into()));
         assert_eq!(shared.queued_bytes.load(SeqCst), 0, "what was taken is not counted any more");
@@ -796,10 +797,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_makes_a_hole_that_is_said_and_no_rubbish() {
-        let dir = dir("full-disk");
-        fs::create_dir_all(&dir).unwrap();
+        let folder = dir();
+        let dir = folder.path();
         let shared = Arc::new(Shared::default());
-        let mut clerk = clerk(&dir, shared.clone());
+        let mut clerk = clerk(dir, shared.clone());
         let alive = Arc::new(());
         let begins =
             Post::Begins { call: 0, beginning: Box::new(beginning(1)), alive: Arc::downgrade(&alive) };
@@ -820,7 +821,7 @@ mod tests {
         clerk.open.get_mut(&0).unwrap().paper.file = real;
         clerk.take(slip(Says::Note(ended())));
         clerk.take(slip(Says::Ends));
-        let lines = lines(&dir.join(&names(&dir)[0]));
+        let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "lost", "event", "end"]);
         assert_eq!((&lines[2]["lines"], &lines[4]["lost"]), (&3.into(), &3.into()));
     }
@@ -858,8 +859,9 @@ mod tests {
 
     #[test]
     fn a_journal_that_is_full_keeps_its_beginning_and_how_the_call_ended() {
-        let dir = dir("size");
-        let settings = Settings { max_bytes_per_call: 64 * 1024, ..settings(&dir) };
+        let folder = dir();
+        let dir = folder.path();
+        let settings = Settings { max_bytes_per_call: 64 * 1024, ..settings(dir) };
         let files = Files::open(&settings).unwrap().unwrap();
         let mut tape = files.begin(beginning(1));
         for n in 0..1_000 {
@@ -868,7 +870,7 @@ mod tests {
         tape.note(ms(1_000), ended());
         drop(tape);
         assert_eq!(files.stop().full, 1);
-        let path = dir.join(&names(&dir)[0]);
+        let path = dir.join(&names(dir)[0]);
         assert!((50_000..=64 * 1024).contains(&fs::metadata(&path).unwrap().len()));
         let lines = lines(&path);
         let kinds = kinds(&lines);
@@ -877,8 +879,9 @@ mod tests {
 
     #[test]
     fn a_call_that_panics_says_so() {
-        let dir = dir("panic");
-        let files = Files::open(&settings(&dir)).unwrap().unwrap();
+        let folder = dir();
+        let dir = folder.path();
+        let files = Files::open(&settings(dir)).unwrap().unwrap();
         let mut tape = files.begin(beginning(1));
         tape.note(ms(1), start("CA1"));
         let panicked = std::thread::spawn(move || {
@@ -887,14 +890,14 @@ mod tests {
         });
         assert!(panicked.join().is_err());
         files.stop();
-        assert_eq!(kinds(&lines(&dir.join(&names(&dir)[0]))), ["caller.start", "panicked", "end"]);
+        assert_eq!(kinds(&lines(&dir.join(&names(dir)[0]))), ["caller.start", "panicked", "end"]);
     }
 
     #[test]
     fn a_call_that_could_not_say_it_is_gone_is_closed_all_the_same() {
-        let dir = dir("gone");
-        fs::create_dir_all(&dir).unwrap();
-        let mut clerk = clerk(&dir, Arc::default());
+        let folder = dir();
+        let dir = folder.path();
+        let mut clerk = clerk(dir, Arc::default());
         let alive = Arc::new(());
         clerk.take(Post::Begins {
             call: 3,
@@ -907,13 +910,13 @@ mod tests {
         drop(alive);
         clerk.sweep(&letterbox);
         assert!(clerk.open.is_empty());
-        assert_eq!(kinds(&lines(&dir.join(&names(&dir)[0]))), ["end"]);
+        assert_eq!(kinds(&lines(&dir.join(&names(dir)[0]))), ["end"]);
     }
 
     #[test]
     fn the_oldest_go_first_by_count_by_bytes_and_by_age() {
-        let dir = dir("retention");
-        fs::create_dir_all(&dir).unwrap();
+        let folder = dir();
+        let dir = folder.path();
         let day = |day: u64| Duration::from_secs(day * 86_400);
         let put = |n: u64, bytes: usize| {
             let name = format!("call-2026010{n}T000000Z-x-000001.ndjson");
@@ -928,11 +931,11 @@ mod tests {
         }
         std::os::unix::fs::symlink("/etc/hostname", dir.join("call-0.ndjson")).unwrap();
         let with = |keep_calls, keep_bytes, keep_days| Folder {
-            dir: dir.clone(),
-            settings: Settings { keep_calls, keep_bytes, keep_days, ..settings(&dir) },
+            dir: dir.to_owned(),
+            settings: Settings { keep_calls, keep_bytes, keep_days, ..settings(dir) },
             process: String::new(),
         };
-        let left = || names(&dir).into_iter().filter(|name| all.contains(name)).collect::<Vec<_>>();
+        let left = || names(dir).into_iter().filter(|name| all.contains(name)).collect::<Vec<_>>();
         let none = BTreeSet::new();
         let now = day(20_007);
 
@@ -946,7 +949,7 @@ mod tests {
         let open = BTreeSet::from([all[3].as_str()]);
         assert_eq!(with(1, 1, 1).tidy(&open, now), 2, "what is being written stays");
         assert_eq!(left(), all[3..4]);
-        assert_eq!(names(&dir).len(), 4, "what is not ours stays");
+        assert_eq!(names(dir).len(), 4, "what is not ours stays");
     }
 
     #[test]

@@ -220,6 +220,7 @@ pub(crate) mod tests {
     use crate::scenario::Scenario;
     use crate::seed::Seed;
     use crate::stage;
+    use tempfile::TempDir;
 
     /// A short call that is to end like this.
     pub(crate) fn outcome(name: &str, end: &str) -> (Trace, Outcome) {
@@ -242,23 +243,6 @@ pub(crate) mod tests {
         report
     }
 
-    /// A folder of this test alone, removed at its end.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("scn-report-{name}-{}", std::process::id()));
-            let _absent = fs::remove_dir_all(&path);
-            Self(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _gone = fs::remove_dir_all(&self.0);
-        }
-    }
-
     fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         for below in [folder.to_path_buf(), folder.join(AUDIO)] {
@@ -275,11 +259,11 @@ pub(crate) mod tests {
 
     #[test]
     fn the_same_runs_give_the_same_bytes_wherever_they_are_written() {
-        let (one, other) = (Scratch::new("one"), Scratch::new("other"));
+        let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         for scratch in [&one, &other] {
-            report().write(&Folder::take(&scratch.0).unwrap()).unwrap();
+            report().write(&Folder::take(scratch.path()).unwrap()).unwrap();
         }
-        let (one, other) = (files(&one.0), files(&other.0));
+        let (one, other) = (files(one.path()), files(other.path()));
         assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
         assert!(one.iter().all(|(name, bytes)| other[name] == *bytes));
         for name in ["index.html", "junit.xml", "report.json", "audio/0001-test__bad-memory-0-caller.wav"] {
@@ -302,29 +286,29 @@ pub(crate) mod tests {
 
     #[test]
     fn a_report_replaces_a_report_and_nothing_else() {
-        let scratch = Scratch::new("replaced");
-        let folder = Folder::take(&scratch.0).unwrap();
+        let scratch = TempDir::new().unwrap();
+        let folder = Folder::take(scratch.path()).unwrap();
         report().write(&folder).unwrap();
         let mut shorter = Report::new("scn run test/good");
         let (trace, outcome) = outcome("test/good", "stopped");
         shorter.add(&trace, &outcome);
-        shorter.write(&Folder::take(&scratch.0).unwrap()).unwrap();
-        let left: Vec<_> = files(&scratch.0).into_keys().filter(|name| name.ends_with(".wav")).collect();
+        shorter.write(&Folder::take(scratch.path()).unwrap()).unwrap();
+        let left: Vec<_> = files(scratch.path()).into_keys().filter(|name| name.ends_with(".wav")).collect();
         assert_eq!(left.len(), 2, "stale audio: {left:?}");
 
-        fs::write(scratch.0.join(OURS), "{}").unwrap();
-        let refused = Folder::take(&scratch.0).unwrap_err().to_string();
+        fs::write(scratch.path().join(OURS), "{}").unwrap();
+        let refused = Folder::take(scratch.path()).unwrap_err().to_string();
         assert!(refused.contains("no report") && refused.contains("empty folder"), "{refused}");
-        let file = scratch.0.join("index.html");
+        let file = scratch.path().join("index.html");
         let refused = Folder::take(&file).unwrap_err().to_string();
         assert!(refused.contains("is a file"), "{refused}");
     }
 
     #[test]
     fn audio_is_embedded_of_failures_only() {
-        let scratch = Scratch::new("embedded");
-        report().write(&Folder::take(&scratch.0).unwrap()).unwrap();
-        let page = fs::read_to_string(scratch.0.join("index.html")).unwrap();
+        let scratch = TempDir::new().unwrap();
+        report().write(&Folder::take(scratch.path()).unwrap()).unwrap();
+        let page = fs::read_to_string(scratch.path().join("index.html")).unwrap();
         assert!(page.contains(r#"id="wav-1-0-ear""#), "the failing call can be played from the page alone");
         assert!(!page.contains(r#"id="wav-0-0-ear""#), "the other is a file beside it");
     }
