@@ -267,6 +267,8 @@ pub enum ModelSight {
         response: String,
         /// The function.
         name: String,
+        /// When its item entered the conversation: so many sightings there were by then.
+        added: usize,
     },
     /// `conversation.item.truncated` was sent: the truncation was accepted.
     SentTruncated {

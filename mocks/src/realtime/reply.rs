@@ -119,8 +119,8 @@ pub(super) struct Response {
 struct Gen {
     id: String,
     kind: GenKind,
-    /// `response.output_item.added` was sent.
-    added: bool,
+    /// `response.output_item.added` was sent, when there had been so many sightings.
+    added: Option<usize>,
     closed: bool,
     /// Text or arguments sent so far.
     said: String,
@@ -309,7 +309,7 @@ impl Model {
             response.plan.push_back((at, step));
         }
         let open: Vec<_> = (0..response.items.len())
-            .filter(|&i| response.items[i].added && !response.items[i].closed)
+            .filter(|&i| response.items[i].added.is_some() && !response.items[i].closed)
             .collect();
         if !open.is_empty() {
             at = at.plus_ms(LATE_MS);
@@ -350,7 +350,7 @@ impl Model {
 
     fn add(&mut self, response: &mut Response, index: usize, now: At) {
         let generated = &mut response.items[index];
-        generated.added = true;
+        generated.added = Some(self.record.sightings.len());
         let rate = response.params.format.rate();
         let body = match &generated.kind {
             GenKind::Spoken { source, .. } => {
@@ -541,6 +541,7 @@ impl Model {
                     call_id: call_id.clone(),
                     response: response.id.clone(),
                     name: name.clone(),
+                    added: generated.added.unwrap_or_default(),
                 });
             }
         }
@@ -608,7 +609,7 @@ impl Model {
         let output: Vec<_> = response
             .items
             .iter()
-            .filter(|generated| generated.added)
+            .filter(|generated| generated.added.is_some())
             .filter_map(|generated| self.items.get(&generated.id))
             .map(|item| item.json(dialect))
             .collect();
@@ -679,7 +680,7 @@ impl Model {
 
 impl Gen {
     const fn new(id: String, kind: GenKind) -> Self {
-        Self { id, kind, added: false, closed: false, said: String::new() }
+        Self { id, kind, added: None, closed: false, said: String::new() }
     }
 }
 

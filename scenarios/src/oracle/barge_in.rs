@@ -150,7 +150,7 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
     // Nor is anybody to blame for what an end that cannot keep up learns, and when.
     let too_late = terms.reads_slower_than_speech()
         || terms.over() <= At(at_ear.0 + REACTION_US + slack_us)
-        || terms.model_over(model) <= at_bridge;
+        || terms.given_up(model) <= At(at_bridge.0 + up_us);
     BargeIn {
         model,
         spoken: told_on == Leg::Model,
@@ -513,6 +513,7 @@ fn is_near_the_end(case: &Case<'_>, at: At) -> bool {
 mod tests {
     use super::super::bench::Bench;
     use super::*;
+    use mocks::record::Ending;
 
     #[test]
     fn a_prompt_clear_and_an_honest_cut_pass() {
@@ -526,6 +527,16 @@ mod tests {
     fn a_missing_clear_is_found() {
         let found = clear(&Bench::barge_in_with(|b| b.clear_after_ms = None).trace());
         assert!(found.iter().any(|v| v.what.contains("no clear")), "{found:?}");
+    }
+
+    #[test]
+    fn a_word_that_crosses_the_close_of_the_session_is_owed_nothing() {
+        let mut bench = Bench::answered(5_000);
+        bench.speech_started(4_000);
+        let found = clear(&bench.trace());
+        assert!(found.iter().any(|v| v.what.contains("no clear")), "{found:?}");
+        bench.model(4_010, ModelSight::Ended(Ending::ByPeer { code: Some(1_000), reason: String::new() }));
+        assert_eq!(clear(&bench.trace()), []);
     }
 
     #[test]

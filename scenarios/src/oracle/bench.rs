@@ -186,7 +186,9 @@ impl Bench {
         let call_id = || "call_1".to_owned();
         bench.created(5_000, "resp_2", None);
         let (response, name) = ("resp_2".to_owned(), "lookup".to_owned());
-        bench.model.push((5_100, ModelSight::SentFunctionCall { call_id: call_id(), response, name }));
+        let called =
+            ModelSight::SentFunctionCall { call_id: call_id(), response, name, added: bench.model.len() };
+        bench.model.push((5_100, called));
         bench.done(5_150, "resp_2", "completed");
         for i in 0..outputs {
             let output = "{}".to_owned();

@@ -185,7 +185,8 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         if created.is_none_or(|c| c.at < at) {
             continue;
         }
-        if terms.model_speaks_into_the_dark(m, sent) {
+        let arrives = At(sent.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, sent));
+        if terms.model_speaks_into_the_dark(m, sent) || terms.given_up(m) <= arrives {
             continue;
         }
         // It waits for what was made before it, at the ear and in the bridge.
@@ -288,6 +289,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         if let Some(closed) = case.terms.closed_by_bridge()
             && !case.terms.model_is_at_fault()
             && !case.terms.expects_bridge_to_end()
+            && !case.terms.session_ran_out(closed)
             && case.terms.caller_gone().is_none_or(|gone| gone > closed)
         {
             findings.say(closed, "the call was ended while another one misbehaved");

@@ -322,7 +322,7 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
     let end = terms.model_over(m).min(terms.over());
     let mut calls: BTreeMap<&str, (At, &str, &str)> = BTreeMap::new();
     for seen in sightings {
-        if let ModelSight::SentFunctionCall { call_id, response, name } = &seen.what {
+        if let ModelSight::SentFunctionCall { call_id, response, name, .. } = &seen.what {
             calls.entry(call_id).or_insert((seen.at, response, name));
         }
     }

@@ -78,7 +78,7 @@ fn renew(trace: &Trace) -> Vec<Violation> {
         for (m, next) in &followed {
             judge_moment(case, renewal, *m, findings);
             judge_gap(case, renewal, *m, *next, findings);
-            judge_overlap(case, *next, findings);
+            judge_overlap(case, *m, *next, findings);
             judge_settings(case, *m, *next, findings);
             judge_history(case, renewal, *next, findings);
             judge_silence(case, *next, findings);
@@ -91,9 +91,8 @@ fn renew(trace: &Trace) -> Vec<Violation> {
 
 /// When this session ends by itself, and from when on it may be renewed.
 fn limits(case: &Case<'_>, renewal: &Renewal, m: usize) -> Option<(At, At)> {
-    let opened = case.call.models[m].sightings.iter().find(|seen| seen.what == ModelSight::Opened)?.at;
     let ready = case.terms.ready_at(m)?;
-    let limit = At(opened.0 + case.terms.session_s(m) * 1_000_000);
+    let limit = case.terms.expires_at(m)?;
     let half = limit.since(ready) / 2;
     let window = (renewal.before_ms * 1_000).min(half);
     Some((limit, At(limit.0 - window)))
@@ -109,21 +108,23 @@ fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fin
         if let ModelSight::Ended(ending) = &seen.what { Some((seen.at, ending)) } else { None }
     });
     let Some((over, ending)) = ended else { return };
-    // In an outage the bridge gives up waiting for the answer to its close.
-    let held_up = terms.is_held_up(Leg::Model, over);
-    match ending {
-        Ending::ByPeer { code: Some(1_000), .. } => {}
-        Ending::Lost { .. } if held_up => {}
-        other => findings.say(over, format!("a session that was renewed ended otherwise: {other}")),
-    }
     let way = terms.latency(Leg::Model);
     let slack = terms.slack(Leg::Model, over) + terms.slack(Leg::Caller, over);
-    if let Some((_, window)) = limits(case, renewal, m)
-        && over.0 + slack + SECOND_US < window.0
-        && renewal.after_ms.is_none()
-    {
-        let early = in_ms(window.since(over)) / 1_000.0;
-        findings.say(over, format!("a session was given up {early:.0} s before it might be renewed"));
+    let window =
+        if renewal.after_ms.is_some() { None } else { limits(case, renewal, m).map(|(_, from)| from) };
+    let early = window.filter(|window| over.0 + slack + SECOND_US < window.0);
+    match ending {
+        Ending::ByPeer { code: Some(1_000), .. } => {
+            if let Some(window) = early {
+                let early = in_ms(window.since(over)) / 1_000.0;
+                findings.say(over, format!("a session was given up {early:.0} s before it might be renewed"));
+            }
+        }
+        // In an outage the bridge gives up waiting for the answer to its close.
+        Ending::Lost { .. } if terms.is_held_up(Leg::Model, over) => {}
+        // Where it may be renewed, it may end by itself while the close is on its way.
+        Ending::ByUs { .. } | Ending::Lost { .. } if early.is_none() => {}
+        other => findings.say(over, format!("a session that was renewed ended otherwise: {other}")),
     }
     // What the bridge could know when it closed.
     let gave_up = At(over.0.saturating_sub(way + slack));
@@ -132,7 +133,8 @@ fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fin
     let queued = case.hearing.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
     let spare =
         in_ms(terms.held_up(Leg::Caller, over) + 2 * terms.latency(Leg::Caller) + terms.gathering_us());
-    if queued as f64 > spare + UNHEARD_MS && terms.marks_come_back() {
+    // The ear of a caller who is gone plays nothing, and says nothing of it.
+    if queued as f64 > spare + UNHEARD_MS && terms.marks_come_back() && over < terms.over() {
         findings.say(over, format!("a session was given up when {queued} ms were still to be heard"));
     }
     if hears_speech(sightings, known_by) && hears_speech(sightings, over) {
@@ -189,8 +191,11 @@ fn judge_gap(case: &Case<'_>, renewal: &Renewal, m: usize, next: usize, findings
 }
 
 /// A word that was beginning is told to both sessions, and nothing else.
-fn judge_overlap(case: &Case<'_>, next: usize, findings: &mut Findings) {
+fn judge_overlap(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings) {
     let terms = &case.terms;
+    if !terms.model_hears(m) {
+        return; // it was told them, and heard none
+    }
     let Some(first) = case.hearing.given[next].iter().find_map(|given| given.spoken) else { return };
     let before = given_before(case, next);
     let again = case.call.caller.mic.iter().filter(|frame| {
@@ -198,7 +203,7 @@ fn judge_overlap(case: &Case<'_>, next: usize, findings: &mut Findings) {
     });
     let twice = again.map(|frame| frame.len as u64 * 125).sum::<u64>();
     let at = terms.ready_at(next).unwrap_or_default();
-    let network = 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, at);
+    let network = 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, at) + terms.mic_held_us();
     if twice > UNNOTICED_US + network {
         findings.say(at, format!("{:.0} ms of the caller's words were told to two sessions", in_ms(twice)));
     }
@@ -309,10 +314,11 @@ fn said_in(case: &Case<'_>, m: usize) -> Vec<Said> {
             ModelSight::GotText { role, text } if role == "user" => {
                 all.push((place, Said { what: What::User(text.trim().to_owned()), optional: false }));
             }
-            ModelSight::SentFunctionCall { call_id, name, .. } if met.insert(call_id.as_str()) => {
+            ModelSight::SentFunctionCall { call_id, name, added, .. } if met.insert(call_id.as_str()) => {
                 let Some(output) = outputs.get(call_id.as_str()) else { continue };
                 let (call_id, name, output) = (call_id.clone(), name.clone(), (*output).to_owned());
-                all.push((place, Said { what: What::Call { call_id, name, output }, optional: false }));
+                // As an answer does, it stands where it was begun.
+                all.push((*added, Said { what: What::Call { call_id, name, output }, optional: false }));
             }
             ModelSight::SentAudio { item, .. } if met.insert(item.as_str()) => {
                 // An answer stands where it was begun, however late it is heard.
@@ -344,6 +350,8 @@ fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
     let sure = case.terms.ear_works() && case.terms.marks_come_back() && !item.silent;
     let (least, most) = match (sure, whole) {
         (false, _) => (0, all),
+        // So short that nothing of it may be unheard.
+        (true, true) if heard == 0 => (0, all),
         (true, true) => (all, all),
         (true, false) => (fair.saturating_sub(unsure), (fair + unsure).min(all)),
     };

@@ -364,6 +364,29 @@ impl<'a> Terms<'a> {
         [ended, self.model_dark(m)].into_iter().flatten().min().unwrap_or(At(u64::MAX))
     }
 
+    /// When the bridge may have given this session up, at the earliest: its close is on its way for a while. What
+    /// reaches the bridge later finds nobody.
+    pub(crate) fn given_up(&self, m: usize) -> At {
+        let over = self.model_over(m);
+        let closed = self.model_at(m, |s| matches!(s, ModelSight::Ended(Ending::ByPeer { .. })));
+        let way = self.latency(Leg::Model) + self.slack(Leg::Model, over);
+        if closed == Some(over) { At(over.0.saturating_sub(way)) } else { over }
+    }
+
+    /// When this session ends by itself.
+    pub(crate) fn expires_at(&self, m: usize) -> Option<At> {
+        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened))?;
+        Some(At(opened.0 + self.session_s(m) * 1_000_000))
+    }
+
+    /// Whether the last session came so near its end by `at` that the bridge had a reason to end the call.
+    pub(crate) fn session_ran_out(&self, at: At) -> bool {
+        let last = (0..self.call.models.len()).rev().find_map(|m| self.expires_at(m));
+        // Sessions are told when they end in whole seconds.
+        let before = (self.config.timeouts.before_expiry_ms + 1_000) * 1_000;
+        last.is_some_and(|end| at.0 + before + self.slack(Leg::Model, at) >= end.0)
+    }
+
     /// When the bridge could know that this model connection had failed: it was refused, or it ended although
     /// nobody had ended the call.
     pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
@@ -382,6 +405,12 @@ impl<'a> Terms<'a> {
     pub(crate) fn model_came_back(&self, m: usize) -> bool {
         (m + 1..self.call.models.len())
             .any(|next| self.model_at(next, |s| matches!(s, ModelSight::Opened)).is_some())
+    }
+
+    /// The longest that the caller's microphone was held up, microseconds: what it heard meanwhile comes at once.
+    pub(crate) fn mic_held_us(&self) -> u64 {
+        let held = |step: &CallerStep| if let CallerStep::PausesMedia(ms) = step { *ms } else { 0 };
+        self.plan.caller.steps.iter().map(held).max().unwrap_or(0) * 1_000
     }
 
     /// What this model says at `at` reaches nobody any more.
