@@ -74,6 +74,8 @@ pub struct Judged {
     pub measured: Measured,
     /// The machine was too busy.
     pub busy: bool,
+    /// Somebody in it never was done, and it had to be cut.
+    pub endless: bool,
     /// The bridge's process ended meanwhile, whoever made it end.
     pub felled: bool,
 }
@@ -119,6 +121,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
         sheet: Sheet::of(trace),
         measured: measure(trace, &outcome),
         busy: trace.lag_us > LAG_MAX_US,
+        endless: trace.cut,
         felled: played.felled,
         outcome,
         advice,
