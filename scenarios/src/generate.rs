@@ -13,7 +13,7 @@ use crate::stage::StageKind;
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
 use bridge::call::settings::{
-    CallConfig, DialWhen, Dialect, Protection, Renewal, ToolSpec, Transcription, Until,
+    CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
 };
 use mocks::realtime::{
     Again, Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
@@ -253,6 +253,7 @@ pub fn generate(seed: Seed) -> Scenario {
     scenario.world.limit_ms = LIMIT_MS;
     settings(&mut scenario, &swarm, &mut Dice::of(seed, "settings"));
     protection(&mut scenario.bridge, &mut Dice::of(seed, "protection"));
+    filler(&mut scenario.bridge, &mut Dice::of(seed, "filler"));
     let (mut caller, mut model) = (Dice::of(seed, "caller"), Dice::of(seed, "model"));
     let calls = match swarm.level(Hazard::Crowd) {
         Level::Off => 1,
@@ -366,6 +367,13 @@ fn protection(bridge: &mut CallConfig, dice: &mut Dice) {
         let until = if bridge.greeting.is_some() && dice.chance(70) { Until::Heard } else { Until::Time };
         let longest = if until == Until::Heard { 8_000 } else { 3_000 };
         bridge.protection = Some(Protection { until, at_most_ms: dice.ms(200, longest) });
+    }
+}
+
+/// Some bridges say a word while a function takes its time.
+fn filler(bridge: &mut CallConfig, dice: &mut Dice) {
+    if !bridge.tools.is_empty() && dice.chance(30) {
+        bridge.filler = Some(Filler { after_ms: dice.ms(300, 2_500), ..Filler::default() });
     }
 }
 

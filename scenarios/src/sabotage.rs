@@ -130,6 +130,17 @@ pub fn all() -> Vec<Sabotage> {
         wire("tool", "tool", "never asks the model to go on", || {
             each(|m| if m.has_type("response.create") { vec![] } else { m.unspoiled() })
         }),
+        wire("tool", "filler", "says that it takes a moment, and never asks for the answer", || {
+            each(
+                |m| {
+                    if m.has_type("response.create") && !m.has_instructions() {
+                        vec![]
+                    } else {
+                        m.unspoiled()
+                    }
+                },
+            )
+        }),
         wire("start", "no_start", "waits for start for ever", || each(|m| m.unless_end(Leg::Caller))),
         wire("tear", "turn", "never closes the model's connection", || each(|m| m.unless_end(Leg::Model))),
         wire("tear", "turn", "closes the model's connection late", || {
@@ -422,6 +433,26 @@ const GROUNDS: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "filler",
+        r#"
+        purpose = "The model calls a function that takes its time, says so, and speaks about the output."
+        [bridge]
+        tools = [{ name = "lookup" }]
+        filler.after_ms = 1000
+        [[tool]]
+        name = "lookup"
+        after_ms = 4000
+        output = "42"
+        [[call]]
+        caller.steps = [
+            { waits = 500 }, { says = 1500 }, "hears_start", "hears_end", "hears_start", "hears_end", { waits = 3000 },
+            "hangs_up",
+        ]
+        caller.patience_ms = 10000
+        model.turns = [{ calls = [{ name = "lookup" }] }, { answers = 900 }, { answers = 1500 }]
+        "#,
+    ),
+    (
         "door",
         r#"
         purpose = "A caller whose stream is the call's, and one whose stream is not."
@@ -605,6 +636,10 @@ impl Message {
 
     fn has_type(&self, kind: &str) -> bool {
         self.json(Leg::Model).is_some_and(|json| json["type"] == kind)
+    }
+
+    fn has_instructions(&self) -> bool {
+        self.json(Leg::Model).is_some_and(|json| json["response"]["instructions"].is_string())
     }
 
     fn is_media(&self) -> bool {

@@ -390,7 +390,13 @@ fn is_repeated(case: &Case<'_>, m: usize, call_id: &str) -> bool {
 fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, findings: &mut Findings) {
     let terms = &case.terms;
     let sightings = &case.call.models[m].sightings;
-    let due = At(last.0 + PROMPT_MS * 1_000 + 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, last));
+    // What is being said then, such as that it takes a moment, is waited for.
+    let said = sightings.iter().take_while(|s| s.at <= last).filter_map(|s| {
+        let ModelSight::SentResponseCreated { response: other, .. } = &s.what else { return None };
+        (other != response).then(|| done_of(sightings, other).map_or(end, |(at, _)| at))
+    });
+    let free = said.fold(last, At::max);
+    let due = At(free.0 + PROMPT_MS * 1_000 + 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, free));
     if due >= end || !calls_are_all_answered(sightings, response) {
         return;
     }
@@ -406,7 +412,7 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
         if let ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. } = seen.what {
             interrupted |= seen.at <= due;
         } else if let ModelSight::SentResponseCreated { response: other, .. } = &seen.what {
-            busy |= other != response && seen.at <= due;
+            busy |= other != response && seen.at > last && seen.at <= due;
         } else if let ModelSight::GotCreate { event_id, .. } = &seen.what {
             asked |= seen.at >= last;
             // Never two at once: what was asked for before has not come yet.
