@@ -763,6 +763,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_past_call_is_as_long_as_all_its_texts() {
+        let call = Past::Call { call_id: "call_1".into(), name: "look".into(), arguments: "{}".into() };
+        assert_eq!(call.text_len(), 6 + 4 + 2);
+        assert_eq!(Past::Output { call_id: "call_1".into(), output: "shipped".into() }.text_len(), 6 + 7);
+        assert_eq!([Past::User("abc".into()), Past::Agent("ab".into())].map(|past| past.text_len()), [3, 2]);
+    }
+
+    #[test]
     fn an_audio_delta_is_the_same_wherever_its_type_stands() {
         for kind in ["response.output_audio.delta", "response.audio.delta"] {
             let kind = format!(r#""type":"{kind}""#);

@@ -507,3 +507,22 @@ pub enum CallEvent {
         transcript: Vec<Line>,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Metrics would add up what has the same name.
+    #[test]
+    fn no_two_outcomes_have_one_name() {
+        fn distinct<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str) {
+            let names: std::collections::BTreeSet<_> = all.into_iter().map(name).collect();
+            assert!(names.len() == N && !names.contains(""), "{names:?}");
+        }
+        distinct(EndReason::ALL, EndReason::name);
+        distinct(DialOutcome::ALL, DialOutcome::name);
+        distinct(ProtectionEnd::ALL, ProtectionEnd::name);
+        distinct(RenewalOutcome::ALL, RenewalOutcome::name);
+        distinct(ToolOutcome::ALL, ToolOutcome::name);
+    }
+}

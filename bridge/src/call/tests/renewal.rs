@@ -348,6 +348,18 @@ fn a_call_that_is_never_quiet_ends_politely() {
     assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionExpired }));
 }
 
+#[test]
+fn only_a_session_that_ran_out_has_missed_its_renewal() {
+    let mut lost = live();
+    lost.leg(Leg::Model, LegChange::Closed { code: Some(1_011), reason: String::new() });
+    assert!(lost.events.contains(&CallEvent::Notice { reason: EndReason::ModelLost }), "{:?}", lost.events);
+    assert_eq!(lost.renewals(), []);
+    let mut plain = live_with(|c| c.renewal = None);
+    plain.lasts(95_000);
+    assert!(plain.events.contains(&CallEvent::Notice { reason: EndReason::SessionExpired }));
+    assert_eq!(plain.renewals(), []);
+}
+
 /// The ways a renewal may have come when the call ends.
 fn on_the_way() -> Vec<Bench> {
     let steps: [fn(&mut Bench); 5] = [
