@@ -281,6 +281,13 @@ mod tests {
         assert_eq!(knows(VOICE, Some("a=%20b"), &voice), Ok(()));
         assert_eq!(knows(VOICE, Some("a=+b"), &voice), Err(signature::Refusal::Mismatch));
         assert_eq!(knows(VOICE, None, &voice), Err(signature::Refusal::Mismatch));
+        let nowhere = door(|config| config.public_url = None);
+        let signed = Signed { signature: Some(&upgrade), settings: None };
+        assert_eq!(
+            nowhere.knows(STREAM, None, signed, Body::None),
+            Err(signature::Refusal::Mismatch),
+            "without an address of its own a bridge knows nobody"
+        );
     }
 
     /// The signature of an address without parameters.

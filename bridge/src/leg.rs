@@ -301,7 +301,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for WebSocketStream<T> {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
@@ -429,6 +429,29 @@ mod tests {
         let (mut cut, peer) = leg(64 * 1024).await;
         drop(peer);
         assert!(matches!(next(&mut cut, false).await, Arrived::Changed(LegChange::Lost { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_message_beyond_the_models_limit_is_a_loss_whole_or_in_pieces() {
+        let head = |first: u8, len: usize| [&[first, 127], (len as u64).to_be_bytes().as_slice()].concat();
+        let piece = |first| [head(first, 1 << 20), vec![b' '; 1 << 20]].concat();
+        let in_pieces = [piece(0x01), piece(0x00).repeat(MODEL_MESSAGE_MAX >> 20)].concat();
+        for frames in [head(0x81, MODEL_MESSAGE_MAX + 1), in_pieces] {
+            let (here, mut there) = duplex(MODEL_MESSAGE_MAX * 2);
+            let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(model_limits())).await;
+            let mut leg = LegIo::new(socket);
+            there.write_all(&frames).await.unwrap();
+            let mut arrived = None;
+            for _ in 0..10_000 {
+                arrived = poll_once(&mut leg, false).await;
+                if arrived.is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await; // the pipe lets others go first, now and then
+            }
+            let Some(Arrived::Changed(LegChange::Lost { why })) = arrived else { panic!("{arrived:?}") };
+            assert!(why.contains(&MODEL_MESSAGE_MAX.to_string()), "{why}");
+        }
     }
 
     #[tokio::test]

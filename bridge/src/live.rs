@@ -650,6 +650,8 @@ fn said(status: StatusCode, value: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     const CALL: CallKey = CallKey(7);
 
@@ -783,7 +785,138 @@ mod tests {
             });
             assert!(!found, "{away}");
         }
-        assert!(policy().starts_with("default-src 'none'; script-src 'sha256-"));
+        let own = |text: &str| format!("'sha256-{}'", BASE64.encode(Sha256::digest(text.as_bytes())));
+        let policy = policy();
+        let directives: Vec<_> = policy.split(';').map(str::trim).collect();
+        assert_eq!(
+            directives,
+            [
+                "default-src 'none'",
+                &format!("script-src {}", own(SCRIPT)),
+                &format!("style-src {}", own(STYLE)),
+                "connect-src 'self'",
+                "img-src data:",
+                "base-uri 'none'",
+                "form-action 'none'",
+                "frame-ancestors 'none'",
+            ]
+        );
+    }
+
+    /// The page, served on a free port.
+    async fn served(config: Config) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(serve(listener, Live::default(), Stats::default(), Arc::new(config), None));
+        address
+    }
+
+    /// The status and the head of what is answered to `METHOD PATH`, with these headers beside `Host`.
+    async fn asked(address: SocketAddr, what: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut tcp = TcpStream::connect(address).await.expect("a connection");
+        let mut request = format!("{what} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n");
+        let host = ("Host", format!("{address}"));
+        let own = [(host.0, host.1.as_str())];
+        let host = own.iter().filter(|_| !headers.iter().any(|(name, _)| *name == "Host"));
+        for (name, value) in host.chain(headers) {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        tcp.write_all(format!("{request}\r\n").as_bytes()).await.expect("it is sent");
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.expect("text");
+        let (head, _) = answer.split_once("\r\n\r\n").expect("a head");
+        (head[9..12].parse().expect("a status"), head.to_ascii_lowercase())
+    }
+
+    #[tokio::test]
+    async fn every_answer_tells_the_browser_what_it_may_do_with_it() {
+        let address = served(Config::default()).await;
+        for (what, headers, status) in [
+            ("GET /", [].as_slice(), 200),
+            ("GET /live/calls", &[], 200),
+            ("GET /nowhere", &[], 404),
+            ("GET /", &[("Host", "evil.example")], 403),
+        ] {
+            let (answered, head) = asked(address, what, headers).await;
+            assert_eq!(answered, status, "{what} {headers:?}");
+            for line in [
+                &format!("content-security-policy: {}", policy().to_ascii_lowercase()),
+                "x-content-type-options: nosniff",
+                "referrer-policy: no-referrer",
+                "cache-control: no-store",
+            ] {
+                assert!(head.lines().any(|found| found == line), "{what}: no {line} in {head}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_by_another_name_or_from_another_page_is_not_let_in() {
+        let address = served(Config::default()).await;
+        let (hang_up, own) = ("POST /live/calls/1/hangup", format!("http://{address}"));
+        let button = ("X-Bridge-Live", "1");
+        for (what, headers, status) in [
+            ("GET /live/calls", [].as_slice(), 200),
+            ("GET /live/calls", &[("Host", "evil.example")], 403),
+            ("GET /live/calls", &[("Origin", "https://evil.example")], 403),
+            ("GET /live/events", &[("Sec-Fetch-Site", "cross-site")], 403),
+            (hang_up, &[], 403),
+            (hang_up, &[button, ("Origin", "https://evil.example")], 403),
+            (hang_up, &[button, ("Sec-Fetch-Site", "same-site")], 403),
+            (hang_up, &[button, ("Host", "evil.example")], 403),
+            (hang_up, &[button, ("Origin", &own), ("Sec-Fetch-Site", "same-origin")], 409),
+        ] {
+            assert_eq!(asked(address, what, headers).await.0, status, "{what} {headers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn with_a_token_nobody_is_let_in_without_it() {
+        let mut config = Config::default();
+        config.operator.token = Secret::new("0123456789abcdef");
+        let address = served(config).await;
+        let right = ("Authorization", "Bearer 0123456789abcdef");
+        for what in ["GET /", "GET /live/calls", "GET /live/events", "POST /live/calls/1/hangup"] {
+            let (status, head) = asked(address, what, &[("X-Bridge-Live", "1")]).await;
+            assert!(status == 401 && head.contains("www-authenticate: basic"), "{what}: {head}");
+            let wrong = ("Authorization", "Bearer 0123456789abcdeg");
+            assert_eq!(asked(address, what, &[wrong, ("X-Bridge-Live", "1")]).await.0, 401, "{what}");
+        }
+        assert_eq!(asked(address, "GET /live/calls", &[right]).await.0, 200);
+        let elsewhere = [right, ("Host", "calls.example.com")];
+        assert_eq!(asked(address, "GET /live/calls", &elsewhere).await.0, 200, "the token is what counts");
+        let foreign = [right, ("X-Bridge-Live", "1"), ("Origin", "https://evil.example")];
+        assert_eq!(asked(address, "POST /live/calls/1/hangup", &foreign).await.0, 403);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_say_nothing_are_bounded_and_given_up() {
+        let address = served(Config::default()).await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        // The clock jumps while nobody has anything to do.
+        let mut late = std::pin::pin!(asked(address, "GET /live/calls", &[]));
+        assert!(tokio::time::timeout(HEADER_TIMEOUT / 2, &mut late).await.is_err(), "there is no room");
+        let answered = tokio::time::timeout(HEADER_TIMEOUT * 2, late).await;
+        assert_eq!(answered.expect("the silent ones are given up").0, 200);
+    }
+
+    #[tokio::test]
+    async fn watchers_are_bounded_and_give_their_places_back() {
+        let (config, policy) = (Arc::new(Config::default()), HeaderValue::from_static("x"));
+        let desk = Desk { live: Live::default(), stats: Stats::default(), config, carrier: None, policy };
+        let mut watching = Vec::new();
+        for _ in 0..WATCHERS_MAX {
+            watching.push(events(State(desk.clone())).await);
+        }
+        assert!(watching.iter().all(|answer| answer.status() == StatusCode::OK));
+        assert_eq!(events(State(desk.clone())).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(watching.pop());
+        assert_eq!(events(State(desk.clone())).await.status(), StatusCode::OK);
+        drop(watching);
+        assert_eq!(desk.live.watchers(), 0);
     }
 
     #[test]

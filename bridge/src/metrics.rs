@@ -643,10 +643,54 @@ mod tests {
         ] {
             let named = named(text);
             assert!(named.len() > 5, "{file} asks for {named:?} only");
-            assert!(named.is_subset(&served), "{file} asks for {:?}", named.difference(&served));
+            let absent: Vec<_> = named.difference(&served).collect();
+            assert!(absent.is_empty(), "{file} asks for {absent:?}");
         }
         let dashboard = include_str!("../../deploy/grafana/dashboard.json");
         serde_json::from_str::<serde_json::Value>(dashboard).expect("JSON");
+    }
+
+    #[test]
+    fn dashboard_and_alerts_tell_figures_apart_by_labels_that_are_served() {
+        let text = metrics().text().unwrap();
+        let has = |name: &str, label: &str| {
+            text.lines().any(|line| line.starts_with(&format!("{name}{{")) && line.contains(label))
+        };
+        let name_at = |text: &str| {
+            let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
+            text[..end].to_owned()
+        };
+        // Prometheus adds these.
+        let own = |label: &str| !["job", "instance"].contains(&label);
+        for asked in [
+            include_str!("../../deploy/grafana/dashboard.json"),
+            include_str!("../../deploy/prometheus/alerts.yml"),
+        ] {
+            let asked = asked.replace('\\', "");
+            let mut found = 0;
+            for (at, _) in asked.match_indices("by (") {
+                let (labels, rest) = asked[at + 4..].split_once(')').unwrap();
+                let name = name_at(&rest[rest.find("bridge_").unwrap()..]);
+                for label in labels.split(", ").filter(|label| own(label)) {
+                    assert!(has(&name, &format!("{label}=\"")), "{name} by {label}");
+                    found += 1;
+                }
+            }
+            for (at, _) in asked.match_indices("bridge_") {
+                let name = name_at(&asked[at..]);
+                let Some(rest) = asked[at + name.len()..].strip_prefix('{') else { continue };
+                for wanted in rest.split_once('}').unwrap().0.split(',') {
+                    let label = name_at(wanted);
+                    let values = wanted.split('"').nth(1).unwrap();
+                    for value in values.split('|').filter(|_| own(&label)) {
+                        let value = value.strip_suffix(".*").map_or(format!("{value}\""), str::to_owned);
+                        assert!(has(&name, &format!("{label}=\"{value}")), "{name} with {wanted}");
+                        found += 1;
+                    }
+                }
+            }
+            assert!(found > 5, "{found} labels are asked for");
+        }
     }
 
     fn value(metrics: &Metrics, series: &str) -> f64 {

@@ -856,6 +856,10 @@ mod tests {
             ("a secret", "not a Realtime event"),
             (r#"["response.audio.delta","r","i",0,"AAE="]"#, "not a Realtime event"),
             (r#"{"secret":1}"#, "not a Realtime event"),
+            (
+                r#"{"type":"response.audio.delta","response_id":"r","item_id":"i","content_index":"a secret","delta":""}"#,
+                "not a Realtime event",
+            ),
             (r#"{"type":"response.done","response":{"secret":1}}"#, "`response.done` without `response.id`"),
             (
                 r#"{"type":"response.audio.delta","response_id":"r","item_id":"i","delta":"a secret"}"#,

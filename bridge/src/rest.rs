@@ -357,14 +357,21 @@ mod tests {
     async fn what_makes_no_sense_is_not_asked() {
         let (rest, twilio) = rest(&[]).await;
         for sid in ["", "CA", "CA1/../../x", "CA1.json?", "MZ1", "CA\u{e4}"] {
-            assert!(matches!(rest.hang_up(sid).await, Err(Problem::Nonsense(_))), "{sid}");
+            assert!(matches!(rest.hang_up(sid).await, Err(Problem::Nonsense(_))), "{sid:?}");
         }
         for number in ["", "911", "+1<Hangup/>", "+1415\r\n"] {
-            assert!(matches!(rest.transfer(CALL, number).await, Err(Problem::Nonsense(_))), "{number}");
-            assert!(matches!(rest.place(number, None).await, Err(Problem::Nonsense(_))), "{number}");
+            assert!(matches!(rest.transfer(CALL, number).await, Err(Problem::Nonsense(_))), "{number:?}");
+            assert!(matches!(rest.place(number, None).await, Err(Problem::Nonsense(_))), "{number:?}");
         }
         assert!(matches!(rest.place("+14155550123", Some("")).await, Err(Problem::Nonsense(_))));
         assert_eq!(asked(&twilio), []);
+    }
+
+    #[tokio::test]
+    async fn what_twilio_says_of_a_refusal_begins_no_line_of_its_own() {
+        let (rest, _) = rest(&[(400, r#"{"code":21211,"message":"no\nERROR forged\u001b[31m"}"#)]).await;
+        let refused = rest.transfer(CALL, "+14155550100").await.unwrap_err().to_string();
+        assert_eq!(refused, "Twilio refused with 400, code 21211: noERROR forged[31m");
     }
 
     #[tokio::test]

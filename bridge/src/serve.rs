@@ -782,8 +782,65 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::dial::TlsDial;
+    use crate::tools::NoTools;
+    use std::future::pending;
+    use tokio::io::{DuplexStream, duplex};
+
+    /// So many connections, all at once, on which nothing ever comes.
+    #[derive(Clone)]
+    pub(crate) struct Crowd {
+        most: usize,
+        came: Arc<Mutex<Vec<DuplexStream>>>,
+    }
+
+    impl Crowd {
+        pub(crate) fn of(most: usize) -> Self {
+            Self { most, came: Arc::default() }
+        }
+
+        /// How many were accepted.
+        pub(crate) fn accepted(&self) -> usize {
+            self.came.lock().unwrap().len()
+        }
+    }
+
+    impl Listener for Crowd {
+        type Io = DuplexStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> (DuplexStream, ()) {
+            if self.accepted() >= self.most {
+                return pending().await;
+            }
+            let (here, there) = duplex(64);
+            self.came.lock().unwrap().push(there);
+            (here, ())
+        }
+
+        fn local_addr(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_say_nothing_are_bounded_and_given_up() {
+        let crowd = Crowd::of(CONNECTIONS_MAX + 10);
+        let dial = TlsDial::new(&"ws://127.0.0.1:9/".parse().unwrap()).unwrap();
+        let server = Server::new(dial, NoTools, Unobserved, Arc::new(lines(9)));
+        let running = tokio::spawn(server.run(crowd.clone(), pending()));
+        tokio::time::sleep(HEADER_TIMEOUT / 2).await;
+        assert_eq!(crowd.accepted(), CONNECTIONS_MAX);
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        assert_eq!(
+            crowd.accepted(),
+            CONNECTIONS_MAX + 10,
+            "whoever waited comes in when the others are gone"
+        );
+        running.abort();
+    }
 
     fn lines(max_calls: usize) -> Config {
         Config { max_calls, ..Config::default() }

@@ -398,6 +398,12 @@ mod tests {
     fn no_secret_means_no_entry() {
         let made = BASE64.encode(hmac_sha1(&Secret::default(), "wss://voice.example.com/media"));
         assert_eq!(check("", "wss://voice.example.com/media", Body::None, &made), Err(Refusal::Key));
+        let verifier =
+            Verifier::new(Secret::new(TOKEN), BTreeMap::from([("blank".into(), Secret::default())]));
+        let made = BASE64.encode(hmac_sha256(b"", &[b"wss://voice.example.com/media"]));
+        let signed = Signed { signature: Some(&made), settings: Some("key=blank,algorithm=HMAC_SHA256") };
+        let checked = verifier.check(signed, ["wss://voice.example.com/media"], Body::None);
+        assert_eq!(checked, Err(Refusal::Key), "a shared key that was left blank");
     }
 
     /// What the strict check of one address leaves to the forms of it.

@@ -125,7 +125,7 @@ fn ms(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::event::{Counts, EndReason, Line, Speaker};
+    use crate::call::event::{Counts, EndReason, Line, Private, Said, Speaker, ToolOutcome};
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -169,6 +169,40 @@ mod tests {
             let raw = |c: char| c.is_control() && c != '\n';
             assert!(written.contains("forged") && !written.contains(raw), "{written:?}");
         }
+    }
+
+    #[test]
+    fn nothing_that_was_said_pressed_or_passed_to_a_function_is_logged() {
+        let paper = Paper::default();
+        let writer = paper.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("trace"))
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let secret = || Private::new("my secret");
+        assert_eq!(format!("{:?}", secret()), "<9 bytes>");
+        let (item, call_id, name) = (|| "item_1".to_owned(), || "call_1".to_owned(), || "f".to_owned());
+        let (speaker, text, cut) = (Speaker::Caller, "my secret".into(), false);
+        let events = [
+            CallEvent::Said(Said::More { item: item(), speaker, words: secret() }),
+            CallEvent::Said(Said::Line(Line { item: item(), place: 1, speaker, text, cut })),
+            CallEvent::Keypad { keys: 9, entry: secret() },
+            CallEvent::ToolCalled { call_id: call_id(), name: name(), arguments: secret() },
+            CallEvent::ToolAnswered {
+                call_id: call_id(),
+                name: name(),
+                outcome: ToolOutcome::Done,
+                took: None,
+                output: secret(),
+            },
+        ];
+        tracing::subscriber::with_default(log, || {
+            events.iter().for_each(|event| LogCalls.event(CallKey(1), crate::driver::now(), event));
+        });
+        let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        assert!(written.contains("keypad entry") && written.contains("function answered"), "{written}");
+        assert!(!written.contains("secret"), "{written}");
     }
 
     #[test]

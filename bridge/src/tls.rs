@@ -154,6 +154,7 @@ where
 mod tests {
     use super::*;
     use crate::dial::trusting;
+    use crate::serve::tests::Crowd;
     use rustls::RootCertStore;
     use rustls::pki_types::ServerName;
     use std::path::Path;
@@ -204,6 +205,26 @@ mod tests {
         let mut heard = [0; 5];
         accepted.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"hello");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_that_never_come_are_bounded_and_given_up() {
+        let folder = TempDir::new().unwrap();
+        let (settings, _) = issue(folder.path());
+        let certificate = Certificate::read(&settings).unwrap().unwrap();
+        let crowd = Crowd::of(HANDSHAKES_MAX + 10);
+        let mut listener = TlsListener::new(crowd.clone(), &certificate).unwrap();
+        assert!(
+            tokio::time::timeout(HANDSHAKE / 2, listener.accept()).await.is_err(),
+            "nobody comes through"
+        );
+        assert_eq!(crowd.accepted(), HANDSHAKES_MAX);
+        assert!(tokio::time::timeout(HANDSHAKE, listener.accept()).await.is_err(), "nobody comes through");
+        assert_eq!(
+            crowd.accepted(),
+            HANDSHAKES_MAX + 10,
+            "whoever waited has a turn when the others are gone"
+        );
     }
 
     #[tokio::test]

@@ -159,12 +159,27 @@ mod tests {
         let token = t.issue("CA1", NOW);
         assert_eq!(redeem(&t, &token, "CA1", NOW + 66), Err(Refusal::Expired));
         assert_eq!(redeem(&t, &token, "CA1", NOW + 65), Ok(()), "clocks differ a little");
+        assert_eq!(redeem(&t, &token, "CA1", NOW + 65), Err(Refusal::Used), "and it is remembered as long");
+    }
+
+    #[test]
+    fn who_cannot_remember_lets_nobody_in() {
+        let t = tokens(1);
+        t.used.lock().unwrap().extend((0..USED_MAX).map(|n| (NOW + 60, n.to_string())));
+        let token = t.issue("CA1", NOW);
+        assert_eq!(redeem(&t, &token, "CA1", NOW), Err(Refusal::Crowded));
+        assert_eq!(redeem(&t, &token, "CA1", NOW + 65), Err(Refusal::Crowded));
+        let later = t.issue("CA1", NOW + 66);
+        assert_eq!(redeem(&t, &later, "CA1", NOW + 66), Ok(()), "what has ended makes room");
     }
 
     #[test]
     fn another_replica_knows_the_token_and_another_account_does_not() {
         let token = tokens(1).issue("CA1", NOW);
-        assert_eq!(redeem(&tokens(2), &token, "CA1", NOW), Ok(()));
+        let replica = tokens(2);
+        let own = replica.issue("CA1", NOW);
+        assert_eq!(redeem(&replica, &token, "CA1", NOW), Ok(()));
+        assert_eq!(redeem(&replica, &own, "CA1", NOW), Ok(()), "which is none of its own");
         let other = Tokens::new(&Secret::new("another"), 60, 1);
         assert_eq!(redeem(&other, &token, "CA1", NOW), Err(Refusal::Forged));
     }

@@ -463,6 +463,8 @@ mod tests {
             (r#"{"event":"mark","mark":{}}"#, "`mark` without `mark.name`"),
             (r#"{"event":"start","start":{"streamSid":"MZ1"}}"#, "`start` without `start.mediaFormat`"),
             (r#"{"event":"dtmf","dtmf":{"digit":"x"}}"#, "`dtmf` without `dtmf.digit`"),
+            (r#"{"event":"start","start":"a secret"}"#, "not a Media Streams message"),
+            (r#"{"event":["a secret"]}"#, "not a Media Streams message"),
             ("[1,2]", "not a Media Streams message"),
             (r#" ["stop"]"#, "not a Media Streams message"),
         ];

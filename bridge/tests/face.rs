@@ -18,6 +18,7 @@ use futures_util::SinkExt;
 use hmac::{Hmac, Mac as _};
 use serde_json::json;
 use sha1::Sha1;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,14 +83,22 @@ async fn a_spoofed_upgrade_is_refused_before_it_costs_anything() {
         mac.update(STREAM.as_bytes());
         BASE64.encode(mac.finalize().into_bytes())
     };
-    for signature in
-        [None, Some(foreign), Some(sign("https://voice.example.com/twilio", &[])), Some("x".into())]
-    {
-        let refused = t.upgrade(signature.as_deref()).await.expect_err("refused");
-        let WebSocketError::Http(answer) = refused else { panic!("{refused}") };
-        assert_eq!(answer.status().as_u16(), 403);
+    let signatures = [
+        None,
+        Some(String::new()),
+        Some("x".into()),
+        Some(foreign),
+        Some(sign("https://voice.example.com/twilio", &[])),
+        Some(sign(&format!("wss://{}/twilio", t.address), &[])),
+    ];
+    for signature in &signatures {
+        let refused = t.upgrade(signature.as_deref()).await.map(drop).err();
+        let Some(WebSocketError::Http(answer)) = refused else {
+            panic!("{signature:?} is not refused: {refused:?}")
+        };
+        assert_eq!(answer.status().as_u16(), 403, "{signature:?}");
     }
-    assert_eq!((t.stats.active(), t.stats.calls(), t.stats.unsigned()), (0, 0, 4));
+    assert_eq!((t.stats.active(), t.stats.calls(), t.stats.unsigned()), (0, 0, 6));
     assert!(t.dialled.try_recv().is_err());
     assert_eq!(t.end().await.0, Served::default());
 }
@@ -384,11 +393,62 @@ async fn nested_and_oversized_json_harm_one_call_at_most() {
 async fn a_call_sid_cannot_write_a_header_of_its_own() {
     let mut t = Bench::start(|config| config.twilio.insecure_no_signature = true).await;
     let mut caller = t.stream("CA1\r\nX-Evil: 1", None).await;
-    let mut pipe = t.dialled.recv().await.expect("the bridge dials");
+    let mut pipe = given_up(t.dialled.recv()).await.expect("the bridge dials");
     let head = read_head(&mut pipe).await.to_lowercase();
     assert!(head.starts_with("get /v1/realtime") && !head.contains("x-evil"), "{head}");
     stop(&mut caller).await;
     t.end().await;
+}
+
+/// What is logged on the thread of a test.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_comes_to_the_door_begins_no_line_of_the_log_and_colours_none() {
+    let paper = Paper::default();
+    let writer = paper.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    let _log = tracing::subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    let mut t = Bench::start(|_| {}).await;
+    let hostile = "CA1\nERROR forged\r\u{1b}[31m";
+    let mut stranger = t.stream(hostile, Some("1.2.3".into())).await;
+    assert_eq!(close_of(&mut stranger).await, Some(1008));
+    let (encoded, from) = ("CA1%0AERROR+forged%0D%1B%5B31m", "+14155550123");
+    let signature = sign(VOICE, &[("CallSid", hostile), ("From", from)]);
+    let form = format!("CallSid={encoded}&From=%2B14155550123");
+    let (_, twiml) = t.post("/voice", &form, Some(&signature)).await;
+    let mut caller = t.stream(hostile, token_in(&twiml)).await;
+    t.dial("Twilio vouches for it").await;
+    for event in ["stream-error", hostile] {
+        let fields =
+            [("CallSid", hostile), ("StreamError", hostile), ("StreamEvent", event), ("StreamSid", hostile)];
+        let event = if event == hostile { encoded } else { event };
+        let form = format!("CallSid={encoded}&StreamError={encoded}&StreamEvent={event}&StreamSid={encoded}");
+        assert_eq!(t.post("/stream-status", &form, Some(&sign(STATUS, &fields))).await.0, 204);
+    }
+    stop(&mut caller).await;
+    t.end().await;
+    let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+    for said in ["turned away", "a stream failed", "a stream's status"] {
+        assert!(
+            written.lines().any(|line| line.contains(said) && line.contains("forged")),
+            "{said}: {written}"
+        );
+    }
+    assert!(!written.lines().any(|line| line.starts_with("ERROR")), "{written}");
+    assert!(!written.contains(|c: char| c.is_control() && c != '\n'), "{written:?}");
 }
 
 // ------------------------------------------------------------------------------------------------ the bench
@@ -506,7 +566,7 @@ impl Bench {
 
     async fn end(mut self) -> (Served, Vec<CallEvent>) {
         drop(self.shutdown.take());
-        let served = (&mut self.running).await.unwrap();
+        let served = given_up(&mut self.running).await.unwrap();
         assert_eq!((self.stats.active(), self.stats.registered()), (0, 0), "nothing remains");
         let seen = self.recorder.seen();
         (served, seen)

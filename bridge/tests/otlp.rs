@@ -8,7 +8,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use bridge::call::event::{CallEvent, Counts, DialOutcome, EndReason, Private, ToolOutcome};
+use bridge::call::event::{
+    CallEvent, Counts, DialOutcome, EndReason, Line, Private, Said, Speaker, ToolOutcome,
+};
 use bridge::config::Secret;
 use bridge::otlp::{Counted, Exporter, Target};
 use bridge::realtime::Usage;
@@ -108,6 +110,10 @@ fn value<'a>(attributes: &'a [KeyValue], key: &str) -> &'a Value {
     found.value.as_ref().unwrap().value.as_ref().unwrap()
 }
 
+fn keys(attributes: &[KeyValue]) -> Vec<&str> {
+    attributes.iter().map(|attribute| attribute.key.as_str()).collect()
+}
+
 #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
 fn zero() -> Instant {
     Instant::now()
@@ -179,6 +185,34 @@ async fn a_call_is_a_trace_of_turns_responses_and_functions() {
     assert_eq!(value(&root.attributes, "error.type"), &Value::StringValue("model_lost".into()));
     assert_eq!(root.status.as_ref().unwrap().code, 2);
     assert_eq!(root.events.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["dialed", "barge_in"]);
+    // What dashboards of others ask for: none may go, and none may come without a thought of what it tells.
+    assert_eq!(
+        keys(&root.attributes),
+        ["twilio.call_sid", "twilio.stream_sid", "gen_ai.conversation.id", "bridge.end_reason", "error.type"]
+    );
+    assert_eq!(
+        keys(&turn.attributes),
+        ["turn.number", "turn.begun_by", "turn.user_bot_latency_seconds", "turn.was_interrupted"]
+    );
+    assert_eq!(
+        keys(&response.attributes),
+        [
+            "gen_ai.operation.name",
+            "gen_ai.provider.name",
+            "gen_ai.request.model",
+            "gen_ai.output.type",
+            "gen_ai.response.id",
+            "gen_ai.response.finish_reasons",
+            "gen_ai.conversation.id",
+            "bridge.first_audio_seconds",
+            "gen_ai.usage.input_tokens",
+            "gen_ai.usage.output_tokens",
+        ]
+    );
+    assert_eq!(
+        keys(&tool.attributes),
+        ["gen_ai.operation.name", "gen_ai.tool.name", "gen_ai.tool.call.id", "error.type"]
+    );
     assert_eq!(value(&turn.attributes, "turn.was_interrupted"), &Value::BoolValue(true));
     assert_eq!(value(&turn.attributes, "turn.user_bot_latency_seconds"), &Value::DoubleValue(0.6));
     assert_eq!(value(&response.attributes, "gen_ai.usage.input_tokens"), &Value::IntValue(132));
@@ -187,6 +221,30 @@ async fn a_call_is_a_trace_of_turns_responses_and_functions() {
     assert_eq!(value(&tool.attributes, "gen_ai.tool.call.id"), &Value::StringValue("c1".into()));
     assert_eq!(value(&tool.attributes, "error.type"), &Value::StringValue("timed_out".into()));
     assert!(!format!("{spans:?}").contains("secret"), "nothing anyone said");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_is_a_trace_too_and_no_word_or_key_of_it_is_in_there() {
+    let collector = Collector::default();
+    let exporter = exporter(collector.listen().await);
+    let (calls, key) = (exporter.calls(), CallKey(1));
+    let tell = |event: CallEvent| calls.event(key, zero(), &event);
+    calls.begins(key, zero(), 1_700_000_000);
+    tell(CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() });
+    let (item, speaker, words) = ("i1".to_owned(), Speaker::Caller, Private::new("my secret"));
+    tell(CallEvent::Said(Said::More { item: item.clone(), speaker, words }));
+    let (text, cut) = ("my secret".into(), false);
+    tell(CallEvent::Said(Said::Line(Line { item, place: 1, speaker, text, cut })));
+    tell(CallEvent::Keypad { keys: 6, entry: Private::new("secret") });
+    calls.gone(key);
+    drop(calls);
+    assert_eq!(stopped(exporter).await, Counted { sent: 2, lost: 0 });
+    let spans = collector.spans.lock().unwrap();
+    let root = spans.iter().find(|span| span.name == "call").unwrap();
+    assert_eq!(value(&root.attributes, "error.type"), &Value::StringValue("cut".into()));
+    assert_eq!(root.status.as_ref().unwrap().code, 2);
+    assert!(spans.iter().any(|span| span.name == "turn" && span.parent_span_id == root.span_id));
+    assert!(!format!("{spans:?}").contains("secret"), "{spans:?}");
 }
 
 #[tokio::test]
@@ -237,19 +295,28 @@ async fn a_dead_collector_costs_what_it_would_have_been_sent_and_nothing_else() 
     drop(listener);
     let exporter = exporter(address);
     let (calls, gauge) = (exporter.calls(), exporter.gauge());
-    // More than the queue holds: nobody waits for room.
+    // More than the queue holds, and to drop it all takes the better part of a minute: nobody waits for room.
+    let began = zero();
     (1..=5_000).for_each(|n| call(&calls, n));
-    assert!(gauge.counted().lost >= 10_000, "{:?}", gauge.counted());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "calls were held up for {took:?}");
+    let without_room = gauge.counted().lost;
+    assert!(without_room >= 10_000, "{:?}", gauge.counted());
     drop(calls);
     let counted = exporter.stop();
     assert_eq!(counted.sent, 0);
+    assert!(counted.lost > without_room, "what waited is lost, too: {counted:?}");
 }
 
 #[tokio::test]
 async fn a_collector_that_never_answers_does_not_keep_a_process_alive() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let exporter = exporter(listener.local_addr().unwrap());
-    call(&exporter.calls(), 1);
+    // Batches enough that trying each of them once would take most of a minute.
+    (1..=1_000).for_each(|n| call(&exporter.calls(), n));
+    let began = zero();
     let counted = exporter.stop(); // returns, although nobody ever accepts
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "the process was kept for {took:?}");
     assert_eq!(counted.sent, 0);
 }

@@ -14,7 +14,7 @@ use bridge::meter::Traffic;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use bridge::tools::{NoTools, Tools};
-use common::{Pipes, Recorder, close_of, ends, media, read_head, say, start_with, until};
+use common::{Pipes, Recorder, close_of, ends, given_up, media, read_head, say, start_with, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::future::pending;
@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 type Caller = WebSocketStream<TcpStream>;
@@ -368,12 +370,32 @@ async fn functions_run_beside_the_audio_fail_alone_and_end_with_the_call() {
 
 #[tokio::test]
 async fn an_oversized_message_ends_its_call() {
-    let t = Bench::start(Config::default()).await;
-    let mut caller = t.call("CA1").await;
-    let _ = caller.send(Message::text(" ".repeat(70_000))).await;
-    while let Some(Ok(_)) = caller.next().await {}
-    let (_, seen) = t.stop().await;
-    assert_eq!(ends(&seen), [EndReason::CallerLost]);
+    let piece = |n: usize| {
+        let data = if n == 0 { Data::Text } else { Data::Continue };
+        Message::Frame(Frame::message(" ".repeat(1_000), OpCode::Data(data), n == 69))
+    };
+    for way in ["at once", "in pieces", "announced"] {
+        let t = Bench::start(Config::default()).await;
+        let mut caller = t.call("CA1").await;
+        match way {
+            "at once" => {
+                let _refused = caller.send(Message::text(" ".repeat(70_000))).await;
+            }
+            "in pieces" => {
+                for n in 0..70 {
+                    let _refused = caller.send(piece(n)).await;
+                }
+            }
+            // The head of a frame says how long it is: the rest is not waited for.
+            _ => {
+                let head = [&[0x81, 0xFF], 70_000_u64.to_be_bytes().as_slice(), &[0; 4]].concat();
+                caller.get_mut().write_all(&head).await.unwrap();
+            }
+        }
+        while let Some(Ok(_)) = given_up(caller.next()).await {}
+        let (_, seen) = t.stop().await;
+        assert_eq!(ends(&seen), [EndReason::CallerLost], "{way}");
+    }
 }
 
 #[tokio::test]
@@ -565,7 +587,7 @@ impl Bench {
 
     async fn stop(mut self) -> (Served, Vec<CallEvent>) {
         self.signal();
-        let served = (&mut self.running).await.unwrap();
+        let served = given_up(&mut self.running).await.unwrap();
         assert_eq!((self.stats.active(), self.stats.registered()), (0, 0), "nothing remains");
         (served, self.seen())
     }

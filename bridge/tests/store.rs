@@ -76,7 +76,9 @@ fn records(n: i64) -> Vec<Record> {
             took_ms: None,
         },
         What::Keypad { number: 1, entry: "4711#".into() },
-        What::Response { response_id: "r1".into(), status: "completed".into(), tokens },
+        What::Keypad { number: 2, entry: "0#".into() },
+        What::Response { response_id: "r2".into(), status: "completed".into(), tokens },
+        What::Response { response_id: "r1".into(), status: "cancelled".into(), tokens: Tokens::default() },
         What::Line(line("three", 30, "")),
         What::Line(cut.clone()),
         What::Ended {
@@ -110,39 +112,44 @@ async fn keeps_the_contract<S: Store>(store: &S) {
     check(&stored);
     // Writing it all again, or the last of it, changes nothing.
     store.write(&all).await.unwrap();
-    store.write(&all[11..]).await.unwrap();
+    store.write(&all[all.len() - 2..]).await.unwrap();
     assert_eq!(store.find("CA1").await, Ok(Some(stored)));
 
     // The end alone says enough: whatever came before it was lost.
-    store.write(&records(2)[12..]).await.unwrap();
+    store.write(&records(2)[all.len() - 1..]).await.unwrap();
     let late = store.find("CA2").await.unwrap().unwrap();
     assert_eq!((late.call.call_sid.as_str(), late.call.began_ms, late.lines.len()), ("CA2", 2_000, 3));
 
-    // Newest first, in pages that neither miss nor repeat.
+    // Newest first, in pages that neither miss nor repeat, also between calls that began at the same time.
     store.write(&(3..8).flat_map(|n| records(n)[..1].to_vec()).collect::<Vec<_>>()).await.unwrap();
+    let again = CallName { call_sid: "CA4".into(), began_ms: 5_000, ..(*name(8)).clone() };
+    store.write(&[Record { call: Arc::new(again), ..records(8)[0].clone() }]).await.unwrap();
     let mut page = Page { limit: 3, ..Page::default() };
     let mut ids = Vec::new();
-    loop {
+    for _ in 0..4 {
         let rows = store.list(&page).await.unwrap();
-        let Some(last) = rows.last() else { break };
-        page.before = Some((last.began_ms, last.id.clone()));
+        page.before = rows.last().map(|last| (last.began_ms, last.id.clone())).or(page.before);
         ids.extend(rows.into_iter().map(|row| row.id));
     }
-    assert_eq!(ids, ["id-0007", "id-0006", "id-0005", "id-0004", "id-0003", "id-0002", "id-0001"]);
+    let all_of_them =
+        ["id-0007", "id-0006", "id-0008", "id-0005", "id-0004", "id-0003", "id-0002", "id-0001"];
+    assert_eq!(ids, all_of_them);
     let one = store.list(&Page { limit: 9, call_sid: "CA4".into(), before: None }).await.unwrap();
-    assert_eq!(one.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["id-0004"]);
+    assert_eq!(one.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["id-0008", "id-0004"]);
+    let newest = store.find("CA4").await.unwrap().unwrap();
+    assert_eq!(newest.call.id, "id-0008", "a callSid names the newest call that bears it");
 }
 
 fn check(stored: &StoredCall) {
     let texts: Vec<_> = stored.lines.iter().map(|l| (l.text.as_str(), l.cut, l.at_ms)).collect();
-    let want = [("où êtes-vous? 🙂", false, 1_030), ("hello it's", true, 1_020), ("bye", false, 1_120)];
+    let want = [("où êtes-vous? 🙂", false, 1_030), ("hello it's", true, 1_020), ("bye", false, 1_140)];
     assert_eq!(texts, want, "in order of place, at the time of the first words, without what was not heard");
     let call = &stored.call;
     assert_eq!(
         (call.process.as_str(), call.call_sid.as_str(), call.stream_sid.as_str()),
         ("test", "CA1", "MZ1")
     );
-    assert_eq!((call.began_ms, call.ended_ms, call.reason.as_deref()), (1_000, Some(1_120), Some("stopped")));
+    assert_eq!((call.began_ms, call.ended_ms, call.reason.as_deref()), (1_000, Some(1_140), Some("stopped")));
     assert_eq!(call.counts.as_ref().unwrap()["barge_ins"], 1);
     let tool = &stored.tools[0];
     assert_eq!((tool.arguments.as_deref(), tool.outcome.as_deref(), tool.took_ms), {
@@ -152,7 +159,11 @@ fn check(stored: &StoredCall) {
         (stored.tools[1].arguments.as_deref(), stored.tools[1].outcome.as_deref()),
         (None, Some("refused"))
     );
-    assert_eq!(stored.keypad[0].entry, "4711#");
+    let entries: Vec<_> = stored.keypad.iter().map(|row| (row.number, row.entry.as_str())).collect();
+    assert_eq!(entries, [(1, "4711#"), (2, "0#")]);
+    let responses: Vec<_> =
+        stored.responses.iter().map(|row| (row.response_id.as_str(), row.status.as_str())).collect();
+    assert_eq!(responses, [("r2", "completed"), ("r1", "cancelled")], "in order of time");
     assert_eq!((stored.responses[0].tokens.cached_text, stored.responses[0].tokens.output_audio), (60, 9));
 }
 
@@ -304,6 +315,24 @@ async fn a_call_is_written_as_it_tells_itself() {
     assert_eq!(stored.lines[1].text, "words 2 \u{FFFD} end");
     assert_eq!((stored.keypad[0].entry.as_str(), stored.tools[0].took_ms), ("1#", Some(5)));
     assert_eq!((stored.responses[0].tokens.output_text, stored.responses[0].at_ms), (3, 1_700_000_000_050));
+}
+
+#[tokio::test]
+async fn every_entry_of_a_call_is_kept_in_its_turn() {
+    let store = Memory::default();
+    let writer = Writer::start(store.clone(), &settings(1_000), "p1").unwrap();
+    let calls = writer.calls();
+    calls.begins(CallKey(1), zero(), 1_700_000_000);
+    calls.event(CallKey(1), zero(), &CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() });
+    for entry in ["4711#", "0#"] {
+        let keypad = CallEvent::Keypad { keys: entry.len(), entry: Private::new(entry) };
+        calls.event(CallKey(1), zero(), &keypad);
+    }
+    drop(calls);
+    writer.stop();
+    let stored = store.find("CA1").await.unwrap().unwrap();
+    let entries: Vec<_> = stored.keypad.iter().map(|row| (row.number, row.entry.as_str())).collect();
+    assert_eq!(entries, [(1, "4711#"), (2, "0#")]);
 }
 
 #[tokio::test]

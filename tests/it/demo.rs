@@ -68,4 +68,7 @@ fn the_demo_plays_a_call_that_the_live_page_shows_and_that_can_be_heard() {
     assert!(last["lines"].to_string().contains("when are you open on Saturday"), "{last}");
     let wav = fs::read(&heard).expect("a recording");
     assert!(wav.starts_with(b"RIFF") && wav.len() > 8_000 * 2 * 5, "{} bytes", wav.len());
+    let samples = wav[44..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]]));
+    let loud = samples.filter(|sample| sample.unsigned_abs() > 1_000).count();
+    assert!(loud > 8_000, "{loud} loud samples: the agent was not heard for a second");
 }

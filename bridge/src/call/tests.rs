@@ -386,7 +386,11 @@ fn a_greeting_is_asked_for_once_the_session_is_settled() {
 #[test]
 fn start_that_never_comes_ends_the_call() {
     let mut t = Bench::with(|_| {});
-    t.advance(5_000);
+    t.advance(4_000);
+    t.twilio(r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#);
+    t.leg(Leg::Caller, LegChange::Ping);
+    t.expect_quiet();
+    t.advance(1_000); // whatever else was said
     t.expect("close Caller 1000");
     t.advance(800);
     t.expect("drop Caller");

@@ -373,6 +373,18 @@ mod tests {
         assert_eq!(headers["webhook-signature"], wanted);
     }
 
+    #[tokio::test]
+    async fn an_id_that_a_model_made_up_is_fit_for_a_header() {
+        let (url, seen) = service([said(200, "1")]).await;
+        let (connect, settings) = (TlsConnect::new().unwrap(), settings(webhook(&url)));
+        let webhooks = Webhooks::new(&settings, &connect, || 1_700_000_000).unwrap();
+        let output = webhooks.run(CALL, "call_1\r\nX-Evil: 1", "look_up", "{}").await;
+        assert_eq!(output, Ok("1".into()));
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0].0["webhook-id"], format!("{CALL}_call_1X-Evil1"));
+        assert!(!seen[0].0.contains_key("x-evil"));
+    }
+
     #[test]
     fn the_signature_is_that_of_the_schemes_own_example() {
         let key = key(&Secret::new(SECRET)).unwrap();

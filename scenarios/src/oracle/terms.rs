@@ -143,7 +143,7 @@ impl<'a> Terms<'a> {
 
     /// The outages that may lie on the way of something said at `at` on this leg, or of its answer, microseconds.
     fn outages_near(&self, leg: Leg, at: At) -> u64 {
-        let until = at.0 + 2 * self.latency(leg) + self.jitter_us(leg) + NEAR_US;
+        let until = at.0.saturating_add(2 * self.latency(leg) + self.jitter_us(leg) + NEAR_US);
         self.outages(leg, at.0.saturating_sub(NEAR_US), until)
     }
 
