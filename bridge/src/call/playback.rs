@@ -341,6 +341,13 @@ mod tests {
     }
 
     #[test]
+    fn only_of_an_item_with_a_mark_under_way_anything_may_be_heard() {
+        let mut ear = Ear::new();
+        ear.sent(0, 100);
+        assert!(ear.playback.may_hear_of(ITEM) && !ear.playback.may_hear_of(ITEM + 1));
+    }
+
+    #[test]
     fn a_burst_is_heard_at_the_speed_of_speech() {
         let mut t = Ear::new();
         for i in 0..15 {

@@ -353,4 +353,44 @@ mod tests {
         t.done("r1");
         assert!(t.ask(false).is_none());
     }
+
+    #[test]
+    fn a_server_that_returns_no_metadata_answers_requests_in_order() {
+        let filler = |turn_ended: bool| {
+            let mut t = Responses::default();
+            t.want(Why::Filler);
+            t.ask(false);
+            if turn_ended {
+                t.turn_ended();
+            }
+            t.created("r1", None, false);
+            t.active().is_some_and(|active| active.fills)
+        };
+        assert!(filler(false));
+        assert!(!filler(true), "it may as well be the answer to the turn");
+    }
+
+    #[test]
+    fn what_the_server_does_by_itself_answers_a_turn_and_nothing_else() {
+        let asked_again = |why: Why| {
+            let mut t = Responses::default();
+            t.want(why);
+            t.created("r1", None, false);
+            t.done("r1");
+            t.ask(false).is_some()
+        };
+        assert!(!asked_again(Why::Turn));
+        assert!(asked_again(Why::ToolOutput));
+    }
+
+    #[test]
+    fn another_session_counts_on() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        let number = |asked: Option<(Requested, Why)>| asked.expect("a request").0.number;
+        let first = number(t.ask(false));
+        t.begin_anew();
+        t.want(Why::Keypad);
+        assert!(number(t.ask(false)) > first);
+    }
 }

@@ -36,6 +36,17 @@ fn goodbye() -> Bench {
 const NOT_DONE: &str = r#"output call_1 {"error":"not done: the caller spoke first, and the call goes on"}"#;
 
 #[test]
+fn who_lists_nobody_offers_no_transfer() {
+    let mut config = CallConfig::default();
+    let ways = |config: &CallConfig| {
+        ["end_call", "transfer_call"].map(|name| crate::call::leaving::way(name, &config.leaving).is_some())
+    };
+    assert_eq!(ways(&config), [false, false]);
+    leaving(&mut config);
+    assert_eq!(ways(&config), [true, true]);
+}
+
+#[test]
 fn the_farewell_is_heard_to_its_end_before_the_call_is_ended() {
     let mut t = goodbye();
     t.expect_quiet();
