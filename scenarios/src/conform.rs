@@ -45,7 +45,7 @@ use tokio::task::JoinSet;
 const RETRIES_MAX: usize = 40;
 /// A rule that most plays break, and that was broken alone as often as this, is broken: nobody is played again for it.
 const CONFIRMED: usize = 3;
-/// How often a play is made anew because our own timers were late.
+/// How often a play is made anew because this machine was busy.
 const BUSY_MAX: usize = 3;
 /// How often a bridge's process is started again.
 const RESTARTS_MAX: usize = 12;
@@ -540,7 +540,7 @@ fn only_once(name: String, judged: Judged) -> Row {
         return Row { name, verdict: Verdict::Passed, why: String::new(), judged: Some(judged) };
     }
     if judged.busy {
-        let why = "this machine's own timers were late, and it was not played again".to_owned();
+        let why = "this machine was busy with something else, and it was not played again".to_owned();
         return Row { name, verdict: Verdict::NotJudged, why, judged: None };
     }
     Row { name, verdict: Verdict::Failed, why: String::new(), judged: Some(judged) }
@@ -565,7 +565,7 @@ fn acquit(rows: &mut BTreeMap<String, Row>) {
 fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
     let name = name.to_owned();
     if second.busy && !second.broken.is_empty() {
-        let why = format!("this machine's own timers were late in each of {} plays", tries + 1);
+        let why = format!("this machine was busy with something else in each of {} plays", tries + 1);
         return Row { name, verdict: Verdict::NotJudged, why, judged: None };
     }
     if second.broken.is_empty() {
@@ -590,8 +590,14 @@ mod tests {
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
         let trace = stage::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
-        let played =
-            Played { trace, notes: Vec::new(), sessions: Vec::new(), felled: false, unanswered: false };
+        let played = Played {
+            trace,
+            notes: Vec::new(),
+            sessions: Vec::new(),
+            felled: false,
+            unanswered: false,
+            crowded: false,
+        };
         let judged = verdict::judge(&played, "x", &Measure::default());
         Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }
     }

@@ -120,7 +120,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
     Judged {
         sheet: Sheet::of(trace),
         measured: measure(trace, &outcome),
-        busy: trace.lag_us > LAG_MAX_US,
+        busy: trace.lag_us > LAG_MAX_US || played.crowded,
         endless: trace.cut,
         felled: played.felled,
         outcome,
@@ -209,8 +209,14 @@ mod tests {
         let set = set.expect("a session that is configured");
         let at = sightings[set].at;
         sightings.insert(set, Sighting { at, what: ModelSight::GotAppend { offset: 0, len: 0 } });
-        let played =
-            Played { trace, notes: Vec::new(), sessions: Vec::new(), felled: false, unanswered: false };
+        let played = Played {
+            trace,
+            notes: Vec::new(),
+            sessions: Vec::new(),
+            felled: false,
+            unanswered: false,
+            crowded: false,
+        };
         judge(&played, name, &Measure::default())
     }
 

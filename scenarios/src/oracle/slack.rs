@@ -7,7 +7,8 @@
 //! * what a system that is awake takes to move a message between two processes and to wake who waits for it;
 //! * for a bridge in a process of its own, what a runtime with a garbage collector takes from it now and then;
 //! * how late this machine's own timers really were during the play: nobody can be faster than his machine. Beyond
-//!   [`LAG_MAX_US`] the machine was too busy to judge anybody, and nobody is.
+//!   [`LAG_MAX_US`] the machine was too busy to judge anybody, and nobody is;
+//!   nor is anybody when more than one thread had to wait for a processor all the time.
 
 use crate::stage::StageKind;
 

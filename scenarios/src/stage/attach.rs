@@ -9,7 +9,7 @@
 //! limit.
 
 use super::StageKind;
-use super::real::{Clock, Lag, on_this_machine};
+use super::real::{Clock, Crowd, Lag, on_this_machine, processors};
 use super::shell::{self, Dialled, Ending, Invited, Net, Play};
 use crate::scenario::{PlannedCall, Scenario};
 use crate::seed::Seed;
@@ -117,6 +117,8 @@ pub struct Played {
     pub felled: bool,
     /// Nobody listened where a call was to be taken.
     pub unanswered: bool,
+    /// Others wanted this machine's processors all the time.
+    pub crowded: bool,
 }
 
 /// A bridge under test. Clones are the same one.
@@ -210,6 +212,8 @@ impl Bridge {
         self.exchange.lines().enter(&play);
         let lag = Lag::default();
         wire.spawn(lag.clone().watch());
+        let crowd = Crowd::default();
+        wire.spawn(crowd.clone().watch());
         for planned in play.planned.iter().cloned() {
             wire.spawn(shell::caller(play.clone(), planned));
         }
@@ -240,7 +244,8 @@ impl Bridge {
         let mut notes = std::mem::take(&mut *wire.notes());
         notes.extend(refusals(&trace));
         let unanswered = wire.unanswered.load(Ordering::Relaxed);
-        Ok(Played { trace, notes, sessions, felled: told, unanswered })
+        let crowded = crowd.is_dense(processors());
+        Ok(Played { trace, notes, sessions, felled: told, unanswered, crowded })
     }
 
     /// Notes once that the process has ended, if it has.

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// How often the clock looks how late it is.
 const TICK: Duration = Duration::from_millis(5);
 
+/// How often the crowd of those who want to run is counted.
+const CROWD_TICK: Duration = Duration::from_millis(100);
+
 /// Scenario time that passes by itself. Clones show the same.
 #[derive(Clone)]
 pub(super) struct Clock {
@@ -53,6 +56,47 @@ impl Lag {
     }
 }
 
+/// How many threads of this machine want to run. Ours may be served in time while the bridge, which needs the
+/// processors for longer, waits its turn behind a compiler.
+#[derive(Clone, Default)]
+pub(super) struct Crowd {
+    wanted: Arc<AtomicU64>,
+    looks: Arc<AtomicU64>,
+}
+
+impl Crowd {
+    /// Watches for ever, where the system says how many they are.
+    pub(super) async fn watch(self) {
+        while let Some(wanted) = runnable() {
+            self.look(wanted);
+            tokio::time::sleep(CROWD_TICK).await;
+        }
+    }
+
+    fn look(&self, wanted: u64) {
+        self.wanted.fetch_add(wanted, Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether on the average more than one had to wait.
+    pub(super) fn is_dense(&self, processors: u64) -> bool {
+        self.wanted.load(Ordering::Relaxed) > self.looks.load(Ordering::Relaxed) * (processors + 1)
+    }
+}
+
+/// Threads that run or could.
+fn runnable() -> Option<u64> {
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    load.split_whitespace().nth(3)?.split('/').next()?.parse().ok()
+}
+
+/// The processors that these threads have: all of the machine, however few of them are ours.
+pub(super) fn processors() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let is_one = |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| !rest.starts_with(' '));
+    stat.lines().filter(is_one).count().max(1) as u64
+}
+
 /// Why a scenario needs a network that can be told what to do, if it does.
 pub(crate) fn needs_a_made_network(scenario: &Scenario) -> Option<&'static str> {
     let weather = &scenario.weather;
@@ -82,4 +126,20 @@ pub(super) fn on_this_machine(scenario: &Scenario) -> Scenario {
     scenario.weather.caller.latency_ms = 0;
     scenario.weather.model.latency_ms = 0;
     scenario
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_dense_when_more_than_one_waits_on_the_average() {
+        let crowd = Crowd::default();
+        assert!(!crowd.is_dense(2), "nobody was counted");
+        crowd.look(3);
+        assert!(!crowd.is_dense(2));
+        crowd.look(4);
+        assert!(crowd.is_dense(2) && !crowd.is_dense(3));
+        assert!(processors() >= 1);
+    }
 }
