@@ -590,14 +590,7 @@ mod tests {
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
         let trace = stage::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
-        let played = Played {
-            trace,
-            notes: Vec::new(),
-            sessions: Vec::new(),
-            felled: false,
-            unanswered: false,
-            crowded: false,
-        };
+        let played = Played::undisturbed(trace);
         let judged = verdict::judge(&played, "x", &Measure::default());
         Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }
     }

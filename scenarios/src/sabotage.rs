@@ -60,9 +60,7 @@ pub fn all() -> Vec<Sabotage> {
     let head = |oracle, scenario, name, make| Sabotage { name, oracle, scenario, how: How::Head(make) };
     let record = |oracle, scenario, name, spoil| Sabotage { name, oracle, scenario, how: How::Record(spoil) };
     vec![
-        wire("clear", "barge_in", "drops the clear", || {
-            each(|m| if m.is_clear() { vec![] } else { m.unspoiled() })
-        }),
+        wire("clear", "barge_in", "drops the clear", || each(|m| m.unless(Message::is_clear))),
         wire("clear", "barge_in", "clears 200 ms late", || {
             each(|m| if m.is_clear() { m.later(200) } else { m.unspoiled() })
         }),
@@ -74,7 +72,7 @@ pub fn all() -> Vec<Sabotage> {
         wire("heard", "barge_in", "cuts 200 ms late", || each(|m| m.moved_cut(200))),
         wire("heard", "barge_in", "cuts 200 ms early", || each(|m| m.moved_cut(-200))),
         wire("heard", "barge_in", "cuts another item", || each(Message::cut_of_another)),
-        wire("heard", "barge_in", "never cuts", || each(|m| if m.is_cut() { vec![] } else { m.unspoiled() })),
+        wire("heard", "barge_in", "never cuts", || each(|m| m.unless(Message::is_cut))),
         wire("heard", "barge_in", "cuts twice", || {
             each(|m| if m.is_cut() { m.times(2) } else { m.unspoiled() })
         }),
@@ -121,25 +119,15 @@ pub fn all() -> Vec<Sabotage> {
         wire("format", "turn", "sends audio before the session is ready", || each(Message::with_early_audio)),
         wire("format", "turn", "asks for another format", || each(Message::with_other_format)),
         wire("mark", "turn", "gives every mark the same name", || each(Message::with_common_mark)),
-        wire("tool", "tool", "never answers a function call", || {
-            each(|m| if m.is_tool_output() { vec![] } else { m.unspoiled() })
-        }),
+        wire("tool", "tool", "never answers a function call", || each(|m| m.unless(Message::is_tool_output))),
         wire("tool", "tool", "answers a function call twice", || {
             each(|m| if m.is_tool_output() { m.times(2) } else { m.unspoiled() })
         }),
         wire("tool", "tool", "never asks the model to go on", || {
-            each(|m| if m.has_type("response.create") { vec![] } else { m.unspoiled() })
+            each(|m| m.unless(|m| m.has_type("response.create")))
         }),
         wire("tool", "filler", "says that it takes a moment, and never asks for the answer", || {
-            each(
-                |m| {
-                    if m.has_type("response.create") && !m.has_instructions() {
-                        vec![]
-                    } else {
-                        m.unspoiled()
-                    }
-                },
-            )
+            each(|m| m.unless(|m| m.has_type("response.create") && !m.has_instructions()))
         }),
         wire("start", "no_start", "waits for start for ever", || each(|m| m.unless_end(Leg::Caller))),
         wire("tear", "turn", "never closes the model's connection", || each(|m| m.unless_end(Leg::Model))),
@@ -181,7 +169,7 @@ pub fn all() -> Vec<Sabotage> {
         }),
         head("renew", "renewal", "never renews a session", || Box::new(KnowsNoLimit)),
         wire("renew", "renewal", "forgets what was said", || {
-            each(|m| if m.has_type("conversation.item.create") { vec![] } else { m.unspoiled() })
+            each(|m| m.unless(|m| m.has_type("conversation.item.create")))
         }),
         head("renew", "renewal", "tells the next session what nobody heard", || {
             Box::new(TellsTheUnheard::default())
@@ -201,7 +189,7 @@ pub fn all() -> Vec<Sabotage> {
             })
         }),
         wire("bytes_in", "words_without_a_session", "loses what was said without a session", || {
-            in_the_second_session(|nth, m| if nth < 3 && m.is_append() { vec![] } else { m.unspoiled() })
+            in_the_second_session(|nth, m| m.unless(|m| nth < 3 && m.is_append()))
         }),
         record("text", "barge_in", "writes down what was never heard", |mut trace| {
             said_in_full(&mut trace);
@@ -682,6 +670,11 @@ impl Message {
         vec![(0, self.out)]
     }
 
+    /// Nothing in place of such a message.
+    fn unless(self, such: impl Fn(&Self) -> bool) -> Instead {
+        if such(&self) { vec![] } else { self.unspoiled() }
+    }
+
     fn later(self, ms: u64) -> Instead {
         vec![(ms * 1_000, self.out)]
     }
@@ -691,11 +684,11 @@ impl Message {
     }
 
     fn swallow_media(self) -> Instead {
-        if self.is_media() { vec![] } else { self.unspoiled() }
+        self.unless(Self::is_media)
     }
 
     fn unless_end(self, leg: Leg) -> Instead {
-        if self.ends(leg) { vec![] } else { self.unspoiled() }
+        self.unless(|m| m.ends(leg))
     }
 
     fn late_end(self, leg: Leg, ms: u64) -> Instead {

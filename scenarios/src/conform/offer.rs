@@ -283,8 +283,7 @@ mod tests {
             "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 500}}},
         });
         let sessions = vec![vec![session]];
-        let mut played =
-            Played { trace, notes: Vec::new(), sessions, felled: false, unanswered: false, crowded: false };
+        let mut played = Played { sessions, ..Played::undisturbed(trace) };
         let offer = Offer::of(&played).unwrap();
         assert!(
             offer.greets && offer.marks && offer.keypad && !offer.beta && !offer.deaf_at_first,

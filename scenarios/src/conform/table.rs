@@ -450,14 +450,7 @@ mod tests {
 
     fn table() -> Table {
         let trace = stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
-        let good = Played {
-            trace,
-            notes: Vec::new(),
-            sessions: Vec::new(),
-            felled: false,
-            unanswered: false,
-            crowded: false,
-        };
+        let good = Played::undisturbed(trace);
         let bad = Played { notes: vec!["the bridge's process <ended>".into()], ..good.clone() };
         let judged = |played| verdict::judge(played, "barge_in/mid_answer", &Measure::default());
         let row = |name: &str, verdict, why: &str, judged| Row {

@@ -209,14 +209,7 @@ mod tests {
         let set = set.expect("a session that is configured");
         let at = sightings[set].at;
         sightings.insert(set, Sighting { at, what: ModelSight::GotAppend { offset: 0, len: 0 } });
-        let played = Played {
-            trace,
-            notes: Vec::new(),
-            sessions: Vec::new(),
-            felled: false,
-            unanswered: false,
-            crowded: false,
-        };
+        let played = Played::undisturbed(trace);
         judge(&played, name, &Measure::default())
     }
 

@@ -121,6 +121,21 @@ pub struct Played {
     pub crowded: bool,
 }
 
+#[cfg(test)]
+impl Played {
+    /// A play in which nothing happened beside the trace.
+    pub(crate) fn undisturbed(trace: Trace) -> Self {
+        Self {
+            trace,
+            notes: Vec::new(),
+            sessions: Vec::new(),
+            felled: false,
+            unanswered: false,
+            crowded: false,
+        }
+    }
+}
+
 /// A bridge under test. Clones are the same one.
 #[derive(Clone)]
 pub struct Bridge {
