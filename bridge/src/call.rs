@@ -50,6 +50,8 @@ use uplink::Uplink;
 const NORMAL: u16 = 1_000;
 /// Pings whose pongs are waited for. A far end that answers none is watched by other means.
 const PINGS_MAX: usize = 16;
+/// Keys kept for a model that is not ready, however many of them make an entry.
+const EARLY_KEYS: usize = 256;
 /// Close code towards whoever may not come in.
 const POLICY_VIOLATION: u16 = 1_008;
 
@@ -579,8 +581,10 @@ impl Call {
                 | Phase::Dialing { .. }
                 | Phase::Configuring { .. }
                 | Phase::Renewing { .. } => {
-                    if self.early_keys.len() < self.desk.config.dtmf.max_digits {
+                    if self.early_keys.len() < EARLY_KEYS {
                         self.early_keys.push(digit);
+                    } else {
+                        self.desk.tolerate("more keys than are kept for a model that is not ready");
                     }
                 }
                 Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}

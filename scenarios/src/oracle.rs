@@ -9,6 +9,7 @@
 //! * [`barge_in`][]: clear, fence, heard.
 //! * [`audio`][]: bytes out, bytes in, pace, latency, audible.
 //! * [`greet`][]: greet.
+//! * [`keypad`][]: keys.
 //! * [`protocol`][]: legal, one, format, mark, tool, start.
 //! * [`lifecycle`][]: tear, go on, robust, owner, text, expect.
 //! * [`leaving`][]: auth, bye.
@@ -19,6 +20,7 @@
 pub mod audio;
 pub mod barge_in;
 pub mod greet;
+pub mod keypad;
 pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
@@ -80,6 +82,7 @@ pub const ALL: &[Oracle] = &[
     audio::LATENCY,
     audio::AUDIBLE,
     greet::GREET,
+    keypad::KEYS,
     protocol::LEGAL,
     protocol::ONE,
     protocol::FORMAT,

@@ -110,6 +110,14 @@ pub fn all() -> Vec<Sabotage> {
         head("greet", "protected_key", "clears at a key in the protected window", || {
             Box::<ClearsAtKeys>::default()
         }),
+        head("keys", "keys", "loses a key", || Box::<LosesAKey>::default()),
+        wire("keys", "keys", "tells keys twice", || {
+            each(|m| if m.is_user_text() { m.times(2) } else { m.unspoiled() })
+        }),
+        wire("keys", "keys", "tells keys two seconds late", || {
+            each(|m| if m.is_user_text() { m.later(2_000) } else { m.unspoiled() })
+        }),
+        wire("keys", "keys", "tells no keys", || each(|m| m.unless(Message::is_user_text))),
         wire("legal", "turn", "adds a field Twilio does not know", || each(Message::with_extra_field)),
         wire("legal", "turn", "misspells an event to the model", || each(Message::misspelt)),
         wire("legal", "barge_in", "cuts behind the end", || each(|m| m.moved_cut(60_000))),
@@ -441,6 +449,19 @@ const GROUNDS: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "keys",
+        r#"
+        purpose = "Two entries by key, each answered."
+        [bridge]
+        dtmf.quiet_ms = 800
+        [[call]]
+        caller.steps = [
+            { waits = 500 }, { presses = "12#" }, "hears_start", "hears_end", { presses = "3" }, "hears_start", "hears_end",
+            { waits = 2500 }, "hangs_up",
+        ]
+        "#,
+    ),
+    (
         "door",
         r#"
         purpose = "A caller whose stream is the call's, and one whose stream is not."
@@ -660,6 +681,10 @@ impl Message {
 
     fn is_tool_output(&self) -> bool {
         self.json(Leg::Model).is_some_and(|json| json["item"]["type"] == "function_call_output")
+    }
+
+    fn is_user_text(&self) -> bool {
+        self.json(Leg::Model).is_some_and(|json| json["item"]["role"] == "user")
     }
 
     fn ends(&self, leg: Leg) -> bool {
@@ -1034,6 +1059,23 @@ impl Defect for ClearsAtKeys {
             acts.push((0, Act::Say(BridgeOut::Text(Leg::Caller, clear))));
         }
         acts
+    }
+}
+
+/// Does not hear the second key.
+#[derive(Default)]
+struct LosesAKey {
+    keys: usize,
+}
+
+impl Defect for LosesAKey {
+    fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
+        self.keys += usize::from(caller_event(&told)["event"] == "dtmf");
+        if self.keys == 2 && caller_event(&told)["event"] == "dtmf" {
+            Vec::new()
+        } else {
+            vec![(0, Act::Hear(told))]
+        }
     }
 }
 

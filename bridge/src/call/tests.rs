@@ -322,6 +322,27 @@ fn a_refused_update_fails_closed() {
 }
 
 #[test]
+fn errors_that_end_the_session_end_the_call() {
+    let refused = [
+        "invalid_api_key",
+        "insufficient_permissions",
+        "missing_model",
+        "invalid_model",
+        "model_not_found",
+        "beta_api_shape_disabled",
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "account_deactivated",
+    ];
+    let refused = refused.map(|code| (code, EndReason::ModelRefused));
+    for (code, reason) in refused.into_iter().chain([("session_expired", EndReason::SessionExpired)]) {
+        let mut t = Bench::live();
+        t.model(&format!(r#"{{"type":"error","error":{{"type":"invalid_request_error","code":"{code}"}}}}"#));
+        assert!(t.events.contains(&CallEvent::Notice { reason }), "{code}");
+    }
+}
+
+#[test]
 fn an_unknown_media_format_is_refused_not_played_as_noise() {
     let mut t = Bench::with(|_| {});
     t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/l16","sampleRate":16000,"channels":1}},"streamSid":"MZ1"}"#);
@@ -666,6 +687,43 @@ fn keys_pressed_before_the_model_is_ready_are_kept() {
 }
 
 #[test]
+fn more_keys_than_an_entry_has_are_kept_until_the_model_is_ready() {
+    let mut t = Bench::with(|c| c.dtmf.max_digits = 2);
+    t.start();
+    t.caller_frame();
+    "1234567".chars().for_each(|key| t.key(key));
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.sent.clear();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect("append 160");
+    t.expect("The caller entered 1 2 on the keypad.");
+    t.expect("create 1");
+    t.expect("The caller entered 3 4 on the keypad.");
+    t.expect("The caller entered 5 6 on the keypad.");
+    t.expect_quiet();
+    t.advance(1_500);
+    t.expect("The caller pressed 7 on the keypad.");
+    t.expect_quiet();
+}
+
+#[test]
+fn keys_without_end_are_not_all_kept_for_a_model_that_is_not_ready() {
+    let mut t = Bench::with(|c| c.dtmf.max_digits = 1_000);
+    t.start();
+    t.caller_frame();
+    (0..super::EARLY_KEYS + 10).for_each(|_| t.key('1'));
+    t.key('#');
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.sent.clear();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect("append 160");
+    t.advance(1_500);
+    t.expect(&format!("The caller entered {}on the keypad.", "1 ".repeat(super::EARLY_KEYS)));
+}
+
+#[test]
 fn a_key_does_not_interrupt_an_uninterruptible_agent() {
     let mut t = Bench::live_with(|c| c.barge_in = false);
     t.response_begins("r1");
@@ -688,9 +746,21 @@ fn a_key_interrupts_and_its_response_waits_for_the_cancelled_one() {
     t.expect("truncate item_7 500");
     t.expect("cancel r1");
     t.expect("The caller pressed # on the keypad.");
+    t.advance(500);
     t.expect_quiet();
     t.response_done("r1", "cancelled");
     t.expect("create 1");
+}
+
+#[test]
+fn speech_over_an_answer_of_which_nothing_has_come_is_an_interruption() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_detects_speech();
+    let found = t.events.iter().find(|event| matches!(event, CallEvent::BargeIn { .. }));
+    let nothing = CallEvent::BargeIn { item: None, heard: ms(0), discarded: ms(0) };
+    assert_eq!(found, Some(&nothing));
+    assert_eq!(t.call.desk.counts.barge_ins, 1);
 }
 
 const CALL: &str = r#"{"type":"response.output_item.done","response_id":"r1","item":{"type":"function_call","status":"completed","call_id":"call_1","name":"lookup","arguments":" {\"id\":7} \n"}}"#;

@@ -9,7 +9,10 @@ use mocks::record::{CallerSight, ModelSight};
 use std::collections::BTreeSet;
 
 /// Rules that need the bridge's own account, and why they say nothing about somebody else's.
-pub const NOT_JUDGED: &[(&str, &str)] = &[("text", "reads the bridge's own transcript")];
+pub const NOT_JUDGED: &[(&str, &str)] = &[
+    ("keys", "reads the bridge's own words for them, and its settings"),
+    ("text", "reads the bridge's own transcript"),
+];
 
 /// What became of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
