@@ -421,6 +421,33 @@ mod tests {
     }
 
     #[test]
+    fn an_item_that_was_heard_as_far_as_it_goes_is_the_same_item_when_more_of_it_comes() {
+        let mut t = Bench::pcmu();
+        t.delta("item", 1_600); // 200 ms
+        let (_, marks) = t.pump();
+        t.at = 250;
+        assert_eq!(t.downlink.mark_returned(&marks[0], t.now()), Returned::Played);
+        assert!(!t.downlink.is_heard_through(t.downlink.last_item()), "there is more to come");
+        t.delta("item", 1_600);
+        t.pump();
+        t.at = 350;
+        let found = t.downlink.interrupt(t.now());
+        assert_eq!((found.cuts[0].heard_ms, found.cuts[0].generated_ms), (300, 400));
+    }
+
+    #[test]
+    fn an_item_is_heard_through_when_it_is_complete_and_its_last_mark_is_back() {
+        let mut t = Bench::pcmu();
+        t.delta("item", 1_600);
+        let (_, marks) = t.pump();
+        t.downlink.finish_item("item");
+        assert!(!t.downlink.is_heard_through(1));
+        t.at = 250;
+        t.downlink.mark_returned(&marks[0], t.now());
+        assert!(t.downlink.is_heard_through(1));
+    }
+
+    #[test]
     fn each_unheard_item_is_cut_at_what_was_heard_of_it() {
         let mut t = Bench::pcmu();
         t.delta("one", 4_000); // 500 ms

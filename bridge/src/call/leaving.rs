@@ -103,3 +103,24 @@ pub(crate) fn resolved(way: Way, arguments: &Value, leaving: &Leaving) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Person;
+    use super::*;
+
+    #[test]
+    fn the_model_is_offered_what_the_operator_allows() {
+        let names = |leaving: &Leaving| -> Vec<String> {
+            offered(leaving).into_iter().map(|function| function.name).collect()
+        };
+        let nothing = Leaving::default();
+        let end = Leaving { end_call: true, ..Leaving::default() };
+        let sales = Person { name: "sales".into(), number: "+15550100".into() };
+        let both = Leaving { end_call: true, transfer: vec![sales], ..Leaving::default() };
+        assert_eq!(names(&nothing), Vec::<String>::new());
+        assert_eq!(names(&end), [END_CALL]);
+        assert_eq!(names(&both), [END_CALL, TRANSFER_CALL]);
+        assert_eq!(offered(&both)[1].parameters["properties"]["to"]["enum"], json!(["sales"]));
+    }
+}

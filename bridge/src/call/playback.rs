@@ -193,21 +193,10 @@ impl Playback {
         let Some(mark) = self.pending.drain(..=index).next_back() else { return };
         self.given_up = self.given_up.saturating_sub(index + 1);
         self.confirmed = Some((mark.item, mark.position));
-        // Segments end at marks or run on past them within one item.
-        while let Some(first) = self.segments.front_mut() {
-            if first.item == mark.item && first.from + first.len > mark.position {
-                if first.from < mark.position {
-                    first.starts += playing_time(mark.position - first.from);
-                    first.len -= mark.position - first.from;
-                    first.from = mark.position;
-                }
-                break;
-            }
-            let reached = first.item == mark.item && first.from + first.len == mark.position;
+        let is_heard =
+            |segment: &Segment| (segment.item, segment.from + segment.len) <= (mark.item, mark.position);
+        while self.segments.front().is_some_and(is_heard) {
             self.segments.pop_front();
-            if reached {
-                break;
-            }
         }
     }
 
@@ -380,6 +369,22 @@ mod tests {
         t.playback.returned(&marks[1], t.now());
         t.at = 800;
         assert_eq!(t.heard_ms(), 500);
+    }
+
+    #[test]
+    fn more_audio_or_a_mark_for_an_ear_that_was_held_up_comes_behind_what_it_still_holds() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..5).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 250;
+        t.playback.returned(&marks[0], t.now());
+        t.at = 750; // held up for 300 ms: it plays until 1,300
+        t.playback.returned(&marks[1], t.now());
+        t.at = 800;
+        t.playback.mark(ITEM, 1_000 * 8, t.now());
+        assert_eq!(t.heard_ms(), 500);
+        t.playback.sent(ITEM, 1_000 * 8, 200 * 8, t.now());
+        assert_eq!(t.heard_ms(), 500);
+        assert_eq!(t.playback.lead(t.now()), ms(700));
     }
 
     #[test]

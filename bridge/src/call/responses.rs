@@ -285,6 +285,42 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_of_a_request_that_was_given_up_is_not_taken_for_the_next() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        t.ask(false);
+        t.give_up();
+        t.want(Why::Retry);
+        t.ask(false);
+        assert_eq!(t.created("late", Some(1), false), Created::Unwanted);
+        t.done("late");
+        assert_eq!(t.created("next", Some(2), false), Created::Welcome);
+    }
+
+    #[test]
+    fn the_last_of_a_response_is_welcome_during_the_next_and_few_are_remembered() {
+        let mut t = Responses::default();
+        for nth in 0..=WELCOME_MAX {
+            t.expect_auto();
+            t.created(&nth.to_string(), None, false);
+            t.done(&nth.to_string());
+        }
+        assert!(!t.is_welcome("0"));
+        assert!((1..=WELCOME_MAX).all(|nth| t.is_welcome(&nth.to_string())));
+    }
+
+    #[test]
+    fn no_two_requests_of_a_call_share_a_name_though_its_session_was_renewed() {
+        let mut t = Responses::default();
+        t.want(Why::Greeting);
+        let first = t.ask(false).unwrap().0.event_id;
+        t.begin_anew();
+        t.want(Why::Keypad);
+        let second = t.ask(false).unwrap().0.event_id;
+        assert_ne!(first, second);
+    }
+
+    #[test]
     fn a_request_interrupted_in_flight_is_unwanted_when_it_is_created() {
         let mut t = Responses::default();
         t.want(Why::Greeting);

@@ -455,3 +455,17 @@ impl Default for Timeouts {
 pub(crate) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_without_a_session_is_that_of_all_tries_and_of_all_rests_between_them() {
+        let timeouts = Timeouts { closing_ms: 100, retry_ms: 30, ..Timeouts::default() };
+        let renewal = |tries| Renewal { tries, try_ms: 1_000, ..Renewal::default() };
+        assert_eq!(renewal(3).longest_ms(&timeouts), 100 + 1_000 + 130 + 1_000 + 130 + 1_000);
+        assert_eq!(renewal(1).longest_ms(&timeouts), 1_100);
+        assert_eq!(renewal(0).longest_ms(&timeouts), 1_100);
+    }
+}

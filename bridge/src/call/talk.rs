@@ -207,8 +207,8 @@ impl Conversation {
             ServerEvent::Committed { item, previous } => {
                 desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
                 if desk.config.renewal.is_some() && desk.config.transcription.is_some() {
-                    self.wordless.truncate(WORDLESS_MAX - 1);
                     self.wordless.push_front((item, now));
+                    self.wordless.truncate(WORDLESS_MAX);
                 }
             }
             ServerEvent::ItemAdded { item, previous, role } => match role.as_str() {

@@ -207,4 +207,18 @@ mod tests {
             assert_eq!(i, *timer as usize, "{timer} stands out of order");
         }
     }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+    fn when_the_conversation_is_over_only_the_caller_is_watched() {
+        let mut timers = Timers::default();
+        let now = Instant::now();
+        Timer::ALL.iter().for_each(|timer| timers.set(*timer, now));
+        timers.stop_conversation();
+        let mut left = Vec::new();
+        while let Some(timer) = timers.take_due(now) {
+            left.push(timer);
+        }
+        assert_eq!(left, [Timer::CallerSilent, Timer::CallerClogged, Timer::CallerPing, Timer::CallerPong]);
+    }
 }

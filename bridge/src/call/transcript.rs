@@ -353,6 +353,24 @@ mod tests {
     }
 
     #[test]
+    fn the_voice_of_an_item_is_news_once_and_only_when_its_words_are_known() {
+        let mut t = Transcript::default();
+        t.agent_words("agent", "one");
+        assert_eq!(t.news().len(), 1);
+        t.voiced("agent");
+        assert_eq!(t.news(), [], "more words will come");
+        t.words("other", Speaker::Agent, "two");
+        assert_eq!(t.news(), []);
+        t.voiced("other");
+        assert_eq!(t.news().len(), 1);
+        t.voiced("other");
+        assert_eq!(t.news(), []);
+        t.close();
+        let lines = t.news();
+        assert!(matches!(&lines[..], [Said::Line(line)] if line.text == "one"), "{lines:?}");
+    }
+
+    #[test]
     fn what_was_not_heard_is_cut_at_a_word() {
         let heard = |heard_ms, generated_ms| Heard { heard_ms, generated_ms, unfinished: false };
         assert_eq!(shortened("one two three four", heard(500, 1_000)), "one two");
@@ -379,12 +397,12 @@ mod tests {
     #[test]
     fn words_beyond_the_limit_are_left_out_between_two_characters() {
         let mut t = Transcript::default();
-        t.words("user", Speaker::Caller, &("x".repeat(TEXT_MAX - 1) + "ö" + "y"));
-        assert_eq!(t.lines()[0].text, "x".repeat(TEXT_MAX - 1));
+        t.words("user", Speaker::Caller, &("x".repeat(65_535) + "ö" + "y"));
+        assert_eq!(t.lines()[0].text, "x".repeat(65_535));
         t.voiced("agent");
-        t.agent_words("agent", &"x".repeat(TEXT_MAX));
+        t.agent_words("agent", &"x".repeat(65_536));
         t.agent_words("agent", "y");
-        assert_eq!(t.lines()[1].text.len(), TEXT_MAX);
+        assert_eq!(t.lines()[1].text.len(), 65_536);
     }
 
     fn all() -> Renewal {
@@ -444,6 +462,12 @@ mod tests {
             t.answered(&call_id, "42");
         }
         assert_eq!(t.history(&all()).len(), 2);
+        for (call_id, len) in [("longest", 65_536), ("too long", 65_537)] {
+            t.called(&FunctionCall { arguments: "x".repeat(len), ..function_call(call_id) });
+            t.answered(call_id, "42");
+        }
+        let limits = Renewal { history_bytes: usize::MAX, ..all() };
+        assert_eq!(t.history(&limits).len(), 4);
     }
 
     /// What somebody knows who heard all the news: the words of each item, in order.

@@ -234,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn audio_without_timestamps_in_odd_pieces_takes_the_time_it_lasts() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 0));
+        for chunk in 2..=101 {
+            let piece = Media { chunk, timestamp_ms: None, audio: vec![0x55; 12] }; // 1.5 ms
+            assert_eq!(t.take(&piece), Taken::default());
+        }
+        assert_eq!(t.take(&frame(102, 20 + 150)), Taken::default());
+    }
+
+    #[test]
     fn a_wandering_clock_adds_no_silence() {
         let mut t = uplink(60_000);
         let mut at = 155;

@@ -64,6 +64,24 @@ fn the_farewell_is_heard_to_its_end_before_the_call_is_ended() {
 }
 
 #[test]
+fn nobody_says_that_it_takes_a_moment_while_the_call_is_being_ended() {
+    let mut t = Bench::live_with(|config| {
+        with_filler(config);
+        leaving(config);
+    });
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 200);
+    t.model(CALL);
+    calls(&mut t, "r1", "call_2", "end_call", "");
+    t.response_done("r1", "completed");
+    t.sent.clear();
+    t.advance(200);
+    t.expect("run call_2 end_call {}");
+    t.advance(5_000);
+    t.expect_quiet();
+}
+
+#[test]
 fn a_caller_who_speaks_first_keeps_the_call() {
     let mut t = goodbye();
     t.advance(500);

@@ -189,6 +189,24 @@ fn whatever_goes_on_is_waited_for() {
 }
 
 #[test]
+fn a_function_that_runs_and_keys_that_may_be_followed_by_more_are_waited_for() {
+    let mut t = live();
+    t.lasts(WINDOW_MS + 500);
+    t.key('4');
+    t.lasts(1_499);
+    t.expect_quiet();
+
+    let mut t = live();
+    t.lasts(WINDOW_MS + 500);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.response_done("r1", "completed");
+    assert!(t.next().is_some_and(|run| run.starts_with("run call_1")));
+    t.lasts(2_999);
+    t.expect_quiet();
+}
+
+#[test]
 fn words_that_never_come_are_not_waited_for_longer_than_a_while() {
     let mut t = live();
     t.lasts(WINDOW_MS);
