@@ -14,6 +14,7 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
@@ -179,18 +180,34 @@ struct Scripts(PathBuf);
 
 impl Scripts {
     fn write() -> anyhow::Result<Self> {
-        let folder = env::temp_dir().join(format!("bridge-demo-{}", std::process::id()));
-        let written = fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(folder.join("caller.toml"), CALLER))
-            .and_then(|()| fs::write(folder.join("model.toml"), MODEL));
-        written.with_context(|| format!("cannot write into {}", folder.display()))?;
-        Ok(Self(folder))
+        let parent = env::temp_dir();
+        let folder =
+            own_folder(&parent).with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        let scripts = Self(folder);
+        fs::write(scripts.0.join("caller.toml"), CALLER)
+            .and_then(|()| fs::write(scripts.0.join("model.toml"), MODEL))
+            .with_context(|| format!("cannot write into {}", scripts.0.display()))?;
+        Ok(scripts)
     }
 }
 
 impl Drop for Scripts {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0); // it is the system's to tidy up then
+    }
+}
+
+/// A new folder in `parent` that nobody else may enter. Everybody may write there, so what stands under its name
+/// already, or leads elsewhere, is not used.
+fn own_folder(parent: &Path) -> io::Result<PathBuf> {
+    const TRIES: u32 = 100;
+    let mut nth = 0;
+    loop {
+        let folder = parent.join(format!("bridge-demo-{}-{nth}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && nth < TRIES => nth += 1,
+            made => return made.map(|()| folder),
+        }
     }
 }
 
@@ -240,6 +257,19 @@ mod tests {
         let error = programs(Some(Path::new("/nowhere"))).unwrap_err().to_string();
         assert!(error.contains("/nowhere/mock-twilio"), "{error}");
         assert!(error.contains("cargo build --release -p mocks"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_somebody_else_has_made_is_not_used() {
+        use std::os::unix::fs::{MetadataExt as _, symlink};
+        let parent = tempfile::TempDir::new().unwrap();
+        let elsewhere = tempfile::TempDir::new().unwrap();
+        let first = parent.path().join(format!("bridge-demo-{}-0", std::process::id()));
+        symlink(elsewhere.path(), &first).unwrap();
+        let own = own_folder(parent.path()).unwrap();
+        assert_ne!(own, first);
+        assert_eq!(fs::symlink_metadata(&own).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(own_folder(Path::new("/nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
