@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn what_is_malformed_is_named_and_never_quoted() {
         let cases = [
-            ("hello secret", "not a Media Streams message"),
+            ("hello secret", "not a Media Streams message: Syntax error at line 1 column 1"),
             (r#"{"event":"media","media":{}}"#, "`media` without `media.payload`"),
             (r#"{"event":"media","media":{"payload":"a secret"}}"#, "`media.payload` is not base64"),
             (r#"{"event":"mark","mark":{}}"#, "`mark` without `mark.name`"),
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn names_that_need_escapes_are_escaped() {
-        for content in ["MZ1", "", "\u{e9} \u{7f}", "a\"b", "a\\b", "a\nb", "a\u{0}b"] {
+        for content in ["MZ1", "", "\u{e9} \u{7f}", "a\"b", "a\\b", "a\nb", "a\u{0}b", "\"", "\\", "\n"] {
             let mut text = String::new();
             push_quoted(&mut text, content);
             assert_eq!(text, serde_json::Value::from(content).to_string());

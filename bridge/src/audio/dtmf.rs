@@ -242,6 +242,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tone_far_below_the_level_of_a_telephone_is_none() {
+        every_key(|key, press| {
+            assert!(Press { dbm0: (-42.0, -42.0), ..press }.heard().contains(&key), "{key}");
+        });
+        every_key(|key, press| {
+            assert!(Press { dbm0: (-44.0, -44.0), ..press }.heard().is_empty(), "{key}");
+        });
+    }
+
+    #[test]
     fn the_constants_are_what_they_are_called() {
         for (tone, hz) in TONES.iter().zip(ROWS.into_iter().chain(COLUMNS)) {
             let w = TAU * hz / 8_000.0;

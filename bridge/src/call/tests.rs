@@ -343,6 +343,76 @@ fn errors_that_end_the_session_end_the_call() {
 }
 
 #[test]
+fn settings_are_not_confirmed_before_they_were_sent() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.expect("dial");
+    t.model_opens();
+    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.expect_quiet();
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.expect("update");
+}
+
+#[test]
+fn a_session_that_has_ended_before_it_began_is_the_clocks_fault() {
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(r#"{"type":"session.created","session":{"expires_at":1795330800}}"#);
+    let what = "an expiry in the past: the clocks disagree".into();
+    assert!(t.events.contains(&CallEvent::Tolerated { what }));
+}
+
+#[test]
+fn an_error_without_a_code_is_called_by_its_type() {
+    let mut t = Bench::live();
+    t.model(r#"{"type":"error","error":{"type":"server_error","code":"overloaded"}}"#);
+    t.model(r#"{"type":"error","error":{"type":"server_error"}}"#);
+    let errors = t.events.iter().filter_map(|event| {
+        let CallEvent::ModelError { code } = event else { return None };
+        Some(code.as_str())
+    });
+    assert_eq!(errors.collect::<Vec<_>>(), ["overloaded", "server_error"]);
+}
+
+#[test]
+fn as_many_malformed_messages_as_are_allowed_are_survived() {
+    let mut t = Bench::live_with(|c| c.limits.malformed = 3);
+    for _ in 0..3 {
+        t.twilio("not json");
+    }
+    t.expect_quiet();
+    t.twilio("not json");
+    t.expect("close Model 1000");
+}
+
+#[test]
+fn what_the_backlog_has_no_room_for_is_counted() {
+    let mut t = Bench::with(|c| c.limits.backlog_ms = 100);
+    t.start();
+    for _ in 0..8 {
+        t.caller_frame();
+        t.advance(20);
+    }
+    assert_eq!(t.call.desk.counts.dropped_uplink_ms, 60);
+}
+
+#[test]
+fn the_way_to_the_caller_and_back_is_measured_by_pings_of_the_caller() {
+    let mut t = Bench::live();
+    assert!(t.call.round_trip.is_none());
+    t.advance(1);
+    t.leg(Leg::Model, LegChange::Pong);
+    assert!(t.call.round_trip.is_none());
+    t.advance(29);
+    t.leg(Leg::Caller, LegChange::Pong);
+    assert_eq!(t.call.round_trip, Some(ms(30)));
+}
+
+#[test]
 fn an_unknown_media_format_is_refused_not_played_as_noise() {
     let mut t = Bench::with(|_| {});
     t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/l16","sampleRate":16000,"channels":1}},"streamSid":"MZ1"}"#);
