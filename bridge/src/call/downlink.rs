@@ -445,6 +445,10 @@ mod tests {
         t.at = 250;
         t.downlink.mark_returned(&marks[0], t.now());
         assert!(t.downlink.is_heard_through(1));
+        assert!(t.downlink.items.is_empty(), "it is over and forgotten");
+        t.delta("next", 1_600);
+        assert!(t.downlink.is_heard_through(1));
+        assert_eq!(t.downlink.last_item(), 2);
     }
 
     #[test]

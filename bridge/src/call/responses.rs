@@ -321,6 +321,53 @@ mod tests {
     }
 
     #[test]
+    fn what_is_coming_is_expected_until_it_is_interrupted() {
+        let new = || {
+            let t = Responses::default();
+            assert!(!t.is_expected() && !t.is_anything_coming() && !t.is_requested());
+            t
+        };
+        let mut wanted = new();
+        wanted.want(Why::Turn);
+        assert!(wanted.is_expected() && !wanted.is_anything_coming() && !wanted.is_requested());
+        let mut asked = new();
+        asked.want(Why::Turn);
+        asked.ask(false);
+        assert!(asked.is_expected() && asked.is_anything_coming() && asked.is_requested());
+        let mut automatic = new();
+        automatic.expect_auto();
+        assert!(automatic.is_expected() && automatic.is_anything_coming() && !automatic.is_requested());
+        let mut active = new();
+        active.created("r1", None, false);
+        assert!(active.is_expected() && active.is_anything_coming() && !active.is_requested());
+        for mut t in [asked, automatic, active] {
+            t.interrupt();
+            assert!(!t.is_expected() && t.is_anything_coming());
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_overtaken_is_made_again_unless_it_was_interrupted() {
+        let overtaken = || {
+            let mut t = Responses::default();
+            t.want(Why::ToolOutput);
+            t.ask(false);
+            t.turn_ended();
+            t.expect_auto();
+            t
+        };
+        let mut t = overtaken();
+        t.created("r1", None, false);
+        t.done("r1");
+        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::ToolOutput));
+        let mut t = overtaken();
+        t.interrupt();
+        t.created("r1", None, true);
+        t.done("r1");
+        assert!(t.ask(false).is_none());
+    }
+
+    #[test]
     fn a_request_interrupted_in_flight_is_unwanted_when_it_is_created() {
         let mut t = Responses::default();
         t.want(Why::Greeting);

@@ -461,6 +461,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_function_without_parameters_takes_an_empty_object() {
+        let tool: ToolSpec = serde_json::from_str(r#"{"name": "time"}"#).unwrap();
+        assert_eq!(tool.parameters, serde_json::json!({"type": "object", "properties": {}}));
+        assert_eq!(tool.timeout_ms, 15_000);
+    }
+
+    #[test]
     fn the_longest_time_without_a_session_is_that_of_all_tries_and_of_all_rests_between_them() {
         let timeouts = Timeouts { closing_ms: 100, retry_ms: 30, ..Timeouts::default() };
         let renewal = |tries| Renewal { tries, try_ms: 1_000, ..Renewal::default() };

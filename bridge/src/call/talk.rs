@@ -646,8 +646,7 @@ impl Conversation {
     /// speaking, or about to. Then it can wait; a caller who hears something knows that the line is alive.
     pub(super) fn fill(&mut self, desk: &mut Desk, now: Instant) {
         let Some(after_ms) = desk.config.filler.as_ref().map(|filler| filler.after_ms) else { return };
-        let leaves = self.farewell.is_some() || self.leaving.is_some();
-        if self.filled || leaves || !self.tools.is_running() {
+        if self.farewell.is_some() || self.leaving.is_some() {
             return;
         }
         let coming = self.responses.is_expected() || self.responses.is_anything_coming();

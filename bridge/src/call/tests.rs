@@ -379,6 +379,17 @@ fn an_error_without_a_code_is_called_by_its_type() {
 }
 
 #[test]
+fn events_nobody_knows_are_counted() {
+    let mut t = Bench::live();
+    for _ in 0..2 {
+        t.model(r#"{"type":"response.mood.changed"}"#);
+    }
+    assert_eq!(t.call.desk.counts.unknown, 2);
+    let tolerated = t.events.iter().filter(|event| matches!(event, CallEvent::Tolerated { .. })).count();
+    assert_eq!(tolerated, 2);
+}
+
+#[test]
 fn as_many_malformed_messages_as_are_allowed_are_survived() {
     let mut t = Bench::live_with(|c| c.limits.malformed = 3);
     for _ in 0..3 {
@@ -920,6 +931,21 @@ fn a_function_that_takes_its_time_is_spoken_over_once_by_a_response_that_may_cal
 }
 
 #[test]
+fn while_an_answer_is_on_its_way_a_filler_can_wait() {
+    let mut t = waiting();
+    t.key('#');
+    t.expect("The caller pressed # on the keypad.");
+    t.expect("create 1");
+    t.requested_response_begins("r2", 1);
+    t.advance(1_100);
+    t.model_says("r2", "item_8", 100);
+    t.response_done("r2", "completed");
+    t.expect_quiet();
+    t.advance(900);
+    t.expect("create 2");
+}
+
+#[test]
 fn a_function_that_is_quick_needs_no_filler() {
     let mut t = waiting();
     t.advance(900);
@@ -960,6 +986,19 @@ fn while_the_caller_speaks_a_filler_can_wait() {
     t.model_detects_speech();
     t.advance(1_500);
     assert!(!t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CreateResponse { .. }))));
+}
+
+#[test]
+fn a_function_call_that_is_told_again_is_run_once() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    t.model(CALL);
+    t.model(&CALL.replace("call_1", "call_2"));
+    t.model(CALL);
+    let run = |sent: &Transmit| {
+        if let Transmit::RunTool { call_id, .. } = sent { Some(call_id.clone()) } else { None }
+    };
+    assert_eq!(t.sent.iter().filter_map(run).collect::<Vec<_>>(), ["call_1", "call_2"]);
 }
 
 #[test]
@@ -1348,6 +1387,8 @@ fn a_dial_is_told_with_what_became_of_it_and_how_long_it_took() {
 fn the_floor_is_the_agents_until_the_last_of_it_is_heard() {
     let mut t = Bench::live();
     t.response_begins("r1");
+    t.advance(100);
+    assert_eq!(t.floors(), [], "nothing was said yet");
     t.model_says("r1", "item_7", 500);
     t.advance(600);
     assert_eq!(t.floors(), [Floor { caller: false, agent: true }], "more of the response may come");

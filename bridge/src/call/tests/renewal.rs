@@ -90,6 +90,8 @@ fn a_session_is_renewed_when_it_has_been_quiet_for_a_while() {
     t.expect_quiet();
     t.another_takes_over();
     t.expect("append 160");
+    t.advance(1_000);
+    assert!(!t.sent.iter().any(|sent| matches!(sent, Transmit::Ping(Leg::Model))), "it has just spoken");
     t.expect_quiet();
     assert_eq!(t.renewals(), [(RenewalOutcome::Renewed, 1, 0)]);
     let sessions = t.events.iter().filter(|event| matches!(event, CallEvent::Session { .. })).count();
@@ -204,6 +206,42 @@ fn a_function_that_runs_and_keys_that_may_be_followed_by_more_are_waited_for() {
     assert!(t.next().is_some_and(|run| run.starts_with("run call_1")));
     t.lasts(2_999);
     t.expect_quiet();
+}
+
+#[test]
+fn a_response_that_is_to_be_asked_for_again_is_waited_for() {
+    let mut t = live_with(|c| c.timeouts.retry_ms = 3_000);
+    t.lasts(WINDOW_MS + 500);
+    t.response_begins("r1");
+    t.response_done("r1", "failed");
+    t.lasts(2_999);
+    t.expect_quiet();
+    t.lasts(1);
+    t.expect("create 1");
+}
+
+#[test]
+fn words_that_will_not_come_are_not_waited_for() {
+    let mut t = live();
+    t.lasts(WINDOW_MS);
+    t.model(r#"{"type":"input_audio_buffer.committed","item_id":"item_user","previous_item_id":null}"#);
+    t.model(
+        r#"{"type":"conversation.item.input_audio_transcription.failed","item_id":"item_user","error":{}}"#,
+    );
+    t.lasts(1_500);
+    t.expect("close Model 1000");
+}
+
+#[test]
+fn a_model_that_takes_nothing_is_not_left() {
+    let mut t = live();
+    t.lasts(WINDOW_MS);
+    t.leg(Leg::Model, LegChange::Clogged);
+    t.lasts(2_000);
+    t.expect_quiet();
+    t.leg(Leg::Model, LegChange::Flowing);
+    t.lasts(1_500);
+    t.expect("close Model 1000");
 }
 
 #[test]
