@@ -502,6 +502,21 @@ mod tests {
     }
 
     #[test]
+    fn an_ear_with_a_short_lead_is_fed_again_before_it_runs_dry() {
+        let config = CallConfig {
+            format: Format::Pcmu,
+            pacing: Pacing { lead_ms: 100, mark_every_ms: 200 },
+            ..CallConfig::default()
+        };
+        let mut t = Bench { downlink: Downlink::new(&config, Law::Ulaw), ..Bench::pcmu() };
+        t.delta("item", 8_000);
+        t.pump();
+        t.at = 40;
+        let again = t.downlink.pump(t.now(), &mut Vec::new());
+        assert_eq!(again, Some(t.now() + ms(10)), "half the lead is worth a message");
+    }
+
+    #[test]
     fn sent_and_held_audio_nobody_heard_is_discarded() {
         let mut t = Bench::pcmu();
         t.delta("one", 4_000); // 500 ms

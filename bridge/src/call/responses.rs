@@ -347,6 +347,16 @@ mod tests {
     }
 
     #[test]
+    fn who_speaks_over_an_automatic_response_does_not_want_it_whenever_it_is_made() {
+        let mut t = Responses::default();
+        assert_eq!(t.created("r1", None, true), Created::Unwanted);
+        let mut t = Responses::default();
+        t.expect_auto();
+        t.interrupt();
+        assert_eq!(t.created("r1", None, false), Created::Unwanted);
+    }
+
+    #[test]
     fn a_request_that_was_overtaken_is_made_again_unless_it_was_interrupted() {
         let overtaken = || {
             let mut t = Responses::default();

@@ -353,6 +353,8 @@ fn settings_are_not_confirmed_before_they_were_sent() {
     t.expect_quiet();
     t.model(r#"{"type":"session.created","session":{}}"#);
     t.expect("update");
+    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.expect_quiet();
 }
 
 #[test]
@@ -421,6 +423,50 @@ fn the_way_to_the_caller_and_back_is_measured_by_pings_of_the_caller() {
     t.advance(29);
     t.leg(Leg::Caller, LegChange::Pong);
     assert_eq!(t.call.round_trip, Some(ms(30)));
+    let now = t.now();
+    t.call.ping(Leg::Model, now);
+    assert_eq!(t.call.pinged.len(), 0);
+    (0..2 * super::PINGS_MAX).for_each(|_| t.call.ping(Leg::Caller, now));
+    assert_eq!(t.call.pinged.len(), super::PINGS_MAX);
+}
+
+#[test]
+fn a_message_of_another_stream_is_not_taken_for_one_of_this() {
+    let mut t = Bench::live();
+    t.key('1');
+    t.twilio(r#"{"event":"dtmf","dtmf":{"digit":"2"},"streamSid":"MZ2"}"#);
+    assert_eq!(t.call.desk.counts.malformed, 1);
+    t.key('#');
+    t.expect("The caller entered 1 # on the keypad.");
+    t.twilio(r#"{"event":"start","start":{"streamSid":"MZ2","callSid":"CA1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"streamSid":"MZ2"}"#);
+    assert_eq!(t.call.desk.counts.malformed, 1);
+}
+
+#[test]
+fn the_code_of_its_close_tells_why_a_model_has_left() {
+    let reasons = [
+        (Some(1_011), EndReason::ModelLost),
+        (None, EndReason::ModelLost),
+        (Some(3_000), EndReason::ModelRefused),
+        (Some(4_999), EndReason::ModelRefused),
+        (Some(5_000), EndReason::ModelLost),
+    ];
+    for (code, reason) in reasons {
+        let mut t = Bench::live();
+        t.leg(Leg::Model, LegChange::Closed { code, reason: String::new() });
+        assert!(t.events.contains(&CallEvent::Notice { reason }), "{code:?}");
+    }
+}
+
+#[test]
+fn a_notice_whose_mark_never_comes_is_waited_for_as_long_as_it_lasts_and_a_while() {
+    let mut t = Bench::live_with(|c| c.timeouts.notice_ms = 300);
+    t.deaf = true;
+    t.leg(Leg::Model, LegChange::Lost { why: "reset".into() });
+    t.advance(NOTICE_MS + 299);
+    t.expect_quiet();
+    t.advance(1);
+    t.expect("close Caller 1000");
 }
 
 #[test]
@@ -842,6 +888,9 @@ fn speech_over_an_answer_of_which_nothing_has_come_is_an_interruption() {
     let nothing = CallEvent::BargeIn { item: None, heard: ms(0), discarded: ms(0) };
     assert_eq!(found, Some(&nothing));
     assert_eq!(t.call.desk.counts.barge_ins, 1);
+    let mut t = Bench::live();
+    t.model_detects_speech();
+    assert_eq!(t.call.desk.counts.barge_ins, 0, "there was nothing to interrupt");
 }
 
 const CALL: &str = r#"{"type":"response.output_item.done","response_id":"r1","item":{"type":"function_call","status":"completed","call_id":"call_1","name":"lookup","arguments":" {\"id\":7} \n"}}"#;
@@ -1210,7 +1259,27 @@ fn reading_goes_on_when_half_of_what_may_be_held_has_gone() {
     t.advance(6_000); // 14 s less the lead of 3 s and what was heard: 5 s are held
     t.expect_quiet();
     t.advance(200);
+    assert!(!t.sent.iter().any(|sent| matches!(sent, Transmit::Ping(Leg::Model))), "not at once");
     t.expect("hold false");
+}
+
+#[test]
+fn a_model_that_is_not_read_is_not_given_up_for_what_it_cannot_say() {
+    let mut t = Bench::live_with(|c| {
+        c.barge_in = false;
+        c.limits.held_ms = 10_000;
+        c.timeouts.first_audio_ms = 2_000;
+    });
+    t.response_begins("r1");
+    for _ in 0..14 {
+        t.model_says("r1", "item_7", 1_000);
+    }
+    t.expect("hold true");
+    t.key('#');
+    t.expect("The caller pressed # on the keypad.");
+    t.advance(5_000);
+    t.expect_quiet();
+    assert!(t.call.poll_timeout().is_some_and(|(at, _)| at > t.now()));
 }
 
 #[test]
@@ -1401,6 +1470,16 @@ fn the_floor_is_the_agents_until_the_last_of_it_is_heard() {
     t.model_detects_silence();
     let caller = Floor { caller: true, agent: false };
     assert_eq!(t.floors()[1..], [Floor::default(), caller, Floor::default()]);
+}
+
+#[test]
+fn who_interrupts_has_the_floor_alone() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 500);
+    t.advance(100);
+    t.model_detects_speech();
+    assert_eq!(t.floors().last(), Some(&Floor { caller: true, agent: false }));
 }
 
 #[test]

@@ -280,6 +280,24 @@ fn the_new_session_is_told_what_was_heard_and_greets_nobody() {
 }
 
 #[test]
+fn the_new_session_is_told_what_was_done() {
+    let mut t = live();
+    t.response_begins("r1");
+    t.model(CALL);
+    t.response_done("r1", "completed");
+    t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("42".into()) }, t.now());
+    t.drain();
+    t.requested_response_begins("r2", 1);
+    t.model_says("r2", "item_2", 500);
+    t.response_done("r2", "completed");
+    t.lasts(WINDOW_MS + 1_000 - t.at);
+    t.sent.clear();
+    t.another_takes_over();
+    assert!(t.next().is_some_and(|past| past.starts_with("past Call")));
+    assert!(t.next().is_some_and(|past| past.starts_with("past Output")));
+}
+
+#[test]
 fn what_the_caller_says_and_presses_meanwhile_reaches_the_new_session_behind_a_moment_before() {
     let mut t = live();
     for _ in 0..(WINDOW_MS + 980) / 20 {
