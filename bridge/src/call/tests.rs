@@ -13,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 const NOTICE_MS: u64 = 1_000;
+const CREATED: &str = r#"{"type":"session.created","session":{}}"#;
+const UPDATED: &str = r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#;
 
 struct Bench {
     call: Call,
@@ -57,8 +59,8 @@ impl Bench {
         t.start();
         t.caller_frame();
         t.model_opens();
-        t.model(r#"{"type":"session.created","session":{}}"#);
-        t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+        t.model(CREATED);
+        t.model(UPDATED);
         t.sent.clear();
         t
     }
@@ -69,7 +71,7 @@ impl Bench {
         t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
         t.caller_frame();
         t.model_opens();
-        t.model(r#"{"type":"session.created","session":{}}"#);
+        t.model(CREATED);
         let echo = format!(r#"{{"format":{{"type":"{}"}}}}"#, format.wire_name());
         t.model(&format!(
             r#"{{"type":"session.updated","session":{{"audio":{{"input":{echo},"output":{echo}}}}}}}"#
@@ -131,6 +133,14 @@ impl Bench {
 
     fn model_opens(&mut self) {
         self.leg(Leg::Model, LegChange::Open);
+    }
+
+    /// The session is there and takes its settings. What was sent before they were confirmed is forgotten.
+    fn model_becomes_ready(&mut self) {
+        self.model_opens();
+        self.model(CREATED);
+        self.sent.clear();
+        self.model(UPDATED);
     }
 
     fn start(&mut self) {
@@ -287,11 +297,11 @@ fn audio_before_the_session_is_settled_is_held_then_sent_in_order() {
     t.expect("dial");
     t.model_opens();
     t.expect_quiet();
-    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(CREATED);
     t.expect("update");
     t.caller_frame();
     t.expect_quiet();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model(UPDATED);
     t.expect("append 640");
     t.expect_quiet();
 }
@@ -302,7 +312,7 @@ fn other_formats_than_asked_for_end_the_call_with_a_notice() {
     t.start();
     t.caller_frame();
     t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(CREATED);
     t.sent.clear();
     t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcm","rate":24000}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
     assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionRefused }));
@@ -316,7 +326,7 @@ fn a_refused_update_fails_closed() {
     t.start();
     t.caller_frame();
     t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(CREATED);
     t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter","event_id":"update_1"}}"#);
     assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionRefused }));
 }
@@ -349,11 +359,11 @@ fn settings_are_not_confirmed_before_they_were_sent() {
     t.caller_frame();
     t.expect("dial");
     t.model_opens();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model(UPDATED);
     t.expect_quiet();
-    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(CREATED);
     t.expect("update");
-    t.model(r#"{"type":"session.created","session":{}}"#);
+    t.model(CREATED);
     t.expect_quiet();
 }
 
@@ -523,10 +533,7 @@ fn a_greeting_is_asked_for_once_the_session_is_settled() {
     let mut t = Bench::with(|c| c.greeting = Some("Say hello.".into()));
     t.start();
     t.caller_frame();
-    t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
-    t.sent.clear();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model_becomes_ready();
     t.expect("append 160");
     t.expect("create 1");
 }
@@ -803,10 +810,7 @@ fn keys_pressed_before_the_model_is_ready_are_kept() {
     t.key('3');
     t.caller_frame();
     t.key('#');
-    t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
-    t.sent.clear();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model_becomes_ready();
     t.expect("append 160");
     t.expect("The caller entered 3 # on the keypad.");
     t.expect("create 1");
@@ -819,10 +823,7 @@ fn more_keys_than_an_entry_has_are_kept_until_the_model_is_ready() {
     t.start();
     t.caller_frame();
     "1234567".chars().for_each(|key| t.key(key));
-    t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
-    t.sent.clear();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model_becomes_ready();
     t.expect("append 160");
     t.expect("The caller entered 1 2 on the keypad.");
     t.expect("create 1");
@@ -841,10 +842,7 @@ fn keys_without_end_are_not_all_kept_for_a_model_that_is_not_ready() {
     t.caller_frame();
     (0..super::EARLY_KEYS + 10).for_each(|_| t.key('1'));
     t.key('#');
-    t.model_opens();
-    t.model(r#"{"type":"session.created","session":{}}"#);
-    t.sent.clear();
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model_becomes_ready();
     t.expect("append 160");
     t.advance(1_500);
     t.expect(&format!("The caller entered {}on the keypad.", "1 ".repeat(super::EARLY_KEYS)));
@@ -1132,7 +1130,7 @@ fn the_session_ends_politely_before_the_server_ends_it() {
     t.caller_frame();
     t.model_opens();
     t.model(r#"{"type":"session.created","session":{"expires_at":1795330900}}"#);
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model(UPDATED);
     for _ in 0..50 {
         t.advance(2_000);
         t.leg(Leg::Caller, LegChange::Pong);
@@ -1224,7 +1222,7 @@ fn an_expiring_session_leaves_time_for_the_ear_the_last_words_and_a_second() {
     t.caller_frame();
     t.model_opens();
     t.model(r#"{"type":"session.created","session":{"expires_at":1795330900}}"#);
-    t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
+    t.model(UPDATED);
     let lead_ms = t.call.desk.config.pacing.lead_ms;
     let last = 100_000 - NOTICE_MS - lead_ms - 1_000;
     while t.at < last - 1 {

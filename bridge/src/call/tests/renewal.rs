@@ -4,7 +4,6 @@ use super::*;
 use crate::call::event::RenewalOutcome;
 use crate::call::settings::{Renewal, Transcription};
 
-const UPDATED: &str = r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#;
 /// The window opens this long after the session was settled.
 const WINDOW_MS: u64 = 70_000;
 
