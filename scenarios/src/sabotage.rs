@@ -1070,12 +1070,9 @@ struct LosesAKey {
 
 impl Defect for LosesAKey {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        self.keys += usize::from(caller_event(&told)["event"] == "dtmf");
-        if self.keys == 2 && caller_event(&told)["event"] == "dtmf" {
-            Vec::new()
-        } else {
-            vec![(0, Act::Hear(told))]
-        }
+        let is_key = caller_event(&told)["event"] == "dtmf";
+        self.keys += usize::from(is_key);
+        if is_key && self.keys == 2 { Vec::new() } else { vec![(0, Act::Hear(told))] }
     }
 }
 
