@@ -92,7 +92,7 @@ const tests = {
 
   async "an interrupted line says so, and the barge-in is counted"(page) {
     await page.until(`${log}.includes('interrupted')`);
-    assert.equal(await page.get("document.querySelectorAll('#now dd')[1].textContent"), "1");
+    await page.until("document.querySelectorAll('#now dd')[1].textContent === '1'");
   },
 
   async "what a caller says is text and nothing else"(page) {
