@@ -105,10 +105,24 @@ knobs! {
         pub opening: Option<Opening> = None,
         /// Milliseconds from the open WebSocket to the first frame.
         pub created_after_ms: Option<u64> = None,
-        /// Session length, seconds.
-        pub expires_after_s: Option<u64> = None,
+        /// Milliseconds from `session.update` to `session.updated` or its refusal.
+        pub updated_after_ms: Option<u64> = None,
+        /// `session.update` is never answered.
+        pub never_updates: Option<bool> = None,
+        /// Every `session.update` is refused with this error code and changes nothing.
+        pub refuses_update: Option<String> = None,
         /// The audio format the session takes and echoes, whatever was asked for.
         pub echoes_format: Option<AudioFormat> = None,
+        /// Closes with a close frame, counted from the open WebSocket.
+        pub close_after: Option<CloseAfter> = None,
+        /// Drops the connection without a close frame, ms from the open WebSocket.
+        pub drops_after_ms: Option<u64> = None,
+        /// Sends and answers nothing any more while the socket stays open; ms from the open WebSocket.
+        pub goes_dark_after_ms: Option<u64> = None,
+        /// Session length, seconds.
+        pub expires_after_s: Option<u64> = None,
+        /// The end of the session is announced by an `error` event before the close.
+        pub expiry_error_frame: Option<bool> = None,
     }
 }
 
@@ -464,13 +478,19 @@ impl ModelScript {
     pub fn of_connection(&self, n: usize) -> Self {
         let mut script = self.clone();
         let again = n.checked_sub(1).and_then(|n| self.again.get(n)).cloned().unwrap_or_default();
-        let Again { dial, dial_ms, opening, created_after_ms, expires_after_s, echoes_format } = again;
-        script.dial = dial.unwrap_or(script.dial);
-        script.dial_ms = dial_ms.unwrap_or(script.dial_ms);
-        script.opening = opening.unwrap_or(script.opening);
-        script.created_after_ms = created_after_ms.unwrap_or(script.created_after_ms);
-        script.expires_after_s = expires_after_s.or(script.expires_after_s);
-        script.echoes_format = echoes_format.or(script.echoes_format);
+        script.dial = again.dial.unwrap_or(script.dial);
+        script.dial_ms = again.dial_ms.unwrap_or(script.dial_ms);
+        script.opening = again.opening.unwrap_or(script.opening);
+        script.created_after_ms = again.created_after_ms.unwrap_or(script.created_after_ms);
+        script.updated_after_ms = again.updated_after_ms.unwrap_or(script.updated_after_ms);
+        script.never_updates = again.never_updates.unwrap_or(script.never_updates);
+        script.refuses_update = again.refuses_update.or(script.refuses_update);
+        script.echoes_format = again.echoes_format.or(script.echoes_format);
+        script.close_after = again.close_after.or(script.close_after);
+        script.drops_after_ms = again.drops_after_ms.or(script.drops_after_ms);
+        script.goes_dark_after_ms = again.goes_dark_after_ms.or(script.goes_dark_after_ms);
+        script.expires_after_s = again.expires_after_s.or(script.expires_after_s);
+        script.expiry_error_frame = again.expiry_error_frame.unwrap_or(script.expiry_error_frame);
         script
     }
 
@@ -550,6 +570,33 @@ mod tests {
         assert_eq!((second.dial, second.dial_ms, second.expires_after_s), (Dial::Refuses, 7, Some(20)));
         assert_eq!((third.dial, third.expires_after_s), (Dial::Accepts, Some(9)));
         assert_eq!(fourth, script);
+    }
+
+    #[test]
+    fn a_further_connection_can_differ_in_all_that_is_offered() {
+        let again = Again {
+            dial: Some(Dial::Hangs),
+            dial_ms: Some(1),
+            opening: Some(Opening::Silent),
+            created_after_ms: Some(2),
+            updated_after_ms: Some(3),
+            never_updates: Some(true),
+            refuses_update: Some("invalid_value".into()),
+            echoes_format: Some(AudioFormat::Pcma),
+            close_after: Some(CloseAfter { ms: 4, code: 1_011, reason: "bye".into() }),
+            drops_after_ms: Some(5),
+            goes_dark_after_ms: Some(6),
+            expires_after_s: Some(7),
+            expiry_error_frame: Some(false),
+        };
+        let table = |written: &str| written.parse::<toml::Table>().unwrap();
+        let offered = table(&toml::to_string(&again).unwrap());
+        let script = ModelScript { again: vec![again], ..ModelScript::default() };
+        let played = table(&toml::to_string(&script.of_connection(1)).unwrap());
+        assert_eq!(offered.len(), 13);
+        for (key, value) in offered {
+            assert_eq!(played.get(&key), Some(&value), "{key}");
+        }
     }
 
     #[test]

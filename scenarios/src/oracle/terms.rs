@@ -16,7 +16,7 @@ use bridge::call::event::CallEvent;
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
-use mocks::realtime::{CLOSE_FRAME, Happening, Opening, Outcome, Turn};
+use mocks::realtime::{CLOSE_FRAME, Happening, ModelScript, Opening, Outcome, Turn};
 use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
@@ -428,10 +428,10 @@ impl<'a> Terms<'a> {
         let quiet = match leg {
             Leg::Caller => !self.ear_works() || !self.plan.caller.pong,
             Leg::Model => {
-                let script = &self.plan.model;
-                script.goes_dark_after_ms.is_some()
-                    || script.opening == Opening::Silent
-                    || script.again.iter().any(|again| again.opening == Some(Opening::Silent))
+                let silent = |script: ModelScript| {
+                    script.goes_dark_after_ms.is_some() || script.opening == Opening::Silent
+                };
+                (0..self.call.models.len()).any(|m| silent(self.plan.model.of_connection(m)))
                     || self.dark(Leg::Model).is_some()
             }
         };
@@ -456,9 +456,10 @@ impl<'a> Terms<'a> {
 
     /// The session has the formats the bridge asked for.
     pub(crate) fn session_fits(&self, m: usize) -> bool {
-        match self.plan.model.of_connection(m).echoes_format {
+        let script = self.plan.model.of_connection(m);
+        match script.echoes_format {
             Some(format) => self.wanted_format().is_none_or(|wanted| wanted == format.name()),
-            None => !self.plan.model.never_updates && self.plan.model.refuses_update.is_none(),
+            None => !script.never_updates && script.refuses_update.is_none(),
         }
     }
 
@@ -494,8 +495,7 @@ impl<'a> Terms<'a> {
 
     /// The script refuses every update.
     pub(crate) fn refuses_settings(&self, m: usize) -> bool {
-        let _ = m;
-        self.plan.model.refuses_update.is_some()
+        self.plan.model.of_connection(m).refuses_update.is_some()
     }
 
     /// Nothing has kept the model from being given audio lately.

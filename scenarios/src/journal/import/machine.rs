@@ -84,11 +84,6 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
     let (first, again) = connections.split_first().expect("a journal has a part before any dial");
     let Some(open) = dialled(first, timeline, &mut script) else { return script };
     let updated = session(first, config, open, round_trip, &mut script);
-    script.again = again
-        .iter()
-        .enumerate()
-        .map(|(n, connection)| another(connection, timeline, config, n + 1 == again.len()))
-        .collect();
     ear(journal, timeline, updated, &mut script);
     let replies = replies(journal, timeline, config, updated, &mut script);
     let last = replies.iter().rposition(|reply| reply.created.is_some() || reply.never_came(timeline));
@@ -96,6 +91,11 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
         replies.iter().take(last.map_or(0, |last| last + 1)).map(|r| turn(r, journal, timeline)).collect();
     script.transcription = transcriptions(journal, config);
     goodbye(first, timeline, open, &replies, &mut script);
+    for (n, connection) in again.iter().enumerate() {
+        let is_last = n + 1 == again.len();
+        let another = another(connection, timeline, config, is_last, &replies, &mut script.turns);
+        script.again.push(another);
+    }
     if journal.header.content == bridge::journal::Content::Hashes
         && replies.iter().any(|r| !r.calls.is_empty())
     {
@@ -119,24 +119,40 @@ fn connections(journal: &Recorded) -> Vec<Recorded> {
     parts
 }
 
-/// What a further connection was like.
-fn another(connection: &Recorded, timeline: &Timeline, config: &CallConfig, is_last: bool) -> Again {
-    let mut script = ModelScript::default();
+/// What a further connection was like. One that ended in the middle of a response ends so in the turn of that response.
+fn another(
+    connection: &Recorded,
+    timeline: &Timeline,
+    config: &CallConfig,
+    is_last: bool,
+    replies: &[Reply],
+    turns: &mut Vec<Turn>,
+) -> Again {
+    let mut script = ModelScript { turns: std::mem::take(turns), ..ModelScript::default() };
     match dialled(connection, timeline, &mut script) {
         Some(open) => {
             session(connection, config, open, 2 * timeline.model_latency_us, &mut script);
+            goodbye(connection, timeline, open, replies, &mut script);
         }
         // It was given up, for there was another.
         None if script.dial == Dial::Accepts && !is_last => script.dial = Dial::Hangs,
         None => {}
     }
+    *turns = script.turns;
     Again {
         dial: Some(script.dial),
         dial_ms: Some(script.dial_ms),
         opening: Some(script.opening),
         created_after_ms: Some(script.created_after_ms),
-        expires_after_s: script.expires_after_s.or(Some(SESSION_S)),
+        updated_after_ms: Some(script.updated_after_ms),
+        never_updates: Some(script.never_updates),
+        refuses_update: script.refuses_update,
         echoes_format: script.echoes_format,
+        close_after: script.close_after,
+        drops_after_ms: script.drops_after_ms,
+        goes_dark_after_ms: script.goes_dark_after_ms,
+        expires_after_s: script.expires_after_s.or(Some(SESSION_S)),
+        expiry_error_frame: Some(script.expiry_error_frame),
     }
 }
 
