@@ -286,6 +286,7 @@ pub fn generate(seed: Seed) -> Scenario {
     }
     weather(&mut scenario, &swarm, &mut Dice::of(seed, "weather"));
     renewals(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "renewals"));
+    next_sessions(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "next sessions"));
     scenario
 }
 
@@ -326,6 +327,27 @@ fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
         if dice.chance(60) {
             let at = call.caller.steps.len().saturating_sub(1);
             call.caller.steps.insert(at, CallerStep::Waits(dice.ms(2_000, 10_000)));
+        }
+    }
+}
+
+/// Sessions that took over, or were to, are no better than first ones: they are refused, slow, or leave.
+fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+    for again in scenario.calls.iter_mut().flat_map(|call| &mut call.model.again) {
+        if again.dial.is_some() || !dice.strikes(level) || dice.chance(50) {
+            continue;
+        }
+        let ms = dice.ms(50, 12_000);
+        match dice.below(7) {
+            0 => again.drops_after_ms = Some(ms),
+            1 => again.goes_dark_after_ms = Some(ms),
+            2 | 3 => {
+                let code = dice.one(&[1_000, 1_001, 1_011]);
+                again.close_after = Some(CloseAfter { ms, code, reason: String::new() });
+            }
+            4 => again.refuses_update = Some("invalid_value".into()),
+            5 => again.never_updates = Some(true),
+            _ => again.updated_after_ms = Some(dice.ms(20, 3_000)),
         }
     }
 }
