@@ -146,18 +146,21 @@ impl Swarm {
             _ => Level::Wild,
         };
         let mut all: Vec<_> = HAZARDS.iter().map(|(hazard, _)| (*hazard, level(&mut dice))).collect();
-        // A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends
-        // nothing: whoever only sees the two ends cannot tell.
-        let ends_calls =
-            [Hazard::Failures, Hazard::Silence, Hazard::Opening, Hazard::ModelLeaves, Hazard::Renewal];
-        if all.iter().any(|(hazard, level)| ends_calls.contains(hazard) && *level != Level::Off) {
-            for (hazard, level) in &mut all {
-                if matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish) {
-                    *level = Level::Off;
-                }
+        let calm = Self(all.clone()).allows_rubbish();
+        for (hazard, level) in &mut all {
+            if !calm && matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish) {
+                *level = Level::Off;
             }
         }
         Self(all)
+    }
+
+    /// A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends nothing:
+    /// whoever only sees the two ends cannot tell.
+    fn allows_rubbish(&self) -> bool {
+        let ends_calls =
+            [Hazard::Failures, Hazard::Silence, Hazard::Opening, Hazard::ModelLeaves, Hazard::Renewal];
+        !ends_calls.into_iter().any(|hazard| self.has(hazard))
     }
 
     fn level(&self, hazard: Hazard) -> Level {
@@ -287,6 +290,7 @@ pub fn generate(seed: Seed) -> Scenario {
     weather(&mut scenario, &swarm, &mut Dice::of(seed, "weather"));
     renewals(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "renewals"));
     next_sessions(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "next sessions"));
+    rare_ends(&mut scenario, &swarm, &mut Dice::of(seed, "rare ends"));
     scenario
 }
 
@@ -349,6 +353,35 @@ fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
             5 => again.never_updates = Some(true),
             _ => again.updated_after_ms = Some(dice.ms(20, 3_000)),
         }
+    }
+}
+
+/// Ends that nothing else leads to, in one world of twenty: a call that may not last, settings that are refused, audio
+/// that nobody reads, a caller's end that goes on sending rubbish.
+fn rare_ends(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+    let (end, which) = (dice.below(64), dice.below(scenario.calls.len() as u64) as usize);
+    let Some(call) = scenario.calls.get_mut(which) else { return };
+    match end {
+        0 => scenario.bridge.timeouts.call_ms = dice.ms(500, 15_000),
+        1 => call.model.refuses_update = Some("invalid_value".into()),
+        2 => {
+            let format = &mut call.caller.media_format;
+            match dice.below(3) {
+                0 => format.encoding = "audio/l16".into(),
+                1 => format.sample_rate = 16_000,
+                _ => format.channels = 2,
+            }
+        }
+        3 if swarm.allows_rubbish() => {
+            let limit = dice.below(12);
+            scenario.bridge.limits.malformed = limit as u32;
+            for n in 0..=limit {
+                // Not behind the end of the script.
+                let at = dice.below(call.caller.steps.len() as u64) as usize;
+                call.caller.steps.insert(at, CallerStep::SendsRaw(n.to_string()));
+            }
+        }
+        _ => {}
     }
 }
 

@@ -172,6 +172,7 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         && closed.since(at) < BECAUSE_US + notice + slack
         && terms.caller_gone().is_none_or(|gone| gone > closed)
         && !terms.expects_bridge_to_end()
+        && !terms.settings_end_it(closed)
         && !terms.model_is_at_fault()
     {
         findings.say(closed, format!("the call was ended after an error ({code}) that ends nothing"));
@@ -233,6 +234,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         let terms = &case.terms;
         let Some(closed) = terms.closed_by_bridge() else { return };
         if terms.expects_bridge_to_end()
+            || terms.settings_end_it(closed)
             || terms.caller_gone().is_some_and(|gone| gone <= closed)
             || is_mute(case)
         {
@@ -289,6 +291,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         if let Some(closed) = case.terms.closed_by_bridge()
             && !case.terms.model_is_at_fault()
             && !case.terms.expects_bridge_to_end()
+            && !case.terms.settings_end_it(closed)
             && !case.terms.session_ran_out(closed)
             && case.terms.caller_gone().is_none_or(|gone| gone > closed)
         {
@@ -346,6 +349,7 @@ fn owner(trace: &Trace) -> Vec<Violation> {
                 && let Some(closed) = terms.closed_by_bridge()
                 && terms.caller_gone().is_none_or(|gone| gone > closed)
                 && !terms.expects_bridge_to_end()
+                && !terms.settings_end_it(closed)
                 && (0..case.call.models.len())
                     .all(|m| terms.model_broke(m).is_none_or(|broke| broke > closed))
                 && !succeeded(closed)
@@ -525,15 +529,21 @@ fn expect(trace: &Trace) -> Vec<Violation> {
 
 /// The name of the end, when it is one whose cause would be plain to see, and is not.
 fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
-    let reason = case.call.bridge.iter().find_map(|(_, event)| {
-        if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None }
+    let (at, reason) = case.call.bridge.iter().find_map(|(at, event)| {
+        if let CallEvent::Ended { reason, .. } = event { Some((*at, *reason)) } else { None }
     })?;
     let saw = |is: fn(&CallerSight) -> bool| case.call.caller.sightings.iter().any(|seen| is(&seen.what));
     let sid = &case.call.caller.call_sid;
     let others = case.trace.calls.iter().enumerate().filter(|(index, _)| *index != case.index);
+    let terms = &case.terms;
     let seen = match reason {
         // No scenario has an operator.
         EndReason::HungUp => false,
+        EndReason::UnsupportedMedia => terms.speaks_no_g711(),
+        EndReason::CallerMalformed => terms.is_too_much_rubbish(at),
+        EndReason::SessionRefused => (0..case.call.models.len()).any(|m| !terms.session_fits(m)),
+        EndReason::TooLong => terms.is_too_long(at),
+        EndReason::SessionExpired => terms.session_ran_out(at) || says_it_expired(case),
         EndReason::Unauthenticated => !may_come_in(case),
         EndReason::AgentHungUp | EndReason::Transferred => wanted_to_leave(case),
         EndReason::Stopped => saw(|what| matches!(what, CallerSight::SentStop)),
@@ -546,20 +556,23 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
         | EndReason::CallerClogged
         | EndReason::NoStart
         | EndReason::NoMedia
-        | EndReason::UnsupportedMedia
-        | EndReason::CallerMalformed
         | EndReason::DialFailed
         | EndReason::ModelRefused
         | EndReason::SessionTimeout
-        | EndReason::SessionRefused
         | EndReason::ModelLost
         | EndReason::ModelSilent
         | EndReason::ModelClogged
-        | EndReason::SessionExpired
-        | EndReason::ResponseFailed
-        | EndReason::TooLong => true,
+        | EndReason::ResponseFailed => true,
     };
     (!seen).then_some(reason)
+}
+
+/// A service said that the session was over, or closed it, whatever time it had told.
+fn says_it_expired(case: &Case<'_>) -> bool {
+    let mut said = case.call.models.iter().flat_map(|model| &model.sightings);
+    (0..case.call.models.len()).any(|m| case.terms.model_broke(m).is_some())
+        || said
+            .any(|seen| matches!(&seen.what, ModelSight::SentError { code, .. } if code == "session_expired"))
 }
 
 /// The model called one of the functions that end a call or put it through.
@@ -673,6 +686,59 @@ mod tests {
             line.text = "something else".into();
         }
         assert!(first_of(&text(&trace)).contains("are not"));
+    }
+
+    /// The call of this trace, as if the bridge had ended it for this reason.
+    fn ended_with(mut trace: Trace, why: EndReason) -> Trace {
+        let Some((_, CallEvent::Ended { reason, .. })) = trace.calls[0].bridge.last_mut() else {
+            panic!("the bench writes an end")
+        };
+        *reason = why;
+        trace
+    }
+
+    #[test]
+    fn an_end_without_a_reason_is_found() {
+        let mut bench = Bench::answered(1_500).transcript(1.0);
+        bench.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        let trace = bench.trace();
+        let baseless = |trace: &Trace| {
+            let found = |why: &EndReason| !expect(&ended_with(trace.clone(), *why)).is_empty();
+            EndReason::ALL.into_iter().filter(found).collect::<Vec<_>>()
+        };
+        let plain = [
+            EndReason::Replaced,
+            EndReason::UnsupportedMedia,
+            EndReason::CallerMalformed,
+            EndReason::SessionRefused,
+            EndReason::SessionExpired,
+            EndReason::AgentHungUp,
+            EndReason::Transferred,
+            EndReason::HungUp,
+            EndReason::Drained,
+            EndReason::Unauthenticated,
+            EndReason::TooLong,
+        ];
+        let mut found = baseless(&trace);
+        assert!(plain.iter().all(|why| found.contains(why)) && found.len() == plain.len(), "{found:?}");
+
+        let mut caused = trace;
+        let scenario = std::sync::Arc::make_mut(&mut caused.scenario);
+        scenario.bridge.timeouts.call_ms = 2_000;
+        scenario.bridge.limits.malformed = 0;
+        scenario.calls[0].caller.media_format.channels = 2;
+        scenario.calls[0].model.refuses_update = Some("invalid_value".into());
+        scenario.calls[0].model.expires_after_s = Some(6);
+        scenario.server.drain_at_ms = Some(1);
+        found = baseless(&caused);
+        let left = [
+            EndReason::Replaced,
+            EndReason::AgentHungUp,
+            EndReason::Transferred,
+            EndReason::HungUp,
+            EndReason::Unauthenticated,
+        ];
+        assert!(left.iter().all(|why| found.contains(why)) && found.len() == left.len(), "{found:?}");
     }
 
     #[test]

@@ -387,6 +387,37 @@ impl<'a> Terms<'a> {
         last.is_some_and(|end| at.0 + before + self.slack(Leg::Model, at) >= end.0)
     }
 
+    /// The call had lasted as long as it may by `at`.
+    pub(crate) fn is_too_long(&self, at: At) -> bool {
+        let opened = self.caller_at(|s| matches!(s, CallerSight::Opened));
+        let limit = self.config.timeouts.call_ms * 1_000;
+        // The bridge counts from its own answer to the upgrade, which the caller sees a way later.
+        let earlier = self.latency(Leg::Caller) + self.slack(Leg::Caller, at);
+        opened.is_some_and(|opened| at.0 + earlier >= opened.0.saturating_add(limit))
+    }
+
+    /// The caller's audio is in a format that no bridge has to read.
+    pub(crate) fn speaks_no_g711(&self) -> bool {
+        let format = &self.plan.caller.media_format;
+        let encoding = format.encoding.to_ascii_lowercase();
+        let known = ["mulaw", "alaw", "pcmu", "pcma"].iter().any(|law| encoding.ends_with(law));
+        !known || (format.sample_rate, format.channels) != (8_000, 1)
+    }
+
+    /// More of what both ends sent by `at` was rubbish than the bridge has to put up with.
+    pub(crate) fn is_too_much_rubbish(&self, at: At) -> bool {
+        let raw = |s: &&Sighting<CallerSight>| matches!(s.what, CallerSight::SentRaw { .. });
+        let odd = |s: &&Sighting<ModelSight>| matches!(&s.what, ModelSight::SentOther { kind } if self.is_odd(kind));
+        let callers = self.call.caller.sightings.iter().filter(raw).filter(|s| s.at <= at).count();
+        let models = self.call.models.iter().flat_map(|model| &model.sightings);
+        callers + models.filter(odd).filter(|s| s.at <= at).count() > self.config.limits.malformed as usize
+    }
+
+    /// By `at` the settings gave the bridge a reason to end the call, whatever its two ends still wanted.
+    pub(crate) fn settings_end_it(&self, at: At) -> bool {
+        self.is_too_long(at) || self.speaks_no_g711() || self.is_too_much_rubbish(at)
+    }
+
     /// When the bridge could know that this model connection had failed: it was refused, or it ended although
     /// nobody had ended the call.
     pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
