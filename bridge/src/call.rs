@@ -772,10 +772,8 @@ impl Call {
                 self.desk.timers.stop(Timer::SessionUpdated);
                 self.desk.event(CallEvent::Live { after: now - self.began });
                 let keys = std::mem::take(&mut self.early_keys);
-                let mut talk = Conversation::begin(&mut self.desk, &mut self.uplink, stream.law, &keys, now);
-                if let Some(round_trip) = self.round_trip {
-                    talk.downlink.round_trip_seen(round_trip);
-                }
+                let downlink = self.downlink_to(&stream);
+                let talk = Conversation::begin(&mut self.desk, &mut self.uplink, downlink, &keys, now);
                 let talk = Box::new(talk);
                 self.phase = Phase::Live { stream, talk };
                 self.plan_renewal(now);
@@ -1027,6 +1025,11 @@ impl Call {
         self.desk.event(CallEvent::Unprotected { why, silenced: ms(self.desk.counts.protected_ms) });
     }
 
+    /// The way to an ear that was sent nothing so far.
+    fn downlink_to(&self, stream: &Stream) -> Downlink {
+        Downlink::new(&self.desk.config, stream.law, self.round_trip)
+    }
+
     /// A pong proves life, and how long the way to Twilio and back takes.
     fn pong(&mut self, leg: Leg, now: Instant) {
         self.sign_of_life(leg, now);
@@ -1035,8 +1038,8 @@ impl Call {
         {
             let round_trip = self.round_trip.map_or(now - pinged, |usual| usual.min(now - pinged));
             self.round_trip = Some(round_trip);
-            if let Phase::Live { talk, .. } = &mut self.phase {
-                talk.downlink.round_trip_seen(round_trip);
+            if let Some(downlink) = self.phase.downlink() {
+                downlink.round_trip_seen(round_trip);
             }
         }
     }
@@ -1120,7 +1123,7 @@ impl Call {
             | Phase::Configuring { .. }
             | Phase::Notice { .. }
             | Phase::Closing { .. }
-            | Phase::Over => Downlink::new(&self.desk.config, stream.law),
+            | Phase::Over => self.downlink_to(&stream),
         };
         let cuts = downlink.drop_held();
         self.desk.transcript.cut_all(&cuts);

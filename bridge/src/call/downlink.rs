@@ -100,14 +100,15 @@ pub(crate) struct Downlink {
 
 impl Downlink {
     /// Towards a caller who hears `law`.
-    pub(crate) fn new(config: &CallConfig, law: Law) -> Self {
+    /// `round_trip`: the smallest one to the ear and back, if one was seen.
+    pub(crate) fn new(config: &CallConfig, law: Law, round_trip: Option<Duration>) -> Self {
         Self {
             format: config.format,
             law,
             pacing: config.pacing,
             items: VecDeque::new(),
             next_number: 1,
-            playback: Playback::new(),
+            playback: Playback::new(round_trip),
         }
     }
 
@@ -360,7 +361,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
         fn pcmu() -> Self {
             let config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
-            Self { downlink: Downlink::new(&config, Law::Ulaw), zero: Instant::now(), at: 0 }
+            Self { downlink: Downlink::new(&config, Law::Ulaw, None), zero: Instant::now(), at: 0 }
         }
         fn now(&self) -> Instant {
             self.zero + ms(self.at)
@@ -508,7 +509,7 @@ mod tests {
             pacing: Pacing { lead_ms: 100, mark_every_ms: 200 },
             ..CallConfig::default()
         };
-        let mut t = Bench { downlink: Downlink::new(&config, Law::Ulaw), ..Bench::pcmu() };
+        let mut t = Bench { downlink: Downlink::new(&config, Law::Ulaw, None), ..Bench::pcmu() };
         t.delta("item", 8_000);
         t.pump();
         t.at = 40;

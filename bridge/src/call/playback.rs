@@ -95,7 +95,7 @@ pub(crate) struct Playback {
 }
 
 impl Playback {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(round_trip: Option<Duration>) -> Self {
         Self {
             generation: 0,
             segments: VecDeque::new(),
@@ -105,7 +105,7 @@ impl Playback {
             free: None,
             skew: Duration::ZERO,
             mark_delay: None,
-            round_trip: None,
+            round_trip,
             first_stretch: true,
             trusted: true,
             flushed: None,
@@ -314,7 +314,7 @@ mod tests {
     impl Ear {
         #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
         fn new() -> Self {
-            Self { playback: Playback::new(), zero: Instant::now(), at: 0 }
+            Self { playback: Playback::new(None), zero: Instant::now(), at: 0 }
         }
         fn now(&self) -> Instant {
             self.zero + ms(self.at)

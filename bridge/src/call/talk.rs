@@ -10,7 +10,6 @@ use super::timers::{Timer, Timers};
 use super::tools::{self, Tools, Verdict};
 use super::uplink::Uplink;
 use super::{Desk, Stream, ToolResult, Transmit};
-use crate::audio::Law;
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
 use std::collections::VecDeque;
@@ -64,9 +63,15 @@ pub(super) struct Conversation {
 
 impl Conversation {
     /// `keys` were pressed before the model was ready.
-    pub(super) fn begin(desk: &mut Desk, uplink: &mut Uplink, law: Law, keys: &str, now: Instant) -> Self {
+    pub(super) fn begin(
+        desk: &mut Desk,
+        uplink: &mut Uplink,
+        downlink: Downlink,
+        keys: &str,
+        now: Instant,
+    ) -> Self {
         let mut talk = Self {
-            downlink: Downlink::new(&desk.config, law),
+            downlink,
             responses: Responses::default(),
             first_words: FirstWords::ToCome,
             keypad: Keypad::default(),
