@@ -488,9 +488,9 @@ fn start(trace: &Trace) -> Vec<super::Violation> {
             findings.say(due, "start did not come and nobody timed it out");
         }
         if let Some(began) = began.filter(|_| terms.config.dial == DialWhen::OnMedia) {
-            // The last words take their time, too.
-            let slow_ms = if terms.reads_slowly() { NOTICE_MS + timeouts.mark_ms } else { 0 };
-            let wait_ms = timeouts.first_media_ms + timeouts.notice_ms + slow_ms;
+            // The last words are spoken before the patience with them begins.
+            let slow_ms = if terms.reads_slowly() { timeouts.mark_ms } else { 0 };
+            let wait_ms = timeouts.first_media_ms + NOTICE_MS + timeouts.notice_ms + slow_ms;
             let due = At(began.0 + wait_ms * 1_000 + down + terms.slack(Leg::Caller, began));
             let spoke = first(|s| matches!(s, CallerSight::SentMedia { .. }));
             if due < end && spoke.is_none_or(|spoke| spoke > due) {
