@@ -347,12 +347,12 @@ impl<'a> Terms<'a> {
 
     /// When the model fell silent without a word, if it did.
     fn model_dark(&self, m: usize) -> Option<At> {
-        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened))?;
+        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened));
         let script = self.plan.model.of_connection(m);
-        let scripted = script.goes_dark_after_ms.map(|ms| opened.plus_ms(ms));
-        let silent = (script.opening == Opening::Silent).then_some(opened);
-        // It may have been reached by what left before, and be heard by nobody.
-        let weather = self.dark(Leg::Model).map(|at| at.max(opened));
+        let scripted = opened.zip(script.goes_dark_after_ms).map(|(opened, ms)| opened.plus_ms(ms));
+        let silent = opened.filter(|_| script.opening == Opening::Silent);
+        // It may have been reached by what left before, and be heard by nobody; or never have been reached.
+        let weather = self.dark(Leg::Model).map(|at| at.max(opened.unwrap_or(at)));
         [scripted, silent, weather].into_iter().flatten().min()
     }
 
