@@ -10,6 +10,7 @@
 //! caller interrupts, so that audio of a response nobody announced, or that ended long ago, is dropped as well.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::time::Instant;
 
 /// Responses that may be heard, remembered by id. More than one is there only because the last deltas of a
@@ -57,6 +58,8 @@ pub(crate) struct Active {
     pub(crate) called: bool,
     /// It was interrupted: nothing of it is played.
     pub(crate) fenced: bool,
+    /// It was interrupted before it existed: no server cancels it by itself.
+    pub(crate) unwanted: bool,
 }
 
 /// A `response.create` that was sent and not yet answered.
@@ -150,15 +153,21 @@ impl Responses {
                 fenced
             }
         };
+        let asked_for = ours.is_some() || request.is_some();
+        if fenced && asked_for && take(&mut self.auto_pending) && !take(&mut self.auto_fenced) {
+            // The server makes one at a time: this one kept it from answering the turn that ended meanwhile.
+            self.wanted.get_or_insert(Why::Turn);
+        }
         // A cancelled predecessor may end later than its successor begins.
-        self.active = Some(Active { id: id.to_owned(), spoke_at: None, fills, called: false, fenced });
+        let (id, spoke_at, called, unwanted) = (id.to_owned(), None, false, fenced);
+        self.active = Some(Active { id: id.clone(), spoke_at, fills, called, fenced, unwanted });
         if fenced {
             return Created::Unwanted;
         }
         if self.welcome.len() >= WELCOME_MAX {
             self.welcome.pop_front();
         }
-        self.welcome.push_back(id.to_owned());
+        self.welcome.push_back(id);
         Created::Welcome
     }
 
@@ -385,6 +394,34 @@ mod tests {
         assert_eq!(t.interrupt(), None, "there is no id to cancel yet");
         assert_eq!(t.created("r1", Some(1), true), Created::Unwanted);
         assert!(!t.is_welcome("r1"));
+    }
+
+    #[test]
+    fn what_was_asked_for_too_early_keeps_the_server_from_answering_the_turn() {
+        let asked_too_early = || {
+            let mut t = Responses::default();
+            t.want(Why::Keypad);
+            t.ask(false);
+            t.interrupt();
+            t.turn_ended();
+            t.expect_auto();
+            t
+        };
+        let mut t = asked_too_early();
+        assert_eq!(t.created("r1", Some(1), false), Created::Unwanted);
+        assert!(t.active().is_some_and(|active| active.unwanted) && t.ask(false).is_none(), "one at a time");
+        t.done("r1");
+        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Turn));
+        let mut t = asked_too_early();
+        t.interrupt();
+        t.created("r1", Some(1), true);
+        t.done("r1");
+        assert!(t.ask(false).is_none(), "that turn has been interrupted, too");
+        let mut t = asked_too_early();
+        t.created("r1", Some(1), false);
+        t.created("r2", None, false);
+        t.done("r2");
+        assert!(t.ask(false).is_none(), "the server answered it after all");
     }
 
     #[test]

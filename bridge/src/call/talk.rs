@@ -4,7 +4,7 @@ use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker, ToolOutcome};
 use super::keypad::Keypad;
 use super::leaving::{Farewell, Way};
-use super::responses::{Created, Responses, Why};
+use super::responses::{Active, Created, Responses, Why};
 use super::settings::ms;
 use super::timers::{Timer, Timers};
 use super::tools::{self, Tools, Verdict};
@@ -315,7 +315,8 @@ impl Conversation {
             // A response that runs, or was asked for, and that the server does not cancel by itself keeps it from
             // answering this turn.
             let cancels = desk.config.barge_in && desk.config.vad.interrupt_response;
-            let running = self.responses.active().is_some_and(|active| !active.fenced || !cancels);
+            let stays = |active: &Active| !active.fenced || active.unwanted || !cancels;
+            let running = self.responses.active().is_some_and(stays);
             if running || (!cancels && self.responses.is_requested()) {
                 self.want_turn(desk, now);
             } else {
@@ -331,8 +332,10 @@ impl Conversation {
     fn want_turn(&mut self, desk: &mut Desk, now: Instant) {
         self.responses.want(Why::Turn);
         self.ask(desk, now);
-        if self.responses.is_requested() {
-            // It may have to wait for a request that was made before, and that may never be answered.
+        let cancelled = self.responses.active().is_some_and(|active| active.fenced);
+        if self.responses.is_requested() || cancelled {
+            // It may have to wait for a request that was made before, and that may never be answered; or for the end of
+            // a response that was cancelled.
             self.expect_audio(desk, now);
         }
     }
