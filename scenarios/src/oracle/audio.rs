@@ -454,10 +454,13 @@ fn judge_distances(
         let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
         let pause = if terms.caller_may_pause(when(before.given), at) {
             let once = turn_end + PAUSE_FILL_MS;
-            // As long as nobody says that the turn has ended, it is not over: an outage keeps that back.
             let from = when(before.given).0.saturating_sub(PAUSE_SEEN_US);
+            // Each outage of the caller's is a pause of its own.
+            let seen = |by: At| terms.outages_until(Leg::Caller, by).0;
+            let pauses = (seen(at) - seen(At(from))).max(1) as f64;
+            // As long as nobody says that the turn has ended, it is not over: an outage keeps that back.
             let unsaid = in_ms(terms.outages(Leg::Model, from, at.0));
-            if unsaid > 0.0 { 2.0 * once + unsaid } else { once }
+            if unsaid > 0.0 { (pauses + 1.0) * once + unsaid } else { pauses * once }
         } else {
             0.0
         };

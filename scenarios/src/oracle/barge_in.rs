@@ -57,6 +57,8 @@ pub(crate) struct BargeIn {
     /// An outage may lie on its way to the bridge, or on the clear's to the ear: what arrives together then does not
     /// show what belongs together.
     held_up: bool,
+    /// What is done about it cannot reach the ear before.
+    soonest: At,
     /// There was time left to do something about it. What comes of it otherwise is still its consequence.
     pub(crate) owed: bool,
     /// The clears that came because of it.
@@ -123,7 +125,7 @@ pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
 /// once. One that is in time for none belongs to the last before it.
 fn attribute(clear: &Clear, all: &mut [BargeIn]) {
     let mut answered = false;
-    for b in all.iter_mut().filter(|b| b.clears.is_empty() && b.at_ear <= clear.at) {
+    for b in all.iter_mut().filter(|b| b.clears.is_empty() && b.soonest <= clear.at) {
         if clear.at.since(b.at_ear) <= REACTION_US + b.slack_us {
             b.clears.push(*clear);
             answered = true;
@@ -132,7 +134,7 @@ fn attribute(clear: &Clear, all: &mut [BargeIn]) {
     if answered {
         return;
     }
-    let cause = all.iter_mut().rev().find(|b| b.at_ear <= clear.at);
+    let cause = all.iter_mut().rev().find(|b| b.soonest <= clear.at);
     if let Some(cause) = cause.filter(|b| clear.at.since(b.at_ear) <= BELONGS_US + b.slack_us) {
         cause.clears.push(*clear);
     }
@@ -158,6 +160,7 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
         at_bridge,
         at_ear,
         slack_us,
+        soonest: At(at.0 + terms.least_way(told_on, at) + terms.least_way(Leg::Caller, at_bridge)),
         owed: !too_late,
         held_up: terms.is_held_up(told_on, at) || terms.is_held_up(Leg::Caller, at_bridge),
         clears: Vec::new(),

@@ -543,6 +543,7 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
         EndReason::CallerMalformed => terms.is_too_much_rubbish(at),
         EndReason::SessionRefused => (0..case.call.models.len()).any(|m| !terms.session_fits(m)),
         EndReason::TooLong => terms.is_too_long(at),
+        EndReason::SessionTimeout => !was_settled(case, at),
         EndReason::SessionExpired => terms.session_ran_out(at) || says_it_expired(case),
         EndReason::Unauthenticated => !may_come_in(case),
         EndReason::AgentHungUp | EndReason::Transferred => wanted_to_leave(case),
@@ -558,13 +559,23 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
         | EndReason::NoMedia
         | EndReason::DialFailed
         | EndReason::ModelRefused
-        | EndReason::SessionTimeout
         | EndReason::ModelLost
         | EndReason::ModelSilent
         | EndReason::ModelClogged
         | EndReason::ResponseFailed => true,
     };
     (!seen).then_some(reason)
+}
+
+/// The last session was confirmed or refused early enough for the bridge to know by `at`.
+fn was_settled(case: &Case<'_>, at: At) -> bool {
+    let way = |sent: At| case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, sent);
+    let said = case.call.models.last().into_iter().flat_map(|model| &model.sightings);
+    // Nothing else has been asked of a new session that could be refused.
+    let settles = |what: &ModelSight| {
+        matches!(what, ModelSight::SentSessionUpdated | ModelSight::SentError { event_id: Some(_), .. })
+    };
+    said.filter(|seen| seen.at.0 + way(seen.at) < at.0).any(|seen| settles(&seen.what))
 }
 
 /// A service said that the session was over, or closed it, whatever time it had told.
@@ -710,6 +721,7 @@ mod tests {
             EndReason::Replaced,
             EndReason::UnsupportedMedia,
             EndReason::CallerMalformed,
+            EndReason::SessionTimeout,
             EndReason::SessionRefused,
             EndReason::SessionExpired,
             EndReason::AgentHungUp,
@@ -733,6 +745,7 @@ mod tests {
         found = baseless(&caused);
         let left = [
             EndReason::Replaced,
+            EndReason::SessionTimeout,
             EndReason::AgentHungUp,
             EndReason::Transferred,
             EndReason::HungUp,

@@ -239,7 +239,7 @@ fn format(trace: &Trace) -> Vec<super::Violation> {
                 {
                     // One is enough: the rest follows from it.
                     heard_nothing = false;
-                    let soonest = confirmed.map(|at| at.0 + 2 * case.terms.latency(Leg::Model));
+                    let soonest = confirmed.map(|at| at.0 + 2 * case.terms.least_way(Leg::Model, at));
                     match soonest {
                         None => {
                             findings.say(seen.at, "audio came before session.updated was sent");

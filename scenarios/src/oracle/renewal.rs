@@ -203,7 +203,9 @@ fn judge_overlap(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings
     });
     let twice = again.map(|frame| frame.len as u64 * 125).sum::<u64>();
     let at = terms.ready_at(next).unwrap_or_default();
-    let network = 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, at) + terms.mic_held_us();
+    // Nor is a word noticed that an outage keeps from the session before, or its answer from the bridge.
+    let slack = terms.slack(Leg::Model, at).max(terms.slack(Leg::Model, terms.model_over(m)));
+    let network = 2 * terms.latency(Leg::Model) + slack + terms.mic_held_us();
     if twice > UNNOTICED_US + network {
         findings.say(at, format!("{:.0} ms of the caller's words were told to two sessions", in_ms(twice)));
     }

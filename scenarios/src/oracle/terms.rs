@@ -152,6 +152,12 @@ impl<'a> Terms<'a> {
         self.outages_near(leg, at) > 0
     }
 
+    /// The least time that something said at `at` on this leg, or its answer, needs for its way. At the end of an outage
+    /// the simulated network lets everything arrive that was under way.
+    pub(crate) fn least_way(&self, leg: Leg, at: At) -> u64 {
+        if self.is_held_up(leg, at) { 0 } else { self.latency(leg) }
+    }
+
     /// How many outages this leg has had by `at`, and how long they were in all, microseconds.
     pub(crate) fn outages_until(&self, leg: Leg, at: At) -> (usize, u64) {
         let count = self.weather(leg).stalls.iter().filter(|stall| stall.at_ms * 1_000 <= at.0).count();
