@@ -145,8 +145,11 @@ impl Conversation {
         // A key press is a barge-in that voice detection cannot see, so the cancelling is up to us.
         let interrupts =
             self.downlink.is_audible(now) || self.responses.is_anything_coming() || self.farewell.is_some();
-        if desk.config.barge_in && !protected && interrupts {
-            let interrupted = self.interrupt(desk, stream, now);
+        if desk.config.barge_in && !protected {
+            // Nothing is due before the entry is complete, and that may take its time.
+            desk.timers.stop(Timer::FirstAudio);
+            desk.timers.stop(Timer::Retry);
+            let interrupted = if interrupts { self.interrupt(desk, stream, now) } else { None };
             if let Some(response) = interrupted {
                 desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
             }

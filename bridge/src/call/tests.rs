@@ -878,6 +878,26 @@ fn a_key_interrupts_and_its_response_waits_for_the_cancelled_one() {
 }
 
 #[test]
+fn nothing_is_missed_while_keys_are_pressed_however_long_that_takes() {
+    let mut t = Bench::live_with(|c| c.timeouts.ping_ms = 600_000);
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.sent.clear();
+    for key in "12345678901234567890".chars() {
+        t.advance(t.call.desk.config.dtmf.quiet_ms - 100);
+        t.key(key);
+        t.expect_quiet();
+    }
+    assert!(t.at > 2 * t.call.desk.config.timeouts.first_audio_ms, "longer than two answers are waited for");
+    t.key('#');
+    t.expect("The caller entered 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 # on the keypad.");
+    assert_eq!(t.end_reason(), None);
+    // The interrupted answer never came; the one to the entry is waited for.
+    t.advance(t.call.desk.config.timeouts.first_audio_ms + t.call.desk.config.timeouts.retry_ms);
+    t.expect("create 1");
+}
+
+#[test]
 fn speech_over_an_answer_of_which_nothing_has_come_is_an_interruption() {
     let mut t = Bench::live();
     t.response_begins("r1");
