@@ -455,12 +455,15 @@ fn judge_distances(
         let pause = if terms.caller_may_pause(when(before.given), at) {
             let once = turn_end + PAUSE_FILL_MS;
             let from = when(before.given).0.saturating_sub(PAUSE_SEEN_US);
-            // Each outage of the caller's is a pause of its own.
-            let seen = |by: At| terms.outages_until(Leg::Caller, by).0;
-            let pauses = (seen(at) - seen(At(from))).max(1) as f64;
-            // As long as nobody says that the turn has ended, it is not over: an outage keeps that back.
+            // Silence is supplied to each turn that does not end for want of it.
+            let begun = case.call.models.iter().flat_map(|model| &model.sightings).filter(|seen| {
+                matches!(seen.what, ModelSight::SentSpeechStarted { .. })
+                    && (At(from)..=at).contains(&seen.at)
+            });
+            let pauses = begun.count().max(1) as f64;
+            // As long as nobody says that the turn has ended, it is not over: that is under way, or kept back.
             let unsaid = in_ms(terms.outages(Leg::Model, from, at.0));
-            if unsaid > 0.0 { (pauses + 1.0) * once + unsaid } else { pauses * once }
+            (pauses + 1.0) * once + unsaid
         } else {
             0.0
         };

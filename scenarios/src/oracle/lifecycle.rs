@@ -529,9 +529,12 @@ fn expect(trace: &Trace) -> Vec<Violation> {
 
 /// The name of the end, when it is one whose cause would be plain to see, and is not.
 fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
-    let (at, reason) = case.call.bridge.iter().find_map(|(at, event)| {
+    let (ended, reason) = case.call.bridge.iter().find_map(|(at, event)| {
         if let CallEvent::Ended { reason, .. } = event { Some((*at, *reason)) } else { None }
     })?;
+    // It was decided when the caller was told, if there was somebody to tell.
+    let told = case.call.bridge.iter().find(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    let at = told.map_or(ended, |(at, _)| *at);
     let saw = |is: fn(&CallerSight) -> bool| case.call.caller.sightings.iter().any(|seen| is(&seen.what));
     let sid = &case.call.caller.call_sid;
     let others = case.trace.calls.iter().enumerate().filter(|(index, _)| *index != case.index);
@@ -569,13 +572,14 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
 
 /// The last session was confirmed or refused early enough for the bridge to know by `at`.
 fn was_settled(case: &Case<'_>, at: At) -> bool {
-    let way = |sent: At| case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, sent);
-    let said = case.call.models.last().into_iter().flat_map(|model| &model.sightings);
+    let Some(last) = case.call.models.len().checked_sub(1) else { return false };
+    let arrives = |sent: At| At(sent.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, sent));
+    let in_time = |sent: At| arrives(sent) < at && !case.terms.model_speaks_into_the_dark(last, sent);
     // Nothing else has been asked of a new session that could be refused.
     let settles = |what: &ModelSight| {
         matches!(what, ModelSight::SentSessionUpdated | ModelSight::SentError { event_id: Some(_), .. })
     };
-    said.filter(|seen| seen.at.0 + way(seen.at) < at.0).any(|seen| settles(&seen.what))
+    case.call.models[last].sightings.iter().any(|seen| settles(&seen.what) && in_time(seen.at))
 }
 
 /// A service said that the session was over, or closed it, whatever time it had told.

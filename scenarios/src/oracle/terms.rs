@@ -398,8 +398,9 @@ impl<'a> Terms<'a> {
         let opened = self.caller_at(|s| matches!(s, CallerSight::Opened));
         let limit = self.config.timeouts.call_ms * 1_000;
         // The bridge counts from its own answer to the upgrade, which the caller sees a way later.
-        let earlier = self.latency(Leg::Caller) + self.slack(Leg::Caller, at);
-        opened.is_some_and(|opened| at.0 + earlier >= opened.0.saturating_add(limit))
+        let slack = |opened| self.slack(Leg::Caller, at) + self.slack(Leg::Caller, opened);
+        let earlier = |opened| self.latency(Leg::Caller) + slack(opened);
+        opened.is_some_and(|opened| at.0 + earlier(opened) >= opened.0.saturating_add(limit))
     }
 
     /// The caller's audio is in a format that no bridge has to read.
