@@ -153,21 +153,26 @@ impl Responses {
                 fenced
             }
         };
-        let asked_for = ours.is_some() || request.is_some();
-        if fenced && asked_for && take(&mut self.auto_pending) && !take(&mut self.auto_fenced) {
-            // The server makes one at a time: this one kept it from answering the turn that ended meanwhile.
+        if fenced && take(&mut self.auto_pending) && !take(&mut self.auto_fenced) {
+            // The server makes one at a time: this one of ours kept it from answering the turn that ended meanwhile.
             self.wanted.get_or_insert(Why::Turn);
         }
         // A cancelled predecessor may end later than its successor begins.
-        let (id, spoke_at, called, unwanted) = (id.to_owned(), None, false, fenced);
-        self.active = Some(Active { id: id.clone(), spoke_at, fills, called, fenced, unwanted });
+        self.active = Some(Active {
+            id: id.to_owned(),
+            spoke_at: None,
+            fills,
+            called: false,
+            fenced,
+            unwanted: fenced,
+        });
         if fenced {
             return Created::Unwanted;
         }
         if self.welcome.len() >= WELCOME_MAX {
             self.welcome.pop_front();
         }
-        self.welcome.push_back(id);
+        self.welcome.push_back(id.to_owned());
         Created::Welcome
     }
 

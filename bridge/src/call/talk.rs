@@ -146,9 +146,7 @@ impl Conversation {
         let interrupts =
             self.downlink.is_audible(now) || self.responses.is_anything_coming() || self.farewell.is_some();
         if desk.config.barge_in && !protected {
-            // Nothing is due before the entry is complete, and that may take its time.
-            desk.timers.stop(Timer::FirstAudio);
-            desk.timers.stop(Timer::Retry);
+            no_answer_is_due(desk);
             let interrupted = if interrupts { self.interrupt(desk, stream, now) } else { None };
             if let Some(response) = interrupted {
                 desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
@@ -299,8 +297,7 @@ impl Conversation {
             desk.transcript.item(&item, None, Speaker::Caller);
         }
         if desk.config.barge_in {
-            desk.timers.stop(Timer::FirstAudio);
-            desk.timers.stop(Timer::Retry);
+            no_answer_is_due(desk);
             let interrupted = self.interrupt(desk, stream, now);
             if let Some(response) = interrupted.filter(|_| !desk.config.vad.interrupt_response) {
                 desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
@@ -780,6 +777,12 @@ impl Conversation {
 /// Errors after which asking again is pointless.
 fn is_hopeless(code: &str) -> bool {
     matches!(code, "insufficient_quota" | "billing_hard_limit_reached" | "account_deactivated")
+}
+
+/// The caller speaks, or presses keys: nothing is missed before they are done, and that may take its time.
+fn no_answer_is_due(desk: &mut Desk) {
+    desk.timers.stop(Timer::FirstAudio);
+    desk.timers.stop(Timer::Retry);
 }
 
 /// Errors that end the session, and what to call it.

@@ -898,6 +898,30 @@ fn nothing_is_missed_while_keys_are_pressed_however_long_that_takes() {
 }
 
 #[test]
+fn a_turn_that_ends_while_an_unwanted_response_runs_is_asked_about_and_waited_for() {
+    let made_while_speaking = || {
+        let mut t = Bench::live();
+        t.key('#');
+        t.expect("The caller pressed # on the keypad.");
+        t.expect("create 1");
+        t.model_detects_speech();
+        t.requested_response_begins("r1", 1);
+        t.expect("cancel r1");
+        t.model_detects_silence();
+        t.expect_quiet();
+        t
+    };
+    let mut t = made_while_speaking();
+    t.response_done("r1", "cancelled");
+    t.expect("create 2");
+    // The cancelled one never ends.
+    let mut t = made_while_speaking();
+    let timeouts = t.call.desk.config.timeouts.clone();
+    t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
+    assert_eq!(t.call.desk.counts.retries, 1);
+}
+
+#[test]
 fn speech_over_an_answer_of_which_nothing_has_come_is_an_interruption() {
     let mut t = Bench::live();
     t.response_begins("r1");
