@@ -145,14 +145,12 @@ impl Swarm {
             n if n < off + (100 - off) * 2 / 3 => Level::Mild,
             _ => Level::Wild,
         };
-        let mut all: Vec<_> = HAZARDS.iter().map(|(hazard, _)| (*hazard, level(&mut dice))).collect();
-        let calm = Self(all.clone()).allows_rubbish();
-        for (hazard, level) in &mut all {
-            if !calm && matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish) {
-                *level = Level::Off;
-            }
+        let all = HAZARDS.iter().map(|(hazard, _)| (*hazard, level(&mut dice))).collect();
+        let mut swarm = Self(all);
+        if !swarm.allows_rubbish() {
+            swarm.0.retain(|(hazard, _)| !matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish));
         }
-        Self(all)
+        swarm
     }
 
     /// A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends nothing:
@@ -345,10 +343,7 @@ fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
         match dice.below(7) {
             0 => again.drops_after_ms = Some(ms),
             1 => again.goes_dark_after_ms = Some(ms),
-            2 | 3 => {
-                let code = dice.one(&[1_000, 1_001, 1_011]);
-                again.close_after = Some(CloseAfter { ms, code, reason: String::new() });
-            }
+            2 | 3 => again.close_after = Some(a_close(ms, dice)),
             4 => again.refuses_update = Some("invalid_value".into()),
             5 => again.never_updates = Some(true),
             _ => again.updated_after_ms = Some(dice.ms(20, 3_000)),
@@ -827,10 +822,7 @@ fn leaves(model: &mut ModelScript, level: Level, dice: &mut Dice) {
     match dice.below(4) {
         0 => model.drops_after_ms = Some(ms),
         1 => model.goes_dark_after_ms = Some(ms),
-        2 => {
-            let code = dice.one(&[1_000, 1_001, 1_011]);
-            model.close_after = Some(CloseAfter { ms, code, reason: String::new() });
-        }
+        2 => model.close_after = Some(a_close(ms, dice)),
         _ => {
             let turn = dice.below(model.turns.len() as u64) as usize;
             if let Some(turn) = model.turns.get_mut(turn) {
@@ -838,6 +830,10 @@ fn leaves(model: &mut ModelScript, level: Level, dice: &mut Dice) {
             }
         }
     }
+}
+
+fn a_close(ms: u64, dice: &mut Dice) -> CloseAfter {
+    CloseAfter { ms, code: dice.one(&[1_000, 1_001, 1_011]), reason: String::new() }
 }
 
 // ---------------------------------------------------------------------------------------------- the weather

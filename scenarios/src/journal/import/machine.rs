@@ -87,15 +87,16 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
     ear(journal, timeline, updated, &mut script);
     let replies = replies(journal, timeline, config, updated, &mut script);
     let last = replies.iter().rposition(|reply| reply.created.is_some() || reply.never_came(timeline));
-    script.turns =
+    let mut turns: Vec<_> =
         replies.iter().take(last.map_or(0, |last| last + 1)).map(|r| turn(r, journal, timeline)).collect();
     script.transcription = transcriptions(journal, config);
-    goodbye(first, timeline, open, &replies, &mut script);
+    goodbye(first, timeline, open, &replies, &mut turns, &mut script);
     for (n, connection) in again.iter().enumerate() {
         let is_last = n + 1 == again.len();
-        let another = another(connection, timeline, config, is_last, &replies, &mut script.turns);
+        let another = another(connection, timeline, config, is_last, &replies, &mut turns);
         script.again.push(another);
     }
+    script.turns = turns;
     if journal.header.content == bridge::journal::Content::Hashes
         && replies.iter().any(|r| !r.calls.is_empty())
     {
@@ -126,19 +127,18 @@ fn another(
     config: &CallConfig,
     is_last: bool,
     replies: &[Reply],
-    turns: &mut Vec<Turn>,
+    turns: &mut [Turn],
 ) -> Again {
-    let mut script = ModelScript { turns: std::mem::take(turns), ..ModelScript::default() };
+    let mut script = ModelScript::default();
     match dialled(connection, timeline, &mut script) {
         Some(open) => {
             session(connection, config, open, 2 * timeline.model_latency_us, &mut script);
-            goodbye(connection, timeline, open, replies, &mut script);
+            goodbye(connection, timeline, open, replies, turns, &mut script);
         }
         // It was given up, for there was another.
         None if script.dial == Dial::Accepts && !is_last => script.dial = Dial::Hangs,
         None => {}
     }
-    *turns = script.turns;
     Again {
         dial: Some(script.dial),
         dial_ms: Some(script.dial_ms),
@@ -767,7 +767,14 @@ fn transcriptions(journal: &Recorded, config: &CallConfig) -> Vec<Transcription>
 }
 
 /// How the connection ended, if it was not the bridge that ended it.
-fn goodbye(journal: &Recorded, timeline: &Timeline, open: u64, replies: &[Reply], script: &mut ModelScript) {
+fn goodbye(
+    journal: &Recorded,
+    timeline: &Timeline,
+    open: u64,
+    replies: &[Reply],
+    turns: &mut [Turn],
+    script: &mut ModelScript,
+) {
     let mut last = open;
     let expires = script.expires_after_s.map(|s| open + s * 1_000_000);
     for record in &journal.records {
@@ -794,7 +801,7 @@ fn goodbye(journal: &Recorded, timeline: &Timeline, open: u64, replies: &[Reply]
                 let ms = record.us.saturating_sub(open) / 1_000;
                 // In the middle of a response it belongs to that response, whenever that is made today.
                 let speaking = replies.iter().rposition(|r| r.created.is_some() && r.done.is_none());
-                let turn = speaking.and_then(|at| Some((replies[at].created?, script.turns.get_mut(at)?)));
+                let turn = speaking.and_then(|at| Some((replies[at].created?, turns.get_mut(at)?)));
                 let reason = why.clone().unwrap_or_default();
                 let closed = change == "closed";
                 match turn {
