@@ -3,7 +3,7 @@
 //! Everything is embedded, so a binary that uses it needs no files. `MANIFEST.toml` lists each file with its
 //! digest, its licence and how it was made; [`verify`] checks the embedded bytes against it, and
 //! `cargo run -p golden --bin bless` does so from the command line. The recorded calls below `calls/` are listed, too,
-//! but stay on disk ([`recorded`]): they are not facts, and `scn bless --accept` writes them and their digests.
+//! but stay on disk ([`recorded`]): they are not facts, and `scn audio accept` writes them and their digests.
 
 mod clips;
 pub mod codec;
@@ -151,7 +151,7 @@ impl Manifest {
 /// # Errors
 /// When the file cannot be read, is not listed, or is not what was listed; and what to do about it.
 pub fn recorded(golden: &Path, file: &str, manifest: &Manifest) -> anyhow::Result<Vec<u8>> {
-    const MEND: &str = "restore both, or delete the file and let `cargo scn bless --accept` write it";
+    const MEND: &str = "restore both, or delete the file and let `cargo scn audio accept` write it";
     let bytes = fs::read(golden.join(file)).with_context(|| format!("cannot read golden/{file}"))?;
     let listed = manifest.calls.iter().find(|call| call.file == file);
     let listed = listed.with_context(|| format!("golden/{file} is not in MANIFEST.toml; {MEND}"))?;
@@ -289,7 +289,7 @@ mod tests {
         entry.sha256 = digest(&bytes);
         manifest.list_call(entry);
         assert_eq!(manifest.calls.len(), 1, "a file is listed once");
-        assert!(why(&manifest).contains("cargo scn bless --accept"));
+        assert!(why(&manifest).contains("cargo scn audio accept"));
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! `scn`, the command line: list, show, run, explain, judge the judges.
+//! `scn`, the command line.
+
+mod renamed;
 
 use crate::catalogue;
 use crate::conform;
@@ -41,8 +43,8 @@ Exit status: 0 all passed, 1 something failed, 2 it could not run.
 
 Examples:
   cargo scn list
-  cargo scn run                                  the whole catalogue on every stage
-  cargo scn run barge_in --stage simulated       every scenario with `barge_in` in its name
+  cargo scn run                                  the whole catalogue on every backend
+  cargo scn run barge_in --backend simulated     every scenario with `barge_in` in its name
   cargo scn run my_call.toml --seed 42           a file of your own
   cargo scn run --report target/report           the same, as a page to look at
   cargo scn explain barge_in/mid_answer          the call, line by line
@@ -50,7 +52,7 @@ Examples:
   cargo scn shrink 42                            the smallest call with the violation of seed 42
   cargo scn replay call-20260101T000000Z-1f2e3d4c-000001-CA1.ndjson
                                                  a call of the field against today's bridge
-  cargo scn bless barge_in                       whether recorded calls still sound the same"
+  cargo scn audio check barge_in                 whether recorded calls still sound the same"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -59,8 +61,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Lists the scenarios of the catalogue.
-    List,
+    /// Lists the scenarios of the catalogue, or the oracles.
+    List {
+        /// The oracles and what each demands.
+        #[arg(long)]
+        oracles: bool,
+        /// Write the oracles and the scenarios into docs/conformance.md.
+        #[arg(long, hide = true, requires = "oracles")]
+        write: bool,
+    },
     /// Shows a scenario as a file.
     Show {
         /// Name, pattern with `*`, or file ending in .toml.
@@ -81,16 +90,16 @@ enum Task {
         processes: bool,
         #[command(flatten)]
         files: Files,
-        /// Let this saboteur spoil the bridge, to see what a failure looks like: a name of `scn sabotage`.
+        /// Inject this fault into the bridge, to see what a failure looks like: a name of `scn faults`.
         #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with_all = ["twice", "processes"])]
-        sabotage: Option<Sabotage>,
+        fault: Option<Sabotage>,
     },
     /// Tells a call line by line: the caller on the left, the model on the right.
     Explain {
         /// Name, or file ending in .toml.
         name: String,
-        /// Where to play it; on the first stage it names when absent.
-        #[arg(long, value_enum)]
+        /// Where to play it; on the first backend it names when absent.
+        #[arg(long = "backend", value_enum)]
         stage: Option<OneStage>,
         /// Decimal, 0x hexadecimal, or a commit hash.
         #[arg(long, default_value = "1")]
@@ -101,51 +110,35 @@ enum Task {
         /// Every message, as the hash of the trace sees it.
         #[arg(long)]
         raw: bool,
-        /// Plays it with this bug of the zoo in the bridge, in memory.
+        /// Plays it with this known bug in the bridge, in memory: a name of `scn bugs`.
         #[arg(long)]
         bug: Option<String>,
-        /// With this saboteur at work, as in `scn run --sabotage`.
+        /// With this fault injected, as in `scn run --fault`.
         #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with = "bug")]
-        sabotage: Option<Sabotage>,
+        fault: Option<Sabotage>,
     },
     /// Plays generated scenarios, seed after seed.
     Explore(explore::Options),
     /// Finds the smallest scenario that breaks the same rule.
     Shrink(shrink::Options),
-    /// Keeps a shrunk scenario among the regressions, which are played for ever.
-    Keep(regressions::Options),
-    /// Judges somebody else's bridge over real sockets, in real time.
-    Conform(Box<conform::Options>),
-    /// Plays a recorded call against today's bridge: what it said then beside what it says now.
+    /// Keeps shrunk scenarios as regressions, which are played for ever.
+    #[command(subcommand)]
+    Regress(Regress),
+    /// Plants known bugs of other bridges around ours: which oracle catches each, after how many seeds.
+    Bugs(zoo::Options),
+    /// Injects every fault and checks that its oracle catches it.
+    Faults,
+    /// Measures the audio path, and compares recorded calls with `golden/calls`.
+    #[command(subcommand)]
+    Audio(Audio),
+    /// Writes the journals that the bridge leaves of a scenario's calls.
+    Journal(replay::JournalOptions),
+    /// Plays a recorded call against today's bridge: its messages of then beside those of now.
     Replay(replay::ReplayOptions),
     /// Makes a scenario of a recorded call, to be shrunk and kept.
     Import(replay::ImportOptions),
-    /// Writes the journals that the bridge leaves of a scenario's calls.
-    Journal(replay::JournalOptions),
-    /// Lists the oracles and what they demand.
-    Oracles {
-        /// Write them, and the scenarios, into docs/conformance.md.
-        #[arg(long, hide = true)]
-        write: bool,
-    },
-    /// Tries every saboteur on its oracle.
-    Sabotage,
-    /// Plants field bugs around the bridge: who catches each, after how many seeds, in how small a call.
-    Zoo(zoo::Options),
-    /// Compares the audio of the recorded calls with `golden/calls`, and tells what changed.
-    Bless {
-        /// Part of a scenario's name; every recorded call when absent.
-        pattern: Option<String>,
-        /// Write what changed: the audio of today is right.
-        #[arg(long)]
-        accept: bool,
-    },
-    /// Measures the audio path against its goals.
-    Quality {
-        /// Also write speech before and after each way through the bridge, as WAV files, into this folder.
-        #[arg(long)]
-        save: Option<PathBuf>,
-    },
+    /// Judges any bridge, in any language, over real sockets and in real time.
+    Conform(Box<conform::Options>),
     /// Prints `scenario stage seed hash` for each run, for comparing two processes.
     #[command(hide = true)]
     Hash {
@@ -154,6 +147,29 @@ enum Task {
         /// The worlds of these seeds instead of the catalogue: `1..201`, `HASH..+200`.
         #[arg(long, value_name = "A..B", conflicts_with_all = ["pattern", "seed"])]
         seeds: Option<explore::Seeds>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Regress {
+    /// Adds a shrunk scenario to the regressions.
+    Add(regressions::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum Audio {
+    /// Measures the audio path against its goals, and compares recorded calls sample for sample.
+    Check {
+        /// Part of a scenario's name: compares these recorded calls alone. Without it: all, and the goals.
+        pattern: Option<String>,
+        /// Also write speech before and after each way through the bridge, as WAV files, into this folder.
+        #[arg(long, value_name = "DIR", conflicts_with = "pattern")]
+        save: Option<PathBuf>,
+    },
+    /// Writes recorded calls that differ: the audio of today is right.
+    Accept {
+        /// Part of a scenario's name; every recorded call when absent.
+        pattern: Option<String>,
     },
 }
 
@@ -204,8 +220,8 @@ pub(crate) fn put(path: &Path, text: String) -> anyhow::Result<()> {
 struct What {
     /// Part of a name, pattern with `*`, or file ending in .toml; the whole catalogue when absent.
     pattern: Option<String>,
-    /// Where to play; each scenario on every stage it names when absent.
-    #[arg(long, value_enum, default_value_t = Stages::All)]
+    /// Where to play; each scenario on every backend it names when absent.
+    #[arg(long = "backend", value_enum, default_value_t = Stages::All)]
     stage: Stages,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
@@ -217,7 +233,7 @@ impl What {
     fn command(&self) -> String {
         let pattern = self.pattern.as_ref().map(|pattern| format!(" {pattern}")).unwrap_or_default();
         let usual = self.stage == Stages::All;
-        let stage = if usual { String::new() } else { format!(" --stage {}", self.stage.name()) };
+        let stage = if usual { String::new() } else { format!(" --backend {}", self.stage.name()) };
         format!("scn run{pattern}{stage} --seed {}", self.seed)
     }
 }
@@ -228,6 +244,7 @@ pub(crate) enum Stages {
     Simulated,
     Pipes,
     /// Memory and simulated.
+    #[value(hide = true)]
     Both,
     All,
 }
@@ -273,7 +290,11 @@ impl From<OneStage> for StageKind {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    match perform(Cli::parse()) {
+    let (words, warnings) = renamed::modern(std::env::args_os().collect());
+    for warning in warnings {
+        eprintln!("scn: {warning}; the old word goes with the next release");
+    }
+    match perform(Cli::parse_from(words)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -301,75 +322,64 @@ pub(crate) fn say(text: &str) {
 
 fn perform(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
-        Task::List => list().map(|()| true),
-        Task::Show { name } => {
-            for scenario in chosen(Some(&name))? {
-                say(&format!("# {}\n{}\n", scenario.name, scenario.to_toml()));
-            }
-            Ok(true)
-        }
-        Task::Run { what, jobs, twice, processes, files, sabotage: None } => {
-            run(&what, jobs, twice, processes, &files)
-        }
-        Task::Run { what, jobs, files, sabotage: Some(sabotage), .. } => {
-            spoil(&sabotage, &what, jobs, &files)
-        }
-        Task::Explain { name, stage, seed, call, raw, bug, sabotage } => {
-            let scenario = match &sabotage {
-                Some(sabotage) => one_of(spoilt(sabotage, Some(&name))?, &name)?,
-                None => only(&name)?,
-            };
-            let bug = bug.as_deref().map(zoo::wanted).transpose()?;
-            let spoiled = bug.is_some() || sabotage.is_some();
-            let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
-            if spoiled && asked != Some(StageKind::Memory) {
-                bail!("{SABOTAGE_IN_MEMORY}");
-            }
-            let kind = stage_of(&scenario, asked)?;
-            let trace = match (bug, &sabotage) {
-                (Some(bug), _) => bug.play(&scenario, seed),
-                (None, Some(sabotage)) => sabotage::play(sabotage, &scenario, seed),
-                (None, None) => stage::play(kind, &scenario, seed),
-            };
-            explain(&scenario, &trace, call, raw)
-        }
-        Task::Explore(options) => explore::run(&options),
-        Task::Shrink(options) => shrink::run(&options),
-        Task::Keep(options) => regressions::run(&options),
-        Task::Conform(options) => conform::run(&options),
-        Task::Replay(options) => replay::run(&options),
-        Task::Import(options) => replay::run_import(&options),
-        Task::Journal(options) => replay::run_journal(&options, &only(&options.name)?),
-        Task::Oracles { write: true } => {
+        Task::List { oracles: false, .. } => list().map(|()| true),
+        Task::List { oracles: true, write: true } => {
             let cannot = || format!("cannot write {}", conform::document::FILE);
             let text = std::fs::read_to_string(conform::document::FILE).with_context(cannot)?;
             std::fs::write(conform::document::FILE, conform::document::rewritten(&text)?)
                 .with_context(cannot)?;
             Ok(true)
         }
-        Task::Oracles { write: false } => {
+        Task::List { oracles: true, write: false } => {
             let width = oracle::ALL.iter().map(|oracle| oracle.name.len()).max().unwrap_or(0);
             for oracle in oracle::ALL {
                 say(&format!("{:<width$}  {}\n", oracle.name, oracle.about));
             }
             Ok(true)
         }
-        Task::Sabotage => Ok(try_saboteurs()),
-        Task::Zoo(options) => zoo::run(&options),
-        Task::Bless { pattern, accept } => bless(pattern.as_deref(), accept),
-        Task::Quality { save } => {
-            if let Some(folder) = save {
-                let cannot = || format!("cannot write into {}", folder.display());
-                std::fs::create_dir_all(&folder).with_context(cannot)?;
-                for speech in quality::speech() {
-                    let path = folder.join(format!("{}.wav", speech.name));
-                    std::fs::write(path, speech.to_wav()).with_context(cannot)?;
-                }
+        Task::Show { name } => {
+            for scenario in chosen(Some(&name))? {
+                say(&format!("# {}\n{}\n", scenario.name, scenario.to_toml()));
             }
-            let goals = quality::measure();
-            say(&quality::table(&goals));
-            Ok(quality::all_met(&goals))
+            Ok(true)
         }
+        Task::Run { what, jobs, twice, processes, files, fault: None } => {
+            run(&what, jobs, twice, processes, &files)
+        }
+        Task::Run { what, jobs, files, fault: Some(fault), .. } => spoil(&fault, &what, jobs, &files),
+        Task::Explain { name, stage, seed, call, raw, bug, fault } => {
+            let scenario = match &fault {
+                Some(fault) => one_of(spoilt(fault, Some(&name))?, &name)?,
+                None => only(&name)?,
+            };
+            let bug = bug.as_deref().map(zoo::wanted).transpose()?;
+            let spoiled = bug.is_some() || fault.is_some();
+            let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
+            if spoiled && asked != Some(StageKind::Memory) {
+                bail!("{SABOTAGE_IN_MEMORY}");
+            }
+            let kind = stage_of(&scenario, asked)?;
+            let trace = match (bug, &fault) {
+                (Some(bug), _) => bug.play(&scenario, seed),
+                (None, Some(fault)) => sabotage::play(fault, &scenario, seed),
+                (None, None) => stage::play(kind, &scenario, seed),
+            };
+            explain(&scenario, &trace, call, raw)
+        }
+        Task::Explore(options) => explore::run(&options),
+        Task::Shrink(options) => shrink::run(&options),
+        Task::Regress(Regress::Add(options)) => regressions::run(&options),
+        Task::Bugs(options) => zoo::run(&options),
+        Task::Faults => Ok(try_saboteurs()),
+        Task::Audio(Audio::Check { pattern, save }) => {
+            let met = pattern.is_some() || measure_audio(save.as_deref())?;
+            Ok(compare_recordings(pattern.as_deref(), false)? && met)
+        }
+        Task::Audio(Audio::Accept { pattern }) => compare_recordings(pattern.as_deref(), true),
+        Task::Journal(options) => replay::run_journal(&options, &only(&options.name)?),
+        Task::Replay(options) => replay::run(&options),
+        Task::Import(options) => replay::run_import(&options),
+        Task::Conform(options) => conform::run(&options),
         Task::Hash { what, seeds } => {
             let plays = match seeds {
                 Some(seeds) => generated(seeds, what.stage)?,
@@ -425,7 +435,7 @@ pub(crate) fn stage_of(scenario: &Scenario, asked: Option<StageKind>) -> anyhow:
     };
     if !scenario.stages.contains(&stage) {
         let names: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
-        bail!("{} is not played on stage {stage}, only on: {}", scenario.name, names.join(", "));
+        bail!("{} is not played on backend {stage}, only on: {}", scenario.name, names.join(", "));
     }
     stage::ready(stage)?;
     Ok(stage)
@@ -440,7 +450,7 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
         .filter(|(_, kind)| what.stage.has(*kind))
         .collect();
     if plays.is_empty() {
-        bail!("none of these scenarios is played on stage {}", what.stage.name());
+        bail!("none of these scenarios is played on backend {}", what.stage.name());
     }
     plays.iter().try_for_each(|(_, kind)| stage::ready(*kind))?;
     Ok(plays)
@@ -508,7 +518,7 @@ fn threads(jobs: Option<NonZeroUsize>) -> usize {
     jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
-const SABOTAGE_IN_MEMORY: &str = "the bridge is spoiled in memory only; leave `--stage` away";
+const SABOTAGE_IN_MEMORY: &str = "faults are injected in memory only; leave `--backend` away";
 
 /// Plays scenarios with a saboteur at work: the one it was made for when no other is named.
 fn spoil(
@@ -531,7 +541,7 @@ fn spoil(
     let (outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     tell(&outcomes, false);
     let passed = outcomes.iter().all(Outcome::passed);
-    let mut report = Report::new(format!("{} --sabotage {}", what.command(), sabotage::word(sabotage.name)));
+    let mut report = Report::new(format!("{} --fault {}", what.command(), sabotage::word(sabotage.name)));
     outcomes.into_iter().zip(sheets).for_each(|(outcome, sheet)| report.put(outcome, sheet));
     files.write(report, folder.as_ref())?;
     Ok(passed)
@@ -555,7 +565,7 @@ fn compare_processes(
     let program = std::env::current_exe().context("cannot find my own program")?;
     let mut command = Command::new(program);
     command.arg("hash").args(&what.pattern).args([
-        "--stage",
+        "--backend",
         what.stage.name(),
         "--seed",
         &what.seed.to_string(),
@@ -684,8 +694,23 @@ fn explain(scenario: &Scenario, trace: &Trace, call: Option<usize>, raw: bool) -
     Ok(true)
 }
 
-/// Tells how each recorded call stands to its files; true when all are the same, or were made the same.
-fn bless(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
+/// Prints the goals of the audio path beside what was measured; true when all are met. Into `save` go WAV files.
+fn measure_audio(save: Option<&Path>) -> anyhow::Result<bool> {
+    if let Some(folder) = save {
+        let cannot = || format!("cannot write into {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(cannot)?;
+        for speech in quality::speech() {
+            let path = folder.join(format!("{}.wav", speech.name));
+            std::fs::write(path, speech.to_wav()).with_context(cannot)?;
+        }
+    }
+    let goals = quality::measure();
+    say(&quality::table(&goals));
+    Ok(quality::all_met(&goals))
+}
+
+/// Compares each recorded call with its files; true when all are the same, or were made the same.
+fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
     let chosen = recording::chosen(pattern)?;
     if chosen.is_empty() {
         let names: Vec<_> = recording::CHOSEN.iter().map(|chosen| chosen.scenario).collect();
@@ -733,7 +758,7 @@ fn bless(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
     say(&format!("{same} recordings are the same, {unlike} differ\n"));
     if unlike > 0 && !accept {
         let pattern = pattern.map(|pattern| format!(" {pattern}")).unwrap_or_default();
-        say(&format!("when today's audio is right: cargo scn bless{pattern} --accept\n"));
+        say(&format!("when today's audio is right: cargo scn audio accept{pattern}\n"));
     }
     Ok(unlike == 0 || accept)
 }
@@ -784,7 +809,7 @@ mod tests {
                 "scn",
                 "run",
                 "barge_in",
-                "--stage",
+                "--backend",
                 "both",
                 "--seed",
                 "0x5eed",
@@ -794,21 +819,29 @@ mod tests {
                 "--processes",
             ],
             &["scn", "run", "--report", "target/report", "--junit", "junit.xml", "--json", "runs.json"],
-            &["scn", "run", "--sabotage", "drops the clear", "--report", "target/report"],
-            &["scn", "explain", "sabotage/barge_in", "--sabotage", "drops-the-clear"],
+            &["scn", "run", "--fault", "drops the clear", "--report", "target/report"],
+            &["scn", "explain", "sabotage/barge_in", "--fault", "drops-the-clear"],
             &["scn", "explore", "--seeds", "1..9", "--report", "target/report", "--junit", "junit.xml"],
-            &["scn", "explain", "turns/one", "--stage", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
-            &["scn", "run", "--stage", "all"],
-            &["scn", "explain", "turns/one", "--stage", "pipes"],
-            &["scn", "bless", "barge_in", "--accept"],
-            &["scn", "quality"],
-            &["scn", "explore", "--for", "10m", "--shard", "1/4", "--stage", "pipes", "--keep-going"],
-            &["scn", "shrink", "7", "--stage", "simulated", "--oracle", "heard"],
-            &["scn", "keep", "target/scn/7-small.toml", "late_mark", "--purpose", "Marks may be late."],
-            &["scn", "zoo", "no_clear", "--seeds", "10", "--jobs", "1"],
+            &["scn", "explain", "turns/one", "--backend", "simulated", "--seed", "3f9a2c1e5d7b8a90"],
+            &["scn", "run", "--backend", "all"],
+            &["scn", "explain", "turns/one", "--backend", "pipes"],
+            &["scn", "audio", "accept", "barge_in"],
+            &["scn", "audio", "check", "--save", "target/wavs"],
+            &["scn", "explore", "--for", "10m", "--shard", "1/4", "--backend", "pipes", "--keep-going"],
+            &["scn", "shrink", "7", "--backend", "simulated", "--oracle", "heard"],
+            &[
+                "scn",
+                "regress",
+                "add",
+                "target/scn/7-small.toml",
+                "late_mark",
+                "--purpose",
+                "Marks may be late.",
+            ],
+            &["scn", "bugs", "no_clear", "--seeds", "10", "--jobs", "1"],
             &["scn", "shrink", "7", "--bug", "no_clear"],
             &["scn", "explain", "turns/one", "--bug", "no_clear"],
-            &["scn", "explore", "--seeds", "3f9a2c1e5d7b8a90aabb..+500", "--twice", "--tolerate", "3"],
+            &["scn", "explore", "--seeds", "3f9a2c1e5d7b8a90aabb..+500", "--twice", "--allow-failures", "3"],
             &[
                 "scn",
                 "replay",
@@ -820,7 +853,7 @@ mod tests {
                 "--no-audio",
             ],
             &["scn", "import", "call.ndjson", "-o", "call.toml", "--no-audio"],
-            &["scn", "keep", "small.toml", "late_mark", "--into", "kept"],
+            &["scn", "regress", "add", "small.toml", "late_mark", "--dir", "kept"],
             &["scn", "journal", "turns/one", "--full", "--out", "journals"],
             &["scn", "conform", "--bridge", "ws://127.0.0.1:5050/media-stream", "--spawn", "node server.js"],
             &[
@@ -829,18 +862,18 @@ mod tests {
                 "barge_in",
                 "--start-url",
                 "http://127.0.0.1:5050/voice",
-                "--except",
+                "--skip-rule",
                 "format",
             ],
             &["scn", "hash"],
-            &["scn", "hash", "--seeds", "1..201", "--stage", "memory"],
+            &["scn", "hash", "--seeds", "1..201", "--backend", "memory"],
         ] {
             check(good).unwrap();
         }
         assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
         assert!(check(&["scn", "hash", "--seeds", "1..201", "--seed", "2"]).unwrap_err().contains("--seed"));
         assert!(check(&["scn", "sing"]).is_err());
-        let unknown = check(&["scn", "run", "--sabotage", "sings"]).unwrap_err();
+        let unknown = check(&["scn", "run", "--fault", "sings"]).unwrap_err();
         assert!(unknown.contains("drops-the-clear"), "{unknown}");
     }
 
@@ -850,7 +883,7 @@ mod tests {
         let scenario = Scenario::from_toml("t", text).unwrap();
         assert_eq!(stage_of(&scenario, None).unwrap(), StageKind::Pipes);
         let refusal = stage_of(&scenario, Some(StageKind::Memory)).unwrap_err().to_string();
-        assert_eq!(refusal, "t is not played on stage memory, only on: pipes");
+        assert_eq!(refusal, "t is not played on backend memory, only on: pipes");
     }
 
     #[test]

@@ -62,7 +62,7 @@ Examples:
   scn conform --bridge ws://127.0.0.1:5050/media-stream --spawn 'node server.js' --report target/conform
   scn conform --start-url http://127.0.0.1:5050/incoming-call --signature-token $TWILIO_AUTH_TOKEN \\
               --public-url https://voice.example.com
-  scn conform barge_in --bridge ws://127.0.0.1:5050/media-stream --except format
+  scn conform barge_in --bridge ws://127.0.0.1:5050/media-stream --skip-rule format
 
 The bridge's OpenAI URL must point to where the model is served: ws://127.0.0.1:9100/v1/realtime.")]
 pub struct Options {
@@ -100,13 +100,13 @@ pub struct Options {
     jobs: NonZeroUsize,
     /// The longest call that is played, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    longest: u64,
+    max_call_seconds: u64,
     /// Ask for what neither vendor has been seen to do, too.
     #[arg(long)]
     strict: bool,
-    /// Leave this rule out; may be said several times. `scn oracles` lists them.
+    /// Leave this rule out; may be given several times. `scn list --oracles` names them.
     #[arg(long, value_name = "RULE")]
-    except: Vec<String>,
+    skip_rule: Vec<String>,
     /// Decimal, 0x hexadecimal, or a commit hash: ids, noise and jitter.
     #[arg(long, default_value = "1")]
     seed: Seed,
@@ -162,8 +162,8 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
 }
 
 fn chosen(options: &Options) -> anyhow::Result<Vec<Scenario>> {
-    for name in &options.except {
-        ensure!(oracle::named(name).is_some(), "there is no rule `{name}`; `scn oracles` lists them");
+    for name in &options.skip_rule {
+        ensure!(oracle::named(name).is_some(), "there is no rule `{name}`; `scn list --oracles` names them");
     }
     catalogue::check()?;
     let found = options.pattern.as_deref().map_or_else(catalogue::all, catalogue::find);
@@ -267,7 +267,7 @@ impl Bench {
             bridge,
             process: Arc::new(Mutex::new(process)),
             seed: options.seed,
-            measure: Measure { except: options.except.iter().cloned().collect(), strict: options.strict },
+            measure: Measure { except: options.skip_rule.iter().cloned().collect(), strict: options.strict },
         })
     }
 
@@ -341,7 +341,8 @@ impl Bench {
     async fn judge(&self, options: &Options, scenarios: Vec<Scenario>) -> anyhow::Result<Table> {
         let offer = self.probe(options.format).await?;
         eprintln!("what it offers\n{offer}");
-        let demands = Demands { longest_ms: options.longest.saturating_mul(1_000), strict: options.strict };
+        let demands =
+            Demands { longest_ms: options.max_call_seconds.saturating_mul(1_000), strict: options.strict };
         let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let fits = in_parallel(&scenarios, jobs, |scenario| suite::fit(scenario, &offer, demands));
         let mut rows: BTreeMap<String, Row> = BTreeMap::new();

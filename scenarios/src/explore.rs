@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long = "for", value_name = "TIME")]
     time: Option<Span>,
     /// Where to play.
-    #[arg(long, value_enum, default_value_t = Stages::Memory)]
+    #[arg(long = "backend", value_enum, default_value_t = Stages::Memory)]
     stage: Stages,
     /// Only every n-th seed, beginning with the i-th: for n machines.
     #[arg(long, value_name = "i/n", default_value = "1/1")]
@@ -53,10 +53,10 @@ pub(crate) struct Options {
     /// Play each twice, on two threads, and demand the same bytes.
     #[arg(long)]
     twice: bool,
-    /// So many worlds may break a rule before the command fails: known debts, to be paid. Bytes that differ between
-    /// two plays are never tolerated.
+    /// Worlds that may break a rule before the command fails: known failures, to be mended. Bytes that differ between
+    /// two plays always fail.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    tolerate: usize,
+    allow_failures: usize,
     /// Write one JSON object for each run to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -72,7 +72,7 @@ impl Options {
     /// The command that plays the same seeds.
     fn command(&self, seeds: Seeds) -> String {
         let to = seeds.to.map(|to| to.to_string()).unwrap_or_default();
-        format!("scn explore --seeds {}..{to} --stage {}", seeds.from, self.stage.name())
+        format!("scn explore --seeds {}..{to} --backend {}", seeds.from, self.stage.name())
     }
 }
 
@@ -367,7 +367,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                     let scenario = generate_for(outcome.seed, outcome.stage);
                     write(&found_at(outcome.seed), &scenario, outcome.seed)?;
                     say(&format!("{}\n", failure(&outcome)));
-                    let enough = tally.unlike || tally.failed.len() > options.tolerate;
+                    let enough = tally.unlike || tally.failed.len() > options.allow_failures;
                     stop.fetch_or(enough && !options.keep_going, Ordering::Relaxed);
                 }
             }
@@ -413,7 +413,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         let failed: Vec<_> = tally.failed.iter().map(|(seed, kind)| format!("{seed} ({kind})")).collect();
         say(&format!("failed: {}\n", failed.join(", ")));
     }
-    Ok(!tally.unlike && tally.failed.len() <= options.tolerate)
+    Ok(!tally.unlike && tally.failed.len() <= options.allow_failures)
 }
 
 /// The report of a run, and how to go on from it.
@@ -421,10 +421,10 @@ fn failure(outcome: &Outcome) -> String {
     let Outcome { seed, stage, .. } = outcome;
     let mut told = report::failure(outcome);
     if outcome.violated > 0 {
-        told += &format!("  smaller    cargo scn shrink {seed} --stage {stage}\n");
+        told += &format!("  smaller    cargo scn shrink {seed} --backend {stage}\n");
     }
     if outcome.problems.iter().any(|(what, _)| what.starts_with(UNLIKE)) {
-        told += &format!("  twice      cargo scn explore --seeds {seed}..+1 --stage {stage} --twice\n");
+        told += &format!("  twice      cargo scn explore --seeds {seed}..+1 --backend {stage} --twice\n");
     }
     told
 }
@@ -502,8 +502,8 @@ mod tests {
         outcome.violated = 1;
         let text = failure(&outcome);
         assert!(!text.contains("--twice"), "{text}");
-        assert!(text.contains("cargo scn run target/scn/1.toml --stage memory --seed 1"), "{text}");
-        assert!(text.contains("cargo scn shrink 1 --stage memory"), "{text}");
+        assert!(text.contains("cargo scn run target/scn/1.toml --backend memory --seed 1"), "{text}");
+        assert!(text.contains("cargo scn shrink 1 --backend memory"), "{text}");
         assert_eq!(as_json(&outcome)["passed"], false);
     }
 

@@ -5,7 +5,7 @@
 //! next tick of its network, so what it plays is the same audio some milliseconds away: that is judged by the
 //! oracles and not recorded.
 //!
-//! `scn bless` tells what changed, and with `--accept` writes the files; nothing else writes them.
+//! `scn audio check` shows what changed, and `scn audio accept` writes the files; nothing else writes them.
 
 use crate::catalogue;
 use crate::compare::Difference;
@@ -240,9 +240,7 @@ impl Recording {
             duration_ms: self.samples.len() as u64 * 1_000 / u64::from(self.rate),
             rate: self.rate,
             licence: "MIT OR Apache-2.0: ours, the files above as a call carries them".to_owned(),
-            how: format!(
-                "cargo scn bless --accept: {call} in memory with seed {SEED}, at most {LONGEST_S} s"
-            ),
+            how: format!("cargo scn audio accept: {call} in memory with seed {SEED}, at most {LONGEST_S} s"),
         }
     }
 
@@ -278,7 +276,7 @@ impl Recording {
         }
         ensure!(
             recording.rate > 0 && recording.to_wav() == wav,
-            "{} is not as `scn bless` writes it; restore it, or delete it and let `cargo scn bless --accept` write it",
+            "{} is not as `scn audio accept` writes it; restore it, or delete it and let `cargo scn audio accept` write it",
             recording.file()
         );
         Ok(recording)

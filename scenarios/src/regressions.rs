@@ -20,7 +20,7 @@ pub(crate) struct Options {
     purpose: Option<String>,
     /// Keep it in this folder instead of among the regressions of this tree.
     #[arg(long, value_name = "DIR")]
-    into: Option<PathBuf>,
+    dir: Option<PathBuf>,
 }
 
 /// A scenario that once failed.
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if let Some(wrong) = refusal(&options.name, &scenario.purpose) {
         bail!("{wrong}");
     }
-    let folder = options.into.clone().unwrap_or_else(folder);
+    let folder = options.dir.clone().unwrap_or_else(folder);
     let path = folder.join(format!("{}.toml", options.name));
     if path.exists() {
         bail!("{} exists already; choose another name", path.display());

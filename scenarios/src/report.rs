@@ -134,9 +134,8 @@ impl Outcome {
     /// What follows `scn run` or `scn explain` to play it again, if it is no recorded call.
     fn how(&self) -> String {
         let Self { scenario, stage, seed, sabotage, .. } = self;
-        let spoiled =
-            sabotage.map(|name| format!(" --sabotage {}", sabotage::word(name))).unwrap_or_default();
-        format!("{scenario} --stage {stage} --seed {seed}{spoiled}")
+        let spoiled = sabotage.map(|name| format!(" --fault {}", sabotage::word(name))).unwrap_or_default();
+        format!("{scenario} --backend {stage} --seed {seed}{spoiled}")
     }
 
     /// The command that plays it again.
@@ -374,7 +373,7 @@ mod tests {
         let text = failure(&outcome);
         assert!(text.starts_with("FAILED  test/report    stage memory    seed 9\n"), "{text}");
         assert!(text.contains("expect: ") && text.contains('▸'), "{text}");
-        assert!(text.contains("cargo scn explain test/report --stage memory --seed 9"), "{text}");
+        assert!(text.contains("cargo scn explain test/report --backend memory --seed 9"), "{text}");
         assert!(summary(&[outcome], false).starts_with("1 runs: 0 passed, 1 failed"));
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// A file ending in .toml, or the seed of a generated scenario.
     what: String,
     /// Where it fails; on the first stage it names when absent.
-    #[arg(long, value_enum)]
+    #[arg(long = "backend", value_enum)]
     stage: Option<OneStage>,
     /// With which seed a file is played; the one its first line names, or 1, when absent.
     #[arg(long)]
@@ -40,12 +40,12 @@ pub(crate) struct Options {
     /// The oracle whose objection is kept; the first that objects when absent.
     #[arg(long)]
     oracle: Option<String>,
-    /// Plays it with this bug of the zoo in the bridge, in memory.
+    /// Plays it with this known bug in the bridge, in memory: a name of `scn bugs`.
     #[arg(long)]
     bug: Option<String>,
     /// Plays it may take.
-    #[arg(long, default_value_t = PLAYS_MAX)]
-    plays: u32,
+    #[arg(long, value_name = "PLAYS", default_value_t = PLAYS_MAX)]
+    budget: u32,
     /// Where the result is written; `target/scn/NAME-small.toml` when absent.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -353,7 +353,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             objects(oracle, &play(kind, scenario, seed)) && innocent(oracle, scenario, seed)
         }
     };
-    let mut shrunk = shrink(&scenario, options.plays, &fails(seed));
+    let mut shrunk = shrink(&scenario, options.budget, &fails(seed));
     // The seed most files are played with is one thing less to remember.
     let seed = if fails(Seed(1))(&shrunk.scenario) { Seed(1) } else { seed };
     let violations = (oracle.judge)(&play(kind, &shrunk.scenario, seed));
@@ -377,8 +377,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     say(&match &options.bug {
         Some(bug) => format!("  the call   cargo scn explain {shown} --seed {seed} --bug {bug}\n"),
         None => format!(
-            "  the call   cargo scn explain {shown} --stage {kind} --seed {seed}\n  again      cargo scn run {shown} \
-             --stage {kind} --seed {seed}\n  keep it    cargo scn keep {shown} NAME --purpose \"What must hold, in one \
+            "  the call   cargo scn explain {shown} --backend {kind} --seed {seed}\n  again      cargo scn run {shown} \
+             --backend {kind} --seed {seed}\n  keep it    cargo scn regress add {shown} NAME --purpose \"What must hold, in one \
              sentence.\"\n"
         ),
     });

@@ -30,7 +30,7 @@ const tests = {
     assert.match(await text(page, "#problems li"), /heard.*was cut at \d+ ms, but the ear had \d+ ms/s);
     assert(await page.get("document.querySelectorAll('#chart .failed-line').length") > 0, "it is in the drawing");
     assert(await page.get("document.querySelectorAll('.moments .bad').length") > 0, "and in the list of messages");
-    assert.match(await text(page, "#again"), /^cargo scn run \S+ --stage memory --seed 1 --sabotage/);
+    assert.match(await text(page, "#again"), /^cargo scn run \S+ --backend memory --seed 1 --fault/);
   },
 
   async "the problem leads to its place"(page) {
@@ -275,7 +275,7 @@ try {
       assert(await replay.get("byId('beside').checkVisibility()"));
       assert.match(await text(replay, "#beside-first"), /^they part: /);
       assert.match(await text(replay, "#beside-rows .other"), /^\+.*clears$/);
-      assert.match(await text(replay, "#again"), /^cargo scn replay \S+deaf\.ndjson --stage simulated --seed 1$/);
+      assert.match(await text(replay, "#again"), /^cargo scn replay \S+deaf\.ndjson --backend simulated --seed 1$/);
       assert.match(await text(replay, "#scenario"), /bytes of recorded audio/);
       assert(await replay.get("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the side");
       await replay.press("Space");

@@ -8,7 +8,7 @@ use std::fs;
 fn every_rule_and_every_scenario_is_in_the_document() {
     let text = fs::read_to_string(root().join(document::FILE)).expect("the document");
     let wanted = document::rewritten(&text).expect("a document with places for both lists");
-    assert!(text == wanted, "write {} anew with `cargo scn oracles --write`", document::FILE);
+    assert!(text == wanted, "write {} anew with `cargo scn list --oracles --write`", document::FILE);
 }
 
 #[test]
@@ -24,9 +24,9 @@ fn every_flag_of_conform_is_explained() {
         "--format",
         "--spawn",
         "--strict",
-        "--except",
+        "--skip-rule",
         "--jobs",
-        "--longest",
+        "--max-call-seconds",
         "--report",
         "--openai-certificate",
     ] {

@@ -1,6 +1,6 @@
 //! Chosen calls sound as they sounded, sample for sample; and when one does not, the numbers say in which way.
 //!
-//! The recordings are below `golden/calls`. `cargo scn bless` tells what changed and, with `--accept`, writes them.
+//! The recordings are below `golden/calls`. `cargo scn audio check` shows what changed, and `cargo scn audio accept` writes them.
 
 use scenarios::compare::Difference;
 use scenarios::recording::{self, Recording, Standing};
@@ -35,7 +35,7 @@ fn recorded_calls_sound_as_they_sounded() {
             }
         }
     }
-    assert!(unlike.is_empty(), "\n{unlike}when today's audio is right: cargo scn bless --accept\n");
+    assert!(unlike.is_empty(), "\n{unlike}when today's audio is right: cargo scn audio accept\n");
     assert_eq!(recording::strays().expect("a readable folder"), Vec::<std::path::PathBuf>::new());
 }
 

@@ -223,10 +223,10 @@ fn the_report_of_a_replay_has_what_was_said_then_beside_what_is_said_now() {
     let mut then = read(text().as_bytes()).expect("whole");
     then.records.retain(|record| record.what != What::SentClear);
     let replayed = replay(&[then], StageKind::Memory, Seed(1)).expect("a replay");
-    let report = replayed.report("scn replay call.ndjson --stage memory --seed 1");
+    let report = replayed.report("scn replay call.ndjson --backend memory --seed 1");
     let told: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
     let run = &told["runs"][0];
-    assert_eq!(run["again"], "cargo scn replay call.ndjson --stage memory --seed 1");
+    assert_eq!(run["again"], "cargo scn replay call.ndjson --backend memory --seed 1");
     let compared = &run["compared"][0];
     assert!(compared["what"].as_str().is_some_and(|what| what.contains("clears")), "{compared}");
     let rows = compared["rows"].as_array().expect("rows");

@@ -14,7 +14,7 @@ fn every_goal_of_the_audio_path_is_met_and_documented() {
     let document = fs::read_to_string(root().join("docs/audio.md")).expect("docs/audio.md");
     assert!(
         document.contains(&table),
-        "docs/audio.md shows other figures than `cargo scn quality`:\n{table}"
+        "docs/audio.md shows other figures than `cargo scn audio check`:\n{table}"
     );
 }
 

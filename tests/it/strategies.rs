@@ -23,7 +23,7 @@ impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a file for `cargo scn explain FILE.toml --stage memory --seed {SEED}`:\n{}",
+            "a file for `cargo scn explain FILE.toml --backend memory --seed {SEED}`:\n{}",
             self.0.to_toml()
         )
     }

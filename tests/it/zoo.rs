@@ -53,7 +53,7 @@ fn the_table_shows_these_bugs() {
     let shown: Vec<_> = table.iter().map(|row| [&*row.name, &*row.oracle, &*row.scenario]).collect();
     let bugs = zoo::all();
     let wanted: Vec<_> = bugs.iter().map(|bug| [bug.name, bug.oracle, bug.scenario]).collect();
-    assert_eq!(shown, wanted, "write {} anew with `cargo scn zoo --write`", zoo::TABLE);
+    assert_eq!(shown, wanted, "write {} anew with `cargo scn bugs --write`", zoo::TABLE);
     assert!(table.iter().filter(|row| row.seed.is_some()).count() >= 30, "too few were found by seeds");
 }
 
@@ -66,5 +66,5 @@ fn every_bug_is_found_by_its_seed_or_soon_by_another() {
         let found = bug.first_seed([seed]).or_else(|| bug.first_seed(1..=most));
         found.is_none().then(|| format!("{bug:?} was found by seed {seed} and is by none up to {most}"))
     });
-    assert!(lost.is_empty(), "{}\nhunt anew with `cargo scn zoo --write`", lost.join("\n"));
+    assert!(lost.is_empty(), "{}\nhunt anew with `cargo scn bugs --write`", lost.join("\n"));
 }

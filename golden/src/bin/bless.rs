@@ -1,7 +1,7 @@
 //! Checks the golden files against their manifest, or makes them again.
 //!
 //! `bless` verifies. `bless --write` regenerates everything but the spoken clips (`golden/make-speech.sh` makes
-//! those), the recorded calls (`scn bless` does) and the messages, rewrites `MANIFEST.toml`, and prints what the
+//! those), the recorded calls (`scn audio accept` does) and the messages, rewrites `MANIFEST.toml`, and prints what the
 //! recordings measure. Floating-point
 //! arithmetic and the machine's own sine are fine here, because the bytes are what is shipped: nothing is
 //! generated when a test runs.

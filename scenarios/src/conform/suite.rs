@@ -79,7 +79,7 @@ pub fn fit(scenario: &Scenario, offer: &Offer, demands: Demands) -> Fit {
     let longest = takes_ms / scenario.planned(Seed(1)).len().max(1) as u64;
     if longest > demands.longest_ms {
         let (s, most) = (longest / 1_000, demands.longest_ms / 1_000);
-        return Fit::LeftOut(format!("takes {s} s in real time; --longest is {most} s"));
+        return Fit::LeftOut(format!("takes {s} s in real time; --max-call-seconds is {most} s"));
     }
     let alone = !offer.names_its_calls && (scenario.planned(Seed(1)).len() > 1 || loses_its_model(scenario));
     Fit::Play(Box::new(Part { scenario: fitted, alone, takes_ms }))

@@ -46,7 +46,7 @@ pub(crate) struct ReplayOptions {
     #[arg(long, value_name = "FILE")]
     bridge_config: Option<PathBuf>,
     /// Where to play.
-    #[arg(long, value_enum, default_value_t = OneStage::Simulated)]
+    #[arg(long = "backend", value_enum, default_value_t = OneStage::Simulated)]
     stage: OneStage,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
@@ -69,7 +69,7 @@ impl ReplayOptions {
         if let Some(config) = &self.bridge_config {
             words.push(format!("--bridge-config {}", config.display()));
         }
-        words.push(format!("--stage {} --seed {}", StageKind::from(self.stage), self.seed));
+        words.push(format!("--backend {} --seed {}", StageKind::from(self.stage), self.seed));
         words.extend(self.no_audio.then(|| "--no-audio".to_owned()));
         words.join(" ")
     }
@@ -106,8 +106,8 @@ pub(crate) struct JournalOptions {
     /// Audio and words themselves, as with `journal.content = "full"`.
     #[arg(long)]
     full: bool,
-    /// Where to play; on the first stage it names when absent.
-    #[arg(long, value_enum)]
+    /// Where to play; on the first backend it names when absent.
+    #[arg(long = "backend", value_enum)]
     stage: Option<OneStage>,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]

@@ -66,7 +66,7 @@ mod tests {
             text.contains(r#"<failure message="expect: "#) && text.contains(r#"type="expect""#),
             "{text}"
         );
-        assert!(text.contains("cargo scn run test/bad --stage memory --seed 9"), "{text}");
+        assert!(text.contains("cargo scn run test/bad --backend memory --seed 9"), "{text}");
         assert!(!text.contains("timestamp") && !text.contains("uuid"), "{text}");
     }
 
