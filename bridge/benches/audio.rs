@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p bridge --bench audio`. Every figure is the time of one frame. The goals: at most 1 µs for the
 //! samples of a frame in either direction, and 1.4 µs with its JSON and base64, built for the baseline of the
-//! architecture. `docs/audio.md` has the figures, and the command that puts other libraries' beside them.
+//! architecture. `docs/dev/audio.md` has the figures, and the command that puts other libraries' beside them.
 
 use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::Dialect;

@@ -545,7 +545,7 @@ Serves:
   /stream-status   where Twilio tells what became of a stream
   /healthz   200 while the process lives and takes calls, 503 while draining
   /readyz    200 while one more call would be taken, else 503 and why
-  /metrics   figures for Prometheus; docs/observability.md tells them all
+  /metrics   figures for Prometheus; docs/guide/observability.md tells them all
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
 and at live.listen, by default only on this machine: / the calls of this moment, /live/calls as JSON
 

@@ -106,7 +106,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let journal = Files::open(&config.journal)?.map(Arc::new);
     if journal.is_some() && config.journal.content == Content::Full {
         tracing::warn!(
-            "journal.content is full: audio and words of every call are recorded; see docs/journal.md"
+            "journal.content is full: audio and words of every call are recorded; see docs/dev/journal.md"
         );
     }
     let certificate = Certificate::read(&config.tls)?;

@@ -2,7 +2,7 @@
 //!
 //! The registry is a value: every server has its own, and a test reads exactly one. No figure carries the name of a
 //! call. What a call counts for itself is added when it ends; what the legs carry, about once a second; whatever else
-//! has a figure is asked when somebody looks. Every figure is described in `docs/observability.md`, and a test holds
+//! has a figure is asked when somebody looks. Every figure is described in `docs/guide/observability.md`, and a test holds
 //! the two together.
 
 use crate::call::event::{
@@ -628,7 +628,7 @@ mod tests {
 
     #[test]
     fn the_documentation_tells_of_every_figure_and_of_no_other() {
-        let text = include_str!("../../docs/observability.md");
+        let text = include_str!("../../docs/guide/observability.md");
         let told = text.lines().filter_map(|line| line.strip_prefix("| `bridge_")?.split('`').next());
         let told: BTreeSet<String> = told.map(|name| format!("bridge_{name}")).collect();
         assert_eq!(told, served());

@@ -66,7 +66,7 @@ enum Task {
         /// The oracles and what each demands.
         #[arg(long)]
         oracles: bool,
-        /// Write the oracles and the scenarios into docs/conformance.md.
+        /// Write the oracles and the scenarios into docs/dev/conformance.md.
         #[arg(long, hide = true, requires = "oracles")]
         write: bool,
     },

@@ -2,7 +2,7 @@
 //!
 //! The suite is played over real sockets, in real time, against a process: see `stage::attach` for how, `offer` for what
 //! the bridge is found to offer, [`suite`] for which scenarios it is played, [`verdict`] for what a play says about it,
-//! and [`table`] for how that is told. `docs/conformance.md` is written for people who have never seen this tree.
+//! and [`table`] for how that is told. `docs/dev/conformance.md` is written for people who have never seen this tree.
 //!
 //! Nobody is blamed for what a busy machine did: what fails among others is played once more alone, and a play in
 //! which our own timers were late says nothing.

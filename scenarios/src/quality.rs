@@ -2,7 +2,7 @@
 //!
 //! Everything is measured anew, through the public face of [`bridge::audio`]: the two links where bytes are asked
 //! for, the resampler where mu-law would hide what is to be seen. Each figure has a bound that a bridge must keep;
-//! `docs/audio.md` says why it is that one.
+//! `docs/dev/audio.md` says why it is that one.
 //!
 //! The instruments measure any [`Resampler`], so that other libraries can be held against the same goals.
 

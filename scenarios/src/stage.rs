@@ -109,7 +109,9 @@ pub fn ready(kind: StageKind) -> anyhow::Result<()> {
         StageKind::Memory => Ok(()),
         StageKind::Simulated | StageKind::Pipes | StageKind::Loopback => shell::seeded(),
         StageKind::Attach => {
-            anyhow::bail!("somebody else's bridge is judged by `scn conform`; docs/conformance.md tells how")
+            anyhow::bail!(
+                "somebody else's bridge is judged by `scn conform`; docs/dev/conformance.md tells how"
+            )
         }
     }
 }

@@ -4,7 +4,7 @@
 //! cargo bench -p tests --features rivals
 //! ```
 //!
-//! measures the quality of each, times each with criterion, and prints the two tables of `docs/audio.md`. Nothing
+//! measures the quality of each, times each with criterion, and prints the two tables of `docs/dev/audio.md`. Nothing
 //! is asserted: figures of speed belong to a machine and a day. The other libraries are built for this program
 //! alone, and only when it is asked for.
 

@@ -16,7 +16,7 @@ const FILES: [&str; 8] = [
     "deploy/bridge.service",
     "deploy/kubernetes/bridge.yaml",
     "deploy/kubernetes/autoscaler.yaml",
-    "docs/deploy.md",
+    "docs/guide/deploy.md",
 ];
 
 fn variables(text: &str) -> BTreeSet<&str> {

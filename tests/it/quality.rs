@@ -11,10 +11,10 @@ fn every_goal_of_the_audio_path_is_met_and_documented() {
     let goals = quality::measure();
     let table = quality::table(&goals);
     assert!(quality::all_met(&goals), "\n{table}");
-    let document = fs::read_to_string(root().join("docs/audio.md")).expect("docs/audio.md");
+    let document = fs::read_to_string(root().join("docs/dev/audio.md")).expect("docs/dev/audio.md");
     assert!(
         document.contains(&table),
-        "docs/audio.md shows other figures than `cargo scn audio check`:\n{table}"
+        "docs/dev/audio.md shows other figures than `cargo scn audio check`:\n{table}"
     );
 }
 

@@ -3,6 +3,7 @@
 use super::tidy::root;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The fenced `sh` blocks of a Markdown file.
 pub(crate) fn blocks(text: &str) -> Vec<String> {
@@ -41,15 +42,9 @@ fn the_two_commands_are_there_and_ci_runs_both() {
 #[test]
 fn every_scn_command_in_the_documents_parses() {
     let mut checked = 0;
-    for document in [
-        "README.md",
-        "docs/scenarios.md",
-        "docs/seeds.md",
-        "docs/report.md",
-        "docs/journal.md",
-        "docs/conformance.md",
-    ] {
-        let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+    for document in documents() {
+        let text = fs::read_to_string(root().join(&document)).expect("a readable document");
+        let document = document.display();
         for command in commands(&text) {
             let arguments = command
                 .strip_prefix("cargo scn")
@@ -81,7 +76,7 @@ const STAND_INS: &[(&str, &str)] = &[
 
 #[test]
 fn every_scn_command_of_ci_and_of_the_swarm_parses() {
-    for (file, expected) in [(".ci/run", 8), (".github/workflows/nightly.yml", 2), ("docs/seeds.md", 1)] {
+    for (file, expected) in [(".ci/run", 8), (".github/workflows/nightly.yml", 2), ("docs/dev/seeds.md", 1)] {
         let text = fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         let mut text = text.replace("\\\n", " ");
         for (from, to) in STAND_INS {
@@ -105,27 +100,61 @@ fn every_scn_command_of_ci_and_of_the_swarm_parses() {
     }
 }
 
+/// Every document of the project, by its path from the workspace root.
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in ["", "docs", "docs/guide", "docs/dev", "golden"] {
+        let entries = fs::read_dir(root().join(folder)).expect("a folder of documents");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        found.extend(names.map(|name| Path::new(folder).join(name)));
+    }
+    found.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
+    found.sort();
+    found
+}
+
 #[test]
-fn files_named_in_the_map_exist() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
-    let mut checked = 0;
-    for word in readme.split(['`', '(', ')']) {
-        let looks_like_a_path = word.contains('/')
-            && !word.contains([' ', '\n', ':', '<', '*', '{', '='])
-            && ["bridge/", "mocks/", "scenarios/", "golden/", "tests/", "docs/", "deploy/"]
-                .iter()
-                .any(|crate_| word.starts_with(crate_));
-        if looks_like_a_path {
-            assert!(root().join(word).exists(), "README names {word}, which does not exist");
+fn files_named_in_the_documents_exist() {
+    let folders = ["bridge/", "mocks/", "scenarios/", "golden/", "tests/", "docs/", "deploy/", ".ci/"];
+    let (mut checked, mut lost) = (0, Vec::new());
+    for document in documents() {
+        // What the changelog names may have been moved or deleted since.
+        if document.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        let text = fs::read_to_string(root().join(&document)).expect("a readable document");
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_path = folders.iter().any(|folder| word.starts_with(folder))
+                && !word.contains([' ', '\n', ':', '<', '*', '{', '=', '|', '$']);
+            // `TARGET` and the like stand for a name of the reader's.
+            let stands_for_another =
+                word.split('/').any(|part| part.len() > 1 && part.chars().all(|c| c.is_ascii_uppercase()));
+            if is_path && !stands_for_another {
+                checked += 1;
+                if !root().join(word).exists() {
+                    lost.push(format!("{} names {word}", document.display()));
+                }
+            }
+        }
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let folder = document.parent().unwrap_or(Path::new(""));
             checked += 1;
+            if !root().join(folder).join(target).exists() {
+                lost.push(format!("{} links to {target}", document.display()));
+            }
         }
     }
-    assert!(checked >= 10, "the README's map names too few files to be checked ({checked})");
+    assert!(lost.is_empty(), "these files do not exist:\n{}", lost.join("\n"));
+    assert!(checked >= 60, "the documents name too few files to be checked ({checked})");
 }
 
 #[test]
 fn every_test_that_the_list_of_threats_names_is_there() {
-    let text = fs::read_to_string(root().join("docs/security.md")).expect("a list of threats");
+    let text = fs::read_to_string(root().join("docs/guide/security.md")).expect("a list of threats");
     let mut tests = BTreeSet::new();
     for folder in ["bridge/src", "bridge/tests"] {
         super::tidy::each_source(&root().join(folder), |text| {
@@ -149,7 +178,7 @@ fn every_test_that_the_list_of_threats_names_is_there() {
                 }
                 test => tests.contains(test),
             };
-            assert!(there, "docs/security.md names {name}, which is not there");
+            assert!(there, "docs/guide/security.md names {name}, which is not there");
             checked += 1;
         }
     }

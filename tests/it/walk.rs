@@ -1,4 +1,4 @@
-//! `docs/field-bug-to-seed.md` is true: its commands are run, one after the other, with the programs that ship.
+//! `docs/dev/field-bug-to-seed.md` is true: its commands are run, one after the other, with the programs that ship.
 
 use super::readme::blocks;
 use super::tidy::root;
@@ -19,7 +19,7 @@ const TENTHS_MAX: usize = 3_000;
 
 #[test]
 fn the_walk_from_a_bad_call_to_a_regression_can_be_walked() {
-    let text = fs::read_to_string(root().join("docs/field-bug-to-seed.md")).expect("the document");
+    let text = fs::read_to_string(root().join("docs/dev/field-bug-to-seed.md")).expect("the document");
     let programs = built();
     let scratch = TempDir::new().expect("a folder");
     let mut script = blocks(&text).join("\n");

@@ -1,4 +1,4 @@
-//! The lists in `docs/conformance.md`: written from what is there, so that they stay true.
+//! The lists in `docs/dev/conformance.md`: written from what is there, so that they stay true.
 
 use super::offer::{Function, Offer};
 use super::suite::{Demands, Fit, fit};
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// The file, below the root of the tree.
-pub const FILE: &str = "docs/conformance.md";
+pub const FILE: &str = "docs/dev/conformance.md";
 /// Places where a rule was seen broken that are named.
 const SEEN_MAX: usize = 3;
 

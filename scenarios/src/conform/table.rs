@@ -247,7 +247,7 @@ impl Table {
 
     // ---------------------------------------------------------------------------------------------- files
 
-    /// For other programs. `docs/conformance.md` documents it.
+    /// For other programs. `docs/dev/conformance.md` documents it.
     pub fn json(&self) -> String {
         let areas: serde_json::Map<String, Value> = self
             .areas()

@@ -1,4 +1,4 @@
-//! One JSON file for other programs. `docs/report.md` documents its schema; a change of meaning is a new version.
+//! One JSON file for other programs. `docs/dev/report.md` documents its schema; a change of meaning is a new version.
 
 use super::folder::{Report, Run};
 use super::milestones;

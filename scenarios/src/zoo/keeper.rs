@@ -15,7 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// The table, from the folder of the command.
-pub const TABLE: &str = "docs/zoo.md";
+pub const TABLE: &str = "docs/dev/known-bugs.md";
 /// Plays a shrinking may take.
 const PLAYS: u32 = 800;
 /// Generated worlds tried for one bug.
@@ -32,7 +32,7 @@ pub struct Options {
     /// How many bugs are hunted at one time; as many as there are processors when absent.
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
-    /// Write the table to docs/zoo.md.
+    /// Write the table to docs/dev/known-bugs.md.
     #[arg(long, conflicts_with = "name")]
     write: bool,
 }
