@@ -9,28 +9,28 @@ use crate::explore;
 use crate::generate::generate_for;
 use crate::journal::replay;
 use crate::oracle;
+use crate::output::say;
+use crate::parallel::{in_parallel, threads};
 use crate::picture;
 use crate::quality;
 use crate::recording::{self, Standing};
 use crate::regressions;
-use crate::report::{self, Folder, Outcome, Report, Sheet};
+use crate::report::{self, Files, Outcome, Report, Sheet};
 use crate::sabotage::{self, Sabotage};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::shrink;
+use crate::stage::choice::{OneStage, Stages, stage_of};
 use crate::stage::{self, StageKind};
 use crate::trace::Trace;
 use crate::zoo;
 use anyhow::{Context as _, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Plays scenarios of phone calls against the bridge, and judges what both ends really heard.
 #[derive(Debug, Parser)]
@@ -173,48 +173,6 @@ enum Audio {
     },
 }
 
-/// What a run leaves behind for people and for other programs.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(crate) struct Files {
-    /// Write a page to look at, with JUnit XML, JSON and the audio of both ends, into this folder.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) report: Option<PathBuf>,
-    /// Write JUnit XML to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
-    /// Write the verdicts, places and waits as JSON to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-impl Files {
-    pub(crate) fn wanted(&self) -> bool {
-        self.report.is_some() || self.junit.is_some() || self.json.is_some()
-    }
-
-    /// Refuses a folder that is somebody else's, before anything is played.
-    pub(crate) fn check(&self) -> anyhow::Result<Option<Folder>> {
-        self.report.as_deref().map(Folder::take).transpose()
-    }
-
-    pub(crate) fn write(&self, report: Report, folder: Option<&Folder>) -> anyhow::Result<()> {
-        if let Some(path) = &self.junit {
-            put(path, report.junit()?)?;
-        }
-        if let Some(path) = &self.json {
-            put(path, report.json())?;
-        }
-        if let Some(folder) = folder {
-            say(&format!("report     {}\n", report.write(folder)?.display()));
-        }
-        Ok(())
-    }
-}
-
-pub(crate) fn put(path: &Path, text: String) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
 /// Which runs.
 #[derive(Clone, Debug, clap::Args)]
 struct What {
@@ -235,56 +193,6 @@ impl What {
         let usual = self.stage == Stages::All;
         let stage = if usual { String::new() } else { format!(" --backend {}", self.stage.name()) };
         format!("scn run{pattern}{stage} --seed {}", self.seed)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Stages {
-    Memory,
-    Simulated,
-    Pipes,
-    /// Memory and simulated.
-    #[value(hide = true)]
-    Both,
-    All,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum OneStage {
-    Memory,
-    Simulated,
-    Pipes,
-}
-
-impl Stages {
-    pub(crate) fn has(self, kind: StageKind) -> bool {
-        match self {
-            Self::Memory => kind == StageKind::Memory,
-            Self::Simulated => kind == StageKind::Simulated,
-            Self::Pipes => kind == StageKind::Pipes,
-            Self::Both => matches!(kind, StageKind::Memory | StageKind::Simulated),
-            Self::All => !kind.is_real(),
-        }
-    }
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Simulated => "simulated",
-            Self::Pipes => "pipes",
-            Self::Both => "both",
-            Self::All => "all",
-        }
-    }
-}
-
-impl From<OneStage> for StageKind {
-    fn from(stage: OneStage) -> Self {
-        match stage {
-            OneStage::Memory => Self::Memory,
-            OneStage::Simulated => Self::Simulated,
-            OneStage::Pipes => Self::Pipes,
-        }
     }
 }
 
@@ -310,14 +218,6 @@ pub fn main() -> ExitCode {
 /// What is wrong with it, in the words the command would use.
 pub fn check(words: &[&str]) -> Result<(), String> {
     Cli::try_parse_from(words).map(drop).map_err(|error| error.to_string())
-}
-
-/// Writes to standard output; a reader who has had enough ends the program without a word.
-pub(crate) fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
-    }
 }
 
 fn perform(cli: Cli) -> anyhow::Result<bool> {
@@ -428,19 +328,6 @@ fn list() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The stage that was asked for, or the first a scenario names, if it can be played there.
-pub(crate) fn stage_of(scenario: &Scenario, asked: Option<StageKind>) -> anyhow::Result<StageKind> {
-    let Some(stage) = asked.or_else(|| scenario.stages.first().copied()) else {
-        bail!("{} names no stage", scenario.name);
-    };
-    if !scenario.stages.contains(&stage) {
-        let names: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
-        bail!("{} is not played on backend {stage}, only on: {}", scenario.name, names.join(", "));
-    }
-    stage::ready(stage)?;
-    Ok(stage)
-}
-
 /// Every run that was asked for.
 fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
     let scenarios = chosen(what.pattern.as_deref())?;
@@ -512,10 +399,6 @@ fn tell(outcomes: &[Outcome], whole: bool) {
 
 fn is_file(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|ending| ending == "toml")
-}
-
-fn threads(jobs: Option<NonZeroUsize>) -> usize {
-    jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
 const SABOTAGE_IN_MEMORY: &str = "faults are injected in memory only; leave `--backend` away";
@@ -599,37 +482,11 @@ fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scena
 
 /// A line for each run: name, stage, seed and hash.
 fn hashes(plays: &[(Scenario, StageKind, Seed)]) -> String {
-    let jobs = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    in_parallel(plays, jobs, |(scenario, kind, seed)| {
+    in_parallel(plays, threads(None), |(scenario, kind, seed)| {
         let hash = stage::play(*kind, scenario, *seed).hash();
         format!("{} {kind} {seed} {hash}\n", scenario.name)
     })
     .concat()
-}
-
-/// The results in the order of the work, whoever was first.
-pub(crate) fn in_parallel<T: Sync, R: Send>(
-    work: &[T],
-    jobs: usize,
-    does: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(work.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(work.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(one) = work.get(index) else { return };
-                    let result = does(one);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((index, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A bar for people, lines for logs; both on standard error.
@@ -767,10 +624,7 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
 fn try_saboteurs() -> bool {
     let all = sabotage::all();
     let width = all.iter().map(|sabotage| sabotage.name.len()).max().unwrap_or(0);
-    let caught =
-        in_parallel(&all, std::thread::available_parallelism().map_or(1, NonZeroUsize::get), |one| {
-            sabotage::run(one).into_iter().next()
-        });
+    let caught = in_parallel(&all, threads(None), |one| sabotage::run(one).into_iter().next());
     let mut free = 0;
     for (sabotage, violation) in all.iter().zip(&caught) {
         let verdict = match violation {
@@ -875,29 +729,5 @@ mod tests {
         assert!(check(&["scn", "sing"]).is_err());
         let unknown = check(&["scn", "run", "--fault", "sings"]).unwrap_err();
         assert!(unknown.contains("drops-the-clear"), "{unknown}");
-    }
-
-    #[test]
-    fn a_scenario_is_played_only_where_it_can_be() {
-        let text = "purpose = \"x.\"\nstages = [\"pipes\"]\n[[call]]\ncaller.steps = []";
-        let scenario = Scenario::from_toml("t", text).unwrap();
-        assert_eq!(stage_of(&scenario, None).unwrap(), StageKind::Pipes);
-        let refusal = stage_of(&scenario, Some(StageKind::Memory)).unwrap_err().to_string();
-        assert_eq!(refusal, "t is not played on backend memory, only on: pipes");
-    }
-
-    #[test]
-    fn both_means_two_stages_and_all_means_every_one() {
-        let of = |stages: Stages| StageKind::ALL.into_iter().filter(move |kind| stages.has(*kind)).count();
-        assert_eq!([Stages::Memory, Stages::Simulated, Stages::Pipes].map(of), [1, 1, 1]);
-        assert_eq!((of(Stages::Both), of(Stages::All)), (2, StageKind::ALL.len()));
-        assert!(!Stages::Both.has(StageKind::Pipes));
-    }
-
-    #[test]
-    fn results_come_in_the_order_of_the_work() {
-        let work: Vec<u64> = (0..100).collect();
-        assert_eq!(in_parallel(&work, 4, |n| n * 2), work.iter().map(|n| n * 2).collect::<Vec<_>>());
-        assert!(in_parallel(&[] as &[u8], 4, |n| *n).is_empty());
     }
 }

@@ -28,6 +28,8 @@ pub mod journal;
 pub mod listen;
 pub mod milestones;
 pub mod oracle;
+pub(crate) mod output;
+pub(crate) mod parallel;
 pub mod picture;
 pub mod quality;
 pub mod recording;

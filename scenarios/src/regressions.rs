@@ -1,7 +1,7 @@
 //! Small scenarios of bugs that were found and mended: each is played for ever.
 
-use crate::cli::say;
 use crate::explore;
+use crate::output::say;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use anyhow::{Context as _, bail};

@@ -3,6 +3,7 @@
 //! Everything here is for the terminal. For the browser, for CI and for other programs there is [`Report`]: one page,
 //! JUnit XML, JSON, and the audio of both ends.
 
+mod files;
 mod folder;
 mod json;
 mod junit;
@@ -10,6 +11,7 @@ mod page;
 mod sheet;
 mod wavs;
 
+pub(crate) use files::Files;
 pub use folder::{Folder, Report};
 pub use sheet::Sheet;
 

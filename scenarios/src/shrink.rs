@@ -6,12 +6,13 @@
 //! the same oracle still objects. Nothing is drawn, so the same failure always shrinks to the same file.
 
 use crate::catalogue;
-use crate::cli::{OneStage, say, stage_of};
 use crate::explore;
 use crate::generate::generate_for;
 use crate::oracle::{self, Oracle};
+use crate::output::say;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
+use crate::stage::choice::{OneStage, stage_of};
 use crate::stage::{self, StageKind};
 use crate::trace::Trace;
 use crate::zoo;

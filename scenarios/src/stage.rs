@@ -9,6 +9,7 @@
 //! * [`attach`]: somebody else's process.
 
 pub mod attach;
+pub(crate) mod choice;
 pub mod loopback;
 pub mod memory;
 pub mod pipes;

@@ -9,13 +9,15 @@
 
 use super::import::{Timing, import};
 use super::{Papers, Recorded, load, read};
-use crate::cli::{Files, OneStage, say, stage_of};
 use crate::explain;
 use crate::explore;
 use crate::oracle;
+use crate::output::say;
+use crate::report::Files;
 use crate::report::{Outcome, Report};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
+use crate::stage::choice::{OneStage, stage_of};
 use crate::stage::{self, StageKind, memory, pipes, simulated};
 use crate::trace::Trace;
 use anyhow::{Context as _, bail};

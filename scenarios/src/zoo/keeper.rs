@@ -2,9 +2,10 @@
 
 use super::{Bug, Hunt, SEED, all, hunt, wanted};
 use crate::catalogue;
-use crate::cli::{in_parallel, say};
 use crate::explore;
 use crate::oracle;
+use crate::output::say;
+use crate::parallel::in_parallel;
 use crate::report::{self, Outcome};
 use crate::shrink;
 use crate::stage::StageKind;
