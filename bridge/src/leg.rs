@@ -39,10 +39,20 @@ pub const MODEL_MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// cost more than all the rest of a call.
 pub(crate) const READ_BUFFER: usize = 8 * 1024;
 
-/// How the model's WebSocket is read.
+/// What the library may hold that the caller has not taken, bytes: above the largest message of ours, and no more. The
+/// library answers pings by itself, whether the other side reads or not, and knows no limit of its own.
+pub(crate) const CALLER_WRITE_MAX: usize = 1024 * 1024;
+/// The same towards the model: above the 15 MiB that the protocol allows a message of ours.
+pub(crate) const MODEL_WRITE_MAX: usize = 16 * 1024 * 1024;
+/// Pings that may come while no pong can be written. Nothing of a network does that: each end pings every few seconds
+/// at most, and a peer that sends and does not read is ended.
+const PONGS_OWED_MAX: u32 = 64;
+
+/// How the model's WebSocket is read and written.
 pub(crate) fn model_limits() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
+        .max_write_buffer_size(MODEL_WRITE_MAX)
         .max_message_size(Some(MODEL_MESSAGE_MAX))
         .max_frame_size(Some(MODEL_MESSAGE_MAX))
 }
@@ -105,6 +115,8 @@ pub(crate) struct LegIo<S> {
     took: Vec<Duration>,
     /// Frames were handed to the library and may not be with the operating system yet.
     flushing: bool,
+    /// Pings that came since all that was to be written was with the operating system.
+    pongs_owed: u32,
     clogged: bool,
     /// Why writing ended before its time.
     broken: Option<String>,
@@ -119,6 +131,7 @@ impl<S: Socket> LegIo<S> {
             handed: Vec::new(),
             took: Vec::new(),
             flushing: false,
+            pongs_owed: 0,
             clogged: false,
             broken: None,
         }
@@ -190,6 +203,12 @@ impl<S: Socket> LegIo<S> {
     }
 
     fn read(&mut self, arrived: Arrived, cx: &mut Context<'_>) -> Arrived {
+        if arrived == Arrived::Ping {
+            self.pongs_owed += 1;
+            if self.pongs_owed > PONGS_OWED_MAX {
+                return lost(format!("{PONGS_OWED_MAX} pings came and no pong was read"));
+            }
+        }
         if let Arrived::Changed(LegChange::Closed { .. }) = arrived {
             // The library has prepared the answer to a close frame; whoever drops the leg now must not keep it
             // from being written. Whether that works makes no difference to the call.
@@ -206,12 +225,16 @@ impl<S: Socket> LegIo<S> {
                     Poll::Pending => return Ok(()),
                 }
                 self.flushing = false;
+                self.pongs_owed = 0;
                 if !self.handed.is_empty() {
                     let now = driver::now();
                     self.took.extend(self.handed.drain(..).map(|since| now.saturating_duration_since(since)));
                 }
             }
             if self.queue.is_empty() {
+                if self.pongs_owed > 0 && self.socket.poll_flush_unpin(cx)?.is_ready() {
+                    self.pongs_owed = 0;
+                }
                 return Ok(());
             }
             let mut bytes = 0;
@@ -460,6 +483,36 @@ mod tests {
         drop(peer);
         leg.send(text(1), None);
         assert!(matches!(next(&mut leg, true).await, Arrived::Changed(LegChange::Lost { .. })));
+    }
+
+    #[tokio::test]
+    async fn pings_whose_pongs_are_not_read_end_the_leg_instead_of_filling_memory() {
+        let (mut leg, mut peer) = leg(1_024).await;
+        let mut pings = 0;
+        let why = loop {
+            peer.feed(Message::Ping(vec![b'p'; 125].into())).await.unwrap();
+            peer.flush().await.unwrap();
+            pings += 1;
+            match next(&mut leg, false).await {
+                Arrived::Ping => assert!(pings < 1_000, "nobody counts"),
+                Arrived::Changed(LegChange::Lost { why }) => break why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(why.contains("pings came and no pong was read"), "{why}");
+        // What the pipe took is not owed.
+        assert!((PONGS_OWED_MAX..PONGS_OWED_MAX + 20).contains(&pings), "{pings}");
+    }
+
+    #[tokio::test]
+    async fn pings_whose_pongs_are_read_go_on_for_ever() {
+        let (mut leg, mut peer) = leg(1_024).await;
+        for _ in 0..10 * PONGS_OWED_MAX {
+            peer.send(Message::Ping("p".into())).await.unwrap();
+            assert_eq!(next(&mut leg, false).await, Arrived::Ping);
+            assert_eq!(poll_once(&mut leg, false).await, None);
+            assert_eq!(peer.next().await.unwrap().unwrap(), Message::Pong("p".into()));
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use crate::dial::Dial;
 use crate::door::{self, Door};
 use crate::driver::{self, News, Parts};
 use crate::journal::{Beginning, Journal};
-use crate::leg::{CALLER_MESSAGE_MAX, READ_BUFFER};
+use crate::leg::{CALLER_MESSAGE_MAX, CALLER_WRITE_MAX, READ_BUFFER};
 use crate::meter::Traffic;
 use crate::operator;
 use crate::registry::{CallKey, Registry};
@@ -635,6 +635,7 @@ async fn twilio(
     };
     upgrade
         .read_buffer_size(READ_BUFFER)
+        .max_write_buffer_size(CALLER_WRITE_MAX)
         .max_message_size(CALLER_MESSAGE_MAX)
         .max_frame_size(CALLER_MESSAGE_MAX)
         .on_failed_upgrade(|error| tracing::debug!(%error, "an upgrade failed"))

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -398,6 +398,57 @@ async fn an_oversized_message_ends_its_call() {
     }
 }
 
+/// The biggest ping there is.
+fn ping() -> Message {
+    Message::Ping(vec![b'p'; 125].into())
+}
+
+#[tokio::test]
+async fn a_caller_who_pings_and_does_not_read_is_ended_before_and_in_a_call() {
+    for started in [false, true] {
+        let mut t = Bench::start(Config::default()).await;
+        let mut caller = t.slow_reader().await;
+        let mut model = None;
+        if started {
+            say(&mut caller, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
+            say(&mut caller, &start("CA1")).await;
+            say(&mut caller, &media(1)).await;
+            let (mut answered, _) = t.answer().await;
+            t.configure(&mut answered).await;
+            model = Some(answered);
+        }
+        // More than the operating system holds by far: without a limit all of it would be taken.
+        let mut sent = 0;
+        while sent < 1_000_000 && caller.feed(ping()).await.is_ok() {
+            sent += 1;
+        }
+        assert!(sent < 1_000_000, "all pings were taken");
+        drop((caller, model));
+        let (_, seen) = t.stop().await;
+        let Some(CallEvent::Ended { reason, detail, .. }) = seen.last() else { panic!("{seen:?}") };
+        assert_eq!(*reason, EndReason::CallerLost, "{detail}");
+        assert!(detail.contains("no pong was read"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_pings_and_does_not_read_is_lost() {
+    let mut t = Bench::start(Config { notice: [0xFF; 160].into(), ..Config::default() }).await;
+    let caller = t.call("CA1").await;
+    let (mut model, _) = t.answer().await;
+    t.configure(&mut model).await;
+    let mut sent = 0;
+    while sent < 1_000_000 && model.feed(ping()).await.is_ok() {
+        sent += 1;
+    }
+    assert!(sent < 100_000, "all pings were taken");
+    until(|| t.seen().iter().any(|event| matches!(event, CallEvent::Notice { .. }))).await;
+    drop(caller);
+    let (_, seen) = t.stop().await;
+    let Some(CallEvent::Ended { detail, .. }) = seen.last() else { panic!("{seen:?}") };
+    assert!(detail.contains("no pong was read"), "{detail}");
+}
+
 #[tokio::test]
 async fn the_webhook_connects_the_call_to_the_address_twilio_can_reach() {
     let t = Bench::start(Config::default()).await;
@@ -553,6 +604,15 @@ impl Bench {
         say(&mut caller, &start(call_sid)).await;
         say(&mut caller, &media(1)).await;
         caller
+    }
+
+    /// An open WebSocket whose end here holds next to nothing that is not read.
+    async fn slow_reader(&self) -> Caller {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let tcp = socket.connect(self.address).await.unwrap();
+        let url = format!("ws://{}/twilio", self.address);
+        tokio_tungstenite::client_async(url, tcp).await.unwrap().0
     }
 
     /// The model picks up. Also returns the request it was asked with.
