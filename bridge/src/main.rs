@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::layer::Layer as _;
 
 fn main() -> ExitCode {
@@ -86,6 +86,8 @@ async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<(
 
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything else: until it is watched, the signal ends the process.
+    let hangup = signal(SignalKind::hangup())?;
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = otlp::open(&config.otlp, &config.call.model)?;
@@ -110,6 +112,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     let certificate = Certificate::read(&config.tls)?;
+    tokio::spawn(reload_on_hangup(hangup, certificate.clone()));
     let carrier = Rest::new(&config, TlsConnect::new()?).map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
     let address = config.listen;
     let listener = bind(address, "--listen").await?;
@@ -121,19 +124,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     });
 
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = async move {
-        tokio::select! {
-            biased;
-            _ = term.recv() => tracing::info!("SIGTERM: draining"),
-            _ = int.recv() => tracing::info!("SIGINT: draining; once more ends the calls"),
-        }
-        tokio::spawn(async move {
-            int.recv().await;
-            tracing::warn!("SIGINT again: leaving without waiting for the calls");
-            std::process::exit(1);
-        });
-    };
+    let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = told_to_stop(term, int);
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
     let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
     let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
@@ -182,7 +174,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         None => server.run(listener, shutdown).await,
         Some(certificate) => {
             let listener = TlsListener::new(listener, &certificate)?;
-            reload_on_hangup(certificate)?;
             server.run(listener, shutdown).await
         }
     };
@@ -204,20 +195,40 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the certificate again whenever SIGHUP comes.
-fn reload_on_hangup(certificate: Certificate) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            match certificate.reload() {
-                Ok(()) => tracing::info!("SIGHUP: the certificate was read again"),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "SIGHUP: the old certificate stays")
-                }
+/// Reads again what can be read again whenever SIGHUP comes, also while the bridge drains, and says what that was. A
+/// process that leaves the signal alone is ended by it, with all its calls.
+async fn reload_on_hangup(mut hangup: Signal, certificate: Option<Certificate>) {
+    while hangup.recv().await.is_some() {
+        match certificate.as_ref().map(Certificate::reload) {
+            None => tracing::info!("SIGHUP: there is no certificate to read again; settings need a restart"),
+            Some(Ok(())) => tracing::info!("SIGHUP: the certificate was read again; settings need a restart"),
+            Some(Err(error)) => {
+                tracing::error!(error = format!("{error:#}"), "SIGHUP: the old certificate stays");
             }
         }
+    }
+}
+
+/// Ends when the bridge is told to stop. From then on a second SIGINT leaves at once; SIGTERM is said as often as a
+/// supervisor likes.
+async fn told_to_stop(mut term: Signal, mut int: Signal) {
+    let interrupted = tokio::select! {
+        biased;
+        _ = term.recv() => {
+            tracing::info!("SIGTERM: draining");
+            false
+        }
+        _ = int.recv() => true,
+    };
+    tokio::spawn(async move {
+        if !interrupted {
+            int.recv().await;
+        }
+        tracing::info!("SIGINT: draining; once more ends the calls");
+        int.recv().await;
+        tracing::warn!("SIGINT again: leaving without waiting for the calls");
+        std::process::exit(1);
     });
-    Ok(())
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
