@@ -27,6 +27,7 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -41,8 +42,11 @@ use tracing::{Instrument, Span, field::Empty};
 
 /// How long the header of a request may take, and how long a connection may stay idle between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest body of a request, bytes: what Twilio asks is a few hundred.
-const BODY_MAX: usize = 64 * 1024;
+/// Longest body of a request, bytes: what Twilio asks is a thousand or two.
+const BODY_MAX: usize = 16 * 1024;
+/// Most parameters of a form or a query: Twilio's have some thirty. A signature is over all of them, sorted, so that
+/// reading many of them costs much before it is known whose they are.
+const PARAMETERS_MAX: usize = 200;
 /// How often it is measured how late the process comes to its tasks.
 const LAG_EVERY: Duration = Duration::from_millis(100);
 /// Connections that are no calls (yet), at once. Further ones wait to be accepted.
@@ -720,11 +724,15 @@ impl Asked {
         let is_form = head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
             kind.as_bytes().to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded")
         });
-        let form = match (head.method == Method::POST, is_form) {
-            (true, true) => door::form(&bytes),
-            (true, false) => Vec::new(),
-            (false, _) => door::form(query.unwrap_or_default().as_bytes()),
+        let text = match (head.method == Method::POST, is_form) {
+            (true, true) => &bytes[..],
+            (true, false) => &[],
+            (false, _) => query.unwrap_or_default().as_bytes(),
         };
+        if text.split(|byte| *byte == b'&').count() > PARAMETERS_MAX {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "too many parameters\n").into_response());
+        }
+        let form = door::form(text);
         let body = match (head.method == Method::POST, is_form) {
             (true, true) => Body::Form(&form),
             (true, false) => Body::Raw(&bytes),
@@ -742,11 +750,14 @@ impl Asked {
 
 /// Reads the body of a request, of [`BODY_MAX`] bytes and for [`HEADER_TIMEOUT`] at most.
 pub(crate) async fn read_body(body: axum::body::Body) -> Result<axum::body::Bytes, Response> {
+    let too_long = || (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n").into_response();
+    // One that says how long it is need not come first.
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_long());
+    }
     match tokio::time::timeout(HEADER_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n").into_response())
-        }
+        Ok(Err(_)) => Err(too_long()),
         Err(_late) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response()),
     }
 }

@@ -95,11 +95,13 @@ impl Verifier {
         let given = BASE64.decode(given.trim()).map_err(|_| Refusal::Mismatch)?;
         let key = self.key(signed.settings)?;
         let mut last = Refusal::Mismatch;
+        // Sorted once, however many addresses are tried.
+        let parameters = parameters_to_sign(body);
         for url in urls {
-            let text = text_to_sign(url, body);
+            let parts = [url.as_bytes(), parameters.as_bytes()];
             let made = match key {
-                Key::Sha1(secret) => hmac_sha1(secret, &text),
-                Key::Sha256(secret) => hmac_sha256(secret.expose().as_bytes(), &[text.as_bytes()]).to_vec(),
+                Key::Sha1(secret) => hmac_sha1(secret, &parts),
+                Key::Sha256(secret) => hmac_sha256(secret.expose().as_bytes(), &parts).to_vec(),
             };
             if !bool::from(made.ct_eq(&given)) {
                 continue;
@@ -133,9 +135,9 @@ impl Verifier {
     }
 }
 
-/// The address, then each parameter's name with each of its values, all in order and none twice.
-fn text_to_sign(url: &str, body: Body<'_>) -> String {
-    let mut text = url.to_owned();
+/// What is signed behind the address: each parameter's name with each of its values, all in order and none twice.
+fn parameters_to_sign(body: Body<'_>) -> String {
+    let mut text = String::new();
     if let Body::Form(parameters) = body {
         let sorted: BTreeSet<(&str, &str)> =
             parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -147,10 +149,10 @@ fn text_to_sign(url: &str, body: Body<'_>) -> String {
     text
 }
 
-fn hmac_sha1(secret: &Secret, text: &str) -> Vec<u8> {
+fn hmac_sha1(secret: &Secret, parts: &[&[u8]]) -> Vec<u8> {
     let mut mac =
         Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes()).expect("an HMAC takes a key of any length");
-    mac.update(text.as_bytes());
+    parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().to_vec()
 }
 
@@ -396,7 +398,7 @@ mod tests {
 
     #[test]
     fn no_secret_means_no_entry() {
-        let made = BASE64.encode(hmac_sha1(&Secret::default(), "wss://voice.example.com/media"));
+        let made = BASE64.encode(hmac_sha1(&Secret::default(), &[b"wss://voice.example.com/media"]));
         assert_eq!(check("", "wss://voice.example.com/media", Body::None, &made), Err(Refusal::Key));
         let verifier =
             Verifier::new(Secret::new(TOKEN), BTreeMap::from([("blank".into(), Secret::default())]));
