@@ -6,6 +6,7 @@
 use crate::audio::{FRAME_BYTES, Law};
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};
 use crate::call::settings::{CallConfig, Person, Until};
+use crate::connections;
 use crate::door;
 use crate::journal;
 use crate::leg::BURST_MAX;
@@ -63,6 +64,8 @@ pub struct Config {
     pub operator: Operator,
     /// TLS on the listener itself, instead of a proxy before it.
     pub tls: Tls,
+    /// How many connections that are no calls there may be.
+    pub connections: connections::Settings,
     /// The model's service.
     pub openai: OpenAi,
     /// What is logged, and how.
@@ -98,6 +101,7 @@ impl Default for Config {
             twilio: door::Settings::default(),
             operator: Operator::default(),
             tls: Tls::default(),
+            connections: connections::Settings::default(),
             openai: OpenAi::default(),
             log: Log::default(),
             journal: journal::Settings::default(),
@@ -462,6 +466,9 @@ pub struct Args {
     /// Where the page of the running calls is, or off [env: BRIDGE_LIVE_LISTEN] [default: 127.0.0.1:8085].
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub live_listen: Option<String>,
+    /// Where the figures are, or off [env: BRIDGE_METRICS_LISTEN] [default: 127.0.0.1:8086].
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub metrics_listen: Option<String>,
     /// The folder of the call journals [env: BRIDGE_JOURNAL_DIR] [default: none, and no journals].
     #[arg(long, global = true, value_name = "DIR")]
     pub journal_dir: Option<String>,
@@ -545,9 +552,10 @@ Serves:
   /stream-status   where Twilio tells what became of a stream
   /healthz   200 while the process lives and takes calls, 503 while draining
   /readyz    200 while one more call would be taken, else 503 and why
-  /metrics   figures for Prometheus; docs/guide/observability.md tells them all
   /calls     POST: place a call; /calls/{CallSid}/hangup and /transfer (with the operator's token)
-and at live.listen, by default only on this machine: / the calls of this moment, /live/calls as JSON
+and, by default only on this machine:
+  at live.listen, / the calls of this moment, /live/calls as JSON
+  at metrics.listen, /metrics: figures for Prometheus; docs/guide/observability.md tells them all
 
 Exit codes: 0 stopped after a signal, 1 failed while running, 2 refused its settings.";
 
@@ -557,7 +565,7 @@ type Store = fn(&mut Config, &str) -> Result<(), String>;
 type Override<'a> = (&'static str, Option<&'a str>, &'static str, Store);
 
 impl Args {
-    fn overrides(&self) -> [Override<'_>; 13] {
+    fn overrides(&self) -> [Override<'_>; 14] {
         [
             ("--listen", self.listen.as_deref(), "BRIDGE_LISTEN", |config, text| {
                 listen(text).map(|address| config.listen = address)
@@ -600,6 +608,11 @@ impl Args {
                 config.live.enabled = text != "off";
                 let address = if text == "off" { Ok(config.live.listen) } else { listen(text) };
                 address.map(|address| config.live.listen = address)
+            }),
+            ("--metrics-listen", self.metrics_listen.as_deref(), "BRIDGE_METRICS_LISTEN", |config, text| {
+                config.metrics.enabled = text != "off";
+                let address = if text == "off" { Ok(config.metrics.listen) } else { listen(text) };
+                address.map(|address| config.metrics.listen = address)
             }),
             ("--journal-dir", self.journal_dir.as_deref(), "BRIDGE_JOURNAL_DIR", |config, text| {
                 config.journal.dir = Some(text.into());
@@ -773,11 +786,13 @@ impl Config {
                 refuse(format!("{name} = {value}: between {least} and {most}"));
             }
         }
-        if self.metrics.listen == Some(self.listen) {
-            refuse(
-                "metrics.listen is the address of the bridge itself: name another, or leave it out".into(),
-            );
+        if self.metrics.enabled && self.live.enabled && self.metrics.listen == self.live.listen {
+            refuse(format!(
+                "metrics.listen and live.listen are both {}: name another one",
+                self.metrics.listen
+            ));
         }
+        self.connections.check(&mut refuse);
         check_call(&self.call, &mut refuse);
     }
 }
@@ -1360,6 +1375,12 @@ mod tests {
     fn every_range_is_guarded() {
         let cases = [
             ("max_calls = 0", "max_calls = 0: between 1 and 100000"),
+            ("[connections]\nmax = 7", "connections.max = 7: between 8 and 1000000"),
+            ("[connections]\nper_peer = 0", "connections.per_peer = 0: between 8 and 1000000"),
+            (
+                "[metrics]\nlisten = \"127.0.0.1:8085\"",
+                "metrics.listen and live.listen are both 127.0.0.1:8085: name another one",
+            ),
             ("drain_ms = 604800001", "drain_ms = 604800001: at most 604800000, a week"),
             ("[journal]\nkeep_calls = 0", "journal.keep_calls = 0: between 1 and"),
             ("[journal]\nkeep_bytes = 1000000", "journal.keep_bytes = 1000000: between 67108864 and"),

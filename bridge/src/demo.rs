@@ -5,6 +5,7 @@
 
 use crate::call::settings::Transcription;
 use crate::config::{Config, Secret};
+use crate::connections::Tcp;
 use crate::dial::TlsDial;
 use crate::live::{self, Live};
 use crate::serve::Server;
@@ -84,8 +85,9 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
     let (config, calls) = (Arc::new(config), Live::default());
     let server = Server::new(dial, NoTools, calls.clone(), config.clone());
     let shown = task::spawn(live::serve(page, calls.clone(), server.stats(), config, None));
+    let stats = server.stats();
     let (end, ended) = oneshot::channel::<()>();
-    let served = task::spawn(server.run(listener, async move {
+    let served = task::spawn(server.run(Tcp::new(listener, stats), async move {
         let _ = ended.await; // dropped: the end, too
     }));
 

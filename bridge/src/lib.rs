@@ -1,7 +1,7 @@
 //! Carries a phone call between Twilio Media Streams and an OpenAI Realtime model.
 //!
 //! In the order a 20 ms frame travels from the caller to the model and back:
-//! * [`serve`]: the HTTP face; accepts, carries, drains.
+//! * [`serve`]: the HTTP face; lets in, carries, drains. [`connections`]: what is bounded before that.
 //! * [`leg`]: one WebSocket: a reader that is asked, a writer that is never waited for.
 //! * [`twilio`]: Twilio's messages on the wire.
 //! * [`driver`]: the one loop that owns a call, and the only reader of its clock.
@@ -15,7 +15,7 @@
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
 //! * [`live`]: the calls of this moment on a page; [`demo`]: one to look at, without any account.
-//! * [`config`], [`telemetry`]: settings in, log lines out.
+//! * [`config`], [`telemetry`]: settings in, log lines out; [`capacity`]: what the machine lets them be.
 //! * [`meter`], [`metrics`]: what goes through the legs, in numbers; and all there is to count, for Prometheus.
 //! * [`store`]: transcripts that outlive their calls.
 //! * [`otlp`]: traces and logs for a collector.
@@ -23,7 +23,9 @@
 
 pub mod audio;
 pub mod call;
+pub mod capacity;
 pub mod config;
+pub mod connections;
 pub mod demo;
 pub mod dial;
 pub mod door;
@@ -41,6 +43,7 @@ pub mod payload;
 pub mod realtime;
 pub mod registry;
 pub mod rest;
+mod seldom;
 pub mod serve;
 pub mod signature;
 pub mod store;

@@ -10,12 +10,14 @@
 
 use crate::call::event::{CallEvent, Floor, Line, RenewalOutcome, Said, Speaker};
 use crate::config::{Config, Secret};
+use crate::connections::{self, Limits, Tcp};
 use crate::driver;
 use crate::meter::Traffic;
 use crate::operator;
 use crate::registry::CallKey;
 use crate::rest::{Carrier, Problem};
-use crate::serve::{Observe, Stats, read_body};
+use crate::seldom::Seldom;
+use crate::serve::{Observe, Stats, read_body, shortened};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -26,30 +28,25 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::Stream;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 
 /// How often a watcher looks for what has changed.
 const EVERY: Duration = Duration::from_millis(100);
-/// How long a request's header may take.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Watchers at once.
+/// Watchers at once; when one more comes, the one that came first has to ask again.
 const WATCHERS_MAX: usize = 32;
 /// Connections at once.
-const CONNECTIONS_MAX: usize = 128;
+pub(crate) const CONNECTIONS_MAX: usize = 128;
 /// Lines of a call that are kept; the oldest go first.
 const LINES_MAX: usize = 200;
 /// Longest line, bytes.
@@ -100,7 +97,8 @@ struct House {
     rooms: Mutex<Rooms>,
     /// Goes up with every change.
     version: AtomicU64,
-    watchers: AtomicUsize,
+    /// Those who watch, the oldest first, each by what ends it.
+    watchers: Mutex<VecDeque<Arc<Notify>>>,
 }
 
 #[derive(Default)]
@@ -171,7 +169,7 @@ impl Live {
 
     /// How many are watching.
     pub fn watchers(&self) -> usize {
-        self.0.watchers.load(SeqCst)
+        locked(&self.0.watchers).len()
     }
 
     fn call_sid(&self, call: CallKey) -> Option<String> {
@@ -374,6 +372,8 @@ struct Desk {
     carrier: Option<Arc<dyn Carrier>>,
     /// What the page may load and run: itself.
     policy: HeaderValue,
+    /// The line about those who were refused.
+    refused: Arc<Seldom>,
 }
 
 /// Serves the page and what it asks for until the future is dropped.
@@ -387,26 +387,10 @@ pub async fn serve(
     config: Arc<Config>,
     carrier: Option<Arc<dyn Carrier>>,
 ) -> anyhow::Result<()> {
-    let desk = Desk { live, stats, config, carrier, policy: HeaderValue::try_from(policy())? };
-    let service = TowerToHyperService::new(router(desk));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((io, _from)) => {
-                    connections.spawn(http.serve_connection(TokioIo::new(io), service.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the live page cannot take a connection");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            },
-        }
-    }
+    let (policy, refused) = (HeaderValue::try_from(policy())?, Arc::default());
+    let desk = Desk { live, stats: stats.clone(), config, carrier, policy, refused };
+    let listener = Tcp::new(listener, stats.clone());
+    match connections::serve(listener, None, router(desk), Limits::of(CONNECTIONS_MAX), stats).await {}
 }
 
 fn router(desk: Desk) -> Router {
@@ -451,11 +435,11 @@ async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Respo
     let mut response = match refusal {
         None => next.run(request).await,
         Some((status, words)) => {
-            tracing::warn!(
-                path = request.uri().path(),
-                status = status.as_u16(),
-                "the live page refused somebody"
-            );
+            if let Some(left_out) = desk.refused.may() {
+                // A path of a stranger's is as long as a stranger likes.
+                let path = shortened(request.uri().path());
+                tracing::warn!(path, status = status.as_u16(), left_out, "the live page refused somebody");
+            }
             let mut response = (status, words).into_response();
             if status == StatusCode::UNAUTHORIZED {
                 let how = HeaderValue::from_static("Basic realm=\"bridge\", charset=\"UTF-8\"");
@@ -536,31 +520,52 @@ async fn calls(State(desk): State<Desk>) -> Response {
 }
 
 /// One of the watchers, given back when dropped.
-struct Watcher(Live);
+struct Watcher(Live, Arc<Notify>);
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.0.0.watchers.fetch_sub(1, SeqCst);
+        locked(&self.0.0.watchers).retain(|other| !Arc::ptr_eq(other, &self.1));
+    }
+}
+
+impl Watcher {
+    /// One more. A page asks again by itself when its stream ends, so the oldest has to; it may have been left by
+    /// whoever opened it, without a word.
+    fn of(live: &Live) -> Self {
+        let end = Arc::new(Notify::new());
+        let mut watchers = locked(&live.0.watchers);
+        if watchers.len() >= WATCHERS_MAX
+            && let Some(oldest) = watchers.pop_front()
+        {
+            oldest.notify_one();
+        }
+        watchers.push_back(end.clone());
+        drop(watchers);
+        Self(live.clone(), end)
     }
 }
 
 async fn events(State(desk): State<Desk>) -> Response {
-    let one_more = |watchers| (watchers < WATCHERS_MAX).then_some(watchers + 1);
-    if desk.live.0.watchers.fetch_update(SeqCst, SeqCst, one_more).is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many are watching\n").into_response();
-    }
-    let watcher = Watcher(desk.live.clone());
+    let watcher = Watcher::of(&desk.live);
     let mut response = Sse::new(watched(desk, watcher)).keep_alive(KeepAlive::default()).into_response();
     // Proxies that gather answers would hold the news back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// News for one watcher, from the beginning. A watcher who is slow to read gets fewer and newer ones.
+/// News for one watcher, from the beginning, ten times a second at most. A watcher who is slow to read gets fewer and
+/// newer ones, and one who does not read is closed by the connection.
 fn watched(desk: Desk, watcher: Watcher) -> impl Stream<Item = Result<Event, Infallible>> {
     let looked = (u64::MAX, 0, 0);
     futures_util::stream::unfold((desk, watcher, 0, looked), |(desk, watcher, seen, mut looked)| async move {
         loop {
+            if looked.0 != u64::MAX {
+                tokio::select! {
+                    biased;
+                    () = watcher.1.notified() => return None,
+                    () = tokio::time::sleep(EVERY) => {}
+                }
+            }
             let version = desk.live.0.version.load(SeqCst);
             let now = (version, desk.stats.active(), usize::from(desk.stats.is_draining()));
             if now != looked {
@@ -569,7 +574,6 @@ fn watched(desk: Desk, watcher: Watcher) -> impl Stream<Item = Result<Event, Inf
                 let event = Event::default().event("calls").data(value.to_string());
                 return Some((Ok(event), (desk, watcher, seen, looked)));
             }
-            tokio::time::sleep(EVERY).await;
         }
     })
 }
@@ -650,6 +654,7 @@ fn said(status: StatusCode, value: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
@@ -889,34 +894,52 @@ mod tests {
         assert_eq!(asked(address, "POST /live/calls/1/hangup", &foreign).await.0, 403);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn connections_that_say_nothing_are_bounded_and_given_up() {
+    #[tokio::test]
+    async fn connections_that_say_nothing_lock_nobody_out() {
         let address = served(Config::default()).await;
         let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
+        for _ in 0..CONNECTIONS_MAX + 10 {
             silent.push(TcpStream::connect(address).await.expect("a connection"));
         }
-        // The clock jumps while nobody has anything to do.
-        let mut late = std::pin::pin!(asked(address, "GET /live/calls", &[]));
-        assert!(tokio::time::timeout(HEADER_TIMEOUT / 2, &mut late).await.is_err(), "there is no room");
-        let answered = tokio::time::timeout(HEADER_TIMEOUT * 2, late).await;
-        assert_eq!(answered.expect("the silent ones are given up").0, 200);
+        assert_eq!(asked(address, "GET /live/calls", &[]).await.0, 200);
     }
 
     #[tokio::test]
-    async fn watchers_are_bounded_and_give_their_places_back() {
+    async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
         let (config, policy) = (Arc::new(Config::default()), HeaderValue::from_static("x"));
-        let desk = Desk { live: Live::default(), stats: Stats::default(), config, carrier: None, policy };
-        let mut watching = Vec::new();
+        let (live, stats) = (Live::default(), Stats::default());
+        let desk = Desk { live, stats, config, carrier: None, policy, refused: Arc::default() };
+        let mut watching = VecDeque::new();
         for _ in 0..WATCHERS_MAX {
-            watching.push(events(State(desk.clone())).await);
+            watching.push_back(events(State(desk.clone())).await.into_body().into_data_stream());
         }
-        assert!(watching.iter().all(|answer| answer.status() == StatusCode::OK));
-        assert_eq!(events(State(desk.clone())).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-        drop(watching.pop());
-        assert_eq!(events(State(desk.clone())).await.status(), StatusCode::OK);
-        drop(watching);
+        // Not one of them reads; whoever comes all the same is shown what there is.
+        let mut newest = events(State(desk.clone())).await.into_body().into_data_stream();
+        assert_eq!(desk.live.watchers(), WATCHERS_MAX);
+        assert!(newest.next().await.is_some_and(|first| first.is_ok()));
+        let mut oldest = watching.pop_front().expect("the first one");
+        assert!(oldest.next().await.is_some(), "what was ready");
+        assert!(oldest.next().await.is_none(), "it may ask again");
+        let mut second = watching.pop_front().expect("the second one");
+        assert!(second.next().await.is_some());
+        let more = tokio::time::timeout(EVERY * 3, second.next()).await;
+        assert!(more.is_err(), "it goes on");
+        drop((watching, newest, oldest, second));
         assert_eq!(desk.live.watchers(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_is_told_ten_times_a_second_at_most() {
+        let (config, policy) = (Arc::new(Config::default()), HeaderValue::from_static("x"));
+        let (live, stats) = (Live::default(), Stats::default());
+        let desk = Desk { live, stats, config, carrier: None, policy, refused: Arc::default() };
+        let began = tokio::time::Instant::now();
+        let mut stream = events(State(desk.clone())).await.into_body().into_data_stream();
+        for n in 0..11 {
+            desk.live.begins(CallKey(n), driver::now(), 0);
+            assert!(stream.next().await.is_some());
+        }
+        assert!(began.elapsed() >= EVERY * 10, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! The process: parse, log, bind, serve, wait for the signal.
 
 use axum::Router;
-use axum::serve::ListenerExt;
+use bridge::capacity;
 use bridge::config::{Args, Command, Config};
+use bridge::connections::Tcp;
 use bridge::demo::{self, Demo};
 use bridge::dial::TlsDial;
 use bridge::http::TlsConnect;
 use bridge::journal::files::Files;
 use bridge::journal::{Content, Journal};
 use bridge::live::{self, Live};
-use bridge::metrics::Metrics;
+use bridge::metrics::{self, Metrics};
 use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
 use bridge::serve::{Server, Stats, unix_now};
 use bridge::store::Writer;
 use bridge::telemetry::{self, LogCalls};
-use bridge::tls::{Certificate, TlsListener};
+use bridge::tls::Certificate;
 use bridge::tools::webhook::Webhooks;
 use clap::Parser;
 use std::net::SocketAddr;
@@ -85,13 +86,14 @@ async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<(
 }
 
 #[tokio::main]
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     // Before anything else: until it is watched, the signal ends the process.
     let hangup = signal(SignalKind::hangup())?;
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = otlp::open(&config.otlp, &config.call.model)?;
     telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
+    capacity::fit(&mut config)?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {
         tracing::warn!(
@@ -117,13 +119,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let address = config.listen;
     let listener = bind(address, "--listen").await?;
     tracing::info!(listen = %listener.local_addr()?, model = config.call.model, "taking calls");
-    // Frames are small and due now.
-    let listener = listener.tap_io(|tcp| {
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-
     let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = told_to_stop(term, int);
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
@@ -139,13 +134,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             .otlp(exporter.as_ref().map(Exporter::gauge).as_ref())
             .build(&stats, tools)
     });
-    let pages = match (&metrics, config.metrics.listen) {
-        (Some(metrics), Some(address)) => {
-            tokio::spawn(serve_figures(metrics.routes(), bind(address, "metrics.listen").await?));
+    let pages = match &metrics {
+        Some(metrics) if config.metrics.listen == config.listen => metrics.routes(),
+        Some(metrics) => {
+            let (at, metrics, stats) = (config.metrics.listen, metrics.clone(), stats.clone());
+            beside("metrics.listen", at, |listener| metrics::serve(listener, metrics, stats)).await;
             Router::new()
         }
-        (Some(metrics), None) => metrics.routes(),
-        (None, _) => Router::new(),
+        None => Router::new(),
     };
     if let Some(metrics) = &metrics {
         tokio::spawn(metrics.clone().watch_loop());
@@ -154,29 +150,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (config, calls) = (Arc::new(config), Live::default());
     let kept = (store.as_ref().map(Writer::calls), traces);
     let observe = ((LogCalls, calls.clone()), (metrics, kept));
-    let server = Server::with_stats(stats, dial, tools, observe, config.clone())
+    let server = Server::with_stats(stats.clone(), dial, tools, observe, config.clone())
         .with_journal(journals)
         .with_carrier(carrier.clone())
         .with_routes(pages);
     if config.live.enabled {
-        // A page that cannot be shown is no reason to take no calls.
-        match TcpListener::bind(config.live.listen).await {
-            Ok(listener) => {
-                tracing::info!(listen = %config.live.listen, "the live page is at /");
-                tokio::spawn(live::serve(listener, calls, server.stats(), config, carrier));
-            }
-            Err(error) => {
-                tracing::error!(listen = %config.live.listen, %error, "there is no live page: see live.listen");
-            }
-        }
+        let (at, stats) = (config.live.listen, server.stats());
+        beside("live.listen", at, |listener| live::serve(listener, calls, stats, config, carrier)).await;
     }
-    let served = match certificate {
-        None => server.run(listener, shutdown).await,
-        Some(certificate) => {
-            let listener = TlsListener::new(listener, &certificate)?;
-            server.run(listener, shutdown).await
-        }
-    };
+    let server = server.with_certificate(certificate.as_ref())?;
+    let served = server.run(Tcp::new(listener, stats), shutdown).await;
     if let Some(journal) = journal.and_then(Arc::into_inner) {
         let counted = journal.stop();
         let (lines, lost, removed) = (counted.lines, counted.lost, counted.removed);
@@ -231,6 +214,22 @@ async fn told_to_stop(mut term: Signal, mut int: Signal) {
     });
 }
 
+/// Serves something beside the calls: what cannot be shown is no reason to take none.
+async fn beside<S>(setting: &str, at: SocketAddr, serve: impl FnOnce(TcpListener) -> S)
+where
+    S: Future<Output: Send> + Send + 'static,
+{
+    match TcpListener::bind(at).await {
+        Ok(listener) => {
+            tracing::info!(listen = %at, setting, "listening");
+            tokio::spawn(serve(listener));
+        }
+        Err(error) => {
+            tracing::error!(listen = %at, %error, setting, "cannot listen: free the port, or name another");
+        }
+    }
+}
+
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("cannot listen on {address}: {error}; free the port, or name another with {setting}")
@@ -253,10 +252,4 @@ async fn open_store(_config: &Config) -> anyhow::Result<Option<Writer>> {
 #[tokio::main(flavor = "current_thread")]
 async fn calls(config: &Config, calls: &bridge::store::cli::Calls) -> anyhow::Result<()> {
     bridge::store::cli::run(&config.store, calls, &mut std::io::stdout().lock()).await
-}
-
-async fn serve_figures(pages: Router, listener: TcpListener) {
-    if let Err(error) = axum::serve(listener, pages).await {
-        tracing::error!(%error, "figures are not served any more");
-    }
 }

@@ -8,6 +8,7 @@
 use crate::call::event::{
     CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
+use crate::connections::{self, Limits, Tcp};
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
 use crate::otlp;
@@ -30,10 +31,11 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 
 /// What `/metrics` answers with.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,14 +55,23 @@ const LASTS: [f64; 9] = [5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_
 pub struct Settings {
     /// Figures are counted and served at `/metrics`.
     pub enabled: bool,
-    /// Another address to serve them at, for a bridge whose own is open to the internet. Left out, its own.
-    pub listen: Option<SocketAddr>,
+    /// The address they are served at. The bridge's own (`listen`) serves them there, to whoever reaches it.
+    pub listen: SocketAddr,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enabled: true, listen: None }
+        Self { enabled: true, listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8086)) }
     }
+}
+
+/// Connections at once, where the figures have a listener of their own.
+pub(crate) const CONNECTIONS_MAX: usize = 64;
+
+/// Serves the figures on a listener of their own until the future is dropped.
+pub async fn serve(listener: TcpListener, metrics: Metrics, stats: Stats) {
+    let (listener, limits) = (Tcp::new(listener, stats.clone()), Limits::of(CONNECTIONS_MAX));
+    match connections::serve(listener, None, metrics.routes(), limits, stats).await {}
 }
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -253,6 +264,33 @@ impl Builder {
             .asking("calls_refused", "Upgrades refused: full or draining", Kind::Counter, {
                 of(|stats| stats.refused() as f64)
             })
+            .asking(
+                "requests_unsigned",
+                "Requests refused: not signed by Twilio, or from a foreign page",
+                Kind::Counter,
+                of(|stats| stats.unsigned() as f64),
+            )
+            .asking("connections_open", "Connections that are no calls, of every listener", Kind::Gauge, {
+                of(|stats| stats.connections_open() as f64)
+            })
+            .asking(
+                "connections_evicted",
+                "Connections closed because too many came behind them",
+                Kind::Counter,
+                of(|stats| stats.connections_evicted() as f64),
+            )
+            .asking(
+                "connections_unread",
+                "Connections closed because their answers were not read",
+                Kind::Counter,
+                of(|stats| stats.connections_unread() as f64),
+            )
+            .asking(
+                "connections_unaccepted",
+                "Attempts to take a connection that failed, for want of descriptors mostly",
+                Kind::Counter,
+                of(|stats| stats.connections_unaccepted() as f64),
+            )
             .asking("panics", "Calls and connections that ended in a panic", Kind::Counter, {
                 of(|stats| stats.panicked() as f64)
             })

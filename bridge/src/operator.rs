@@ -5,7 +5,8 @@
 
 use crate::config::Secret;
 use crate::rest::{Carrier, Problem};
-use crate::serve::read_body;
+use crate::seldom::Seldom;
+use crate::serve::{read_body, shortened};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,12 +23,14 @@ use subtle::ConstantTimeEq as _;
 struct Desk {
     token: Arc<Secret>,
     carrier: Arc<dyn Carrier>,
+    /// The line about those who were refused.
+    refused: Arc<Seldom>,
 }
 
 /// The routes of an operator who shows `token`; none without one.
 pub(crate) fn router(token: &Secret, carrier: Option<Arc<dyn Carrier>>) -> Router {
     let Some(carrier) = carrier.filter(|_| !token.is_empty()) else { return Router::new() };
-    let desk = Desk { token: Arc::new(token.clone()), carrier };
+    let desk = Desk { token: Arc::new(token.clone()), carrier, refused: Arc::default() };
     Router::new()
         .route("/calls", post(place))
         .route("/calls/{call_sid}/hangup", post(hang_up))
@@ -50,7 +53,10 @@ async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Respo
     if shows(request.headers(), &desk.token) {
         return next.run(request).await;
     }
-    tracing::warn!(path = request.uri().path(), "somebody without the operator's token was refused");
+    if let Some(left_out) = desk.refused.may() {
+        let path = shortened(request.uri().path());
+        tracing::warn!(path, left_out, "a request without the operator's token was refused");
+    }
     let how = [(header::WWW_AUTHENTICATE, "Bearer")];
     (StatusCode::UNAUTHORIZED, how, "the operator's token is needed: Authorization: Bearer ...\n")
         .into_response()

@@ -1,12 +1,13 @@
 //! The HTTP face: the webhook, the upgrade, the health of the process, and a clean end.
 //!
 //! The listener, the dialler, the clock on the wall and the signal to stop come from outside, so production and
-//! simulation differ in those and in nothing else. Connections are served by hyper's own loop instead of axum's,
-//! which has no time limit for a request's header and does not wait for calls when it stops.
+//! simulation differ in those and in nothing else. Connections are served and bounded by [`crate::connections`] until
+//! they become calls.
 
 use crate::call::Control;
 use crate::call::event::CallEvent;
 use crate::config::Config;
+use crate::connections::{self, Counts, HEADER_TIMEOUT, Limits, Peer};
 use crate::dial::Dial;
 use crate::door::{self, Door};
 use crate::driver::{self, News, Parts};
@@ -16,32 +17,32 @@ use crate::meter::Traffic;
 use crate::operator;
 use crate::registry::{CallKey, Registry};
 use crate::rest::Carrier;
+use crate::seldom::Seldom;
 use crate::signature::{self, Body, Signed};
+use crate::tls::Certificate;
 use crate::tools::Tools;
 use crate::twiml;
 use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
 use hyper::body::Body as _;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tracing::{Instrument, Span, field::Empty};
 
-/// How long the header of a request may take, and how long a connection may stay idle between two.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body of a request, bytes: what Twilio asks is a thousand or two.
 const BODY_MAX: usize = 16 * 1024;
 /// Most parameters of a form or a query: Twilio's have some thirty. A signature is over all of them, sorted, so that
@@ -49,8 +50,6 @@ const BODY_MAX: usize = 16 * 1024;
 const PARAMETERS_MAX: usize = 200;
 /// How often it is measured how late the process comes to its tasks.
 const LAG_EVERY: Duration = Duration::from_millis(100);
-/// Connections that are no calls (yet), at once. Further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 1_024;
 /// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
 const CONTROLS_MAX: usize = 8;
 /// After the end of the drain time calls say their last words and close: what a call may take for that at most
@@ -166,6 +165,10 @@ struct Shared {
     /// How late the process comes to its tasks, microseconds.
     lag_us: AtomicU64,
     draining: AtomicBool,
+    /// Connections of every listener that are no calls.
+    connections: Counts,
+    unsigned_line: Seldom,
+    refused_line: Seldom,
     /// A call, or an upgrade on its way to one, has ended.
     freed: Notify,
     rooms: Mutex<Rooms>,
@@ -203,6 +206,30 @@ impl Stats {
     /// Requests refused because Twilio had not signed them.
     pub fn unsigned(&self) -> u64 {
         self.0.unsigned.load(SeqCst)
+    }
+
+    /// Connections now, of every listener, that are no calls.
+    pub fn connections_open(&self) -> usize {
+        self.0.connections.open.load(SeqCst)
+    }
+
+    /// Connections closed because too many came behind them, or as they came because none was idle.
+    pub fn connections_evicted(&self) -> u64 {
+        self.0.connections.evicted.load(SeqCst) + self.0.connections.turned_away.load(SeqCst)
+    }
+
+    /// Connections closed because their answers were not read.
+    pub fn connections_unread(&self) -> u64 {
+        self.0.connections.unread.load(SeqCst)
+    }
+
+    /// Connections that could not be taken, for want of descriptors mostly.
+    pub fn connections_unaccepted(&self) -> u64 {
+        self.0.connections.unaccepted.load(SeqCst)
+    }
+
+    pub(crate) fn connections(&self) -> &Counts {
+        &self.0.connections
     }
 
     /// How late the process comes to its tasks, by its worst of the last second or so.
@@ -269,12 +296,15 @@ impl Stats {
 
     fn refuse(&self, why: &str) {
         self.0.refused.fetch_add(1, SeqCst);
-        tracing::warn!(
-            active = self.active(),
-            lag_ms = self.loop_lag().as_millis() as u64,
-            why,
-            "a call was refused"
-        );
+        if let Some(left_out) = self.0.refused_line.may() {
+            tracing::warn!(
+                active = self.active(),
+                lag_ms = self.loop_lag().as_millis() as u64,
+                why,
+                left_out,
+                "a call was refused"
+            );
+        }
     }
 
     /// Measures for ever how late the process comes to a task that is due.
@@ -288,7 +318,7 @@ impl Stats {
         .await;
     }
 
-    fn count_panic(&self, error: &JoinError) {
+    pub(crate) fn count_panic(&self, error: &JoinError) {
         if error.is_panic() {
             self.0.panicked.fetch_add(1, SeqCst);
             tracing::error!(%error, "a task panicked; the others go on");
@@ -370,6 +400,7 @@ pub struct Server<D, T, O> {
     process: u64,
     journal: Option<Arc<dyn Journal>>,
     carrier: Option<Arc<dyn Carrier>>,
+    tls: Option<TlsAcceptor>,
     more: Router,
 }
 
@@ -383,7 +414,7 @@ pub async fn serve<L, D, T, O>(
     shutdown: impl Future<Output = ()>,
 ) -> Served
 where
-    L: Listener,
+    L: Listener<Addr: Peer>,
     D: Dial,
     T: Tools,
     O: Observe,
@@ -410,6 +441,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             process: process_id(),
             journal: None,
             carrier: None,
+            tls: None,
             more: Router::new(),
         }
     }
@@ -442,6 +474,15 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self
     }
 
+    /// Speaks TLS with this certificate on what the listener accepts.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn with_certificate(mut self, certificate: Option<&Certificate>) -> anyhow::Result<Self> {
+        self.tls = certificate.map(Certificate::acceptor).transpose()?;
+        Ok(self)
+    }
+
     /// Serves these pages, too.
     #[must_use]
     pub fn with_routes(mut self, more: Router) -> Self {
@@ -456,7 +497,11 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
 
     /// Serves calls until `shutdown`, then waits for the calls that run, for the drain time and their last words at
     /// most. The listener's `accept` must lose nothing when its future is dropped and asked anew.
-    pub async fn run<L: Listener>(self, mut listener: L, shutdown: impl Future<Output = ()>) -> Served {
+    pub async fn run<L: Listener<Addr: Peer>>(
+        self,
+        listener: L,
+        shutdown: impl Future<Output = ()>,
+    ) -> Served {
         let (upgraded, mut arriving) = mpsc::unbounded_channel(); // bounded by the places
         let door = Arc::new(Door::new(self.config.clone(), self.process));
         let desk = Desk {
@@ -471,11 +516,10 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         if self.config.loop_lag_ms_max > 0 {
             lag.spawn(self.stats.clone().measure_lag());
         }
-        let service = TowerToHyperService::new(router(desk).merge(operators).merge(self.more.clone()));
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-
-        let mut connections = JoinSet::new();
+        let pages = router(desk).merge(operators).merge(self.more.clone());
+        let limits = Limits::from(&self.config.connections);
+        let mut connections =
+            pin!(connections::serve(listener, self.tls.clone(), pages, limits, self.stats.clone()));
         let mut calls = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         let mut give_up = pin!(tokio::time::sleep(Duration::ZERO));
@@ -505,17 +549,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                     self.begin(CallKey(next_key), socket, place, &door, began, drain_by, &mut calls);
                 }
                 () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
-                Some(ended) = connections.join_next() => {
-                    let _ = ended.inspect_err(|error| self.stats.count_panic(error));
-                }
-                (io, _from) = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
-                    let connection = http.serve_connection(TokioIo::new(io), service.clone()).with_upgrades();
-                    connections.spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "a connection ended badly");
-                        }
-                    });
-                }
+                never = connections.as_mut() => match never {},
             }
         }
 
@@ -626,6 +660,10 @@ async fn twilio(
     if let Err(why) = desk.door.knows(door::STREAM, uri.query(), signed(&headers), Body::None) {
         return desk.forbidden(door::STREAM, why);
     }
+    // Twilio's is no browser. Where nothing is signed, any page that a browser of this machine shows could come in.
+    if !desk.door.is_guarded() && is_foreign_page(&headers) {
+        return desk.foreign(door::STREAM);
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(refusal) => return no_upgrade(&refusal.body_text()),
@@ -647,6 +685,19 @@ async fn twilio(
         .on_upgrade(|socket| async move {
             let _ = desk.upgraded.send((socket, place)); // fails only when the server is gone
         })
+}
+
+/// Whether a browser says that a page of another site is behind this, or of this one under a name that was made to lead
+/// here.
+fn is_foreign_page(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let Some(origin) = text(header::ORIGIN) else { return false };
+    let own = text(header::HOST).unwrap_or_default();
+    let here = own.parse::<Authority>().is_ok_and(|authority| {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    });
+    !here || origin.split_once("://").is_none_or(|(_, site)| site != own)
 }
 
 fn no_upgrade(why: &str) -> Response {
@@ -706,7 +757,7 @@ async fn stream_status(State(desk): State<Desk>, request: Request) -> Response {
 }
 
 /// So much of what somebody else wrote as a log line should hold.
-fn shortened(text: &str) -> &str {
+pub(crate) fn shortened(text: &str) -> &str {
     text.char_indices().nth(200).map_or(text, |(at, _)| &text[..at])
 }
 
@@ -768,10 +819,21 @@ fn signed(headers: &HeaderMap) -> Signed<'_> {
 }
 
 impl Desk {
+    /// What is said to another site's page.
+    fn foreign(&self, path: &str) -> Response {
+        self.stats.0.unsigned.fetch_add(1, SeqCst);
+        if let Some(left_out) = self.stats.0.unsigned_line.may() {
+            tracing::warn!(path, left_out, "a page of another site was refused");
+        }
+        (StatusCode::FORBIDDEN, "this was asked for by another site's page\n").into_response()
+    }
+
     /// What is said to whoever is not Twilio. Why stays in the log: it would only help to guess.
     fn forbidden(&self, path: &str, why: signature::Refusal) -> Response {
         self.stats.0.unsigned.fetch_add(1, SeqCst);
-        tracing::warn!(path, %why, "a request was refused");
+        if let Some(left_out) = self.stats.0.unsigned_line.may() {
+            tracing::warn!(path, %why, left_out, "a request was refused");
+        }
         (StatusCode::FORBIDDEN, "this is for Twilio alone, and the request's signature does not show it\n")
             .into_response()
     }
@@ -794,65 +856,8 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::dial::TlsDial;
-    use crate::tools::NoTools;
-    use std::future::pending;
-    use tokio::io::{DuplexStream, duplex};
-
-    /// So many connections, all at once, on which nothing ever comes.
-    #[derive(Clone)]
-    pub(crate) struct Crowd {
-        most: usize,
-        came: Arc<Mutex<Vec<DuplexStream>>>,
-    }
-
-    impl Crowd {
-        pub(crate) fn of(most: usize) -> Self {
-            Self { most, came: Arc::default() }
-        }
-
-        /// How many were accepted.
-        pub(crate) fn accepted(&self) -> usize {
-            self.came.lock().unwrap().len()
-        }
-    }
-
-    impl Listener for Crowd {
-        type Io = DuplexStream;
-        type Addr = ();
-
-        async fn accept(&mut self) -> (DuplexStream, ()) {
-            if self.accepted() >= self.most {
-                return pending().await;
-            }
-            let (here, there) = duplex(64);
-            self.came.lock().unwrap().push(there);
-            (here, ())
-        }
-
-        fn local_addr(&self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn connections_that_say_nothing_are_bounded_and_given_up() {
-        let crowd = Crowd::of(CONNECTIONS_MAX + 10);
-        let dial = TlsDial::new(&"ws://127.0.0.1:9/".parse().unwrap()).unwrap();
-        let server = Server::new(dial, NoTools, Unobserved, Arc::new(lines(9)));
-        let running = tokio::spawn(server.run(crowd.clone(), pending()));
-        tokio::time::sleep(HEADER_TIMEOUT / 2).await;
-        assert_eq!(crowd.accepted(), CONNECTIONS_MAX);
-        tokio::time::sleep(HEADER_TIMEOUT).await;
-        assert_eq!(
-            crowd.accepted(),
-            CONNECTIONS_MAX + 10,
-            "whoever waited comes in when the others are gone"
-        );
-        running.abort();
-    }
 
     fn lines(max_calls: usize) -> Config {
         Config { max_calls, ..Config::default() }

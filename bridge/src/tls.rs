@@ -1,30 +1,18 @@
 //! TLS on the listener itself, for whoever has no proxy to do it.
 //!
-//! A handshake never holds up `accept`: each goes on in a task of its own, for so long and no longer, and only what
-//! has come through is handed out. The certificate can be read again while calls go on; a file that cannot be read
-//! then leaves the old one in force.
+//! Handshakes are made and bounded by [`crate::connections`]. The certificate can be read again while calls go on; a
+//! file that cannot be read then leaves the old one in force.
 
 use crate::config::Tls;
 use anyhow::Context as _;
-use axum::serve::Listener;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-
-/// Longest handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once; further connections wait to be accepted.
-const HANDSHAKES_MAX: usize = 256;
 
 /// The certificate in force. A handle: clones see the same one.
 #[derive(Clone, Debug)]
@@ -60,7 +48,7 @@ impl Certificate {
         Ok(())
     }
 
-    fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+    pub(crate) fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -93,71 +81,20 @@ fn load(cert: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     Ok(pair)
 }
 
-/// What comes of a handshake.
-type Shaken<L> = io::Result<(TlsStream<<L as Listener>::Io>, <L as Listener>::Addr)>;
-
-/// A listener whose connections have come through a handshake.
-pub struct TlsListener<L: Listener> {
-    tcp: L,
-    acceptor: TlsAcceptor,
-    handshakes: JoinSet<Shaken<L>>,
-}
-
-impl<L: Listener> TlsListener<L> {
-    /// Speaks TLS with this certificate on what `tcp` accepts.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn new(tcp: L, certificate: &Certificate) -> anyhow::Result<Self> {
-        Ok(Self { tcp, acceptor: certificate.acceptor()?, handshakes: JoinSet::new() })
-    }
-}
-
-impl<L> Listener for TlsListener<L>
-where
-    L: Listener,
-    L::Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    L::Addr: Send + 'static,
-{
-    type Io = TlsStream<L::Io>;
-    type Addr = L::Addr;
-
-    /// Dropped and asked anew it loses nothing: handshakes go on by themselves, and wait here when they are done.
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            tokio::select! {
-                biased;
-                Some(done) = self.handshakes.join_next() => match done {
-                    Ok(Ok(accepted)) => return accepted,
-                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                    Err(error) => tracing::error!(%error, "a TLS handshake panicked"),
-                },
-                (io, from) = self.tcp.accept(), if self.handshakes.len() < HANDSHAKES_MAX => {
-                    let handshake = self.acceptor.accept(io);
-                    self.handshakes.spawn(async move {
-                        match tokio::time::timeout(HANDSHAKE, handshake).await {
-                            Ok(done) => Ok((done?, from)),
-                            Err(_late) => Err(io::Error::new(io::ErrorKind::TimedOut, "too slow")),
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.tcp.local_addr()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::{self, HANDSHAKE, Limits, Tcp, tests::Comers};
     use crate::dial::trusting;
-    use crate::serve::tests::Crowd;
+    use crate::serve::Stats;
+    use axum::Router;
+    use axum::routing::get;
     use rustls::RootCertStore;
     use rustls::pki_types::ServerName;
+    use std::io;
+    use std::net::SocketAddr;
     use std::path::Path;
+    use std::time::Duration;
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -173,15 +110,19 @@ mod tests {
         (Tls { cert_file: Some(cert), key_file: Some(key) }, roots)
     }
 
-    async fn listen(settings: &Tls) -> (TlsListener<TcpListener>, Certificate, std::net::SocketAddr) {
+    /// Serves a page with this certificate.
+    async fn serve(settings: &Tls) -> (Certificate, SocketAddr) {
         let certificate = Certificate::read(settings).unwrap().unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = tcp.local_addr().unwrap();
-        (TlsListener::new(tcp, &certificate).unwrap(), certificate, address)
+        let (address, stats) = (tcp.local_addr().unwrap(), Stats::default());
+        let pages = Router::new().route("/", get(|| async { "hello" }));
+        let tls = Some(certificate.acceptor().unwrap());
+        tokio::spawn(connections::serve(Tcp::new(tcp, stats.clone()), tls, pages, Limits::of(9), stats));
+        (certificate, address)
     }
 
     async fn connect(
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         roots: RootCertStore,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(address).await?;
@@ -192,51 +133,38 @@ mod tests {
     async fn a_handshake_that_never_comes_holds_nobody_up() {
         let folder = TempDir::new().unwrap();
         let (settings, roots) = issue(folder.path());
-        let (mut listener, _certificate, address) = listen(&settings).await;
+        let (_certificate, address) = serve(&settings).await;
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut garbage = TcpStream::connect(address).await.unwrap();
         garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let third = async { tokio::join!(connect(address, roots), listener.accept()) };
-        // Well before the silent one is given up.
-        let third = tokio::time::timeout(HANDSHAKE / 2, third).await;
-        let (connected, (mut accepted, _from)) = third.expect("nobody is held up");
-        let mut connected = connected.unwrap();
-        connected.write_all(b"hello").await.unwrap();
-        let mut heard = [0; 5];
-        accepted.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"hello");
+        let mut connected = connect(address, roots).await.unwrap();
+        connected.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut heard = String::new();
+        connected.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.ends_with("hello"), "{heard}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn handshakes_that_never_come_are_bounded_and_given_up() {
+    async fn handshakes_that_never_come_give_way_and_are_given_up() {
         let folder = TempDir::new().unwrap();
         let (settings, _) = issue(folder.path());
         let certificate = Certificate::read(&settings).unwrap().unwrap();
-        let crowd = Crowd::of(HANDSHAKES_MAX + 10);
-        let mut listener = TlsListener::new(crowd.clone(), &certificate).unwrap();
-        assert!(
-            tokio::time::timeout(HANDSHAKE / 2, listener.accept()).await.is_err(),
-            "nobody comes through"
-        );
-        assert_eq!(crowd.accepted(), HANDSHAKES_MAX);
-        assert!(tokio::time::timeout(HANDSHAKE, listener.accept()).await.is_err(), "nobody comes through");
-        assert_eq!(
-            crowd.accepted(),
-            HANDSHAKES_MAX + 10,
-            "whoever waited has a turn when the others are gone"
-        );
+        let (comers, stats) = (Comers::of(42), Stats::default());
+        let tls = Some(certificate.acceptor().unwrap());
+        let pages = Router::new();
+        let serving = connections::serve(comers.clone(), tls, pages, Limits::of(32), stats.clone());
+        tokio::spawn(serving);
+        tokio::time::sleep(HANDSHAKE / 2).await;
+        assert_eq!((comers.accepted(), stats.connections_open(), stats.connections_evicted()), (42, 32, 10));
+        tokio::time::sleep(HANDSHAKE / 2 + Duration::from_millis(10)).await;
+        assert_eq!(stats.connections_open(), 0, "given up");
     }
 
     #[tokio::test]
     async fn a_certificate_is_read_again_and_a_bad_file_leaves_the_old_one() {
         let folder = TempDir::new().unwrap();
         let (settings, first) = issue(folder.path());
-        let (mut listener, certificate, address) = listen(&settings).await;
-        tokio::spawn(async move {
-            loop {
-                drop(listener.accept().await);
-            }
-        });
+        let (certificate, address) = serve(&settings).await;
         assert!(connect(address, first.clone()).await.is_ok());
         std::fs::write(settings.cert_file.as_ref().unwrap(), "no certificate").unwrap();
         let error = certificate.reload().unwrap_err().to_string();

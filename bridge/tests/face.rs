@@ -383,6 +383,73 @@ async fn more_parameters_than_a_webhook_has_are_refused_before_they_are_sorted()
     t.end().await;
 }
 
+/// Requests one behind the other on one connection, each answered before the next.
+async fn keeps_busy(address: SocketAddr) -> usize {
+    let Ok(mut tcp) = TcpStream::connect(address).await else { return 0 };
+    let mut answered = 0;
+    while tcp.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok()
+        && tcp.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0)
+    {
+        answered += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    answered
+}
+
+#[tokio::test]
+async fn a_crowd_that_keeps_its_connections_busy_locks_nobody_out() {
+    let mut t = Bench::start(|config| config.connections.max = 16).await;
+    let crowd: Vec<_> = (0..64).map(|_| tokio::spawn(keeps_busy(t.address))).collect();
+    let evicted = || t.stats.connections_evicted();
+    until(|| evicted() >= 48).await;
+    for call_sid in ["CA1", "CA2", "CA3"] {
+        let (status, twiml) = given_up(t.webhook(call_sid)).await;
+        assert_eq!(status, 200);
+        let mut caller = given_up(t.stream(call_sid, token_in(&twiml))).await;
+        t.dial("the model is dialled").await;
+        stop(&mut caller).await;
+    }
+    assert!(t.stats.connections_open() <= 16);
+    for busy in crowd {
+        busy.abort();
+    }
+    assert_eq!(t.end().await.0.calls, 3);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_opens_no_stream_where_nothing_is_signed() {
+    let t = Bench::start(|config| config.twilio.insecure_no_signature = true).await;
+    let upgrade = async |host: &str, origin: Option<&str>| {
+        let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
+        let request = format!(
+            "GET /twilio HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{origin}\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let mut tcp = TcpStream::connect(t.address).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        given_up(tcp.read_exact(&mut answer)).await.unwrap();
+        String::from_utf8(answer[9..].to_vec()).unwrap()
+    };
+    let own = &*t.address.to_string();
+    for (host, origin, status) in [
+        (own, None, "101"),
+        (own, Some(format!("http://{own}")), "101"),
+        // A tunnel leads Twilio here by another name, and Twilio is no browser.
+        ("tunnel.example.com", None, "101"),
+        (own, Some("https://evil.example".into()), "403"),
+        (own, Some("null".into()), "403"),
+        (own, Some(String::new()), "403"),
+        // A name of theirs that leads here.
+        ("evil.example:8084", Some("http://evil.example:8084".into()), "403"),
+        ("localhost.evil.example", Some("http://localhost.evil.example".into()), "403"),
+    ] {
+        assert_eq!(upgrade(host, origin.as_deref()).await, status, "{host} {origin:?}");
+    }
+    assert_eq!(t.stats.unsigned(), 5);
+    t.end().await;
+}
+
 #[tokio::test]
 async fn nested_and_oversized_json_harm_one_call_at_most() {
     let mut t = Bench::start(|_| {}).await;
@@ -471,6 +538,25 @@ async fn what_comes_to_the_door_begins_no_line_of_the_log_and_colours_none() {
     }
     assert!(!written.lines().any(|line| line.starts_with("ERROR")), "{written}");
     assert!(!written.contains(|c: char| c.is_control() && c != '\n'), "{written:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_unsigned_requests_leaves_a_few_lines() {
+    const REQUESTS: usize = 300;
+    let paper = Paper::default();
+    let writer = paper.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false);
+    let _log = tracing::subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    let t = Bench::start(|_| {}).await;
+    for _ in 0..REQUESTS {
+        assert_eq!(t.get("/voice?CallSid=CA1").await.0, 403);
+    }
+    assert_eq!(t.stats.unsigned(), REQUESTS as u64, "all are counted");
+    t.end().await;
+    let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+    let lines = written.lines().filter(|line| line.contains("a request was refused")).count();
+    // Ten, and one for each second that this took.
+    assert!((10..REQUESTS / 2).contains(&lines), "{written}");
 }
 
 // ------------------------------------------------------------------------------------------------ the bench

@@ -53,6 +53,8 @@ async fn start(folder: &Path, model: SocketAddr, dead: SocketAddr) -> Bridge {
         .arg("--insecure-no-signature")
         .arg("--listen")
         .arg(address.to_string())
+        .arg("--metrics-listen")
+        .arg(address.to_string())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();

@@ -50,6 +50,54 @@ async fn behind_a_sigterm_it_takes_two_interrupts_to_cut_the_calls() {
     while let Some(Ok(_)) = given_up(caller.next()).await {}
 }
 
+/// Connections on which nothing is said, as many of `most` as the system lets in.
+async fn silent(address: SocketAddr, most: usize) -> Vec<TcpStream> {
+    let mut silent = Vec::new();
+    for _ in 0..most {
+        silent.extend(TcpStream::connect(address).await.ok());
+    }
+    silent
+}
+
+#[tokio::test]
+async fn a_process_with_few_descriptors_keeps_those_of_its_calls() {
+    // 64 of its own, 4 for each of 4 calls, and 48 connections.
+    let t = Bench::start("ulimit -n 128;", &["--max-calls", "4"]).await;
+    t.says("connections.max does not fit the limit of open files, and is lowered").await;
+    let mut calls = vec![t.call().await];
+    let crowd = silent(t.address, 300).await;
+    assert_eq!(crowd.len(), 300);
+    for _ in 1..4 {
+        calls.push(t.call().await); // through the crowd, with a socket to the model, and a journal
+    }
+    for (caller, model) in &mut calls {
+        t.is_carried(caller, model).await;
+    }
+    let figures = get(t.address, "/metrics").await.unwrap();
+    assert!(figures.contains("\nbridge_connections_unaccepted_total 0.0\n"), "{figures}");
+    assert!(!figures.contains("\nbridge_connections_evicted_total 0.0\n"), "{figures}");
+    assert!(t.log().lines().filter(|line| line.contains("too many connections")).count() < 30, "{}", t.log());
+    for (mut caller, _) in calls {
+        hang_up(&mut caller).await;
+    }
+    t.signal("TERM");
+    assert_eq!(t.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_process_whose_calls_could_not_all_have_their_descriptors_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let mut command = command("ulimit -n 256;", folder.path());
+    let output = command.args(["--listen", "127.0.0.1:0", "--metrics-listen", "off"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("max_calls = 200 may need 880 open files, and this process may have 256"),
+        "{said}"
+    );
+    assert!(said.contains("LimitNOFILE") && !said.contains("taking calls"), "{said}");
+}
+
 // ------------------------------------------------------------------------------------------------ the bench
 
 /// A bridge in a process of its own, which does not outlive its test, and the model it calls.
@@ -60,6 +108,7 @@ struct Bench {
     model: TcpListener,
     /// What the caller said last.
     chunk: Cell<u64>,
+    calls: Cell<u64>,
 }
 
 impl Drop for Bench {
@@ -77,7 +126,11 @@ async fn free_port() -> SocketAddr {
 fn command(before: &str, folder: &Path) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{before} exec \"$@\""), "sh", env!("CARGO_BIN_EXE_bridge")]);
-    command.current_dir(folder).env("OPENAI_API_KEY", "sk-test").env("BRIDGE_STORE_URL", "sqlite:bridge.db");
+    command
+        .current_dir(folder)
+        .env("OPENAI_API_KEY", "sk-test")
+        .env("BRIDGE_STORE_URL", "sqlite:bridge.db")
+        .env("BRIDGE_JOURNAL_DIR", "journals");
     command.env_remove("BRIDGE_CONFIG").args(["--insecure-no-signature", "--live-listen", "off"]);
     command
 }
@@ -88,14 +141,15 @@ impl Bench {
         let model = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let child = command(before, folder.path())
-            .args(["--listen", &address.to_string()])
+            .args(["--listen", &address.to_string(), "--metrics-listen", &address.to_string()])
             .args(["--openai-url", &format!("ws://{}/v1/realtime", model.local_addr().unwrap())])
             .args(arguments)
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let t = Self { child: child.into(), folder, address, model, chunk: Cell::new(1) };
+        let t =
+            Self { child: child.into(), folder, address, model, chunk: Cell::new(1), calls: Cell::new(0) };
         for _ in 0..1_500 {
             if get(address, "/healthz").await.is_some_and(|text| text.starts_with("HTTP/1.1 200")) {
                 return t;
@@ -141,11 +195,13 @@ impl Bench {
 
     /// A call whose two ends hear each other.
     async fn call(&self) -> (Socket, Socket) {
+        self.calls.set(self.calls.get() + 1);
+        let call_sid = format!("CA{}", self.calls.get());
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let url = format!("ws://{}/twilio", self.address);
         let (mut caller, _) = given_up(tokio_tungstenite::client_async(url, tcp)).await.unwrap();
         say(&mut caller, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
-        say(&mut caller, &start_with("CA1", &json!({}))).await;
+        say(&mut caller, &start_with(&call_sid, &json!({}))).await;
         say(&mut caller, &media(1)).await;
         let (tcp, _) = given_up(self.model.accept()).await.unwrap();
         let mut model = given_up(tokio_tungstenite::accept_async(tcp)).await.unwrap();

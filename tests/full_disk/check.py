@@ -68,7 +68,8 @@ class Bench:
 
     def env(self):
         return {**os.environ, "OPENAI_API_KEY": "any", "BRIDGE_STORE_URL": f"sqlite:{self.db}",
-                "BRIDGE_JOURNAL_DIR": str(self.journals), "BRIDGE_LIVE_LISTEN": "off", "BRIDGE_LOG": "info"}
+                "BRIDGE_JOURNAL_DIR": str(self.journals), "BRIDGE_LIVE_LISTEN": "off",
+                "BRIDGE_METRICS_LISTEN": f"127.0.0.1:{self.port}", "BRIDGE_LOG": "info"}
 
     def start_bridge(self):
         self.earlier = set(self.journals.glob("*"))

@@ -40,11 +40,11 @@ fn every_variable_that_deploy_sets_is_read_by_the_bridge() {
 #[test]
 fn ports_and_paths_are_those_the_bridge_has() {
     let config = bridge::config::Config::default();
-    let ports = [config.listen.port(), config.live.listen.port()].map(|port| port.to_string());
+    let ports = [config.listen, config.live.listen, config.metrics.listen].map(|at| at.port().to_string());
     let serve = read("bridge/src/serve.rs");
     for file in ["deploy/Dockerfile", "deploy/compose.yaml", "deploy/kubernetes/bridge.yaml"] {
         let text = read(file);
-        assert!(ports.iter().all(|port| text.contains(port.as_str())), "{file} names both ports {ports:?}");
+        assert!(ports.iter().all(|port| text.contains(port.as_str())), "{file} names the ports {ports:?}");
     }
     let manifest = read("deploy/kubernetes/bridge.yaml");
     let mut asked = manifest.match_indices("path: /").map(|(at, _)| {

@@ -481,7 +481,7 @@ fn config(scenario: &Scenario, openai_url: &str) -> Config {
 pub(super) async fn serve<N, L>(play: Play<N>, listener: L, shutdown: oneshot::Receiver<()>)
 where
     N: Net,
-    L: axum::serve::Listener,
+    L: axum::serve::Listener<Addr: bridge::connections::Peer>,
 {
     let net = play.net.clone();
     let config = Arc::new(config(&play.scenario, &net.openai_url()));
