@@ -6,11 +6,11 @@
 //!
 //! | what is bounded | by |
 //! |---|---|
-//! | connections of a listener, and of one public address | [`Limits`]; the oldest idle one gives way |
-//! | a TLS handshake | [`HANDSHAKE`] |
-//! | a request's header: time, and bytes with the line before it | [`HEADER_TIMEOUT`], [`HEADER_MAX`] |
-//! | an answer that the other side does not take | [`WRITE_TIMEOUT`] |
-//! | a connection's life, and its idle time between two requests | [`LIFE`], [`HEADER_TIMEOUT`] |
+//! | connections of a listener, and of one public address | `Limits`; the oldest idle one gives way |
+//! | a TLS handshake | `HANDSHAKE` |
+//! | a request's header: time, and bytes with the line before it | `HEADER_TIMEOUT`, `HEADER_MAX` |
+//! | an answer that the other side does not take | `WRITE_TIMEOUT` |
+//! | a connection's life, and its idle time between two requests | `LIFE`, `HEADER_TIMEOUT` |
 
 use crate::driver;
 use crate::http::is_public;
@@ -151,6 +151,9 @@ pub(crate) struct Counts {
     pub(crate) unread: AtomicU64,
     /// Attempts to take one that failed.
     pub(crate) unaccepted: AtomicU64,
+    /// Requests begin one behind the other, and calls have their turn in between: however many are asked for at once,
+    /// they are not what a call has to wait for.
+    entrance: tokio::sync::Mutex<()>,
     crowded: Seldom,
     unread_line: Seldom,
     unaccepted_line: Seldom,
@@ -384,8 +387,11 @@ impl Host {
         let service = service_fn(|request: hyper::Request<Incoming>| {
             connection.is_at(Phase::Asked);
             let answer = self.pages.call(request);
-            let connection = connection.clone();
+            let (connection, stats) = (connection.clone(), &self.stats);
             async move {
+                let begins = stats.connections().entrance.lock().await;
+                tokio::task::yield_now().await;
+                drop(begins);
                 let answer = answer.await;
                 let goes_on = answer.as_ref().is_ok_and(|answer| {
                     answer.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -687,6 +693,38 @@ pub(crate) mod tests {
         asking.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn however_many_requests_come_at_once_others_have_their_turn_in_between() {
+        const REQUESTS: usize = 50;
+        let (comers, stats) = (Comers::of(REQUESTS), Stats::default());
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counts = begun.clone();
+        let pages = Router::new().route(
+            "/",
+            get(move || {
+                counts.fetch_add(1, SeqCst);
+                std::future::ready("hello")
+            }),
+        );
+        tokio::spawn(serve(comers.clone(), None, pages, Limits::of(REQUESTS), stats.clone()));
+        while stats.connections_open() < REQUESTS {
+            passes(Duration::from_millis(1)).await;
+        }
+        let mut ends: Vec<_> = (0..REQUESTS).map(|at| comers.end(at)).collect();
+        for end in &mut ends {
+            end.write_all(&request("/")).await.unwrap();
+        }
+        let (mut most, mut turns) = (0, 0);
+        while begun.load(SeqCst) < REQUESTS {
+            let before = begun.load(SeqCst);
+            tokio::task::yield_now().await;
+            most = most.max(begun.load(SeqCst) - before);
+            turns += 1;
+            assert!(turns < 100_000, "they do not begin");
+        }
+        assert!(most <= 2, "{most} began while somebody else was due");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_header_has_a_length_and_a_connection_a_life() {
         let comers = Comers::of(2);
@@ -699,11 +737,11 @@ pub(crate) mod tests {
         let (_cut, _read) =
             tokio::join!(writes.write_all(header.as_bytes()), reads.read_to_string(&mut answer));
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-        let began = tokio::time::Instant::now();
+        let began = driver::now();
         while answers(&mut lasting).await {
             passes(HEADER_TIMEOUT / 2).await;
         }
-        let lasted = began.elapsed();
+        let lasted = driver::now().saturating_duration_since(began);
         assert!((LIFE..LIFE + HEADER_TIMEOUT).contains(&lasted), "{lasted:?}");
         assert_eq!(stats.connections_open(), 0);
     }

@@ -496,7 +496,10 @@ mod tests {
             match next(&mut leg, false).await {
                 Arrived::Ping => assert!(pings < 1_000, "nobody counts"),
                 Arrived::Changed(LegChange::Lost { why }) => break why,
-                other => panic!("{other:?}"),
+                other
+                @ (Arrived::Text(_) | Arrived::Binary(_) | Arrived::StrayPong | Arrived::Changed(_)) => {
+                    panic!("{other:?}")
+                }
             }
         };
         assert!(why.contains("pings came and no pong was read"), "{why}");

@@ -9,6 +9,7 @@ use crate::call::event::{
     CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
 use crate::connections::{self, Limits, Tcp};
+use crate::driver;
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
 use crate::otlp;
@@ -17,6 +18,7 @@ use crate::registry::CallKey;
 use crate::serve::{Observe, Stats};
 use crate::store::Gauge;
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -39,6 +41,8 @@ use tokio::net::TcpListener;
 
 /// What `/metrics` answers with.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How often the figures are written down anew at most.
+const WRITTEN_EVERY: Duration = Duration::from_millis(250);
 /// How often the loop's own lateness is measured.
 const LAG_EVERY: Duration = Duration::from_millis(100);
 
@@ -119,6 +123,8 @@ struct Inner {
     keypad: Counter,
     notices: Counter,
     lag: Histogram,
+    /// The figures as they were written down last, and when.
+    written: Mutex<Option<(Instant, Bytes)>>,
     /// What each call that goes on was last seen to hold, so that its share of the sums can be taken back.
     shares: Mutex<BTreeMap<CallKey, Share>>,
 }
@@ -345,6 +351,7 @@ impl Inner {
             keypad: Counter::default(),
             notices: Counter::default(),
             lag: added(),
+            written: Mutex::default(),
             shares: Mutex::default(),
         };
         let r = registry;
@@ -533,15 +540,23 @@ impl Metrics {
     }
 
     fn page(&self) -> Response {
-        match self.text() {
-            Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
-            Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        }
+        // Writing them down takes a while, and anybody who reaches the listener may ask.
+        let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = driver::now();
+        let text = match &*written {
+            Some((at, text)) if now.saturating_duration_since(*at) < WRITTEN_EVERY => text.clone(),
+            Some(_) | None => match self.text() {
+                Ok(text) => written.insert((now, text.into())).1.clone(),
+                Err(fmt::Error) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            },
+        };
+        drop(written);
+        ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
     }
 
     /// Measures for ever how late the event loop is: a timer of every call is late by as much.
     pub async fn watch_loop(self) {
-        crate::driver::lateness(LAG_EVERY, |late| self.0.lag.observe(late.as_secs_f64())).await;
+        driver::lateness(LAG_EVERY, |late| self.0.lag.observe(late.as_secs_f64())).await;
     }
 }
 

@@ -20,7 +20,7 @@ CALLS = int(os.environ.get("CALLS", "50"))
 # What may come late at a caller's ear beyond what the machine was late by, seconds.
 GAP = 0.040
 # What the process may grow by beyond what it grew by when nothing was wrong, kB.
-GROWTH_KB = 48 * 1024
+GROWTH_KB = 96 * 1024
 # What may be written to the log in a second, bytes.
 LOG_RATE = 20_000
 HEALTH = 1.0
