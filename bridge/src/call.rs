@@ -594,6 +594,9 @@ impl Call {
                 match downlink.mark_returned(&name, now) {
                     Returned::Played | Returned::Flushed => {}
                     Returned::Silenced(after) => self.desk.event(CallEvent::Silenced { after }),
+                    Returned::Early => {
+                        self.desk.tolerate("a mark that came back before its audio could be played");
+                    }
                     Returned::Unknown => self.desk.tolerate("a mark the bridge never sent"),
                 }
                 self.pump(now);

@@ -9,7 +9,9 @@
 //! the clock: the ear cannot have passed it. One that is overdue for too long is given up, and the clock goes on
 //! without it; when it comes back after all, it says as much as any other.
 //!
-//! Marks returned because of a `clear` prove nothing: they belong to an earlier generation and are ignored.
+//! No mark can come back sooner than its audio takes to play. One that does says nothing about the ear: the clock goes
+//! on without it, and when it comes back once more, in time or late, that counts. Marks returned because of a `clear`
+//! prove nothing either: they belong to an earlier generation and are ignored.
 
 use super::settings::ms;
 use std::collections::VecDeque;
@@ -20,6 +22,10 @@ const BYTES_PER_MS: u64 = 8;
 
 /// How long past its usual delay a mark may be before the ear counts as held up: jitter of one frame each way.
 const OVERDUE_AFTER: Duration = Duration::from_millis(40);
+
+/// How much sooner than by our clock a mark may come: one frame for a carrier that tells when it begins the last one,
+/// and one for clocks that differ.
+const EARLY_WITHIN: Duration = Duration::from_millis(40);
 
 /// The delay assumed for the first mark of a call, before one was seen: a generous round trip.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(1_000);
@@ -53,6 +59,8 @@ struct PendingMark {
     position: u64,
     /// When it comes back if nothing holds the ear up and the network took no time.
     expected: Instant,
+    /// It came back before that. It may yet come back when it should.
+    early: bool,
 }
 
 /// What a returned mark means.
@@ -60,6 +68,8 @@ struct PendingMark {
 pub(crate) enum Returned {
     /// All audio before it was heard.
     Played,
+    /// It came back before its audio could have been played: nothing is known because of it.
+    Early,
     /// A `clear` sent it back: nothing was heard because of it.
     Flushed,
     /// The last of those that a `clear` sent back: the ear is silent, this long after it was asked to be.
@@ -157,7 +167,7 @@ impl Playback {
                 now
             }
         };
-        self.pending.push_back(PendingMark { name: name.clone(), item, position, expected });
+        self.pending.push_back(PendingMark { name: name.clone(), item, position, expected, early: false });
         name
     }
 
@@ -178,7 +188,12 @@ impl Playback {
                 _ => Returned::Unknown,
             };
         };
-        let late = now.saturating_duration_since(self.pending[index].expected);
+        let mark = &mut self.pending[index];
+        if now + EARLY_WITHIN < mark.expected {
+            mark.early = true;
+            return Returned::Early;
+        }
+        let late = now.saturating_duration_since(mark.expected);
         self.mark_delay = Some(self.mark_delay.map_or(late, |delay| delay.min(late)));
         self.skew = late.saturating_sub(self.usual_delay());
         self.trusted = true;
@@ -201,14 +216,14 @@ impl Playback {
     }
 
     /// Gives up on marks that are overdue by `patience`: from now on the clock alone says what was heard.
-    /// Returns how many there were.
+    /// Returns how many there were. For one that has come back early there is no need to be patient, and it is not lost.
     pub(crate) fn give_up_marks(&mut self, patience: Duration, now: Instant) -> usize {
-        let overdue = |mark: &&PendingMark| mark.expected + self.skew + patience <= now;
-        let lost = self.pending.iter().skip(self.given_up).take_while(overdue).count();
-        if lost > 0 {
-            self.trusted = false;
-            self.given_up += lost;
-        }
+        let overdue = |mark: &&PendingMark| self.due(mark, patience) <= now;
+        let given_up = self.pending.iter().skip(self.given_up).take_while(overdue);
+        let (all, lost) =
+            given_up.fold((0, 0), |(all, lost), mark| (all + 1, lost + usize::from(!mark.early)));
+        self.trusted &= lost == 0;
+        self.given_up += all;
         if let Some(excess) = self.given_up.checked_sub(GIVEN_UP_MAX + 1) {
             self.confirm_through(excess);
         }
@@ -217,7 +232,12 @@ impl Playback {
 
     /// When the oldest outstanding mark will have to be given up.
     pub(crate) fn marks_due(&self, patience: Duration) -> Option<Instant> {
-        self.next_mark().map(|mark| mark.expected + self.skew + patience)
+        self.next_mark().map(|mark| self.due(mark, patience))
+    }
+
+    fn due(&self, mark: &PendingMark, patience: Duration) -> Instant {
+        let patience = if mark.early { patience.min(self.usual_delay() + OVERDUE_AFTER) } else { patience };
+        mark.expected + self.skew + patience
     }
 
     /// No mark is waited for.
@@ -242,7 +262,7 @@ impl Playback {
 
     /// The moment of ear time that the ear cannot have passed, because a mark is overdue there.
     fn held_up_at(&self, now: Instant) -> Option<Instant> {
-        let mark = self.next_mark().filter(|_| self.trusted)?;
+        let mark = self.next_mark().filter(|mark| self.trusted && !mark.early)?;
         (now > mark.expected + self.skew + self.usual_delay() + OVERDUE_AFTER).then_some(mark.expected)
     }
 
@@ -486,6 +506,56 @@ mod tests {
         assert_eq!(t.playback.pending.len(), GIVEN_UP_MAX + 51);
         assert_eq!(t.playback.marks_due(ms(1_000)), Some(t.now() + ms(20)));
         assert_eq!(t.heard_ms(), 199_980);
+    }
+
+    #[test]
+    fn a_mark_that_comes_back_before_its_audio_could_be_played_is_not_believed() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..5).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 40;
+        assert_eq!(t.playback.returned(&marks[0], t.now()), Returned::Early);
+        assert_eq!(t.playback.returned(&marks[4], t.now()), Returned::Early, "the last one, too");
+        assert_eq!(t.heard_ms(), 40);
+        t.at = 250;
+        assert_eq!(t.playback.returned(&marks[0], t.now()), Returned::Played, "its real return counts");
+        t.at = 750;
+        assert_eq!(t.playback.returned(&marks[1], t.now()), Returned::Played);
+        assert_eq!(t.heard_ms(), 450, "held up for 300 ms");
+        assert_eq!(t.playback.returned(&marks[4], t.now()), Returned::Early, "again");
+        assert_eq!(t.heard_ms(), 450);
+        assert!(!t.playback.is_confirmed());
+    }
+
+    #[test]
+    fn a_carrier_that_returns_marks_at_once_leaves_the_clock_in_charge() {
+        let mut t = Ear::new();
+        t.playback.round_trip_seen(ms(50));
+        let marks: Vec<_> = (0..5).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 50;
+        for mark in &marks {
+            assert_eq!(t.playback.returned(mark, t.now()), Returned::Early);
+        }
+        for at in [200, 400, 600, 800, 1_000] {
+            t.at = at + 89;
+            assert_eq!(t.heard_ms(), (at + 89).min(1_000));
+            assert_eq!(t.playback.marks_due(ms(5_000)), Some(t.zero + ms(at + 90)));
+            assert!(!t.playback.is_confirmed());
+            t.at += 1;
+            assert_eq!(t.playback.give_up_marks(ms(5_000), t.now()), 0, "it was not lost");
+        }
+        assert!(t.playback.is_confirmed() && !t.playback.is_busy(t.now()));
+        assert!(t.playback.trusted);
+    }
+
+    #[test]
+    fn a_mark_may_be_two_frames_early() {
+        let mut t = Ear::new();
+        let marks: Vec<_> = (0..2).map(|i| t.sent(i * 200, 200)).collect();
+        t.at = 159;
+        assert_eq!(t.playback.returned(&marks[0], t.now()), Returned::Early);
+        t.at = 160;
+        assert_eq!(t.playback.returned(&marks[0], t.now()), Returned::Played);
+        assert_eq!(t.heard_ms(), 200);
     }
 
     #[test]
