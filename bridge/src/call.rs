@@ -10,7 +10,7 @@
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
 //! * `renewal`: another session takes over before the server ends the one that runs.
 //! * [`leaving`]: the model ends the call, or puts the caller through.
-//! * `downlink`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
+//! * `downlink`, `sound`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
 mod downlink;
@@ -23,6 +23,7 @@ mod playback;
 mod renewal;
 mod responses;
 pub mod settings;
+mod sound;
 mod talk;
 pub mod timers;
 mod tools;

@@ -7,6 +7,7 @@
 use super::fifo::take_front;
 use super::playback::{Playback, Returned};
 use super::settings::{CallConfig, Pacing, ms};
+use super::sound::Sound;
 use crate::audio::{self, FRAME_BYTES, Format, Law};
 use crate::twilio::ToTwilio;
 use std::collections::VecDeque;
@@ -32,6 +33,8 @@ struct Item {
     codec: audio::Downlink,
     /// Bytes received in the session's format.
     received: u64,
+    /// Where in it there is sound.
+    sound: Sound,
     /// G.711 waiting to be sent.
     held: VecDeque<u8>,
     /// G.711 bytes sent.
@@ -40,9 +43,36 @@ struct Item {
     marked: u64,
     /// No more audio will come.
     complete: bool,
+    /// Audio that may have been on its way was given up.
+    broken_off: bool,
 }
 
 impl Item {
+    /// More audio in the caller's law.
+    fn hold(&mut self, codes: &[u8]) {
+        self.sound.push(self.codec.law(), codes);
+        self.held.extend(codes);
+    }
+
+    fn cut(&self, heard: u64, format: Format) -> Option<Cut> {
+        let item = self.id.clone()?;
+        let generated_ms = self.generated_ms(format);
+        let voice = Voice {
+            heard_ms: self.sound.before(heard),
+            all_ms: self.sound.before(u64::MAX),
+            ends_ms: self.sound.ends_ms(),
+            quiet_ms: self.sound.quiet_ms(),
+        };
+        Some(Cut {
+            item,
+            content: self.content,
+            heard_ms: (heard / BYTES_PER_MS).min(generated_ms),
+            generated_ms,
+            voice,
+            unfinished: !self.complete || self.broken_off,
+        })
+    }
+
     /// What the item holds, ms, as the server counts it.
     fn generated_ms(&self, format: Format) -> u64 {
         self.received / u64::from(format.bytes_per_ms())
@@ -55,7 +85,8 @@ impl Item {
         self.complete = true;
         let mut tail = Vec::new();
         self.codec.flush(&mut tail);
-        self.held.extend(tail);
+        self.hold(&tail);
+        self.sound.finish();
         let total = self.sent as usize + self.held.len();
         let padding = total.next_multiple_of(FRAME_BYTES) - total;
         self.held.extend(std::iter::repeat_n(self.codec.law().silence(), padding));
@@ -73,8 +104,23 @@ pub(crate) struct Cut {
     pub(crate) content: u32,
     pub(crate) heard_ms: u64,
     pub(crate) generated_ms: u64,
+    /// What of that is voice.
+    pub(crate) voice: Voice,
     /// More of it may have been on its way.
     pub(crate) unfinished: bool,
+}
+
+/// The voice in an item, without the silence before, between and behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Voice {
+    /// Heard of it.
+    pub(crate) heard_ms: u64,
+    /// Generated of it.
+    pub(crate) all_ms: u64,
+    /// Where it ends in the item.
+    pub(crate) ends_ms: u64,
+    /// How much silence was generated since.
+    pub(crate) quiet_ms: u64,
 }
 
 /// What an interruption found.
@@ -133,7 +179,7 @@ impl Downlink {
         target.received += bytes.len() as u64;
         let mut codes = Vec::new();
         target.codec.push(bytes, &mut codes);
-        target.held.extend(codes);
+        target.hold(&codes);
         first
     }
 
@@ -144,7 +190,7 @@ impl Downlink {
         let item = self.add(None, String::new(), 0, codec);
         let mut codes = Vec::new();
         item.codec.push(ulaw, &mut codes);
-        item.held.extend(codes);
+        item.hold(&codes);
         item.finish();
     }
 
@@ -165,10 +211,12 @@ impl Downlink {
             content,
             codec,
             received: 0,
+            sound: Sound::default(),
             held: VecDeque::new(),
             sent: 0,
             marked: 0,
             complete: false,
+            broken_off: false,
         });
         self.next_number += 1;
         self.items.back_mut().expect("an item was just added")
@@ -266,6 +314,12 @@ impl Downlink {
         self.playback.is_confirmed() && self.items.iter().all(|i| i.held.is_empty())
     }
 
+    /// How much audio of this item has come, ms.
+    pub(crate) fn generated_ms(&self, item: &str) -> u64 {
+        let of_it = self.items.iter().filter(|i| i.id.as_deref() == Some(item));
+        of_it.map(|i| i.generated_ms(self.format)).sum()
+    }
+
     /// The number of the item that began last.
     pub(crate) const fn last_item(&self) -> u64 {
         self.next_number - 1
@@ -321,12 +375,8 @@ impl Downlink {
     /// will not come to know because more of it may be on its way.
     pub(crate) fn unheard(&self, now: Instant) -> Vec<Cut> {
         let cut = |item: &Item| {
-            let generated_ms = item.generated_ms(self.format);
-            let heard = self.heard(item, now);
-            let heard_ms = (heard / BYTES_PER_MS).min(generated_ms);
-            let id = item.id.clone().filter(|_| heard_ms < generated_ms || !item.complete)?;
-            let unfinished = !item.complete;
-            Some(Cut { item: id, content: item.content, heard_ms, generated_ms, unfinished })
+            let cut = item.cut(self.heard(item, now), self.format)?;
+            (cut.heard_ms < cut.generated_ms || !item.complete).then_some(cut)
         };
         self.items.iter().filter_map(cut).collect()
     }
@@ -336,12 +386,9 @@ impl Downlink {
         let format = self.format;
         let mut cuts = Vec::new();
         for item in &mut self.items {
-            let unfinished = !std::mem::replace(&mut item.complete, true);
+            item.broken_off |= !std::mem::replace(&mut item.complete, true);
             item.held.clear();
-            let (heard_ms, generated_ms) = (item.sent / BYTES_PER_MS, item.generated_ms(format));
-            if let Some(id) = item.id.clone().filter(|_| heard_ms < generated_ms) {
-                cuts.push(Cut { item: id, content: item.content, heard_ms, generated_ms, unfinished });
-            }
+            cuts.extend(item.cut(item.sent, format).filter(|cut| cut.heard_ms < cut.generated_ms));
         }
         cuts
     }
@@ -461,11 +508,35 @@ mod tests {
         t.at = 800;
         let found = t.downlink.interrupt(t.now());
         assert!(found.clear);
-        let two =
-            Cut { item: "two".into(), content: 0, heard_ms: 300, generated_ms: 1_000, unfinished: true };
+        let voice = Voice { heard_ms: 300, all_ms: 1_000, ends_ms: 1_000, quiet_ms: 0 };
+        let two = Cut {
+            item: "two".into(),
+            content: 0,
+            heard_ms: 300,
+            generated_ms: 1_000,
+            voice,
+            unfinished: true,
+        };
         assert_eq!(found.cuts, [two]);
         assert_eq!(found.discarded, ms(700));
         assert_eq!(t.downlink.interrupt(t.now()), Interruption::default(), "once");
+    }
+
+    #[test]
+    fn a_cut_in_the_silence_behind_the_voice_knows_that_all_of_it_was_heard() {
+        let mut t = Bench::pcmu();
+        t.delta("item", 16_800); // 2.1 s
+        t.downlink.push("r", "item", 0, &[0xFF; 22_400]);
+        t.downlink.finish_item("item");
+        t.pump();
+        t.at = 2_000;
+        t.pump();
+        t.at = 3_050;
+        assert_eq!(t.downlink.mark_returned("0/1/3000", t.now()), Returned::Played);
+        t.at = 3_200;
+        let found = t.downlink.interrupt(t.now());
+        let voice = Voice { heard_ms: 2_100, all_ms: 2_100, ends_ms: 2_100, quiet_ms: 2_800 };
+        assert_eq!((found.cuts[0].heard_ms, found.cuts[0].voice), (3_200, voice));
     }
 
     #[test]
@@ -534,10 +605,18 @@ mod tests {
         t.downlink.finish_item("whole");
         t.delta("long", 80_000);
         t.pump();
-        let long =
-            Cut { item: "long".into(), content: 0, heard_ms: 2_000, generated_ms: 10_000, unfinished: true };
+        let voice = Voice { heard_ms: 2_000, all_ms: 10_000, ends_ms: 10_000, quiet_ms: 0 };
+        let long = Cut {
+            item: "long".into(),
+            content: 0,
+            heard_ms: 2_000,
+            generated_ms: 10_000,
+            voice,
+            unfinished: true,
+        };
         assert_eq!(t.downlink.drop_held(), [long]);
         assert_eq!(t.downlink.held_bytes(), 0);
+        assert!(t.downlink.unheard(t.now()).iter().all(|cut| cut.unfinished == (cut.item == "long")));
     }
 
     #[test]

@@ -222,7 +222,9 @@ impl Conversation {
                 // Function calls and their outputs have no words but hold a place in the order.
                 _ => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
             },
-            ServerEvent::AgentWords { item, delta } => desk.transcript.agent_words(&item, &delta),
+            ServerEvent::AgentWords { item, delta } => {
+                desk.transcript.agent_words(&item, &delta, self.downlink.generated_ms(&item));
+            }
             ServerEvent::AgentWordsDone { item, text } => desk.transcript.words(&item, Speaker::Agent, &text),
             ServerEvent::Transcribed { item, text } => {
                 desk.transcript.words(&item, Speaker::Caller, &text);

@@ -2,12 +2,13 @@
 //!
 //! Order is the order of items, not of arrival: transcription of the caller runs beside the model and may come
 //! before, during or long after the answer. What the caller did not hear is cut from the agent's words, in
-//! proportion, at a word boundary: the server gives no shortened text.
+//! proportion to the voice that was heard, at a word boundary: the server gives no shortened text. Silence says no
+//! words, wherever in an item it is.
 //!
 //! Whoever follows a call hears of every change as it comes, at a cost that does not depend on how long the call is:
 //! a line has a place of its own, so that one that turns out to belong further up moves nothing else.
 
-use super::downlink::Cut;
+use super::downlink::{Cut, Voice};
 use super::event::{Line, Private, Said, Speaker};
 use super::settings::Renewal;
 use crate::realtime::{FunctionCall, Past};
@@ -27,13 +28,28 @@ const STEP: u64 = 1 << 20;
 /// No voice says a character in less, ms: eighteen a second are a fast speaker.
 const CHARACTER_MS: u64 = 55;
 
+/// No voice rests this long before words that are out already, ms: silence that was generated behind the last sound
+/// and is longer means that these words were said.
+const REST_MS: u64 = 1_000;
+
+/// Steps remembered of how the words of an item came beside its audio.
+const STEPS_MAX: usize = 256;
+
 /// How much of an item was heard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Heard {
     heard_ms: u64,
     generated_ms: u64,
+    voice: Voice,
     /// The words may be those of audio that had not come yet.
     unfinished: bool,
+}
+
+/// So many bytes of text were there when so much audio was.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    generated_ms: u64,
+    text: usize,
 }
 
 /// A function call, for a session that takes over.
@@ -54,6 +70,8 @@ struct Entry {
     text: String,
     /// All of its words are there.
     complete: bool,
+    /// How its words came beside its audio, while they came.
+    steps: Vec<Step>,
     /// Where the item was cut, if it was.
     cut: Option<Heard>,
     /// Audio of it was on its way to the ear.
@@ -90,7 +108,7 @@ impl Entry {
         let text = match self.cut {
             // Words run ahead of the audio; without audio nobody heard them.
             _ if self.speaker == Speaker::Agent && !self.voiced => String::new(),
-            Some(heard) => shortened(&self.text, heard).to_owned(),
+            Some(heard) => shortened(&self.text, &self.steps, heard).to_owned(),
             None => self.text.trim().to_owned(),
         };
         Line { item: self.item.clone(), place, speaker: self.speaker, text, cut: self.cut.is_some() }
@@ -136,6 +154,7 @@ impl Transcript {
             speaker,
             text: String::new(),
             complete: false,
+            steps: Vec::new(),
             cut: None,
             voiced: false,
             told: false,
@@ -165,14 +184,19 @@ impl Transcript {
         })
     }
 
-    /// More words of the agent.
-    pub(crate) fn agent_words(&mut self, item: &str, delta: &str) {
+    /// More words of the agent, when so much audio of the item had come: they are ahead of it.
+    pub(crate) fn agent_words(&mut self, item: &str, delta: &str, generated_ms: u64) {
         let at = self.at(item, Speaker::Agent);
         let entry = &mut self.entries[at];
         if entry.text.len() + delta.len() > TEXT_MAX || delta.is_empty() {
             return;
         }
         entry.text.push_str(delta);
+        let (text, room) = (entry.text.len(), entry.steps.len() < STEPS_MAX);
+        match entry.steps.last_mut() {
+            Some(last) if last.generated_ms == generated_ms || !room => *last = Step { generated_ms, text },
+            _ => entry.steps.push(Step { generated_ms, text }),
+        }
         if entry.cut.is_some() || entry.complete {
             return self.change(at);
         }
@@ -206,9 +230,9 @@ impl Transcript {
 
     /// These items were not heard to their ends.
     pub(crate) fn cut_all(&mut self, cuts: &[Cut]) {
-        for &Cut { ref item, heard_ms, generated_ms, unfinished, .. } in cuts {
+        for &Cut { ref item, heard_ms, generated_ms, voice, unfinished, .. } in cuts {
             let at = self.at(item, Speaker::Agent);
-            self.entries[at].cut = Some(Heard { heard_ms, generated_ms, unfinished });
+            self.entries[at].cut = Some(Heard { heard_ms, generated_ms, voice, unfinished });
             self.change(at);
         }
     }
@@ -285,14 +309,24 @@ impl Transcript {
 }
 
 /// The whole words of `text` that fit into what was heard of it.
-fn shortened(text: &str, heard: Heard) -> &str {
-    let text = text.trim();
-    let said_ms = if heard.unfinished { text.chars().count() as u64 * CHARACTER_MS } else { 0 };
-    let generated_ms = heard.generated_ms.max(said_ms);
-    if generated_ms == 0 || heard.heard_ms >= generated_ms {
+fn shortened<'a>(text: &'a str, steps: &[Step], heard: Heard) -> &'a str {
+    let Heard { voice, unfinished, .. } = heard;
+    let rests = voice.quiet_ms >= REST_MS;
+    // What came during the rest is what will be said behind it.
+    let said = steps.iter().rev().find(|step| step.generated_ms < voice.ends_ms).map(|step| step.text);
+    let text = said.filter(|_| unfinished && rests).and_then(|said| text.get(..said)).unwrap_or(text).trim();
+    // An item without any sound has but its length.
+    let (heard_ms, all_ms) = match voice.all_ms {
+        0 => (heard.heard_ms, heard.generated_ms),
+        all_ms => (voice.heard_ms, all_ms),
+    };
+    let ahead = unfinished && !rests;
+    let said_ms = if ahead { text.chars().count() as u64 * CHARACTER_MS } else { 0 };
+    let all_ms = all_ms.max(said_ms);
+    if all_ms == 0 || heard_ms >= all_ms {
         return text;
     }
-    let fits = text.len() as u64 * heard.heard_ms / generated_ms;
+    let fits = text.len() as u64 * heard_ms / all_ms;
     let mut end = 0;
     for (at, c) in text.char_indices() {
         if at as u64 > fits {
@@ -315,8 +349,8 @@ mod tests {
         t.item("user", None, Speaker::Caller);
         t.item("agent", Some("user"), Speaker::Agent);
         t.voiced("agent");
-        t.agent_words("agent", "It has");
-        t.agent_words("agent", " shipped.");
+        t.agent_words("agent", "It has", 0);
+        t.agent_words("agent", " shipped.", 0);
         t.words("user", Speaker::Caller, "Where is my order?");
         let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
         assert_eq!(texts, ["Where is my order?", "It has shipped."]);
@@ -328,7 +362,7 @@ mod tests {
         t.words("user2", Speaker::Caller, "two");
         t.item("agent1", None, Speaker::Agent);
         t.voiced("agent1");
-        t.agent_words("agent1", "one");
+        t.agent_words("agent1", "one", 0);
         t.item("user2", Some("agent1"), Speaker::Caller);
         let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
         assert_eq!(texts, ["one", "two"]);
@@ -362,11 +396,10 @@ mod tests {
     fn words_that_come_behind_a_cut_are_not_told_as_if_they_were_said() {
         let mut t = Transcript::default();
         t.voiced("agent");
-        t.agent_words("agent", "one two");
-        let (item, content, unfinished) = ("agent".to_owned(), 0, false);
-        t.cut_all(&[Cut { item, content, heard_ms: 500, generated_ms: 1_000, unfinished }]);
+        t.agent_words("agent", "one two", 0);
+        t.cut_all(&[cut("agent", 500)]);
         t.news();
-        t.agent_words("agent", " three four");
+        t.agent_words("agent", " three four", 0);
         let news = t.news();
         assert!(matches!(&news[..], [Said::Line(line)] if line.text == "one two"), "{news:?}");
     }
@@ -385,14 +418,14 @@ mod tests {
     #[test]
     fn words_without_audio_were_not_said() {
         let mut t = Transcript::default();
-        t.agent_words("agent", "never heard");
+        t.agent_words("agent", "never heard", 0);
         assert_eq!(t.lines(), []);
     }
 
     #[test]
     fn the_voice_of_an_item_is_news_once_and_only_when_its_words_are_known() {
         let mut t = Transcript::default();
-        t.agent_words("agent", "one");
+        t.agent_words("agent", "one", 0);
         assert_eq!(t.news().len(), 1);
         t.voiced("agent");
         assert_eq!(t.news(), [], "more words will come");
@@ -407,28 +440,79 @@ mod tests {
         assert!(matches!(&lines[..], [Said::Line(line)] if line.text == "one"), "{lines:?}");
     }
 
+    /// An item of a second, all of it voice, cut where so much of it was heard.
+    fn cut(item: &str, heard_ms: u64) -> Cut {
+        let voice = Voice { heard_ms, all_ms: 1_000, ends_ms: 1_000, quiet_ms: 0 };
+        Cut { item: item.to_owned(), content: 0, heard_ms, generated_ms: 1_000, voice, unfinished: false }
+    }
+
+    /// An item of nothing but voice.
+    fn heard(heard_ms: u64, all_ms: u64) -> Heard {
+        let voice = Voice { heard_ms, all_ms, ends_ms: all_ms, quiet_ms: 0 };
+        Heard { heard_ms, generated_ms: all_ms, voice, unfinished: false }
+    }
+
     #[test]
     fn what_was_not_heard_is_cut_at_a_word() {
-        let heard = |heard_ms, generated_ms| Heard { heard_ms, generated_ms, unfinished: false };
-        assert_eq!(shortened("one two three four", heard(500, 1_000)), "one two");
-        assert_eq!(shortened("one two three four", heard(0, 1_000)), "");
-        assert_eq!(shortened("one two three four", heard(1_000, 1_000)), "one two three four");
-        assert_eq!(shortened("äöü äöü äöü", heard(1, 2)), "äöü");
+        assert_eq!(shortened("one two three four", &[], heard(500, 1_000)), "one two");
+        assert_eq!(shortened("one two three four", &[], heard(0, 1_000)), "");
+        assert_eq!(shortened("one two three four", &[], heard(1_000, 1_000)), "one two three four");
+        assert_eq!(shortened("äöü äöü äöü", &[], heard(1, 2)), "äöü");
     }
 
     #[test]
     fn words_that_ran_ahead_of_their_audio_are_cut_by_the_pace_of_a_voice() {
-        let heard = Heard { heard_ms: 500, generated_ms: 500, unfinished: true };
-        assert_eq!(shortened("one two three four", heard), "one two");
-        let all = Heard { heard_ms: 400, generated_ms: 400, unfinished: true };
-        assert_eq!(shortened("one two", all), "one two", "all of it fits");
+        let unfinished = |ms| Heard { unfinished: true, ..heard(ms, ms) };
+        assert_eq!(shortened("one two three four", &[], unfinished(500)), "one two");
+        assert_eq!(shortened("one two", &[], unfinished(400)), "one two", "all of it fits");
     }
 
     #[test]
     fn a_word_heard_to_its_last_letter_is_kept() {
-        let heard = Heard { heard_ms: 3, generated_ms: 7, unfinished: false };
-        assert_eq!(shortened("one two", heard), "one");
-        assert_eq!(shortened("one two", Heard { heard_ms: 2, ..heard }), "");
+        assert_eq!(shortened("one two", &[], heard(3, 7)), "one");
+        assert_eq!(shortened("one two", &[], heard(2, 7)), "");
+    }
+
+    const TEN: &str = "one two three four five six seven eight nine ten";
+
+    /// Ten words in 2.1 s and 2.8 s of silence behind them, interrupted here.
+    fn trailing_silence(heard_ms: u64) -> Heard {
+        let voice = Voice { heard_ms: heard_ms.min(2_100), all_ms: 2_100, ends_ms: 2_100, quiet_ms: 2_800 };
+        Heard { heard_ms, generated_ms: 4_900, voice, unfinished: false }
+    }
+
+    #[test]
+    fn words_are_those_of_the_voice_and_not_of_the_silence_behind_it() {
+        assert_eq!(shortened(TEN, &[], trailing_silence(3_200)), TEN);
+        assert_eq!(shortened(TEN, &[], trailing_silence(2_100)), TEN);
+        assert_eq!(shortened(TEN, &[], trailing_silence(1_050)), "one two three four five");
+    }
+
+    #[test]
+    fn a_long_rest_tells_that_the_words_before_it_were_said_whatever_is_still_to_come() {
+        let steps = [(0, 3), (750, TEN.len())].map(|(generated_ms, text)| Step { generated_ms, text });
+        // 2.1 s are less than a usual voice takes for these words.
+        let resting = Heard { unfinished: true, ..trailing_silence(3_200) };
+        assert_eq!(shortened(TEN, &steps, resting), TEN);
+        let voice = Voice { quiet_ms: 900, ..resting.voice };
+        let breath = Heard { generated_ms: 3_000, heard_ms: 3_000, voice, unfinished: true };
+        assert_eq!(shortened(TEN, &steps, breath), "one two three four five six seven", "more may be said of it");
+    }
+
+    #[test]
+    fn words_that_came_during_a_rest_are_said_behind_it() {
+        let (before, during) = ("one two".len(), TEN.len());
+        let steps = [(0, before), (2_250, during)].map(|(generated_ms, text)| Step { generated_ms, text });
+        let resting = Heard { unfinished: true, ..trailing_silence(3_200) };
+        assert_eq!(shortened(TEN, &steps, resting), "one two");
+        assert_eq!(shortened(TEN, &steps, trailing_silence(3_200)), TEN, "there was nothing more to come");
+    }
+
+    #[test]
+    fn an_item_without_any_sound_is_cut_by_its_length() {
+        let voice = Voice { quiet_ms: 1_000, ..Voice::default() };
+        let silent = Heard { heard_ms: 500, generated_ms: 1_000, voice, unfinished: false };
+        assert_eq!(shortened("one two three four", &[], silent), "one two");
     }
 
     #[test]
@@ -437,8 +521,8 @@ mod tests {
         t.words("user", Speaker::Caller, &("x".repeat(65_535) + "ö" + "y"));
         assert_eq!(t.lines()[0].text, "x".repeat(65_535));
         t.voiced("agent");
-        t.agent_words("agent", &"x".repeat(65_536));
-        t.agent_words("agent", "y");
+        t.agent_words("agent", &"x".repeat(65_536), 0);
+        t.agent_words("agent", "y", 0);
         assert_eq!(t.lines()[1].text.len(), 65_536);
     }
 
@@ -457,13 +541,7 @@ mod tests {
         t.item("greeting", None, Speaker::Agent);
         t.voiced("greeting");
         t.words("greeting", Speaker::Agent, "one two three four");
-        t.cut_all(&[Cut {
-            item: "greeting".into(),
-            content: 0,
-            heard_ms: 500,
-            generated_ms: 1_000,
-            unfinished: false,
-        }]);
+        t.cut_all(&[cut("greeting", 500)]);
         t.item("user", Some("greeting"), Speaker::Caller);
         t.item("call", Some("user"), Speaker::Agent);
         t.called(&FunctionCall { item: Some("call".into()), ..function_call("call_1") });
@@ -543,22 +621,20 @@ mod tests {
         t.item("user", None, Speaker::Caller);
         t.item("agent", Some("user"), Speaker::Agent);
         assert_eq!(t.news(), [], "nobody has said anything");
-        t.agent_words("agent", "It has");
+        t.agent_words("agent", "It has", 0);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["It has"], "before it is heard");
         t.voiced("agent");
-        t.agent_words("agent", " shipped yesterday.");
+        t.agent_words("agent", " shipped yesterday.", 0);
         t.words("agent", Speaker::Agent, "It has shipped yesterday.");
         listener.hears(t.news());
         t.words("user", Speaker::Caller, "Where is my order?");
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?", "It has shipped yesterday."]);
-        let heard =
-            Cut { item: "agent".into(), content: 0, heard_ms: 500, generated_ms: 1_000, unfinished: false };
-        t.cut_all(std::slice::from_ref(&heard));
+        t.cut_all(&[cut("agent", 500)]);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?", "It has"]);
-        t.cut_all(&[Cut { heard_ms: 0, ..heard }]);
+        t.cut_all(&[cut("agent", 0)]);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?"], "what was not heard is taken back");
         assert_eq!(t.news(), []);
