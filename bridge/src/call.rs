@@ -4,7 +4,7 @@
 //! runs in milliseconds, and a bug is a list of inputs. This file is the table of contents; in the order a
 //! caller meets them:
 //! * `phase`: where a call can be, and who may be heard there.
-//! * `uplink`: caller to model: order, gaps, backlog.
+//! * `uplink`, `audio_clock`: caller to model: order, gaps, backlog, and when what was spoken.
 //! * [`settings`]: every limit and every wait.
 //! * `talk`: the conversation: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
@@ -13,6 +13,7 @@
 //! * `downlink`, `sound`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
+mod audio_clock;
 mod downlink;
 pub mod event;
 mod fifo;
@@ -321,7 +322,7 @@ impl Desk {
             ServerEvent::SessionCreated { .. }
             | ServerEvent::SessionUpdated { .. }
             | ServerEvent::SpeechStarted { .. }
-            | ServerEvent::SpeechStopped
+            | ServerEvent::SpeechStopped { .. }
             | ServerEvent::Committed { .. }
             | ServerEvent::ItemAdded { .. }
             | ServerEvent::Truncated { .. }
@@ -849,7 +850,7 @@ impl Call {
         match leg {
             Leg::Caller => self.pump(now),
             Leg::Model => self.talk(now, |talk, desk, uplink| {
-                talk.send_uplink(desk, uplink, false);
+                talk.send_uplink(desk, uplink, false, now);
                 Ok(())
             }),
         }
@@ -1156,6 +1157,7 @@ impl Call {
             (reason, _) => reason,
         };
         self.renewal_over(RenewalOutcome::Abandoned, 0, now);
+        let detail = &self.with_what_never_came(reason, detail);
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => {
@@ -1184,6 +1186,19 @@ impl Call {
         self.close_leg(Leg::Model, NORMAL);
         self.close_leg(Leg::Caller, code);
         self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+    }
+
+    /// A stream that its own end gave up before it carried anything says so in the log, where only the reason is read.
+    fn with_what_never_came(&self, reason: EndReason, detail: &str) -> String {
+        let theirs = matches!(
+            reason,
+            EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost | EndReason::CallerSilent
+        );
+        match (&self.phase, self.desk.counts.caller_frames) {
+            (Phase::AwaitingStart, _) if theirs => format!("{detail}; no start had come"),
+            (_, 0) if theirs => format!("{detail}; no audio of the caller had come"),
+            (_, _) => detail.to_owned(),
+        }
     }
 
     fn close_leg(&mut self, leg: Leg, code: u16) {

@@ -39,7 +39,12 @@ pub enum ServerEvent {
         item: Option<String>,
     },
     /// The caller's turn ended, by the server's VAD.
-    SpeechStopped,
+    SpeechStopped {
+        /// The user item.
+        item: Option<String>,
+        /// Where in the audio it was sent, the silence that ended the turn included, ms.
+        audio_end_ms: Option<u64>,
+    },
     /// The caller's audio became an item.
     Committed {
         /// The user item.
@@ -377,7 +382,10 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
         },
         "error" => ServerEvent::Error(api_error(&v["error"])),
         "input_audio_buffer.speech_started" => ServerEvent::SpeechStarted { item: string(&v["item_id"]) },
-        "input_audio_buffer.speech_stopped" => ServerEvent::SpeechStopped,
+        "input_audio_buffer.speech_stopped" => ServerEvent::SpeechStopped {
+            item: string(&v["item_id"]),
+            audio_end_ms: v["audio_end_ms"].as_u64(),
+        },
         "input_audio_buffer.committed" => {
             ServerEvent::Committed { item: text("item_id")?, previous: string(&v["previous_item_id"]) }
         }

@@ -1,5 +1,6 @@
 //! Both ends can hear each other: turns, barge-in, keypad, function calls.
 
+use super::audio_clock::AudioClock;
 use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker, ToolOutcome};
 use super::keypad::Keypad;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How long the words of a turn are waited for before the session is renewed without them.
 const WORDS_PATIENCE: Duration = Duration::from_secs(5);
+/// Names that a turn may be given before it ends.
+const TURN_NAMES_MAX: usize = 16;
 /// Turns without words that are remembered; older ones are waited for no longer.
 const WORDLESS_MAX: usize = 16;
 
@@ -51,7 +54,13 @@ pub(super) struct Conversation {
     leaving: Option<(String, Way)>,
     /// By the server's voice detection: started and not stopped.
     caller_speaks: bool,
-    /// When the turn ended or the response was asked for that the next audio answers.
+    /// The items that the turn that goes on was announced as, and those of the turn before it.
+    turn: Vec<String>,
+    ended_turn: Vec<String>,
+    /// When the caller's audio was sent.
+    clock: AudioClock,
+    /// Since when the caller waits for the audio that comes next: from the end of speech, or from when a response was
+    /// asked for. Functions do not set it back.
     asked_at: Option<Instant>,
     /// Responses in a row of which nothing could be heard.
     strikes: u32,
@@ -80,12 +89,15 @@ impl Conversation {
             farewell: None,
             leaving: None,
             caller_speaks: false,
+            turn: Vec::new(),
+            ended_turn: Vec::new(),
+            clock: AudioClock::default(),
             asked_at: None,
             strikes: 0,
             held: false,
             wordless: VecDeque::new(),
         };
-        talk.send_uplink(desk, uplink, false);
+        talk.send_uplink(desk, uplink, false, now);
         if desk.config.greeting.is_some() {
             talk.responses.want(Why::Greeting);
         }
@@ -108,14 +120,22 @@ impl Conversation {
         if self.caller_speaks {
             desk.timers.set(Timer::MediaPause, now + ms(desk.config.timeouts.media_pause_ms));
         }
-        self.send_uplink(desk, uplink, model_clogged);
+        self.send_uplink(desk, uplink, model_clogged, now);
     }
 
-    pub(super) fn send_uplink(&mut self, desk: &mut Desk, uplink: &mut Uplink, model_clogged: bool) {
+    pub(super) fn send_uplink(
+        &mut self,
+        desk: &mut Desk,
+        uplink: &mut Uplink,
+        model_clogged: bool,
+        now: Instant,
+    ) {
         if model_clogged {
             return;
         }
+        let per_ms = u64::from(desk.config.format.bytes_per_ms());
         while let Some(audio) = uplink.append() {
+            self.clock.sent(Duration::from_micros(audio.len() as u64 * 1_000 / per_ms), now);
             desk.tell_model(ClientEvent::AppendAudio { audio });
         }
     }
@@ -136,7 +156,7 @@ impl Conversation {
         let silence_ms = u64::from(desk.config.vad.silence_duration_ms) + 500;
         uplink.supply_silence(silence_ms);
         desk.counts.filled_ms += silence_ms;
-        self.send_uplink(desk, uplink, model_clogged);
+        self.send_uplink(desk, uplink, model_clogged, now);
         desk.timers.set(Timer::MediaPause, now + ms(silence_ms));
     }
 
@@ -168,6 +188,7 @@ impl Conversation {
         desk.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
         desk.event(CallEvent::Keypad { keys: entry.keys, entry: Private::new(entry.pressed) });
         desk.tell_model(ClientEvent::UserText { item: entry.item, text: entry.text });
+        self.asked_at = Some(now);
         self.responses.want(Why::Keypad);
         self.ask(desk, now);
         if !self.caller_speaks {
@@ -192,7 +213,12 @@ impl Conversation {
                 self.audio(desk, stream, clogged, &response, &item, content, &audio, now);
             }
             ServerEvent::SpeechStarted { item } => self.speech_started(desk, stream, item, now),
-            ServerEvent::SpeechStopped => self.speech_stopped(desk, now),
+            ServerEvent::SpeechStopped { item, audio_end_ms } => {
+                // A turn ends once, even when its commit was told first.
+                if self.caller_speaks || item.is_none_or(|item| !self.ended_turn.contains(&item)) {
+                    self.turn_ended(desk, audio_end_ms, now);
+                }
+            }
             ServerEvent::AudioDone { response, item } => {
                 if self.responses.is_welcome(&response) {
                     self.downlink.finish_item(&item);
@@ -212,6 +238,10 @@ impl Conversation {
             ServerEvent::OutputItemDone { call: None, .. } | ServerEvent::Truncated { .. } => {}
             ServerEvent::Committed { item, previous } => {
                 desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+                // What is committed has ended, whether or not that was said; but it may be the turn before this one.
+                if self.caller_speaks && !self.ended_turn.contains(&item) {
+                    self.turn_ended(desk, None, now);
+                }
                 if desk.config.renewal.is_some() && desk.config.transcription.is_some() {
                     self.wordless.push_front((item, now));
                     self.wordless.truncate(WORDLESS_MAX);
@@ -297,6 +327,8 @@ impl Conversation {
         desk.timers.set(Timer::MediaPause, now + ms(desk.config.timeouts.media_pause_ms));
         if let Some(item) = item {
             desk.transcript.item(&item, None, Speaker::Caller);
+            self.turn.push(item);
+            self.turn.truncate(TURN_NAMES_MAX);
         }
         if desk.config.barge_in {
             no_answer_is_due(desk);
@@ -308,8 +340,14 @@ impl Conversation {
         desk.event(CallEvent::SpeechStarted);
     }
 
-    fn speech_stopped(&mut self, desk: &mut Desk, now: Instant) {
+    fn turn_ended(&mut self, desk: &mut Desk, audio_end_ms: Option<u64>, now: Instant) {
         self.caller_speaks = false;
+        self.ended_turn = std::mem::take(&mut self.turn);
+        // The caller has waited since the last word, not since the server was sure of it.
+        let silence_ms = u64::from(desk.config.vad.silence_duration_ms);
+        let spoken_ms = audio_end_ms.map_or(0, |end_ms| end_ms.saturating_sub(silence_ms));
+        let last_word = (spoken_ms > 0).then(|| self.clock.when(spoken_ms)).flatten();
+        self.asked_at = Some(last_word.map_or(now, |at| at.min(now)));
         self.responses.turn_ended();
         desk.timers.stop(Timer::MediaPause);
         desk.event(CallEvent::SpeechStopped);
@@ -720,7 +758,7 @@ impl Conversation {
     }
 
     fn expect_audio(&mut self, desk: &mut Desk, now: Instant) {
-        self.asked_at = Some(now);
+        self.asked_at.get_or_insert(now);
         desk.timers.set(Timer::FirstAudio, now + ms(desk.config.timeouts.first_audio_ms));
     }
 
@@ -747,8 +785,9 @@ impl Conversation {
         self.wordless.clear();
         self.strikes = 0;
         self.asked_at = None;
+        self.clock = AudioClock::default();
         uplink.rewind();
-        self.send_uplink(desk, uplink, false);
+        self.send_uplink(desk, uplink, false, now);
         keys.chars().for_each(|key| self.gather(desk, key, now));
     }
 

@@ -33,6 +33,8 @@ struct Open {
     session_id: Option<String>,
     turns: i64,
     turn: Option<Span>,
+    /// When the last response ended: the next one begins no earlier, however long the caller has waited.
+    response_ended: u64,
     /// When each response that was heard was asked for, and how long it then took.
     asked: BTreeMap<String, (u64, Option<Duration>)>,
     tools: BTreeMap<String, u64>,
@@ -159,6 +161,7 @@ impl Observe for TraceCalls {
             session_id: None,
             turns: 0,
             turn: None,
+            response_ended: 0,
             asked: BTreeMap::new(),
             tools: BTreeMap::new(),
         };
@@ -205,7 +208,7 @@ impl Observe for TraceCalls {
                 open.moment(at, "barge_in", vec![heard]);
             }
             CallEvent::Speaking { response, after } => {
-                let asked = at.saturating_sub(nanos(0, after.unwrap_or_default()));
+                let asked = at.saturating_sub(nanos(0, after.unwrap_or_default())).max(open.response_ended);
                 open.asked.insert(response.clone(), (asked, *after));
                 if let (Some(turn), Some(after)) = (&mut open.turn, after) {
                     let waited = Value::Double(after.as_secs_f64());
@@ -214,6 +217,7 @@ impl Observe for TraceCalls {
             }
             CallEvent::ResponseDone { .. } => {
                 let span = self.response(open, at, event);
+                open.response_ended = at;
                 drop(calls);
                 self.send(span);
             }
