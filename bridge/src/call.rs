@@ -33,7 +33,7 @@ mod uplink;
 
 use crate::audio::Law;
 use crate::door::{self, Showing};
-use crate::realtime::{self, ClientEvent, Formats, ServerEvent};
+use crate::realtime::{self, ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
 use event::{CallEvent, Counts, DialOutcome, EndReason, Floor, ProtectionEnd, RenewalOutcome};
@@ -54,6 +54,8 @@ const NORMAL: u16 = 1_000;
 const PINGS_MAX: usize = 16;
 /// Keys kept for a model that is not ready, however many of them make an entry.
 const EARLY_KEYS: usize = 256;
+/// Characters of a server's word that are repeated in a log.
+const NAME_MAX: usize = 40;
 /// Close code towards whoever may not come in.
 const POLICY_VIOLATION: u16 = 1_008;
 
@@ -293,7 +295,7 @@ impl Desk {
         }
     }
 
-    /// One complete `session.update` after `session.created`; caller audio only once its formats are confirmed.
+    /// One complete `session.update` after `session.created`; caller audio only once what it asks for is confirmed.
     /// `asked`: it was sent.
     fn configure(&mut self, asked: bool, event: &ServerEvent) -> Result<Configured, Failure> {
         match event {
@@ -305,8 +307,8 @@ impl Desk {
                 self.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
                 return Ok(Configured::Asked { expires_at: *expires_at });
             }
-            ServerEvent::SessionUpdated { formats, expires_at } if asked => {
-                self.check_formats(formats)?;
+            ServerEvent::SessionUpdated { session, expires_at } if asked => {
+                self.check_session(session)?;
                 return Ok(Configured::Confirmed { expires_at: *expires_at });
             }
             ServerEvent::Error(error) => {
@@ -340,13 +342,48 @@ impl Desk {
         Ok(Configured::NotYet)
     }
 
-    fn check_formats(&self, formats: &Formats) -> Result<(), Failure> {
+    /// The session is as it was asked for. Formats have to be confirmed, because audio in another one is noise. Of the
+    /// rest only what the server echoes is held against what was asked for, because not every server echoes all of it.
+    fn check_session(&self, session: &Effective) -> Result<(), Failure> {
+        let refused = |detail: String| Err(Failure { reason: EndReason::SessionRefused, detail });
         let asked = self.config.format.wire_name();
-        for (way, got) in [("input", &formats.input), ("output", &formats.output)] {
+        for (way, got) in [("input", &session.formats.input), ("output", &session.formats.output)] {
             if got.as_deref() != Some(asked) {
                 let got = got.as_deref().unwrap_or("none");
-                let detail = format!("the {way} format is {got} where {asked} was asked for");
-                return Err(Failure { reason: EndReason::SessionRefused, detail });
+                return refused(format!("the {way} format is {got} where {asked} was asked for"));
+            }
+        }
+        // A session that tells no turns, or answers otherwise than is reckoned with, leaves both ends waiting.
+        match &session.turns {
+            TurnDetection::NotEchoed => {}
+            TurnDetection::Off => {
+                return refused(format!("turn_detection is off where {SERVER_VAD} was asked for"));
+            }
+            TurnDetection::By { kind, create_response, interrupt_response } => {
+                if let Some(kind) = kind.as_ref().filter(|kind| *kind != SERVER_VAD) {
+                    let kind: String = kind.chars().take(NAME_MAX).collect();
+                    return refused(format!("turn_detection.type is {kind} where {SERVER_VAD} was asked for"));
+                }
+                let (creates, interrupts) =
+                    (self.config.vad.create_response, realtime::asks_to_interrupt(&self.config));
+                for (field, got, asked) in [
+                    ("create_response", create_response, creates),
+                    ("interrupt_response", interrupt_response, interrupts),
+                ] {
+                    if got.is_some_and(|got| got != asked) {
+                        return refused(format!("turn_detection.{field} is {} where {asked} was asked for", !asked));
+                    }
+                }
+            }
+        }
+        // A server may offer functions of its own beside ours.
+        if let Some(tools) = &session.tools {
+            let own = leaving::offered(&self.config.leaving);
+            let lacks = |name: &&str| tools.iter().all(|tool| tool != name);
+            let asked = self.config.tools.iter().chain(&own).map(|tool| tool.name.as_str());
+            let lacking: Vec<&str> = asked.filter(lacks).collect();
+            if !lacking.is_empty() {
+                return refused(format!("tools lack {}", lacking.join(", ")));
             }
         }
         Ok(())

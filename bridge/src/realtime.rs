@@ -26,8 +26,8 @@ pub enum ServerEvent {
     },
     /// The session's effective settings, after an accepted `session.update`.
     SessionUpdated {
-        /// Effective audio formats.
-        formats: Formats,
+        /// What is in force.
+        session: Box<Effective>,
         /// When the server will end the session.
         expires_at: Option<i64>,
     },
@@ -143,6 +143,39 @@ pub struct Formats {
     /// Model to caller.
     pub output: Option<String>,
 }
+
+/// What of a session's effective settings is compared with what was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effective {
+    /// Audio formats.
+    pub formats: Formats,
+    /// Voice activity detection.
+    pub turns: TurnDetection,
+    /// Names of the functions the model may call; `None` when the server did not echo any list.
+    pub tools: Option<Vec<String>>,
+}
+
+/// How a session tells turns, as far as the server echoed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TurnDetection {
+    /// The server did not echo it.
+    #[default]
+    NotEchoed,
+    /// Not at all: `null`, or without a type.
+    Off,
+    /// By the server.
+    By {
+        /// `server_vad`, `semantic_vad`, ...; `None` when it was not echoed.
+        kind: Option<String>,
+        /// The server answers each turn by itself, if it says so.
+        create_response: Option<bool>,
+        /// It cancels its response when the caller speaks, if it says so.
+        interrupt_response: Option<bool>,
+    },
+}
+
+/// How turn detection is asked for.
+pub(crate) const SERVER_VAD: &str = "server_vad";
 
 /// The body of an `error` event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -377,7 +410,7 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
             expires_at: v["session"]["expires_at"].as_i64(),
         },
         "session.updated" => ServerEvent::SessionUpdated {
-            formats: formats(&v["session"]),
+            session: Box::new(effective(&v["session"])),
             expires_at: v["session"]["expires_at"].as_i64(),
         },
         "error" => ServerEvent::Error(api_error(&v["error"])),
@@ -430,6 +463,27 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
 
 fn string(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
+}
+
+fn effective(session: &Value) -> Effective {
+    // GA nests it under audio; beta and some that speak GA otherwise do not.
+    let turns = session["audio"]["input"].get("turn_detection").or_else(|| session.get("turn_detection"));
+    let tools = session.get("tools").map(|tools| {
+        let name = |tool: &Value| string(&tool["name"]).or_else(|| string(&tool["function"]["name"]));
+        tools.as_array().into_iter().flatten().filter_map(name).collect()
+    });
+    Effective { formats: formats(session), turns: turns.map(turn_detection).unwrap_or_default(), tools }
+}
+
+fn turn_detection(echo: &Value) -> TurnDetection {
+    if echo.is_null() || echo.get("type").is_some_and(Value::is_null) {
+        return TurnDetection::Off;
+    }
+    TurnDetection::By {
+        kind: string(&echo["type"]),
+        create_response: echo["create_response"].as_bool(),
+        interrupt_response: echo["interrupt_response"].as_bool(),
+    }
 }
 
 fn formats(session: &Value) -> Formats {
@@ -681,6 +735,11 @@ impl ClientEvent {
     }
 }
 
+/// The response is to be cancelled by the server when the caller speaks.
+pub(crate) const fn asks_to_interrupt(settings: &CallConfig) -> bool {
+    settings.vad.interrupt_response && settings.barge_in
+}
+
 fn tools(settings: &CallConfig) -> Value {
     let own = leaving::offered(&settings.leaving);
     settings
@@ -694,12 +753,12 @@ fn tools(settings: &CallConfig) -> Value {
 fn vad(settings: &CallConfig) -> Value {
     let vad = &settings.vad;
     json!({
-        "type": "server_vad",
+        "type": SERVER_VAD,
         "threshold": vad.threshold,
         "prefix_padding_ms": vad.prefix_padding_ms,
         "silence_duration_ms": vad.silence_duration_ms,
         "create_response": vad.create_response,
-        "interrupt_response": vad.interrupt_response && settings.barge_in,
+        "interrupt_response": asks_to_interrupt(settings),
     })
 }
 
@@ -915,6 +974,41 @@ mod tests {
                 assert_eq!(echoed.output.as_deref(), Some(format.wire_name()));
             }
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_back_in_both_dialects() {
+        let tool = |name: &str| serde_json::from_value(json!({ "name": name })).unwrap();
+        let mut settings = CallConfig { tools: vec![tool("one"), tool("two")], ..CallConfig::default() };
+        settings.vad.create_response = false;
+        let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings: Box::new(settings) };
+        for dialect in [Dialect::Ga, Dialect::Beta] {
+            let v: Value = serde_json::from_str(&event.encode(dialect)).unwrap();
+            let Effective { turns, tools, .. } = effective(&v["session"]);
+            let asked = TurnDetection::By {
+                kind: Some("server_vad".into()),
+                create_response: Some(false),
+                interrupt_response: Some(true),
+            };
+            assert_eq!(turns, asked);
+            assert_eq!(tools, Some(vec!["one".to_owned(), "two".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn what_a_server_does_not_echo_is_told_from_what_it_switched_off() {
+        let turns = |session: Value| effective(&session).turns;
+        let nested = |echo: Value| json!({ "audio": { "input": { "turn_detection": echo } } });
+        assert_eq!(turns(json!({ "audio": { "input": {} } })), TurnDetection::NotEchoed);
+        assert_eq!(turns(nested(Value::Null)), TurnDetection::Off);
+        assert_eq!(turns(json!({ "turn_detection": { "type": null } })), TurnDetection::Off);
+        let bare = TurnDetection::By { kind: None, create_response: None, interrupt_response: None };
+        assert_eq!(turns(nested(json!({ "create_response": null }))), bare);
+        let tools = |session: Value| effective(&session).tools;
+        assert_eq!(tools(json!({})), None);
+        assert_eq!(tools(json!({ "tools": null })), Some(vec![]));
+        let listed = json!({ "tools": [{ "type": "function", "function": { "name": "one" } }, { "type": "mcp" }] });
+        assert_eq!(tools(listed), Some(vec!["one".to_owned()]));
     }
 
     #[test]

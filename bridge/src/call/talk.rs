@@ -266,9 +266,9 @@ impl Conversation {
             }
             ServerEvent::Error(error) => return self.error(desk, &error, now),
             ServerEvent::SessionCreated { .. } => desk.tolerate("a second session.created"),
-            ServerEvent::SessionUpdated { formats, .. } => {
-                // We never change a running session. If somebody did, go on only if the audio is the same.
-                desk.check_formats(&formats)?;
+            ServerEvent::SessionUpdated { session, .. } => {
+                // We never change a running session. If the server did, go on only if it is the same in all that matters.
+                desk.check_session(&session)?;
             }
             ServerEvent::Other { kind, known } => {
                 if !known {
