@@ -9,7 +9,7 @@
 //! * `talk`: the conversation: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
 //! * `renewal`: another session takes over before the server ends the one that runs.
-//! * [`leaving`]: the model ends the call, or puts the caller through.
+//! * [`leaving`], `last_words`: the model ends the call, or puts the caller through; the caller's words that came last.
 //! * `downlink`, `sound`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
@@ -18,6 +18,7 @@ mod downlink;
 pub mod event;
 mod fifo;
 mod keypad;
+mod last_words;
 pub mod leaving;
 mod phase;
 mod playback;
@@ -362,7 +363,9 @@ impl Desk {
             TurnDetection::By { kind, create_response, interrupt_response } => {
                 if let Some(kind) = kind.as_ref().filter(|kind| *kind != SERVER_VAD) {
                     let kind: String = kind.chars().take(NAME_MAX).collect();
-                    return refused(format!("turn_detection.type is {kind} where {SERVER_VAD} was asked for"));
+                    return refused(format!(
+                        "turn_detection.type is {kind} where {SERVER_VAD} was asked for"
+                    ));
                 }
                 let (creates, interrupts) =
                     (self.config.vad.create_response, realtime::asks_to_interrupt(&self.config));
@@ -371,7 +374,10 @@ impl Desk {
                     ("interrupt_response", interrupt_response, interrupts),
                 ] {
                     if got.is_some_and(|got| got != asked) {
-                        return refused(format!("turn_detection.{field} is {} where {asked} was asked for", !asked));
+                        return refused(format!(
+                            "turn_detection.{field} is {} where {asked} was asked for",
+                            !asked
+                        ));
                     }
                 }
             }
@@ -634,7 +640,7 @@ impl Call {
                     Returned::Played | Returned::Flushed => {}
                     Returned::Silenced(after) => self.desk.event(CallEvent::Silenced { after }),
                     Returned::Early => {
-                        self.desk.tolerate("a mark that came back before its audio could be played");
+                        self.desk.tolerate("a mark that came back before its audio could be played")
                     }
                     Returned::Unknown => self.desk.tolerate("a mark the bridge never sent"),
                 }
@@ -786,6 +792,7 @@ impl Call {
                     self.fail(failure.reason, failure.detail, now);
                 }
             }
+            Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.desk, event),
             Phase::AwaitingStart
             | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
@@ -986,7 +993,8 @@ impl Call {
             | Timer::Renewal
             | Timer::CallLimit
             | Timer::Drain
-            | Timer::Notice => self.desk.event(CallEvent::TimerFired(timer)),
+            | Timer::Notice
+            | Timer::LastWords => self.desk.event(CallEvent::TimerFired(timer)),
         }
         let overdue = |what: &str| format!("{what} did not come in time");
         match timer {
@@ -1017,6 +1025,7 @@ impl Call {
                     self.end(reason, &detail, now);
                 }
             }
+            Timer::LastWords => self.words_are_over(now),
             Timer::Closing => self.closing_overdue(now),
             Timer::Mark => {
                 let patience = ms(self.desk.config.timeouts.mark_ms);
@@ -1195,9 +1204,19 @@ impl Call {
         };
         self.renewal_over(RenewalOutcome::Abandoned, 0, now);
         let detail = &self.with_what_never_came(reason, detail);
+        let flows = self.model.state == LegState::Open && !self.model.clogged;
+        // A stream that took over goes on with the call, and with a session of its own.
+        let waits = flows && reason != EndReason::Replaced && self.desk.config.timeouts.last_words_ms > 0;
+        let mut words = None;
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => {
+            Phase::Live { mut talk, .. } => {
+                words = if waits { talk.last_words(&mut self.desk) } else { None };
+                let downlink = talk.end(&mut self.desk);
+                self.desk.transcript.cut_all(&downlink.unheard(now));
+                (reason, detail.to_owned())
+            }
+            Phase::Renewing { talk, .. } => {
                 let downlink = talk.end(&mut self.desk);
                 self.desk.transcript.cut_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
@@ -1214,15 +1233,37 @@ impl Call {
             | Phase::Closing { .. }
             | Phase::Over => (reason, detail.to_owned()),
         };
-        self.desk.transcript.close();
         self.desk.timers.stop_all();
         // The one end that is the other side's fault says so.
         let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
-        self.phase = Phase::Closing { reason, detail };
         self.dialed(DialOutcome::Abandoned, now);
-        self.close_leg(Leg::Model, NORMAL);
+        let is_waited_for = words.is_some();
+        self.phase = Phase::Closing { reason, detail, words };
+        if is_waited_for {
+            self.desk.timers.set(Timer::LastWords, now + ms(self.desk.config.timeouts.last_words_ms));
+        } else {
+            self.desk.transcript.close();
+            self.close_leg(Leg::Model, NORMAL);
+        }
         self.close_leg(Leg::Caller, code);
         self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+    }
+
+    /// The words of a caller who is gone have come, or are waited for no longer: the session is closed, too.
+    fn words_are_over(&mut self, now: Instant) {
+        let Phase::Closing { words, .. } = &mut self.phase else { return };
+        if words.take().is_none() {
+            return;
+        }
+        self.desk.timers.stop(Timer::LastWords);
+        self.desk.transcript.close();
+        self.close_leg(Leg::Model, NORMAL);
+        self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+    }
+
+    /// The session is kept for the words of a caller who is gone.
+    const fn awaits_words(&self) -> bool {
+        matches!(self.phase, Phase::Closing { words: Some(_), .. })
     }
 
     /// A stream that its own end gave up before it carried anything says so in the log, where only the reason is read.
@@ -1297,10 +1338,15 @@ impl Call {
             self.end(reason, &detail, now);
         }
         self.watch_quiet(now);
+        if let Phase::Closing { words: Some(words), .. } = &self.phase
+            && (words.are_complete() || self.model.state != LegState::Open)
+        {
+            self.words_are_over(now);
+        }
         for said in self.desk.transcript.news() {
             self.desk.event(CallEvent::Said(said));
         }
-        if let Phase::Closing { reason, detail } = &self.phase
+        if let Phase::Closing { reason, detail, .. } = &self.phase
             && self.caller.state == LegState::Gone
             && self.model.state == LegState::Gone
         {

@@ -28,6 +28,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Longest wait that can be configured, ms: a week. Nobody means more, and the clock can add it safely.
 const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// The longest time that a session is kept for the words of a caller who is gone: a draining server waits for it.
+const LAST_WORDS_MS_MAX: u64 = 10_000;
 /// Longest notice, bytes of mu-law: 30 seconds.
 const NOTICE_MAX: usize = 30 * 8_000;
 /// Twilio keeps this much audio of a call at most, ms: a longer lead is cut to it.
@@ -998,6 +1000,7 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     ] {
         range(name, value, 1, WAIT_MS_MAX);
     }
+    range("call.timeouts.last_words_ms", waits.last_words_ms, 0, LAST_WORDS_MS_MAX);
     if let Some(protection) = &call.protection {
         range("call.protection.at_most_ms", protection.at_most_ms, 20, WAIT_MS_MAX);
     }

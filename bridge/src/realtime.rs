@@ -571,6 +571,11 @@ pub enum ClientEvent {
         /// The bytes.
         audio: Vec<u8>,
     },
+    /// Ends the turn that is going on, without asking for an answer to it.
+    CommitAudio {
+        /// Names the event, so that a refusal can be matched.
+        event_id: String,
+    },
     /// Asks for a response.
     CreateResponse {
         /// Names the event.
@@ -692,6 +697,9 @@ impl ClientEvent {
                 },
             })
             .to_string(),
+            Self::CommitAudio { event_id } => {
+                json!({ "type": "input_audio_buffer.commit", "event_id": event_id }).to_string()
+            }
             Self::CreateResponse { event_id, request, instructions, may_call } => {
                 let mut response = json!({ "metadata": { REQUEST_KEY: request.to_string() } });
                 if let Some(instructions) = instructions {
@@ -1007,7 +1015,8 @@ mod tests {
         let tools = |session: Value| effective(&session).tools;
         assert_eq!(tools(json!({})), None);
         assert_eq!(tools(json!({ "tools": null })), Some(vec![]));
-        let listed = json!({ "tools": [{ "type": "function", "function": { "name": "one" } }, { "type": "mcp" }] });
+        let listed =
+            json!({ "tools": [{ "type": "function", "function": { "name": "one" } }, { "type": "mcp" }] });
         assert_eq!(tools(listed), Some(vec!["one".to_owned()]));
     }
 

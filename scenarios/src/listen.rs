@@ -31,6 +31,8 @@ const WEAKLY_ALIKE: f32 = 0.4;
 const AS_ALIKE: f32 = 0.02;
 /// Level below which a window proves nothing: 50 dB below full scale.
 const QUIET_RMS: f64 = 100.0;
+/// Silence that is shorter belongs to the speech around it, in samples at 8 kHz.
+const PAUSE: usize = 200 * BYTES_PER_MS;
 /// Constant delay that two resamplers may differ by, in samples at 8 kHz.
 pub const DELAY: usize = 16;
 /// While nothing is recognised, everything is searched in every n-th window only.
@@ -573,6 +575,8 @@ pub struct Item {
     pub on_time: usize,
     /// It holds no sound at all.
     pub silent: bool,
+    /// Where it holds sound, in bytes of G.711: silence between words that is too short to be a pause is part of it.
+    pub sound: Vec<(usize, usize)>,
     /// `response.output_audio.done` was sent.
     pub done: Option<At>,
 }
@@ -589,6 +593,7 @@ impl Item {
             sent: Vec::new(),
             on_time: 0,
             silent: record.audio.iter().all(|s| s.unsigned_abs() < QUIET_RMS as u16),
+            sound: sound(record),
             done: None,
         };
         for seen in &sightings.sightings {
@@ -614,6 +619,11 @@ impl Item {
         self.sent.iter().take_while(|(sent, _)| *sent <= at).map(|(_, end)| *end).max().unwrap_or(0)
     }
 
+    /// How much sound there is before this position (8 kHz), in samples.
+    pub fn sound_before(&self, sample: usize) -> usize {
+        self.sound.iter().map(|(from, to)| to.min(&sample).saturating_sub(*from)).sum()
+    }
+
     /// When the model sent the sample at this position (8 kHz).
     pub fn sent_at(&self, sample: usize) -> Option<At> {
         self.sent.iter().find(|(_, end)| *end > sample).map(|(at, _)| *at)
@@ -623,6 +633,24 @@ impl Item {
     pub fn first_sent(&self) -> Option<At> {
         self.sent.first().map(|(at, _)| *at)
     }
+}
+
+/// Where an item holds sound, in samples at 8 kHz.
+fn sound(record: &ItemRecord) -> Vec<(usize, usize)> {
+    let per_byte = (record.rate / 8_000).max(1) as usize;
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    for (n, frame) in record.audio.chunks(WINDOW * per_byte).enumerate() {
+        let power: f64 = frame.iter().map(|s| f64::from(*s).powi(2)).sum();
+        if power < QUIET_RMS * QUIET_RMS * frame.len() as f64 {
+            continue;
+        }
+        let (from, to) = (n * WINDOW, n * WINDOW + frame.len() / per_byte);
+        match found.last_mut() {
+            Some((_, end)) if from - *end < PAUSE => *end = to,
+            _ => found.push((from, to)),
+        }
+    }
+    found
 }
 
 /// A `clear` at the ear.

@@ -12,7 +12,7 @@ use bridge::call::{Leg, ToolResult};
 use bridge::config::{Config, Secret};
 use bridge::journal::lines::{Record, Salt, Scribe, What};
 use bridge::journal::{Beginning, Content, Note};
-use bridge::realtime::{self, ClientEvent, FunctionCall, ServerEvent};
+use bridge::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
 use bridge::signature::{self, Body, Signed, Verifier, forms_of};
 use bridge::token::{self, Tokens};
 use bridge::twilio::{self, Envelope, FromTwilio, ToTwilio};
@@ -226,10 +226,29 @@ fn as_a_model_writes(event: &ServerEvent) -> String {
         ServerEvent::SessionCreated { id, expires_at } => {
             of("session.created", json!({ "session": { "id": id, "expires_at": expires_at } }))
         }
-        ServerEvent::SessionUpdated { formats, expires_at } => {
+        ServerEvent::SessionUpdated { session, expires_at } => {
             let format = |kind: &Option<String>| json!({ "format": { "type": kind } });
-            let audio = json!({ "input": format(&formats.input), "output": format(&formats.output) });
-            of("session.updated", json!({ "session": { "audio": audio, "expires_at": expires_at } }))
+            let Effective { formats, turns, tools } = session.as_ref();
+            let mut audio = json!({ "input": format(&formats.input), "output": format(&formats.output) });
+            match turns {
+                TurnDetection::NotEchoed => {}
+                TurnDetection::Off => audio["input"]["turn_detection"] = Value::Null,
+                TurnDetection::By { kind, create_response, interrupt_response } => {
+                    let mut echo = json!({
+                        "create_response": create_response, "interrupt_response": interrupt_response,
+                    });
+                    if let Some(kind) = kind {
+                        echo["type"] = json!(kind);
+                    }
+                    audio["input"]["turn_detection"] = echo;
+                }
+            }
+            let mut told = json!({ "audio": audio, "expires_at": expires_at });
+            if let Some(tools) = tools {
+                told["tools"] =
+                    tools.iter().map(|name| json!({ "type": "function", "name": name })).collect();
+            }
+            of("session.updated", json!({ "session": told }))
         }
         ServerEvent::Error(error) => {
             let error = json!({ "type": error.kind, "code": error.code, "event_id": error.event_id });
@@ -238,7 +257,9 @@ fn as_a_model_writes(event: &ServerEvent) -> String {
         ServerEvent::SpeechStarted { item } => {
             of("input_audio_buffer.speech_started", json!({ "item_id": item }))
         }
-        ServerEvent::SpeechStopped => of("input_audio_buffer.speech_stopped", json!({})),
+        ServerEvent::SpeechStopped { item, audio_end_ms } => {
+            of("input_audio_buffer.speech_stopped", json!({ "item_id": item, "audio_end_ms": audio_end_ms }))
+        }
         ServerEvent::Committed { item, previous } => {
             of("input_audio_buffer.committed", json!({ "item_id": item, "previous_item_id": previous }))
         }

@@ -151,6 +151,9 @@ impl fmt::Display for EndReason {
     }
 }
 
+/// The text of a turn of the caller that was to be transcribed and was not.
+pub const UNTRANSCRIBED: &str = "(not transcribed)";
+
 /// Who said a line of the transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaker {

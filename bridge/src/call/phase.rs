@@ -3,6 +3,7 @@
 use super::Stream;
 use super::downlink::Downlink;
 use super::event::EndReason;
+use super::last_words::LastWords;
 use super::renewal::Renewing;
 use super::talk::Conversation;
 use crate::twilio::Start;
@@ -25,8 +26,8 @@ pub(super) enum Phase {
     Renewing { stream: Stream, talk: Box<Conversation>, renewing: Renewing },
     /// The model is gone; the caller is being told.
     Notice { stream: Stream, reason: EndReason, detail: String, downlink: Box<Downlink> },
-    /// Both ends are being closed.
-    Closing { reason: EndReason, detail: String },
+    /// Both ends are being closed; the model's only after the caller's `words`, while those are waited for.
+    Closing { reason: EndReason, detail: String, words: Option<LastWords> },
     /// Nothing is left.
     Over,
 }

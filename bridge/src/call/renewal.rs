@@ -136,8 +136,10 @@ impl Call {
         if self.renewing().is_some() {
             self.drop_leg(Leg::Model);
             self.left_model(now);
-        } else {
+        } else if !self.awaits_words() {
             self.drop_legs();
+        } else if self.caller.state != LegState::Gone {
+            self.drop_leg(Leg::Caller);
         }
     }
 

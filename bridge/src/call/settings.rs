@@ -421,6 +421,9 @@ pub struct Timeouts {
     pub before_expiry_ms: u64,
     /// The last words of a failing call: how long after they should have been heard their mark may take, ms.
     pub notice_ms: u64,
+    /// When the caller is gone: how long the session is kept for the words of what they said last, ms; 0 does not wait.
+    /// No response is asked for meanwhile, and no audio sent.
+    pub last_words_ms: u64,
     /// From our close frame to dropping the socket, ms.
     pub closing_ms: u64,
     /// From a failed response to asking for it again, ms.
@@ -445,6 +448,7 @@ impl Default for Timeouts {
             call_ms: 4 * 60 * 60 * 1_000,
             before_expiry_ms: 60_000,
             notice_ms: 3_000,
+            last_words_ms: 1_000,
             closing_ms: 800,
             retry_ms: 500,
         }

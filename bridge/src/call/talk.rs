@@ -4,6 +4,7 @@ use super::audio_clock::AudioClock;
 use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker, ToolOutcome};
 use super::keypad::Keypad;
+use super::last_words::LastWords;
 use super::leaving::{Farewell, Way};
 use super::responses::{Active, Created, Responses, Why};
 use super::settings::ms;
@@ -57,6 +58,8 @@ pub(super) struct Conversation {
     /// The items that the turn that goes on was announced as, and those of the turn before it.
     turn: Vec<String>,
     ended_turn: Vec<String>,
+    /// A turn began that was not committed yet.
+    uncommitted: bool,
     /// When the caller's audio was sent.
     clock: AudioClock,
     /// Since when the caller waits for the audio that comes next: from the end of speech, or from when a response was
@@ -91,6 +94,7 @@ impl Conversation {
             caller_speaks: false,
             turn: Vec::new(),
             ended_turn: Vec::new(),
+            uncommitted: false,
             clock: AudioClock::default(),
             asked_at: None,
             strikes: 0,
@@ -237,12 +241,15 @@ impl Conversation {
             }
             ServerEvent::OutputItemDone { call: None, .. } | ServerEvent::Truncated { .. } => {}
             ServerEvent::Committed { item, previous } => {
-                desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+                let transcribed = desk.config.transcription.is_some();
+                desk.transcript.committed(&item, previous.as_deref(), transcribed);
                 // What is committed has ended, whether or not that was said; but it may be the turn before this one.
                 if self.caller_speaks && !self.ended_turn.contains(&item) {
                     self.turn_ended(desk, None, now);
                 }
-                if desk.config.renewal.is_some() && desk.config.transcription.is_some() {
+                // The one before it was told of before this one began.
+                self.uncommitted = self.caller_speaks;
+                if transcribed {
                     self.wordless.push_front((item, now));
                     self.wordless.truncate(WORDLESS_MAX);
                 }
@@ -262,6 +269,7 @@ impl Conversation {
             }
             ServerEvent::TranscriptionFailed { item } => {
                 desk.tolerate("a turn that could not be transcribed");
+                desk.transcript.untranscribed(&item);
                 self.wordless.retain(|(wordless, _)| *wordless != item);
             }
             ServerEvent::Error(error) => return self.error(desk, &error, now),
@@ -324,6 +332,7 @@ impl Conversation {
 
     fn speech_started(&mut self, desk: &mut Desk, stream: &Stream, item: Option<String>, now: Instant) {
         self.caller_speaks = true;
+        self.uncommitted = true;
         desk.timers.set(Timer::MediaPause, now + ms(desk.config.timeouts.media_pause_ms));
         if let Some(item) = item {
             desk.transcript.item(&item, None, Speaker::Caller);
@@ -783,6 +792,7 @@ impl Conversation {
     pub(super) fn go_on(&mut self, desk: &mut Desk, uplink: &mut Uplink, keys: &str, now: Instant) {
         self.responses.begin_anew();
         self.wordless.clear();
+        self.uncommitted = false;
         self.strikes = 0;
         self.asked_at = None;
         self.clock = AudioClock::default();
@@ -803,6 +813,23 @@ impl Conversation {
             desk.timers.set(Timer::ModelPing, now + ms(desk.config.timeouts.ping_ms));
             desk.outbox.push_back(Transmit::HoldModel(false));
         }
+    }
+
+    /// The caller is gone: what was said last may yet be written down. `None` when nothing is to come.
+    pub(super) fn last_words(&mut self, desk: &mut Desk) -> Option<LastWords> {
+        let awaited = self.uncommitted || !self.wordless.is_empty();
+        if !awaited || desk.config.transcription.is_none() {
+            return None;
+        }
+        // Words may stand behind audio that was not read.
+        if std::mem::take(&mut self.held) {
+            desk.outbox.push_back(Transmit::HoldModel(false));
+        }
+        if let Some(active) = self.responses.active().filter(|active| !active.fenced) {
+            desk.tell_model(ClientEvent::CancelResponse { response: Some(active.id.clone()) });
+        }
+        let wordless = self.wordless.drain(..).map(|(item, _)| item).collect();
+        Some(LastWords::await_them(desk, self.caller_speaks, self.uncommitted, wordless))
     }
 
     /// The conversation is over. Hands out what is on its way to the ear.

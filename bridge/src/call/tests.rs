@@ -1,6 +1,7 @@
 //! A call, step by step: each test states one fact.
 
 mod door;
+mod last_words;
 mod leaving;
 mod protection;
 mod renewal;
@@ -228,6 +229,7 @@ impl Bench {
                     format!("cancel {}", response.unwrap_or_default())
                 }
                 Transmit::Model(ClientEvent::AppendAudio { audio }) => format!("append {}", audio.len()),
+                Transmit::Model(ClientEvent::CommitAudio { .. }) => "commit".into(),
                 Transmit::Model(ClientEvent::UserText { text, .. }) => text,
                 Transmit::Model(ClientEvent::ToolOutput { call_id, output }) => {
                     format!("output {call_id} {output}")
@@ -318,6 +320,63 @@ fn other_formats_than_asked_for_end_the_call_with_a_notice() {
     assert!(t.events.contains(&CallEvent::Notice { reason: EndReason::SessionRefused }));
     t.expect("close Model 1000");
     assert_eq!(t.sent_media_ms(), NOTICE_MS);
+}
+
+/// Why a session with these settings beside its formats was refused, if it was.
+fn refusal(change: impl FnOnce(&mut CallConfig), turns: &str, more: &str) -> Option<String> {
+    let mut t = Bench::with(change);
+    t.start();
+    t.caller_frame();
+    t.model_opens();
+    t.model(CREATED);
+    let format = r#""format":{"type":"audio/pcmu"}"#;
+    t.model(&format!(
+        r#"{{"type":"session.updated","session":{{"audio":{{"input":{{{format}{turns}}},"output":{{{format}}}}}{more}}}}}"#
+    ));
+    let Phase::Notice { reason: EndReason::SessionRefused, detail, .. } = &t.call.phase else { return None };
+    Some(detail.clone())
+}
+
+#[test]
+fn a_session_that_tells_turns_otherwise_than_asked_for_is_refused_by_the_name_of_the_field() {
+    let turns = |echo: &str| refusal(|_| {}, &format!(r#","turn_detection":{echo}"#), "");
+    assert_eq!(turns("null").unwrap(), "turn_detection is off where server_vad was asked for");
+    assert_eq!(turns(r#"{"type":null}"#).unwrap(), "turn_detection is off where server_vad was asked for");
+    assert_eq!(
+        turns(r#"{"type":"semantic_vad","eagerness":"auto"}"#).unwrap(),
+        "turn_detection.type is semantic_vad where server_vad was asked for"
+    );
+    assert_eq!(
+        turns(r#"{"type":"server_vad","create_response":false}"#).unwrap(),
+        "turn_detection.create_response is false where true was asked for"
+    );
+    assert_eq!(
+        turns(r#"{"type":"server_vad","interrupt_response":false}"#).unwrap(),
+        "turn_detection.interrupt_response is false where true was asked for"
+    );
+    let asked = r#"{"type":"server_vad","threshold":0.7,"create_response":true,"interrupt_response":true}"#;
+    assert_eq!(turns(asked), None, "a threshold may be rounded");
+    assert_eq!(turns(r#"{"type":"server_vad","create_response":null}"#), None, "not echoed");
+    let uninterrupted =
+        |echo: &str| refusal(|c| c.barge_in = false, &format!(r#","turn_detection":{echo}"#), "");
+    assert!(uninterrupted(asked).is_some());
+    assert_eq!(uninterrupted(r#"{"type":"server_vad","interrupt_response":false}"#), None);
+}
+
+#[test]
+fn a_session_without_a_function_that_was_asked_for_is_refused() {
+    let asks = |c: &mut CallConfig| {
+        c.tools = vec![serde_json::from_str(r#"{"name":"look"}"#).unwrap()];
+        c.leaving.end_call = true;
+    };
+    let tools = |echo: &str| refusal(asks, "", &format!(r#","tools":{echo}"#));
+    assert_eq!(tools("[]").unwrap(), "tools lack look, end_call");
+    assert_eq!(tools("null").unwrap(), "tools lack look, end_call");
+    assert_eq!(tools(r#"[{"type":"function","name":"look"}]"#).unwrap(), "tools lack end_call");
+    let all = r#"[{"type":"mcp","server_label":"x"},{"name":"end_call"},{"name":"look"},{"name":"own"}]"#;
+    assert_eq!(tools(all), None, "a server may have functions of its own");
+    assert_eq!(refusal(asks, "", ""), None, "not echoed");
+    assert_eq!(refusal(|_| {}, "", r#","tools":null"#), None, "none were asked for");
 }
 
 #[test]
@@ -1597,4 +1656,102 @@ fn silence_is_supplied_until_the_turn_ends() {
     t.model_detects_silence();
     t.advance(5_000);
     assert_eq!(t.call.desk.counts.filled_ms - before, 2 * silence, "the turn is over");
+}
+
+// -------------------------------------------------------------------------------------------- the end of a turn
+
+/// How long after the turn the audio that came last was sent, as told.
+fn answered_after(t: &Bench) -> Option<u64> {
+    t.events.iter().rev().find_map(|event| {
+        let CallEvent::Speaking { after, .. } = event else { return None };
+        after.map(|after| u64::try_from(after.as_millis()).unwrap())
+    })
+}
+
+#[test]
+fn the_first_audio_is_measured_from_the_last_word_and_not_from_when_the_server_was_sure() {
+    let mut t = Bench::live();
+    for _ in 0..100 {
+        t.advance(20);
+        t.caller_frame();
+    }
+    // The session's audio began one frame before the clock: 1,220 ms of it end at 1,200.
+    t.model_detects_speech();
+    t.model(r#"{"type":"input_audio_buffer.speech_stopped","audio_end_ms":1720,"item_id":"item_user"}"#);
+    t.response_begins("r1");
+    t.advance(150);
+    t.model_says("r1", "item_1", 200);
+    assert_eq!(answered_after(&t), Some(2_000 + 150 - 1_200));
+}
+
+#[test]
+fn a_function_or_a_second_try_does_not_shorten_the_wait_for_the_first_audio() {
+    let mut t = Bench::live_with(|c| c.timeouts.retry_ms = 500);
+    t.advance(2_000);
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.response_begins("r1");
+    t.response_done("r1", "failed");
+    t.advance(500);
+    t.expect("create 1");
+    t.requested_response_begins("r2", 1);
+    t.advance(300);
+    t.model_says("r2", "item_1", 200);
+    assert_eq!(answered_after(&t), Some(800));
+}
+
+#[test]
+fn a_commit_without_the_end_of_speech_ends_the_turn() {
+    let mut t = Bench::live_with(|c| c.vad.create_response = false);
+    t.model_detects_speech();
+    t.model(r#"{"type":"input_audio_buffer.committed","item_id":"item_user"}"#);
+    t.expect("create 1");
+    t.model_detects_silence();
+    t.expect_quiet();
+    assert_eq!(t.events.iter().filter(|event| matches!(event, CallEvent::SpeechStopped)).count(), 1);
+}
+
+#[test]
+fn the_late_commit_of_a_turn_does_not_end_the_next() {
+    let mut t = Bench::live_with(|c| c.vad.create_response = false);
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.expect("create 1");
+    t.model(r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_next"}"#);
+    t.model(r#"{"type":"input_audio_buffer.committed","item_id":"item_user"}"#);
+    assert!(t.call.floor.caller, "the caller speaks");
+    t.model(r#"{"type":"input_audio_buffer.committed","item_id":"item_next"}"#);
+    assert!(!t.call.floor.caller);
+}
+
+#[test]
+fn a_stream_that_carried_nothing_says_so() {
+    let detail = |t: &Bench| {
+        let Some(CallEvent::Ended { reason, detail, .. }) = t.events.last() else { panic!("not over") };
+        (*reason, detail.clone())
+    };
+    let close = || LegChange::Closed { code: Some(1_000), reason: String::new() };
+    let mut t = Bench::with(|_| {});
+    t.leg(Leg::Caller, close());
+    assert_eq!(detail(&t), (EndReason::CallerClosed, "closed with 1000; no start had come".to_owned()));
+    let mut t = Bench::with(|_| {});
+    t.start();
+    t.twilio(r#"{"event":"stop","streamSid":"MZ1"}"#);
+    t.leg(Leg::Caller, close());
+    assert_eq!(detail(&t), (EndReason::Stopped, "stop; no audio of the caller had come".to_owned()));
+}
+
+#[test]
+fn a_mark_that_comes_back_before_its_audio_could_be_played_is_not_taken_for_heard() {
+    let mut t = Bench::live();
+    t.deaf = true;
+    t.response_begins("r1");
+    t.model_says("r1", "item_1", 3_000);
+    t.advance(40);
+    t.mark("0/1/200");
+    t.mark("0/1/1000");
+    t.sent.clear();
+    t.model_detects_speech();
+    t.expect("clear");
+    t.expect("truncate item_1 40");
 }

@@ -62,12 +62,14 @@ pub enum Timer {
     Drain,
     /// The last words are taking too long.
     Notice,
+    /// The words of a caller who is gone are waited for no longer.
+    LastWords,
     /// The other side does not answer our close.
     Closing,
 }
 
 impl Timer {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 30] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -96,6 +98,7 @@ impl Timer {
         Self::CallLimit,
         Self::Drain,
         Self::Notice,
+        Self::LastWords,
         Self::Closing,
     ];
 
@@ -130,6 +133,7 @@ impl Timer {
             Self::CallLimit => "call_limit",
             Self::Drain => "drain",
             Self::Notice => "notice",
+            Self::LastWords => "last_words",
             Self::Closing => "closing",
         }
     }

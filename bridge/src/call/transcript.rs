@@ -3,13 +3,13 @@
 //! Order is the order of items, not of arrival: transcription of the caller runs beside the model and may come
 //! before, during or long after the answer. What the caller did not hear is cut from the agent's words, in
 //! proportion to the voice that was heard, at a word boundary: the server gives no shortened text. Silence says no
-//! words, wherever in an item it is.
+//! words, wherever in an item it is. A turn of the caller whose words never come has a line that says so.
 //!
 //! Whoever follows a call hears of every change as it comes, at a cost that does not depend on how long the call is:
 //! a line has a place of its own, so that one that turns out to belong further up moves nothing else.
 
 use super::downlink::{Cut, Voice};
-use super::event::{Line, Private, Said, Speaker};
+use super::event::{Line, Private, Said, Speaker, UNTRANSCRIBED};
 use super::settings::Renewal;
 use crate::realtime::{FunctionCall, Past};
 
@@ -80,6 +80,10 @@ struct Entry {
     told: bool,
     /// What was told is not so any more.
     changed: bool,
+    /// A turn of the caller whose words are to come, and until they do.
+    awaited: bool,
+    /// Its text says that there are no words.
+    untranscribed: bool,
     /// The item is a function call.
     call: Option<Called>,
 }
@@ -97,7 +101,7 @@ impl Entry {
         }
         let Line { speaker, text, .. } = self.line(self.place);
         match speaker {
-            _ if text.is_empty() => Vec::new(),
+            _ if text.is_empty() || self.untranscribed => Vec::new(),
             Speaker::Agent => vec![Past::Agent(text)],
             Speaker::Caller | Speaker::Keypad => vec![Past::User(text)],
         }
@@ -159,9 +163,27 @@ impl Transcript {
             voiced: false,
             told: false,
             changed: false,
+            awaited: false,
+            untranscribed: false,
             call: None,
         };
         self.entries.insert(at, entry);
+    }
+
+    /// A turn of the caller became an item behind `previous`. `words`: they will be transcribed.
+    pub(crate) fn committed(&mut self, item: &str, previous: Option<&str>, words: bool) {
+        self.item(item, previous, Speaker::Caller);
+        let at = self.at(item, Speaker::Caller);
+        self.entries[at].awaited = words && !self.entries[at].complete;
+    }
+
+    /// The words of this turn will not come.
+    pub(crate) fn untranscribed(&mut self, item: &str) {
+        let at = self.at(item, Speaker::Caller);
+        if !self.entries[at].complete {
+            self.words(item, Speaker::Caller, UNTRANSCRIBED);
+            self.entries[at].untranscribed = true;
+        }
     }
 
     /// A place for what is to be inserted at `at`. When there is no room left it is that of the line before it.
@@ -219,6 +241,8 @@ impl Transcript {
         let at = self.at(item, speaker);
         let entry = &mut self.entries[at];
         entry.complete = true;
+        entry.awaited = false;
+        entry.untranscribed = false;
         entry.text.clear();
         let mut end = text.len().min(TEXT_MAX);
         while !text.is_char_boundary(end) {
@@ -271,9 +295,13 @@ impl Transcript {
         newest.into_iter().rev().flatten().collect()
     }
 
-    /// No more words will come: what was said of incomplete lines is set right.
+    /// No more words will come: what was said of incomplete lines is set right, and turns without words say so.
     pub(crate) fn close(&mut self) {
         for at in 0..self.entries.len() {
+            if self.entries[at].awaited {
+                let item = self.entries[at].item.clone();
+                self.untranscribed(&item);
+            }
             if self.entries[at].told && !self.entries[at].complete {
                 self.change(at);
             }
@@ -416,6 +444,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_whose_words_never_come_has_a_line_that_says_so() {
+        let mut t = Transcript::default();
+        t.committed("user1", None, true);
+        t.committed("user2", Some("user1"), true);
+        t.words("user2", Speaker::Caller, "");
+        t.committed("user3", Some("user2"), false);
+        t.item("user4", Some("user3"), Speaker::Caller);
+        t.committed("user5", Some("user4"), true);
+        t.untranscribed("user5");
+        let texts = |t: &Transcript| t.lines().into_iter().map(|l| (l.item, l.text)).collect::<Vec<_>>();
+        let no_words = |item: &str| (item.to_owned(), UNTRANSCRIBED.to_owned());
+        assert_eq!(texts(&t), [no_words("user5")], "the others may yet come");
+        assert_eq!(t.news().len(), 1);
+        t.close();
+        assert_eq!(texts(&t), [no_words("user1"), no_words("user5")]);
+        assert_eq!(t.news().len(), 1);
+        assert_eq!(t.history(&all()), [], "a session that takes over is not told of it");
+        t.words("user1", Speaker::Caller, "late");
+        assert_eq!(t.history(&all()), [Past::User("late".into())]);
+    }
+
+    #[test]
     fn words_without_audio_were_not_said() {
         let mut t = Transcript::default();
         t.agent_words("agent", "never heard", 0);
@@ -496,7 +546,11 @@ mod tests {
         assert_eq!(shortened(TEN, &steps, resting), TEN);
         let voice = Voice { quiet_ms: 900, ..resting.voice };
         let breath = Heard { generated_ms: 3_000, heard_ms: 3_000, voice, unfinished: true };
-        assert_eq!(shortened(TEN, &steps, breath), "one two three four five six seven", "more may be said of it");
+        assert_eq!(
+            shortened(TEN, &steps, breath),
+            "one two three four five six seven",
+            "more may be said of it"
+        );
     }
 
     #[test]

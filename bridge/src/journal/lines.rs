@@ -754,6 +754,9 @@ impl Scribe {
             ClientEvent::AppendAudio { audio } => {
                 Event { audio: Some(self.audio(audio)), ..of("input_audio_buffer.append") }
             }
+            ClientEvent::CommitAudio { event_id } => {
+                Event { event_id: Some(event_id.clone()), ..of("input_audio_buffer.commit") }
+            }
             ClientEvent::CreateResponse { event_id, request, instructions, may_call: _ } => Event {
                 event_id: Some(event_id.clone()),
                 request: Some(*request),

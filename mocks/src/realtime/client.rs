@@ -158,7 +158,7 @@ impl Model {
         let (input, output) = (self.session.input.name().to_owned(), self.session.output.name().to_owned());
         self.see(now, ModelSight::GotUpdate { input, output });
         if !self.script.never_updates {
-            let echo = self.session.json(self.script.dialect);
+            let echo = self.session.echo(&self.script);
             self.later(at, Task::Updated(echo));
         }
         Ok(())

@@ -66,7 +66,11 @@ impl Model {
         let Some((item, audio_start_ms)) = self.hearing.take() else { return };
         let fields = json!({"audio_end_ms": audio_end_ms, "item_id": item});
         let sight = ModelSight::SentSpeechStopped { item: item.clone(), audio_end_ms };
-        self.say(now, "input_audio_buffer.speech_stopped", fields, Some(sight));
+        if self.script.vad.no_speech_stopped {
+            self.see(now, sight);
+        } else {
+            self.say(now, "input_audio_buffer.speech_stopped", fields, Some(sight));
+        }
         let per_ms = self.session.input.bytes_per_ms();
         let to = (audio_end_ms as usize * per_ms).clamp(self.buffer_from, self.record.appended.len());
         // What came before the turn is not part of it.

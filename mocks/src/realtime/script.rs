@@ -59,6 +59,8 @@ knobs! {
         /// The session takes and echoes this audio format in both directions, whatever was asked for:
         /// `audio/pcm`, `audio/pcmu` or `audio/pcma`.
         pub echoes_format: Option<AudioFormat> = None,
+        /// The session takes and echoes something else than was asked for.
+        pub echoes: Option<Echoes> = None,
         /// Closes with a close frame, counted from the open WebSocket.
         pub close_after: Option<CloseAfter> = None,
         /// Drops the connection without a close frame, ms from the open WebSocket.
@@ -213,6 +215,24 @@ pub enum AudioFormat {
     /// G.711 A-law at 8 kHz.
     #[serde(rename = "audio/pcma")]
     Pcma,
+}
+
+/// What a session takes and echoes otherwise than it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Echoes {
+    /// `turn_detection` is `null`: no turn will ever end.
+    NoTurnDetection,
+    /// `turn_detection.type` is `semantic_vad`.
+    SemanticVad,
+    /// `create_response` is the opposite.
+    OtherAnswers,
+    /// `interrupt_response` is the opposite.
+    OtherInterruptions,
+    /// There are no functions.
+    NoTools,
+    /// Turn detection and functions are taken and not echoed, as by servers that speak nearly this protocol.
+    Less,
 }
 
 /// Which generation of event names and shapes is spoken.
@@ -425,6 +445,8 @@ knobs! {
         pub onset_ms: u64 = 40,
         /// `speech_started` comes twice in each utterance, with two item ids.
         pub extra_speech_started: bool = false,
+        /// `speech_stopped` is left out: that a turn has ended is told by its commit alone.
+        pub no_speech_stopped: bool = false,
     }
 }
 

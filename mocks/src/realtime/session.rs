@@ -1,7 +1,7 @@
 //! The session: what the client configured, what the defaults filled in, and how both are told back.
 
 use super::rules::Rejection;
-use super::script::{AudioFormat, Dialect, ModelScript};
+use super::script::{AudioFormat, Dialect, Echoes, ModelScript};
 use serde_json::{Map, Value, json};
 
 /// What the session says when nobody gave instructions.
@@ -177,7 +177,37 @@ impl Session {
             new.input = format;
             new.output = format;
         }
+        new.take_otherwise(script);
         Ok(new)
+    }
+
+    fn take_otherwise(&mut self, script: &ModelScript) {
+        match (script.echoes, &mut self.turns) {
+            (Some(Echoes::NoTurnDetection), turns) => *turns = None,
+            (Some(Echoes::SemanticVad), turns) => {
+                *turns = TurnDetection::updated(turns.as_ref(), &json!({"type": "semantic_vad"}), script);
+            }
+            (Some(Echoes::OtherAnswers), Some(turns)) => turns.create_response = !turns.create_response,
+            (Some(Echoes::OtherInterruptions), Some(turns)) => {
+                turns.interrupt_response = !turns.interrupt_response;
+            }
+            (Some(Echoes::NoTools), _) => self.tools = json!([]),
+            (Some(Echoes::OtherAnswers | Echoes::OtherInterruptions | Echoes::Less) | None, _) => {}
+        }
+    }
+
+    /// The session as `session.updated` shows it.
+    pub(super) fn echo(&self, script: &ModelScript) -> Value {
+        let mut echo = self.json(script.dialect);
+        if script.echoes == Some(Echoes::Less) {
+            let nested = echo.pointer_mut("/audio/input").and_then(Value::as_object_mut);
+            nested.map(|input| input.remove("turn_detection"));
+            if let Some(flat) = echo.as_object_mut() {
+                flat.remove("turn_detection");
+                flat.remove("tools");
+            }
+        }
+        echo
     }
 
     fn take_nested(&mut self, asked: &Value, script: &ModelScript) -> Result<(), Rejection> {
@@ -372,6 +402,26 @@ mod tests {
         let (session, script) = fresh();
         let asked = json!({"type": "realtime", "audio": {"input": {"turn_detection": null}}});
         assert_eq!(session.updated(&asked, false, &script).unwrap().turns, None);
+    }
+
+    #[test]
+    fn a_session_can_take_and_echo_something_else_than_it_was_asked_to() {
+        let asked = json!({"type": "realtime", "tools": [{"type": "function", "name": "look"}],
+            "audio": {"input": {"turn_detection": {"type": "server_vad"}}}});
+        let echo = |echoes| {
+            let script = ModelScript { echoes: Some(echoes), ..ModelScript::default() };
+            let session = Session::new("sess_1".to_owned(), "gpt-realtime-2.1", 3_600, &script);
+            session.updated(&asked, false, &script).unwrap().echo(&script)
+        };
+        let turns = |echoes| echo(echoes)["audio"]["input"]["turn_detection"].clone();
+        assert_eq!(turns(Echoes::NoTurnDetection), Value::Null);
+        assert_eq!(turns(Echoes::SemanticVad)["type"], "semantic_vad");
+        assert_eq!(turns(Echoes::OtherAnswers)["create_response"], false);
+        assert_eq!(turns(Echoes::OtherInterruptions)["interrupt_response"], false);
+        assert_eq!(echo(Echoes::NoTools)["tools"], json!([]));
+        let less = echo(Echoes::Less);
+        assert!(less.get("tools").is_none() && less["audio"]["input"].get("turn_detection").is_none());
+        assert_eq!(less["audio"]["input"]["format"], json!({"type": "audio/pcm", "rate": 24_000}));
     }
 
     #[test]

@@ -254,6 +254,7 @@ fn begins_quietly(caller: &CallerScript, model: &ModelScript) -> bool {
         && model.created_after_ms == usual.created_after_ms
         && model.updated_after_ms == usual.updated_after_ms
         && model.echoes_format.is_none()
+        && model.echoes.is_none()
         && model.refuses_update.is_none()
         && !model.never_updates
 }
@@ -297,6 +298,7 @@ fn loses_its_model(scenario: &Scenario) -> bool {
             || model.refuses_update.is_some()
             || model.never_updates
             || model.echoes_format.is_some()
+            || model.echoes.is_some()
             || model.turns.iter().any(|turn| turn.drop_after_ms.is_some() || turn.close_after.is_some())
             || model.events.iter().any(|event| matches!(event.does, Happening::Close { .. }))
     };

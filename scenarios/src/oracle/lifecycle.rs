@@ -5,7 +5,7 @@ use super::terms::{Leg, Terms, hears_speech};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
 use crate::trace::{CallTrace, Trace};
-use bridge::call::event::{CallEvent, EndReason, Line, Speaker};
+use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
@@ -108,8 +108,15 @@ fn judge_caller_gone(case: &Case<'_>, findings: &mut Findings) {
     let network = terms.latency(Leg::Model) + terms.latency(Leg::Caller);
     let slack = terms.slack(Leg::Model, gone) + terms.slack(Leg::Caller, gone);
     let unnoticed = terms.unnoticed_us(Leg::Caller);
-    let due = At(gone.0 + TEARDOWN_US + closing + network + slack + unnoticed);
+    let due_at = At(gone.0 + TEARDOWN_US + closing + network + slack + unnoticed);
     for (m, model) in case.call.models.iter().enumerate() {
+        // The words of what was said last are worth a moment; nothing else is.
+        let known = At(gone.0 + unnoticed + network + slack);
+        let is_owed =
+            |turn: &UserTurn<'_>| turn.started <= known && turn.words.is_none_or(|(at, _)| at >= gone);
+        let owed = user_turns(&model.sightings).iter().any(is_owed);
+        let words = if owed { terms.last_words_us() } else { 0 };
+        let due = At(due_at.0 + words);
         let opened = model.sightings.iter().find(|s| matches!(s.what, ModelSight::Opened));
         let Some(opened) = opened else { continue };
         // A dial that was given up may still come through; then it is dropped as soon as both ends know.
@@ -121,6 +128,7 @@ fn judge_caller_gone(case: &Case<'_>, findings: &mut Findings) {
             findings.say(due, format!("the caller was gone at {gone}, the model's connection ended {late}"));
         }
     }
+    let due = due_at;
     let ended = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::Ended(_)));
     let stopped = case.call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::SentStop));
     if stopped && terms.ear_works() && due < case.trace.ended_at && ended.is_none_or(|ended| ended.at > due) {
@@ -367,6 +375,96 @@ fn ended_near(sightings: &[mocks::record::Sighting<CallerSight>], at: At, within
 
 // ------------------------------------------------------------------------------------------------ text
 
+/// A turn of the caller, as the model's end knows it.
+struct UserTurn<'a> {
+    item: &'a str,
+    started: At,
+    /// Voice detection ended it, or the bridge did.
+    committed: Option<At>,
+    /// What was transcribed, and when that was sent; a transcription that failed has no text.
+    words: Option<(At, Option<&'a str>)>,
+}
+
+fn user_turns(sightings: &[mocks::record::Sighting<ModelSight>]) -> Vec<UserTurn<'_>> {
+    let mut turns: Vec<UserTurn<'_>> = Vec::new();
+    for seen in sightings {
+        if let ModelSight::SentSpeechStarted { item, .. } = &seen.what {
+            // A turn that begins again has another name: the first one will never be an item.
+            turns.retain(|turn| turn.committed.is_some());
+            turns.push(UserTurn { item, started: seen.at, committed: None, words: None });
+        } else if let ModelSight::SentSpeechStopped { .. } = &seen.what
+            && let Some(turn) = turns.last_mut()
+        {
+            turn.committed.get_or_insert(seen.at);
+        } else if let ModelSight::GotOther { kind } = &seen.what
+            && kind == "input_audio_buffer.commit"
+            && let Some(turn) = turns.last_mut()
+        {
+            turn.committed.get_or_insert(seen.at);
+        } else if let ModelSight::SentTranscription { item, text } = &seen.what
+            && let Some(turn) = turns.iter_mut().rev().find(|turn| turn.item == item)
+        {
+            turn.words = Some((seen.at, text.as_deref()));
+        }
+    }
+    turns
+}
+
+/// Every turn of the caller has a line, and its words if they could be had; and what was said last is waited for.
+fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
+    let terms = &case.terms;
+    if terms.config.transcription.is_none() {
+        return;
+    }
+    let left = terms.given_up(m);
+    let arrives = |sent: At| At(sent.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, sent));
+    let closed = case.call.models[m]
+        .sightings
+        .iter()
+        .find_map(|s| matches!(s.what, ModelSight::Ended(Ending::ByPeer { .. })).then_some(s.at));
+    // A stream that was taken over, or a call that was ending anyway, waits for nothing.
+    let ended_by_caller = case.call.bridge.iter().any(|(_, event)| {
+        matches!(
+            event,
+            CallEvent::Ended {
+                reason: EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost,
+                ..
+            }
+        )
+    });
+    for turn in user_turns(&case.call.models[m].sightings) {
+        let line = transcript.iter().find(|line| line.item == turn.item);
+        let reached = |sent: At| arrives(sent) < left && !terms.model_speaks_into_the_dark(m, sent);
+        match turn.words {
+            Some((sent, Some(text))) if reached(sent) => {
+                if !text.trim().is_empty() && line.is_none_or(|line| line.text == UNTRANSCRIBED) {
+                    findings
+                        .say(at, format!("the words of {} came and are not in the transcript", turn.item));
+                }
+            }
+            words => {
+                let empty = words.is_some_and(|(_, text)| text.is_some_and(|text| text.trim().is_empty()));
+                if turn.committed.is_some_and(reached) && line.is_none() && !empty {
+                    findings.say(at, format!("the turn {} has no line in the transcript", turn.item));
+                }
+                if let (Some(gone), Some(closed), true) = (terms.caller_gone(), closed, ended_by_caller)
+                    && arrives(turn.started) < gone
+                    && words.is_none()
+                    && closed >= gone
+                    && closed.0 + terms.slack(Leg::Model, closed) + terms.slack(Leg::Caller, gone)
+                        < gone.0 + terms.last_words_us()
+                    && terms.model_hears(m)
+                {
+                    findings.say(
+                        closed,
+                        format!("the session was closed before the words of {} came", turn.item),
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn text(trace: &Trace) -> Vec<Violation> {
     each(trace, TEXT.name, |case, findings| {
         let Some((at, transcript)) = case.call.bridge.iter().find_map(|(at, event)| {
@@ -377,6 +475,7 @@ fn text(trace: &Trace) -> Vec<Violation> {
         for m in 0..case.call.models.len() {
             judge_order(case, m, at, transcript, findings);
             judge_gaps(case, m, at, transcript, findings);
+            judge_turns(case, m, at, transcript, findings);
         }
         for line in transcript {
             match line.speaker {
@@ -448,19 +547,38 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
         return;
     }
     let heard = case.hearing.heard(item, At(u64::MAX));
-    // Words have no times of their own: the text is held against the audio in proportion.
-    let spoken = item.len.max(record.sent / (record.rate / 8_000).max(1) as usize);
-    let fair = said.chars().count() * heard / spoken;
-    let slack = said.chars().count() * case.terms.unsure_ms() * BYTES_PER_MS / spoken;
+    // Words have no times of their own: the text is held against the sound in proportion. Silence says nothing.
+    let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
+    let characters = said.chars().count();
+    let fair = characters * heard_sound / sound;
+    let slack = characters * case.terms.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
     let count = written.chars().count();
-    if count > fair + slack + ONE_WORD {
+    let (heard_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
+    if count > fair + slack {
         findings.say(
             at,
             format!(
-                "the transcript has {count} characters of {}, but only {} of {} ms were heard (about {fair} characters)",
+                "the transcript has {count} characters of {}, but only {heard_ms} of {ms} ms were heard (about {fair} \
+                 characters)",
                 line.item,
-                heard / BYTES_PER_MS,
-                spoken / BYTES_PER_MS
+            ),
+        );
+    }
+    // How far words ran ahead of audio that had not come can only be guessed; once all was there it is known.
+    let cut_at = case.call.models[m].sightings.iter().find_map(|s| {
+        matches!(&s.what, ModelSight::GotTruncate { item, .. } if *item == line.item).then_some(s.at)
+    });
+    let known = |done: At| {
+        let arrived = At(done.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, done));
+        arrived < cut_at.unwrap_or(At(u64::MAX)).min(case.terms.over()).min(case.terms.given_up(m))
+    };
+    if count + slack < fair && item.done.is_some_and(known) && case.terms.marks_come_back() {
+        findings.say(
+            at,
+            format!(
+                "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (about \
+                 {fair} characters)",
+                line.item,
             ),
         );
     }
@@ -477,6 +595,7 @@ fn judge_caller_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findin
         });
         if let Some(text) = heard
             && !line.text.is_empty()
+            && line.text != UNTRANSCRIBED
             && text.trim() != line.text.trim()
         {
             findings.say(at, format!("the transcript's words of {} are not what was transcribed", line.item));
@@ -682,6 +801,52 @@ mod tests {
         assert_eq!(text(&Bench::barge_in().transcript(0.4).trace()), []);
         let found = text(&Bench::barge_in().transcript(1.0).trace());
         assert!(first_of(&found).contains("were heard"), "{found:?}");
+    }
+
+    #[test]
+    fn a_transcript_that_ends_early_is_found() {
+        assert_eq!(text(&Bench::answered(1_500).transcript(1.0).trace()), []);
+        let found = text(&Bench::answered(1_500).transcript(0.3).trace());
+        assert!(first_of(&found).contains("has only"), "{found:?}");
+    }
+
+    /// A call of a session that transcribes, whose caller begins another turn in its last second and leaves.
+    fn leaves_while_speaking(committed: bool, model_ends_after_ms: u64) -> Vec<Violation> {
+        let mut bench = Bench::answered(1_500).transcript(1.0);
+        bench.speech_started(5_000);
+        if committed {
+            bench.say_nothing_for(2_000);
+        }
+        bench.model_ends_after(model_ends_after_ms);
+        let mut trace = bench.trace();
+        let scenario = std::sync::Arc::make_mut(&mut trace.scenario);
+        scenario.bridge.transcription = Some(serde_json::from_str(r#"{"model":"m"}"#).unwrap());
+        text(&trace).into_iter().chain(tear(&trace)).collect()
+    }
+
+    #[test]
+    fn a_session_that_is_closed_before_the_last_words_came_is_found() {
+        assert!(first_of(&leaves_while_speaking(false, 30)).contains("was closed before the words"));
+        assert_eq!(leaves_while_speaking(false, 1_030), []);
+        assert!(first_of(&leaves_while_speaking(false, 4_000)).contains("the caller was gone"));
+    }
+
+    #[test]
+    fn a_turn_without_a_line_is_found() {
+        assert!(first_of(&leaves_while_speaking(true, 1_030)).contains("has no line"));
+    }
+
+    #[test]
+    fn words_that_came_and_are_not_in_the_transcript_are_found() {
+        let mut trace = Bench::answered(1_500).transcript(1.0).trace();
+        let scenario = std::sync::Arc::make_mut(&mut trace.scenario);
+        scenario.bridge.transcription = Some(serde_json::from_str(r#"{"model":"m"}"#).unwrap());
+        assert_eq!(text(&trace), []);
+        let Some((_, CallEvent::Ended { transcript, .. })) = trace.calls[0].bridge.last_mut() else {
+            panic!("the bench writes a transcript")
+        };
+        transcript.retain(|line| line.speaker != Speaker::Caller);
+        assert!(first_of(&text(&trace)).contains("came and are not"));
     }
 
     #[test]

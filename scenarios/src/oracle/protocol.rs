@@ -87,7 +87,7 @@ fn legal(trace: &Trace) -> Vec<super::Violation> {
     })
 }
 
-/// Two races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
+/// Three races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
 fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str) -> bool {
     let sightings = &case.call.models[m].sightings;
     let refused = sightings[index].at;
@@ -105,6 +105,10 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
                     ModelSight::SentResponseDone { .. } | ModelSight::SentSpeechStarted { .. }
                 )
             }) || has_unanswered_create(&sightings[..index])
+        }
+        // The server committed the turn by itself while the commit of a caller who had left was on its way.
+        "input_audio_buffer_commit_empty" => {
+            news().any(|seen| matches!(seen.what, ModelSight::SentSpeechStopped { .. }))
         }
         // The server created its own response to the caller's turn while the request was on its way.
         "conversation_already_has_active_response" => news().any(|seen| {
@@ -549,6 +553,13 @@ mod tests {
         let done = bench.done_ms();
         bench.refused(done + 10, "response_cancel_not_active", "response.cancel");
         assert_eq!(legal(&bench.trace()), [], "the response ended while the cancel was on its way");
+
+        let mut bench = Bench::answered(1_500);
+        let (code, commit) = ("input_audio_buffer_commit_empty", "input_audio_buffer.commit");
+        bench.refused(5_000, code, commit);
+        assert!(first_of(&legal(&bench.trace())).contains("commit was refused"));
+        bench.model(4_995, ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 });
+        assert_eq!(legal(&bench.trace()), [], "the server was faster");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use bridge::call::event::CallEvent;
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::settings::CallConfig;
 use mocks::peer::At;
-use mocks::realtime::{CLOSE_FRAME, Happening, ModelScript, Opening, Outcome, Turn};
+use mocks::realtime::{CLOSE_FRAME, Echoes, Happening, ModelScript, Opening, Outcome, Turn};
 use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
@@ -477,6 +477,11 @@ impl<'a> Terms<'a> {
         if quiet { (timeouts.ping_ms + timeouts.pong_ms + timeouts.clogged_ms) * 1_000 } else { 0 }
     }
 
+    /// How long a session may be, and has to be, kept for the words of a caller who is gone, microseconds.
+    pub(crate) fn last_words_us(&self) -> u64 {
+        if self.config.transcription.is_some() { self.config.timeouts.last_words_ms * 1_000 } else { 0 }
+    }
+
     /// When the model confirmed the session.
     pub(crate) fn ready_at(&self, m: usize) -> Option<At> {
         self.model_at(m, |s| matches!(s, ModelSight::SentSessionUpdated))
@@ -492,13 +497,28 @@ impl<'a> Terms<'a> {
         (0..m).filter(|before| self.ready_at(*before).is_some()).map(|before| self.model_over(before)).max()
     }
 
-    /// The session has the formats the bridge asked for.
+    /// The session is as the bridge asked for it, as far as it says so.
     pub(crate) fn session_fits(&self, m: usize) -> bool {
         let script = self.plan.model.of_connection(m);
+        match script.echoes {
+            Some(
+                Echoes::NoTurnDetection
+                | Echoes::SemanticVad
+                | Echoes::OtherAnswers
+                | Echoes::OtherInterruptions,
+            ) => return false,
+            Some(Echoes::NoTools) if self.offers_functions() => return false,
+            Some(Echoes::NoTools | Echoes::Less) | None => {}
+        }
         match script.echoes_format {
             Some(format) => self.wanted_format().is_none_or(|wanted| wanted == format.name()),
             None => !script.never_updates && script.refuses_update.is_none(),
         }
+    }
+
+    fn offers_functions(&self) -> bool {
+        let leaving = &self.config.leaving;
+        !self.config.tools.is_empty() || leaving.end_call || !leaving.transfer.is_empty()
     }
 
     /// The script takes whatever format it is asked for.

@@ -1,0 +1,109 @@
+//! The caller is gone, and what they said last is still being written down.
+//!
+//! "Thank you, goodbye" and hanging up is how calls end, and words come half a second behind the turn. So the session is
+//! kept for a moment: the turn that was going on is committed as it is, which costs no answer, and the words of
+//! committed turns are waited for. Nothing else is sent but the cancel of a response that has no listener.
+
+use super::Desk;
+use super::event::{CallEvent, Speaker};
+use crate::realtime::{ClientEvent, ServerEvent};
+
+/// Names the commit, so that its refusal can be matched.
+const COMMIT: &str = "commit_1";
+
+/// What is still to come of the caller's turns.
+#[derive(Debug)]
+pub(super) struct LastWords {
+    /// A turn was not committed yet.
+    uncommitted: bool,
+    /// Turns whose words are to come.
+    wordless: Vec<String>,
+}
+
+impl LastWords {
+    /// `speaks`: the caller was speaking, so that no voice detection will end the turn: no more audio comes.
+    pub(super) fn await_them(
+        desk: &mut Desk,
+        speaks: bool,
+        uncommitted: bool,
+        wordless: Vec<String>,
+    ) -> Self {
+        if speaks {
+            desk.tell_model(ClientEvent::CommitAudio { event_id: COMMIT.into() });
+        }
+        Self { uncommitted, wordless }
+    }
+
+    /// All words are there.
+    pub(super) const fn are_complete(&self) -> bool {
+        !self.uncommitted && self.wordless.is_empty()
+    }
+
+    /// The model says something to a caller who is gone.
+    pub(super) fn model_event(&mut self, desk: &mut Desk, event: ServerEvent) {
+        match event {
+            // A second commit is ours, which crossed the server's own: there is nothing but silence in it.
+            ServerEvent::Committed { item, previous } if self.uncommitted => {
+                self.uncommitted = false;
+                desk.transcript.committed(&item, previous.as_deref(), true);
+                self.wordless.push(item);
+            }
+            ServerEvent::ItemAdded { item, previous, role } if role == "user" => {
+                if self.wordless.contains(&item) {
+                    desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+                }
+            }
+            ServerEvent::Transcribed { item, text } => {
+                if self.take(&item) {
+                    desk.transcript.words(&item, Speaker::Caller, &text);
+                }
+            }
+            ServerEvent::TranscriptionFailed { item } => {
+                if self.take(&item) {
+                    desk.transcript.untranscribed(&item);
+                }
+            }
+            // The answer that a server gives by itself is paid for as long as it runs.
+            ServerEvent::ResponseCreated { response, .. } => {
+                desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+            }
+            ServerEvent::ResponseDone(done) => desk.event(CallEvent::ResponseDone {
+                response: done.response,
+                status: done.status,
+                usage: done.usage,
+            }),
+            // Too short to be a turn, or committed by the server just before.
+            ServerEvent::Error(error) if error.event_id.as_deref() == Some(COMMIT) => {
+                self.uncommitted = false
+            }
+            ServerEvent::Error(error) => {
+                desk.counts.errors += 1;
+                desk.event(CallEvent::ModelError { code: error.name().to_owned() });
+            }
+            ServerEvent::Other { kind, known: false } => {
+                desk.counts.unknown += 1;
+                desk.tolerate(&format!("unknown event {kind}"));
+            }
+            ServerEvent::SessionCreated { .. }
+            | ServerEvent::SessionUpdated { .. }
+            | ServerEvent::SpeechStarted { .. }
+            | ServerEvent::SpeechStopped { .. }
+            | ServerEvent::Committed { .. }
+            | ServerEvent::ItemAdded { .. }
+            | ServerEvent::Truncated { .. }
+            | ServerEvent::AudioDelta { .. }
+            | ServerEvent::AudioDone { .. }
+            | ServerEvent::AgentWords { .. }
+            | ServerEvent::AgentWordsDone { .. }
+            | ServerEvent::OutputItemDone { .. }
+            | ServerEvent::Other { .. } => {}
+        }
+    }
+
+    /// The words of this turn have come, if they were waited for.
+    fn take(&mut self, item: &str) -> bool {
+        let waiting = self.wordless.len();
+        self.wordless.retain(|wordless| wordless != item);
+        self.wordless.len() < waiting
+    }
+}
