@@ -160,7 +160,24 @@ pub struct Model {
     /// The response of the default conversation that is not done.
     active: Option<u64>,
     responses_made: u64,
+    /// The function calls of this session, by id.
+    calls: BTreeMap<String, Made>,
+    /// Calls that are to be made again, because their outputs were refused.
+    again: Vec<(String, Call)>,
+    /// Calls that are being made again.
+    repeated: Vec<(String, Call)>,
     progress: Progress,
+}
+
+/// A function call that was made.
+#[derive(Clone, Debug)]
+struct Made {
+    response: u64,
+    call: Call,
+    /// So many of its outputs are refused.
+    refusals: u32,
+    /// It was refused before, so that the model makes the call again.
+    repeats: bool,
 }
 
 /// How the connection stands.
@@ -251,6 +268,9 @@ impl Model {
             pending: BTreeMap::new(),
             active: None,
             responses_made: 0,
+            calls: BTreeMap::new(),
+            again: Vec::new(),
+            repeated: Vec::new(),
             progress: Progress::default(),
         }
     }
@@ -331,9 +351,13 @@ impl Model {
     fn refusal(&self) -> Option<Refusal> {
         let refuse = |code: &str, close: u16, message: String| {
             let kind = "invalid_request_error".to_owned();
-            Some(Refusal { kind, code: code.to_owned(), message, close, reason: None })
+            Some(Refusal { kind, code: Some(code.to_owned()), message, close, reason: None })
         };
-        let bad_key = || refuse("invalid_api_key", 3_000, "Incorrect API key provided.".to_owned());
+        let bad_key = || {
+            let key = self.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+            let key = masked(key.unwrap_or_default().trim());
+            refuse("invalid_api_key", 3_000, format!("Incorrect API key provided: {key}."))
+        };
         let unknown = |model: &str| {
             let text = format!("The model '{model}' does not exist or you do not have access to it.");
             refuse("model_not_found", 4_004, text)
@@ -374,11 +398,14 @@ impl Model {
     }
 
     fn refuse(&mut self, refusal: Refusal, now: At) {
-        let reason = refusal.reason.unwrap_or_else(|| format!("{}.{}", refusal.kind, refusal.code));
+        let reason = refusal.reason.unwrap_or_else(|| match &refusal.code {
+            Some(code) => format!("{}.{code}", refusal.kind),
+            None => refusal.kind.clone(),
+        });
         self.see(now, ModelSight::Refused { how: reason.clone() });
         let complaint = Complaint {
             kind: refusal.kind,
-            code: Some(refusal.code),
+            code: refusal.code,
             message: refusal.message,
             param: None,
             event_id: None,
@@ -617,6 +644,7 @@ impl Model {
             Happening::RateLimits => self.rate_limits(now),
             Happening::Ping => self.ping(),
             Happening::DeltaForUnknownResponse => self.say_unknown_delta(now),
+            Happening::DoneForUnknownResponse => self.say_unknown_done(now),
             Happening::ExtraFields => self.extra_fields = true,
             Happening::Close { code, reason } => self.close(code, reason, now),
         }
@@ -628,6 +656,15 @@ impl From<ErrorSpec> for Complaint {
         let ErrorSpec { kind, code, message } = error;
         Self { kind, code, message, param: None, event_id: None, rejected: None }
     }
+}
+
+/// A key as the service quotes it when it refuses it: the middle is hidden, the ends are not.
+pub fn masked(key: &str) -> String {
+    let ends = |n: usize| key.chars().rev().take(n).collect::<Vec<_>>().into_iter().rev();
+    if key.chars().count() < 10 {
+        return "*".repeat(key.chars().count());
+    }
+    key.chars().take(5).chain(std::iter::repeat_n('*', 8)).chain(ends(4)).collect()
 }
 
 /// What the dialect calls an event; `None` when it has no such event.

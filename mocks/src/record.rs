@@ -269,6 +269,8 @@ pub enum ModelSight {
         name: String,
         /// When its item entered the conversation: so many sightings there were by then.
         added: usize,
+        /// The same call was made before, under this id, and its output was refused.
+        again: Option<String>,
     },
     /// `conversation.item.truncated` was sent: the truncation was accepted.
     SentTruncated {

@@ -167,6 +167,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(Happening::RateLimits),
         Just(Happening::Ping),
         Just(Happening::DeltaForUnknownResponse),
+        Just(Happening::DoneForUnknownResponse),
         Just(Happening::ExtraFields),
     ]
 }

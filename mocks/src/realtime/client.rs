@@ -283,7 +283,7 @@ impl Model {
                 let sight =
                     ModelSight::GotToolOutput { call_id: call_id.clone(), fresh, output: output.clone() };
                 self.see(now, sight);
-                if answers.is_empty() {
+                if answers.is_empty() || self.refuses_output(&call_id) {
                     let text = format!("Tool call ID '{call_id}' not found in conversation.");
                     return Err(Rejection::at("invalid_tool_call_id", text, "item.call_id"));
                 }
@@ -301,7 +301,21 @@ impl Model {
         }
     }
 
+    /// Whether the server will not have the output of a call that it knows. Then the model makes the call again.
+    fn refuses_output(&mut self, call_id: &str) -> bool {
+        let Some(made) = self.calls.get_mut(call_id) else { return false };
+        let early = self.responses.get(&made.response).is_some_and(|response| !response.is_done());
+        let scripted = made.refusals > 0;
+        made.refusals = made.refusals.saturating_sub(1);
+        let refused = scripted || (early && self.script.refuses_early_outputs);
+        if refused && !std::mem::replace(&mut made.repeats, true) {
+            self.again.push((call_id.to_owned(), made.call.clone()));
+        }
+        refused
+    }
+
     fn settle_call(&mut self, settled: &str) {
+        self.again.retain(|(call_id, _)| call_id != settled);
         for item in self.items.values_mut() {
             if let Body::Call { call_id, answered, .. } = &mut item.body
                 && call_id == settled

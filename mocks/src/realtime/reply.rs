@@ -5,10 +5,10 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
-use super::script::{AudioFormat, CloseAfter, Dialect, ErrorSpec, Outcome, Turn};
+use super::script::{AudioFormat, Call, CloseAfter, Dialect, ErrorSpec, Outcome, Turn};
 use super::session::{self, Session};
 use super::voice::Source;
-use super::{Link, Model, Task, voice};
+use super::{Link, Made, Model, Task, voice};
 use crate::peer::At;
 use crate::record::{ItemRecord, ModelSight};
 use base64::Engine;
@@ -40,6 +40,8 @@ const LATE_MS: u64 = 4;
 #[derive(Clone, Debug)]
 pub(super) struct Params {
     pub(super) in_conversation: bool,
+    /// No functions may be called.
+    no_calls: bool,
     text: bool,
     format: AudioFormat,
     pub(super) voice: Value,
@@ -73,6 +75,7 @@ impl Params {
         };
         Self {
             in_conversation: asked["conversation"] != "none",
+            no_calls: asked["tool_choice"] == "none",
             text: modalities.as_array().map_or(session.text, |list| !list.iter().any(|m| m == "audio")),
             format: format.as_str().and_then(AudioFormat::named).unwrap_or(session.output),
             voice: or(voice, &session.voice),
@@ -175,8 +178,23 @@ impl Model {
 
     /// A response was asked for: it takes the next turn of the script.
     pub(super) fn request(&mut self, params: Params, cause: Cause, now: At) {
-        let turn = self.script.turns.get(self.progress.turns_used).cloned().unwrap_or_default();
-        self.progress.turns_used += 1;
+        let may_call = !params.no_calls || self.script.ignores_tool_choice;
+        let turn = if may_call && !self.again.is_empty() {
+            // It goes on where it was, without the outputs.
+            let again = std::mem::take(&mut self.again);
+            let calls = again.iter().map(|(_, call)| Call { call_id: None, ..call.clone() }).collect();
+            self.repeated.extend(again);
+            Turn { calls, ..Turn::default() }
+        } else {
+            let turn = self.script.turn(self.progress.turns_used);
+            if may_call || turn.calls.is_empty() {
+                self.progress.turns_used += 1;
+                turn
+            } else {
+                // It says something, and makes its calls when it may.
+                Turn::default()
+            }
+        };
         if turn.never_created || self.dark {
             return;
         }
@@ -190,7 +208,7 @@ impl Model {
     pub(super) fn create(&mut self, key: u64, now: At) {
         let Some(Pending { id, params, cause, turn }) = self.pending.remove(&key) else { return };
         self.idle_epoch += 1;
-        let items = self.compose(&turn, params.text || turn.text_only, params.format);
+        let items = self.compose(key, &turn, params.text || turn.text_only, params.format);
         let plan = lay_out(&turn, &items, params.format, now);
         let response = Response { id, params, turn, items, plan, wake: None, cancelled: None, done: false };
 
@@ -201,7 +219,9 @@ impl Model {
         let fields =
             json!({"response": self.response_json(&response, "in_progress", &Value::Null, &Value::Null)});
         let sight = ModelSight::SentResponseCreated { response: response.id.clone(), auto, asked };
-        self.say(now, "response.created", fields, Some(sight));
+        if !response.turn.unannounced {
+            self.say(now, "response.created", fields, Some(sight));
+        }
         if response.params.in_conversation {
             self.active = Some(key);
         }
@@ -228,8 +248,9 @@ impl Model {
     }
 
     /// What a turn is made of, before any of it is sent.
-    fn compose(&mut self, turn: &Turn, text: bool, format: AudioFormat) -> Vec<Gen> {
-        if turn.silent || turn.never_audio || matches!(turn.status, Outcome::Failed(_)) {
+    fn compose(&mut self, key: u64, turn: &Turn, text: bool, format: AudioFormat) -> Vec<Gen> {
+        let nothing = turn.silent || turn.never_audio || turn.unannounced;
+        if nothing || matches!(turn.status, Outcome::Failed(_)) {
             return Vec::new();
         }
         let messages = turn.messages();
@@ -267,6 +288,9 @@ impl Model {
         }
         for call in &turn.calls {
             let call_id = call.call_id.clone().unwrap_or_else(|| self.ids.make(Kind::Call));
+            let (response, refusals) = (key, turn.refuses_outputs);
+            let made = Made { response, call: call.clone(), refusals, repeats: false };
+            self.calls.insert(call_id.clone(), made);
             let copies = if turn.duplicate_call { 2 } else { 1 };
             for _ in 0..copies {
                 let (name, arguments) = (call.name.clone(), call.arguments.clone());
@@ -528,7 +552,7 @@ impl Model {
                 self.say(now, "response.content_part.done", with("part", part), None);
             }
             GenKind::Spoken { .. } | GenKind::Written { .. } => {}
-            GenKind::Call { name, call_id, .. } => {
+            GenKind::Call { name, call_id, arguments } => {
                 let mut fields = json!({
                     "response_id": response.id, "item_id": id, "output_index": index, "call_id": call_id,
                 });
@@ -537,8 +561,12 @@ impl Model {
                 }
                 fields["arguments"] = json!(said);
                 self.say(now, "response.function_call_arguments.done", fields, None);
+                let is_it = |(_, call): &(String, Call)| call.name == *name && call.arguments == *arguments;
+                let again = self.repeated.iter().position(is_it).filter(|_| whole);
+                let again = again.map(|at| self.repeated.remove(at).0);
                 sight = whole.then(|| ModelSight::SentFunctionCall {
                     call_id: call_id.clone(),
+                    again,
                     response: response.id.clone(),
                     name: name.clone(),
                     added: generated.added.unwrap_or_default(),
@@ -586,6 +614,19 @@ impl Model {
             let task = Task::IdleTimeout { epoch: self.idle_epoch };
             self.later(now.plus_ms(spoken_ms + idle_ms), task);
         }
+    }
+
+    /// The end of a response that never began.
+    pub(super) fn say_unknown_done(&mut self, now: At) {
+        let error = ErrorSpec::default();
+        let error = json!({"type": error.kind, "code": error.code, "message": error.message});
+        let response = json!({
+            "object": "realtime.response", "id": self.ids.make(Kind::Response), "status": "failed",
+            "status_details": {"type": "failed", "error": error}, "output": [],
+            "conversation_id": self.conversation_id, "usage": null, "metadata": null,
+        });
+        let sight = ModelSight::SentOther { kind: "done_for_unknown_response".to_owned() };
+        self.say(now, "response.done", json!({ "response": response }), Some(sight));
     }
 
     /// A delta of a response that does not exist, as loud as any other.
@@ -678,6 +719,13 @@ impl Model {
     }
 }
 
+impl Response {
+    /// `response.done` was sent.
+    pub(super) const fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
 impl Gen {
     const fn new(id: String, kind: GenKind) -> Self {
         Self { id, kind, added: None, closed: false, said: String::new() }
@@ -767,6 +815,7 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
         }
     }
     plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
+    let clock = clock.plus_ms(turn.done_after_ms);
     plan.push_back((clock, Step::Done));
     plan.push_back((clock.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
     if let Some(error) = &turn.error {

@@ -90,6 +90,11 @@ knobs! {
         pub events: Vec<TimedEvent> = Vec::new(),
         /// Milliseconds between pings; 0 for none.
         pub ping_ms: u64 = 20_260,
+        /// A function's output is refused with `invalid_tool_call_id` when it comes before the `response.done` of the
+        /// response that made the call, although the call is known; the model then makes the call again.
+        pub refuses_early_outputs: bool = false,
+        /// Functions are called although `tool_choice` says `none`.
+        pub ignores_tool_choice: bool = false,
         /// What is different on the second connection of a call, on the third, and so on.
         pub again: Vec<Again> = Vec::new(),
     }
@@ -169,14 +174,15 @@ pub struct Refusal {
     /// `error.type`.
     #[serde(rename = "type", default = "invalid_request")]
     pub kind: String,
-    /// `error.code`.
-    pub code: String,
+    /// `error.code`; null on the wire when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// `error.message`.
     #[serde(default)]
     pub message: String,
     /// The close code.
     pub close: u16,
-    /// The close reason; `<type>.<code>` when absent, as the service forms it.
+    /// The close reason; `<type>.<code>` when absent, as the service forms it, or the type alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -303,6 +309,15 @@ knobs! {
         pub never_created: bool = false,
         /// `response.created` comes, and nothing after it until someone cancels.
         pub never_audio: bool = false,
+        /// The response ends, as `status` says, without having begun: `response.done` comes and no `response.created`.
+        pub unannounced: bool = false,
+        /// The turn is played so many times, one after another.
+        pub repeat: u32 = 1,
+        /// So many outputs of its function calls are refused with `invalid_tool_call_id`, although the calls are known. A
+        /// model whose output was refused makes the call again, under a new id, in its next response.
+        pub refuses_outputs: u32 = 0,
+        /// From the end of the last item to `response.done`, ms.
+        pub done_after_ms: u64 = 0,
     }
 }
 
@@ -483,6 +498,8 @@ pub enum Happening {
     Ping,
     /// An audible audio delta of a response nobody has heard of.
     DeltaForUnknownResponse,
+    /// The end of a response nobody has heard of.
+    DoneForUnknownResponse,
     /// From now on every event carries fields that do not exist yet.
     ExtraFields,
     /// A close frame.
@@ -514,6 +531,18 @@ impl ModelScript {
         script.expires_after_s = again.expires_after_s.or(script.expires_after_s);
         script.expiry_error_frame = again.expiry_error_frame.unwrap_or(script.expiry_error_frame);
         script
+    }
+
+    /// What the model does for the `n`-th response, counted from zero.
+    pub fn turn(&self, n: usize) -> Turn {
+        let mut left = n;
+        let found = self.turns.iter().find(|turn| {
+            let times = turn.repeat as usize;
+            let found = left < times;
+            left = left.saturating_sub(times);
+            found
+        });
+        found.cloned().unwrap_or_default()
     }
 
     /// Reads a script from TOML text.

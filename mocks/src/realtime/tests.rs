@@ -1308,3 +1308,92 @@ fn a_session_is_told_what_was_said_in_another() {
     );
     assert_eq!(t.model.record().conversation.len(), 4);
 }
+
+/// Sends an output for this call and returns the code of the refusal, if it is refused.
+fn answers(t: &mut Bench, call: &str) -> Option<String> {
+    t.news.clear();
+    let item = json!({"type": "function_call_output", "call_id": call, "output": "{}"});
+    t.send(json!({"type": "conversation.item.create", "event_id": "c_out", "item": item}));
+    let error = t.news.iter().find(|event| event["type"] == "error")?;
+    assert_eq!(error["error"]["event_id"], "c_out");
+    Some(error["error"]["code"].as_str().unwrap().to_owned())
+}
+
+fn called(t: &Bench) -> Vec<(String, Option<String>)> {
+    let call = |seen: &Sighting<ModelSight>| match &seen.what {
+        ModelSight::SentFunctionCall { call_id, again, .. } => Some((call_id.clone(), again.clone())),
+        _ => None,
+    };
+    t.model.record().sightings.iter().filter_map(call).collect()
+}
+
+#[test]
+fn an_output_that_comes_before_its_response_is_over_can_be_refused() {
+    for refuses_early_outputs in [false, true] {
+        let turn = Turn { done_after_ms: 500, ..calls(vec![lookup("{}")]) };
+        let script = ModelScript { turns: vec![turn], refuses_early_outputs, ..ModelScript::default() };
+        let mut t = Bench::live(script);
+        t.creates();
+        t.advance(600);
+        let first = called(&t)[0].0.clone();
+        assert!(
+            t.model.record().sightings.iter().all(|s| !matches!(s.what, ModelSight::SentResponseDone { .. }))
+        );
+        let refused = answers(&mut t, &first);
+        assert_eq!(refused.as_deref(), refuses_early_outputs.then_some("invalid_tool_call_id"));
+        t.advance(1_000);
+        if refuses_early_outputs {
+            t.creates();
+            t.advance(1_000);
+            let again = called(&t);
+            assert_eq!((again.len(), again[1].1.as_ref()), (2, Some(&first)), "the call is made again");
+            assert_ne!(again[1].0, first);
+            assert_eq!(answers(&mut t, &again[1].0), None);
+        }
+    }
+}
+
+#[test]
+fn an_output_can_be_refused_whenever_it_comes_and_be_taken_the_next_time() {
+    let mut t = Bench::turns(vec![Turn { refuses_outputs: 1, ..calls(vec![lookup("{}")]) }]);
+    t.creates();
+    t.advance(2_000);
+    let first = called(&t)[0].0.clone();
+    assert_eq!(answers(&mut t, &first).as_deref(), Some("invalid_tool_call_id"));
+    assert_eq!(answers(&mut t, &first), None);
+    t.creates();
+    t.advance(2_000);
+    assert_eq!(called(&t).len(), 1, "what is known is not asked for again");
+}
+
+#[test]
+fn a_turn_can_be_repeated_and_calls_nothing_where_nothing_may_be_called() {
+    for ignores_tool_choice in [false, true] {
+        let turns = vec![Turn { repeat: 3, ..calls(vec![lookup("{}")]) }];
+        let mut t = Bench::live(ModelScript { turns, ignores_tool_choice, ..ModelScript::default() });
+        for asked in [json!({}), json!({"tool_choice": "none"}), json!({})] {
+            t.send(json!({"type": "response.create", "response": asked}));
+            t.advance(3_000);
+        }
+        assert_eq!(called(&t).len(), if ignores_tool_choice { 3 } else { 2 });
+    }
+}
+
+#[test]
+fn a_response_can_end_without_having_begun() {
+    let status = Outcome::Failed(ErrorSpec::default());
+    let mut t = Bench::turns(vec![Turn { unannounced: true, status, ..Turn::default() }]);
+    t.creates();
+    t.advance(1_000);
+    assert!(t.news.iter().all(|event| event["type"] != "response.created"));
+    assert_eq!(t.only("response.done")["response"]["status"], "failed");
+    t.creates();
+    t.advance(1_000);
+    assert_eq!(t.news.iter().filter(|event| event["type"] == "response.created").count(), 1);
+}
+
+#[test]
+fn a_refused_key_is_quoted_as_the_service_quotes_it() {
+    assert_eq!(masked("sk-proj-0123456789wxyz"), "sk-pr********wxyz");
+    assert_eq!(masked("short"), "*****");
+}

@@ -186,8 +186,13 @@ impl Bench {
         let call_id = || "call_1".to_owned();
         bench.created(5_000, "resp_2", None);
         let (response, name) = ("resp_2".to_owned(), "lookup".to_owned());
-        let called =
-            ModelSight::SentFunctionCall { call_id: call_id(), response, name, added: bench.model.len() };
+        let called = ModelSight::SentFunctionCall {
+            call_id: call_id(),
+            response,
+            name,
+            added: bench.model.len(),
+            again: None,
+        };
         bench.model.push((5_100, called));
         bench.done(5_150, "resp_2", "completed");
         for i in 0..outputs {

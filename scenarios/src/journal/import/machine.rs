@@ -235,7 +235,7 @@ fn session(
                     script.created_after_ms = record.us.saturating_sub(open) / 1_000;
                     script.opening = Opening::ErrorThenClose(Refusal {
                         kind: event.error.clone().unwrap_or_else(|| "invalid_request_error".into()),
-                        code: event.reason.clone().unwrap_or_default(),
+                        code: event.reason.clone(),
                         message: words(event).unwrap_or_default(),
                         close: code.unwrap_or(3_000),
                         reason,
