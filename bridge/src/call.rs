@@ -35,9 +35,12 @@ mod uplink;
 use crate::audio::Law;
 use crate::door::{self, Showing};
 use crate::realtime::{self, ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
+use crate::redact;
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use downlink::Downlink;
-use event::{CallEvent, Counts, DialOutcome, EndReason, Floor, ProtectionEnd, RenewalOutcome};
+use event::{
+    CallEvent, Counts, DialOutcome, EndReason, Floor, Private, ProtectionEnd, RenewalOutcome, ToolOutcome,
+};
 use phase::Phase;
 use playback::Returned;
 use settings::{CallConfig, Until, ms};
@@ -46,6 +49,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use talk::{Conversation, Failure};
 use timers::{Timer, Timers};
+use tools::{Leftover, Run};
 use transcript::Transcript;
 use uplink::Uplink;
 
@@ -315,7 +319,7 @@ impl Desk {
             ServerEvent::Error(error) => {
                 let refused = if asked { EndReason::SessionRefused } else { EndReason::ModelRefused };
                 let reason = talk::fatal(error.name()).unwrap_or(refused);
-                return Err(Failure { reason, detail: error.name().to_owned() });
+                return Err(Failure { reason, detail: error.in_words() });
             }
             ServerEvent::Other { kind, known: false } => {
                 self.counts.unknown += 1;
@@ -440,6 +444,10 @@ pub struct Call {
     renewing_since: Option<Instant>,
     /// The session may be renewed at the next quiet moment.
     renewable: bool,
+    /// Functions that were running when the conversation ended.
+    leftover: Leftover,
+    /// When both legs were gone.
+    left_at: Option<Instant>,
     /// As last told.
     floor: Floor,
     waiting: Waiting,
@@ -482,6 +490,8 @@ impl Call {
             dialing_since: None,
             renewing_since: None,
             renewable: false,
+            leftover: Leftover::default(),
+            left_at: None,
             floor: Floor::default(),
             waiting: Waiting::default(),
         }
@@ -532,8 +542,10 @@ impl Call {
                 self.lose_model(EndReason::DialFailed, why, now);
             }
             LegChange::Closed { code, reason } => {
+                // A service that refuses a key may say which.
+                let shown = redact::secrets(&reason);
                 let detail = match code {
-                    Some(code) => format!("closed with {code} {reason}"),
+                    Some(code) => format!("closed with {code} {shown}"),
                     None => "closed without a code".to_owned(),
                 };
                 self.gone(leg, EndReason::CallerClosed, code, &reason, detail.trim_end().to_owned(), now);
@@ -545,12 +557,37 @@ impl Call {
 
     /// A function call ended.
     pub fn handle_tool(&mut self, result: ToolResult, now: Instant) {
-        if let Phase::Live { talk, .. } = &mut self.phase
+        if let Some(run) = self.leftover.ended(&result.call_id) {
+            let outcome = if result.output.is_ok() { ToolOutcome::Done } else { ToolOutcome::Failed };
+            let output = result.output.unwrap_or_else(|why| tools::failure(&why));
+            self.run_out(run, outcome, output, now);
+        } else if let Phase::Live { talk, .. } = &mut self.phase
             && let Some(Failure { reason, detail }) = talk.tool_ended(&mut self.desk, result, now)
         {
             self.end(reason, &detail, now);
         }
         self.settle(now);
+    }
+
+    /// A function ended after its conversation: nobody is told but the record.
+    fn run_out(&mut self, run: Run, outcome: ToolOutcome, output: String, now: Instant) {
+        let Run { call_id, name, began, response: _ } = run;
+        let (took, output) = (Some(now - began), Private::new(output));
+        self.desk.event(CallEvent::ToolAnswered { call_id, name, outcome, took, why: None, output });
+        self.watch_leftover();
+    }
+
+    fn watch_leftover(&mut self) {
+        match self.leftover.due() {
+            Some(at) => self.desk.timers.set(Timer::Tool, at),
+            None => self.desk.timers.stop(Timer::Tool),
+        }
+    }
+
+    /// Functions that run when the conversation is over go on for a while.
+    fn leave_over(&mut self, leftover: Leftover) {
+        self.leftover = leftover;
+        self.watch_leftover();
     }
 
     /// The world outside wants something.
@@ -987,6 +1024,7 @@ impl Call {
             | Timer::ModelPong
             | Timer::Tool
             | Timer::Filler
+            | Timer::DeadAir
             | Timer::Farewell
             | Timer::Expiry
             | Timer::Quiet
@@ -1045,6 +1083,11 @@ impl Call {
                 Ok(())
             }),
             Timer::Tool => {
+                while let Some(run) = self.leftover.take_late(now) {
+                    self.desk.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
+                    let output = tools::failure(talk::TOO_LONG);
+                    self.run_out(run, ToolOutcome::TimedOut, output, now);
+                }
                 if let Phase::Live { talk, .. } = &mut self.phase
                     && let Some(Failure { reason, detail }) = talk.tool_overdue(&mut self.desk, now)
                 {
@@ -1055,6 +1098,15 @@ impl Call {
                 talk.fill(desk, now);
                 Ok(())
             }),
+            Timer::DeadAir => {
+                if matches!(self.phase, Phase::Live { .. }) {
+                    self.fail(
+                        EndReason::ResponseFailed,
+                        "the caller waited in silence for too long".into(),
+                        now,
+                    );
+                }
+            }
             Timer::Farewell => self.talk(now, |talk, desk, _| {
                 talk.leave(desk, now);
                 Ok(())
@@ -1166,7 +1218,11 @@ impl Call {
         self.close_leg(Leg::Model, NORMAL);
         self.desk.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => talk.end(&mut self.desk),
+            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => {
+                let (downlink, leftover) = talk.end(&mut self.desk, now);
+                self.leave_over(leftover);
+                downlink
+            }
             Phase::AwaitingStart
             | Phase::AtTheDoor { .. }
             | Phase::AwaitingMedia { .. }
@@ -1212,12 +1268,14 @@ impl Call {
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Live { mut talk, .. } => {
                 words = if waits { talk.last_words(&mut self.desk) } else { None };
-                let downlink = talk.end(&mut self.desk);
+                let (downlink, leftover) = talk.end(&mut self.desk, now);
+                self.leftover = leftover;
                 self.desk.transcript.cut_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
             }
             Phase::Renewing { talk, .. } => {
-                let downlink = talk.end(&mut self.desk);
+                let (downlink, leftover) = talk.end(&mut self.desk, now);
+                self.leftover = leftover;
                 self.desk.transcript.cut_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
             }
@@ -1234,6 +1292,7 @@ impl Call {
             | Phase::Over => (reason, detail.to_owned()),
         };
         self.desk.timers.stop_all();
+        self.watch_leftover();
         // The one end that is the other side's fault says so.
         let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
         self.dialed(DialOutcome::Abandoned, now);
@@ -1324,6 +1383,7 @@ impl Call {
         self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
         let floor = if let Phase::Live { talk, .. } = &mut self.phase {
             talk.leave_if_heard(&mut self.desk, now);
+            talk.watch_silence(&mut self.desk, now);
             talk.floor(now)
         } else {
             Floor::default()
@@ -1350,10 +1410,15 @@ impl Call {
             && self.caller.state == LegState::Gone
             && self.model.state == LegState::Gone
         {
+            // It lasted until both were gone, however long a function still takes.
+            let left_at = *self.left_at.get_or_insert(now);
+            if !self.leftover.is_empty() {
+                return;
+            }
             let ended = CallEvent::Ended {
                 reason: *reason,
                 detail: detail.clone(),
-                lasted: now - self.began,
+                lasted: left_at - self.began,
                 counts: self.desk.counts.clone(),
                 transcript: self.desk.transcript.lines(),
             };

@@ -977,7 +977,11 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     range("call.limits.held_ms", call.limits.held_ms, 1_000, 3_600_000);
     range("call.limits.gap_ms", call.limits.gap_ms, 0, 600_000);
     range("call.limits.tools_running", call.limits.tools_running as u64, 1, 1_000);
+    range("call.limits.function_rounds", call.limits.function_rounds.into(), 1, 10_000);
+    range("call.limits.same_calls", call.limits.same_calls.into(), 1, 10_000);
     let waits = &call.timeouts;
+    range("call.timeouts.dead_air_ms", waits.dead_air_ms, 1_000, WAIT_MS_MAX);
+    range("call.timeouts.tool_after_end_ms", waits.tool_after_end_ms, 0, 60_000);
     for (name, value) in [
         ("call.dtmf.quiet_ms", call.dtmf.quiet_ms),
         ("call.timeouts.start_ms", waits.start_ms),
@@ -1419,6 +1423,16 @@ mod tests {
             ("[call.protection]", "call.protection.until = \"heard\" needs call.greeting"),
             ("[call.dtmf]\nterminator = \"x\"", "call.dtmf.terminator = 'x': a key"),
             ("[call.limits]\ntools_running = 0", "call.limits.tools_running = 0: between 1 and 1000"),
+            ("[call.limits]\nfunction_rounds = 0", "call.limits.function_rounds = 0: between 1 and 10000"),
+            ("[call.limits]\nsame_calls = 0", "call.limits.same_calls = 0: between 1 and 10000"),
+            (
+                "[call.timeouts]\ndead_air_ms = 999",
+                "call.timeouts.dead_air_ms = 999: between 1000 and 604800000",
+            ),
+            (
+                "[call.timeouts]\ntool_after_end_ms = 60001",
+                "call.timeouts.tool_after_end_ms = 60001: between 0 and 60000",
+            ),
             ("[[call.tools]]\nname = \"a b\"", "call.tools: the name \"a b\": 1 to 64 letters"),
             ("[[call.tools]]\nname = \"a\"\n[[call.tools]]\nname = \"a\"", "the name \"a\" is given twice"),
             ("[[call.tools]]\nname = \"a\"\nparameters = 3", "the parameters of \"a\": a JSON schema"),

@@ -41,6 +41,7 @@ pub mod operator;
 pub mod otlp;
 pub mod payload;
 pub mod realtime;
+mod redact;
 pub mod registry;
 pub mod rest;
 mod seldom;

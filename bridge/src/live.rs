@@ -277,6 +277,7 @@ impl Room {
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
             | CallEvent::Renewal { .. }
+            | CallEvent::ToolLoop { .. }
             | CallEvent::ExpiringSoon => {}
         }
     }

@@ -120,6 +120,8 @@ struct Inner {
     tokens: Counters<3>,
     tools: ToolTimes,
     tool_refusals: Counter,
+    tool_loops: Counter,
+    refused_outputs: Counter,
     keypad: Counter,
     notices: Counter,
     lag: Histogram,
@@ -348,6 +350,8 @@ impl Inner {
             tokens: Family::default(),
             tools: Family::new_with_constructor(waits),
             tool_refusals: Counter::default(),
+            tool_loops: Counter::default(),
+            refused_outputs: Counter::default(),
             keypad: Counter::default(),
             notices: Counter::default(),
             lag: added(),
@@ -409,6 +413,12 @@ impl Inner {
         r.register("tool_seconds", "Function calls that ran, by function and outcome", new.tools.clone());
         r.register("tool_refusals", "Function calls that were answered without running", {
             new.tool_refusals.clone()
+        });
+        r.register("tool_loops", "Times a model called functions without end and was stopped", {
+            new.tool_loops.clone()
+        });
+        r.register("tool_refused_outputs", "Outputs of functions that the model's server refused", {
+            new.refused_outputs.clone()
         });
         r.register("keypad_entries", "Keypad entries handed to the model", new.keypad.clone());
         r.register("notices", "Callers who were told that the call cannot go on", new.notices.clone());
@@ -488,6 +498,7 @@ impl Inner {
         self.malformed.inc_by(counts.malformed);
         self.unknown.inc_by(counts.unknown);
         self.model_errors.inc_by(counts.errors);
+        self.refused_outputs.inc_by(counts.refused_outputs);
         self.retries.inc_by(counts.retries);
     }
 
@@ -597,6 +608,9 @@ impl Observe for Metrics {
             }
             CallEvent::ToolAnswered { took: None, .. } => {
                 inner.tool_refusals.inc();
+            }
+            CallEvent::ToolLoop { .. } => {
+                inner.tool_loops.inc();
             }
             CallEvent::Notice { .. } => {
                 inner.notices.inc();
@@ -851,6 +865,7 @@ mod tests {
             name: name.into(),
             outcome,
             took,
+            why: None,
             output: Default::default(),
         };
         tell(&t, &answered("lookup", ToolOutcome::Done, Some(Duration::from_secs(2))));

@@ -9,6 +9,7 @@ use crate::audio::Format;
 use crate::call::leaving;
 use crate::call::settings::{CallConfig, Dialect};
 use crate::payload;
+use crate::redact;
 use crate::twilio::{object, shape_of};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,6 +61,8 @@ pub enum ServerEvent {
         previous: Option<String>,
         /// `user`, `assistant`, `system`; empty for items that are no message.
         role: String,
+        /// The function call whose output it is, if it is one.
+        answers: Option<String>,
     },
     /// A truncation was carried out.
     Truncated {
@@ -182,8 +185,10 @@ pub(crate) const SERVER_VAD: &str = "server_vad";
 pub struct ApiError {
     /// `invalid_request_error`, `server_error`, ...
     pub kind: String,
-    /// The code, if any.
+    /// The code; for an error without one, that of its message where that is one of the service's usual ones.
     pub code: Option<String>,
+    /// The field that is wrong.
+    pub param: Option<String>,
     /// Which of our events it answers.
     pub event_id: Option<String>,
 }
@@ -193,6 +198,14 @@ impl ApiError {
     pub fn name(&self) -> &str {
         self.code.as_deref().unwrap_or(&self.kind)
     }
+
+    /// The same, with the field that is wrong.
+    pub fn in_words(&self) -> String {
+        match &self.param {
+            Some(param) => format!("{} at {param}", self.name()),
+            None => self.name().to_owned(),
+        }
+    }
 }
 
 /// The body of `response.done`.
@@ -200,6 +213,8 @@ impl ApiError {
 pub struct ResponseDone {
     /// The response.
     pub response: String,
+    /// The number we gave the request, if it was ours.
+    pub request: Option<u64>,
     /// `completed`, `cancelled`, `incomplete`, `failed`.
     pub status: String,
     /// Why it failed: the error's code or type.
@@ -334,7 +349,7 @@ pub fn decode(text: &str) -> Result<ServerEvent, Malformed> {
             let value: Value = serde_json::from_str(text).map_err(|e| Malformed::Json(shape_of(&e)))?;
             decode_value(kind, &value)
         }
-        other => Ok(ServerEvent::Other { kind: other.chars().take(80).collect(), known: is_known(other) }),
+        other => Ok(ServerEvent::Other { kind: redact::name(other), known: is_known(other) }),
     }
 }
 
@@ -426,6 +441,9 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
             item: string(&v["item"]["id"]).ok_or_else(|| missing("item.id"))?,
             previous: string(&v["previous_item_id"]),
             role: string(&v["item"]["role"]).unwrap_or_default(),
+            answers: (v["item"]["type"] == "function_call_output")
+                .then(|| string(&v["item"]["call_id"]))
+                .flatten(),
         },
         "conversation.item.truncated" => ServerEvent::Truncated { item: text("item_id")? },
         "conversation.item.input_audio_transcription.completed" => ServerEvent::Transcribed {
@@ -437,7 +455,7 @@ fn decode_value(kind: &str, v: &Value) -> Result<ServerEvent, Malformed> {
         }
         "response.created" => ServerEvent::ResponseCreated {
             response: string(&v["response"]["id"]).ok_or_else(|| missing("response.id"))?,
-            request: v["response"]["metadata"][REQUEST_KEY].as_str().and_then(|n| n.parse().ok()),
+            request: request(&v["response"]),
         },
         "response.done" => {
             ServerEvent::ResponseDone(response_done(&v["response"]).ok_or_else(|| missing("response.id"))?)
@@ -504,20 +522,50 @@ fn formats(session: &Value) -> Formats {
     }
 }
 
+/// A word of the server's own that may be shown.
+fn word(value: &Value) -> Option<String> {
+    value.as_str().filter(|word| !word.is_empty()).map(redact::name)
+}
+
+fn request(response: &Value) -> Option<u64> {
+    response["metadata"][REQUEST_KEY].as_str()?.parse().ok()
+}
+
 fn api_error(error: &Value) -> ApiError {
     ApiError {
-        kind: string(&error["type"]).unwrap_or_default(),
-        code: string(&error["code"]),
+        kind: word(&error["type"]).unwrap_or_else(|| "error".to_owned()),
+        code: code(error),
+        param: word(&error["param"]),
         event_id: string(&error["event_id"]),
     }
+}
+
+/// The code of an error. The message of one without is only looked at, never kept: it may quote a key.
+fn code(error: &Value) -> Option<String> {
+    /// What the service says, and what it calls it elsewhere.
+    const USUAL: [(&str, &str); 7] = [
+        ("API key provided", "invalid_api_key"),
+        ("hit the maximum duration", "session_expired"),
+        ("exceeded your current quota", "insufficient_quota"),
+        ("already has an active response", "conversation_already_has_active_response"),
+        ("no active response found", "response_cancel_not_active"),
+        ("Tool call ID", "invalid_tool_call_id"),
+        ("is already shorter than", "invalid_value"),
+    ];
+    word(&error["code"]).or_else(|| {
+        let message = error["message"].as_str()?;
+        let usual = USUAL.iter().find(|(words, _)| message.contains(words));
+        usual.map(|(_, code)| (*code).to_owned())
+    })
 }
 
 fn response_done(response: &Value) -> Option<ResponseDone> {
     let details = &response["status_details"]["error"];
     Some(ResponseDone {
         response: string(&response["id"])?,
-        status: string(&response["status"]).unwrap_or_default(),
-        error: string(&details["code"]).or_else(|| string(&details["type"])),
+        request: request(response),
+        status: word(&response["status"]).unwrap_or_default(),
+        error: code(details).or_else(|| word(&details["type"])),
         calls: response["output"].as_array().into_iter().flatten().filter_map(function_call).collect(),
         usage: usage(&response["usage"]),
     })
@@ -610,6 +658,8 @@ pub enum ClientEvent {
     },
     /// Answers a function call.
     ToolOutput {
+        /// Names the event, so that a refusal can be matched.
+        event_id: String,
         /// The call.
         call_id: String,
         /// Usually JSON text.
@@ -731,8 +781,9 @@ impl ClientEvent {
                 },
             })
             .to_string(),
-            Self::ToolOutput { call_id, output } => json!({
+            Self::ToolOutput { event_id, call_id, output } => json!({
                 "type": "conversation.item.create",
+                "event_id": event_id,
                 "item": { "type": "function_call_output", "call_id": call_id, "output": output },
             })
             .to_string(),

@@ -40,6 +40,8 @@ const WRITE_MAX: Duration = Duration::from_secs(20);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// And never longer than this.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How a call ended that did not come to its end, and so did its functions.
+const CUT: &str = "cut";
 /// How long a stopping process waits for its database.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -313,7 +315,7 @@ pub struct ToolRow {
     pub name: String,
     /// With what.
     pub arguments: Option<String>,
-    /// How it ended; missing when nobody waited for it any more.
+    /// How it ended; missing as long as it runs.
     pub outcome: Option<String>,
     /// What the model was told.
     pub output: Option<String>,
@@ -538,6 +540,8 @@ struct Open {
     name: Arc<CallName>,
     session_id: Option<String>,
     keypads: i64,
+    /// Function calls without an answer: their ids and names.
+    tools: Vec<(String, String)>,
 }
 
 impl Open {
@@ -576,7 +580,7 @@ impl Observe for StoreCalls {
             began_ms: unix.saturating_mul(1_000),
             ..CallName::default()
         };
-        let open = Open { began: now, name: Arc::new(name), session_id: None, keypads: 0 };
+        let open = Open { began: now, name: Arc::new(name), session_id: None, keypads: 0, tools: Vec::new() };
         self.calls().insert(call, open);
     }
 
@@ -594,18 +598,22 @@ impl Observe for StoreCalls {
                 What::Session { id: clean(id) }
             }
             CallEvent::Said(Said::Line(line)) => What::Line(row(line)),
-            CallEvent::ToolCalled { call_id, name, arguments } => What::ToolCalled {
-                tool_call_id: clean(call_id),
-                name: clean(name),
-                arguments: clean(arguments.expose()),
-            },
-            CallEvent::ToolAnswered { call_id, name, outcome, took, output } => What::ToolAnswered {
-                tool_call_id: clean(call_id),
-                name: clean(name),
-                outcome: outcome.name(),
-                output: clean(output.expose()),
-                took_ms: took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX)),
-            },
+            CallEvent::ToolCalled { call_id, name, arguments } => {
+                let (tool_call_id, name) = (clean(call_id), clean(name));
+                open.tools.push((tool_call_id.clone(), name.clone()));
+                What::ToolCalled { tool_call_id, name, arguments: clean(arguments.expose()) }
+            }
+            CallEvent::ToolAnswered { call_id, name, outcome, took, output, why: _ } => {
+                let (tool_call_id, name) = (clean(call_id), clean(name));
+                open.tools.retain(|(id, _)| *id != tool_call_id);
+                What::ToolAnswered {
+                    tool_call_id,
+                    name,
+                    outcome: outcome.name(),
+                    output: clean(output.expose()),
+                    took_ms: took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX)),
+                }
+            }
             CallEvent::Keypad { entry, .. } => {
                 open.keypads += 1;
                 What::Keypad { number: open.keypads, entry: clean(entry.expose()) }
@@ -639,6 +647,7 @@ impl Observe for StoreCalls {
             | CallEvent::ExpiringSoon
             | CallEvent::Renewing
             | CallEvent::Renewal { .. }
+            | CallEvent::ToolLoop { .. }
             | CallEvent::Notice { .. } => return,
         };
         let record = Record { call: open.name.clone(), at_ms: open.at_ms(now), what };
@@ -653,9 +662,14 @@ impl Observe for StoreCalls {
         // Only a call that did not end is still there.
         let Some(open) = self.calls().remove(&call) else { return };
         let at_ms = open.at_ms(driver::now());
+        for (tool_call_id, name) in open.tools {
+            let output = String::new();
+            let what = What::ToolAnswered { tool_call_id, name, outcome: CUT, output, took_ms: None };
+            self.put(Record { call: open.name.clone(), at_ms, what });
+        }
         let what = What::Ended {
             session_id: open.session_id,
-            reason: "cut".to_owned(),
+            reason: CUT.to_owned(),
             detail: "the call panicked, or did not end in time".to_owned(),
             counts: None,
             lines: Vec::new(),

@@ -3,7 +3,8 @@
 //! A call's start and end are `info`, a caller who had to be told that it cannot go on is `warn`, a change of
 //! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
 
-use crate::call::event::{CallEvent, Floor, RenewalOutcome};
+use crate::call::event::{CallEvent, Floor, RenewalOutcome, ToolOutcome};
+use crate::call::leaving::{END_CALL, TRANSFER_CALL};
 use crate::config::{Log, LogFormat};
 use crate::registry::CallKey;
 use crate::serve::Observe;
@@ -70,13 +71,23 @@ impl Observe for LogCalls {
             CallEvent::ToolCalled { call_id, name, arguments: _ } => {
                 debug!(call_id = call_id.as_str(), name = name.as_str(), "function called");
             }
-            CallEvent::ToolAnswered { call_id, name, outcome, took, output: _ } => debug!(
+            CallEvent::ToolAnswered { name, outcome, why, took, .. }
+                if [END_CALL, TRANSFER_CALL].contains(&name.as_str()) && *outcome != ToolOutcome::Done =>
+            {
+                let (outcome, took_ms) = (outcome.name(), took.map(ms));
+                warn!(name = name.as_str(), outcome, why, took_ms, "the call was not ended or put through");
+            }
+            CallEvent::ToolAnswered { call_id, name, outcome, why, took, output: _ } => debug!(
                 call_id = call_id.as_str(),
                 name = name.as_str(),
                 outcome = outcome.name(),
+                why,
                 took_ms = took.map(ms),
                 "function answered"
             ),
+            CallEvent::ToolLoop { rounds } => {
+                warn!(rounds, "the model calls functions again and again: it may call no more for now");
+            }
             CallEvent::ModelError { code } => debug!(code = code.as_str(), "the model reported a problem"),
             CallEvent::Tolerated { what } => debug!(what = what.as_str(), "tolerated"),
             CallEvent::TimerFired(timer) => debug!(timer = timer.name(), "timer fired"),
@@ -110,6 +121,9 @@ impl Observe for LogCalls {
                 malformed = counts.malformed,
                 lost_marks = counts.lost_marks,
                 errors = counts.errors,
+                refused_outputs = counts.refused_outputs,
+                unannounced = counts.unannounced,
+                tool_loops = counts.tool_loops,
                 retries = counts.retries,
                 peak_held_bytes = counts.peak_held_bytes,
                 "call ended"
@@ -125,7 +139,7 @@ fn ms(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::event::{Counts, EndReason, Line, Private, Said, Speaker, ToolOutcome};
+    use crate::call::event::{Counts, EndReason, Line, Private, Said, Speaker};
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -194,6 +208,7 @@ mod tests {
                 name: name(),
                 outcome: ToolOutcome::Done,
                 took: None,
+                why: None,
                 output: secret(),
             },
         ];

@@ -146,6 +146,7 @@ fn call(calls: &impl Observe, key: u64) {
             name: "lookup".into(),
             outcome: ToolOutcome::TimedOut,
             took: Some(ms(200)),
+            why: None,
             output: Private::new("my secret"),
         },
     );

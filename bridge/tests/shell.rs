@@ -5,7 +5,7 @@
 
 mod common;
 
-use bridge::call::event::{CallEvent, EndReason};
+use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use bridge::call::settings::ToolSpec;
 use bridge::config::{Config, Secret};
 use bridge::journal::files::{Counted, Files};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -295,6 +295,12 @@ impl Tools for Moody {
                 let _alive = Alive(self.0.clone());
                 pending().await
             }
+            "books" => {
+                let _alive = Alive(self.0.clone());
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let _ = self.0.send("booked");
+                Ok("{}".to_owned())
+            }
             _ => Ok(format!("{call_sid} {arguments}")),
         }
     }
@@ -312,6 +318,7 @@ impl Drop for Alive {
 async fn functions_run_beside_the_audio_fail_alone_and_end_with_the_call() {
     let (log, mut fate) = mpsc::unbounded_channel();
     let mut config = Config::default();
+    config.call.timeouts.tool_after_end_ms = 100;
     config.call.tools = ["panics", "hangs", "answers"]
         .map(|name| ToolSpec {
             name: name.into(),
@@ -363,9 +370,72 @@ async fn functions_run_beside_the_audio_fail_alone_and_end_with_the_call() {
     say(&mut caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
     close_of(&mut caller).await;
     close_of(&mut model).await;
-    assert_eq!(fate.recv().await, Some("dropped"), "and ends with the call");
+    assert_eq!(fate.recv().await, Some("dropped"), "and has a limit of its own behind the call");
     let (served, _) = t.stop().await;
     assert_eq!(served, Served { calls: 1, ..Served::default() }, "a function's panic is no call's panic");
+}
+
+#[tokio::test]
+async fn a_function_that_runs_when_the_caller_hangs_up_is_finished_and_told() {
+    let (log, mut fate) = mpsc::unbounded_channel();
+    let mut config = Config::default();
+    config.call.tools = vec![ToolSpec {
+        name: "books".into(),
+        description: String::new(),
+        parameters: json!({"type": "object"}),
+        timeout_ms: 10_000,
+    }];
+    let recorder = Recorder::default();
+    let mut t = Bench::with(config, Moody(log), recorder.clone(), recorder).await;
+    let mut caller = t.call("CA1").await;
+    let (mut model, _) = t.answer().await;
+    t.configure(&mut model).await;
+    say(&mut model, &json!({"type": "response.created", "response": {"id": "resp_1"}})).await;
+    let item = json!({"id": "item_1", "type": "function_call", "status": "completed", "call_id": "call_1",
+        "name": "books", "arguments": "{}"});
+    say(&mut model, &json!({"type": "response.output_item.done", "response_id": "resp_1", "item": item}))
+        .await;
+    until(|| t.seen().iter().any(|event| matches!(event, CallEvent::ToolCalled { .. }))).await;
+    say(&mut caller, &json!({"event": "stop", "streamSid": "MZ1", "sequenceNumber": "9", "stop": {}})).await;
+    close_of(&mut caller).await;
+    close_of(&mut model).await;
+    let (served, seen) = t.stop().await;
+    assert_eq!(served, Served { calls: 1, ..Served::default() });
+    assert_eq!((fate.recv().await, fate.recv().await), (Some("booked"), Some("dropped")), "to its end");
+    let outcome = seen
+        .iter()
+        .position(|event| matches!(event, CallEvent::ToolAnswered { outcome: ToolOutcome::Done, .. }));
+    let ended = seen.iter().position(|event| matches!(event, CallEvent::Ended { .. }));
+    assert!(outcome.is_some() && outcome < ended, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_in_one_segment_with_the_answer_to_the_upgrade_is_read_and_its_key_is_not_told() {
+    let mut t = Bench::start(Config { notice: [0xFF; 160].into(), ..Config::default() }).await;
+    let caller = t.call("CA1").await;
+    let mut pipe = t.dialed.recv().await.unwrap();
+    let request = read_head(&mut pipe).await;
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    let mut answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    )
+    .into_bytes();
+    let words = "Incorrect API key provided: sk-te******x7Qz.";
+    let error =
+        json!({"type": "error", "error": {"type": "invalid_request_error", "code": null, "message": words}});
+    answer.extend(unmasked(&error.to_string()));
+    answer.extend(
+        [&[0x88, 2 + words.len() as u8], 3_000_u16.to_be_bytes().as_slice(), words.as_bytes()].concat(),
+    );
+    pipe.write_all(&answer).await.unwrap();
+    until(|| t.seen().iter().any(|event| matches!(event, CallEvent::Notice { .. }))).await;
+    drop(caller);
+    let (_, seen) = t.stop().await;
+    let Some(CallEvent::Ended { reason, detail, .. }) = seen.last() else { panic!("{seen:?}") };
+    assert_eq!((*reason, detail.as_str()), (EndReason::ModelRefused, "invalid_api_key"));
+    assert!(!format!("{seen:?}").contains("x7Qz"), "{seen:?}");
 }
 
 #[tokio::test]

@@ -284,6 +284,7 @@ fn call(calls: &StoreCalls, key: u64, call_sid: &str, lines: u64) {
             name: "f".into(),
             outcome: ToolOutcome::Done,
             took,
+            why: None,
             output,
         },
     );
@@ -342,11 +343,30 @@ async fn a_call_that_panics_is_stored_with_what_it_said_and_as_cut() {
     let calls = writer.calls();
     calls.begins(CallKey(1), zero(), 1_700_000_000);
     calls.event(CallKey(1), zero(), &CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() });
+    let called = |id: &str| CallEvent::ToolCalled {
+        call_id: id.into(),
+        name: "book".into(),
+        arguments: Private::new("{}"),
+    };
+    calls.event(CallKey(1), zero(), &called("c1"));
+    calls.event(CallKey(1), zero(), &called("c2"));
+    let (took, output) = (Some(Duration::ZERO), Private::new("{}"));
+    let answered = CallEvent::ToolAnswered {
+        call_id: "c1".into(),
+        name: "book".into(),
+        outcome: ToolOutcome::Done,
+        took,
+        why: None,
+        output,
+    };
+    calls.event(CallKey(1), zero(), &answered);
     calls.gone(CallKey(1));
     drop(calls);
     writer.stop();
     let stored = store.find("CA1").await.unwrap().unwrap();
     assert_eq!(stored.call.reason.as_deref(), Some("cut"));
+    let outcomes: Vec<_> = stored.tools.iter().map(|tool| tool.outcome.as_deref()).collect();
+    assert_eq!(outcomes, [Some("done"), Some("cut")], "no function is left without an outcome");
 }
 
 #[tokio::test]

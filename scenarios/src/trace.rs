@@ -218,6 +218,7 @@ impl CallTrace {
             | CallEvent::Keypad { .. }
             | CallEvent::ToolCalled { .. }
             | CallEvent::ToolAnswered { .. }
+            | CallEvent::ToolLoop { .. }
             | CallEvent::ModelError { .. }
             | CallEvent::Tolerated { .. }
             | CallEvent::TimerFired(_)
@@ -455,6 +456,7 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
         CallEvent::ToolCalled { call_id, name, .. } => format!("runs {name} for {call_id}"),
         CallEvent::ToolAnswered { call_id, outcome: ToolOutcome::Done, .. } => format!("{call_id} succeeded"),
         CallEvent::ToolAnswered { call_id, outcome, .. } => format!("{call_id} failed: {}", outcome.name()),
+        CallEvent::ToolLoop { rounds } => format!("functions in {rounds} rounds: no more of them for now"),
         CallEvent::ModelError { code } => format!("the model reported {code}"),
         CallEvent::Tolerated { what } => format!("tolerated {what}"),
         CallEvent::TimerFired(timer) => format!("timer {} fired", timer.name()),

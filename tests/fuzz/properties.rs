@@ -204,8 +204,8 @@ pub fn realtime(data: &[u8]) {
             json!({ "type": "conversation.item.create", "item": item }),
         ),
         (
-            ClientEvent::ToolOutput { call_id: text.into(), output: text.into() },
-            json!({ "type": "conversation.item.create", "item": output }),
+            ClientEvent::ToolOutput { event_id: text.into(), call_id: text.into(), output: text.into() },
+            json!({ "type": "conversation.item.create", "event_id": text, "item": output }),
         ),
     ] {
         assert_eq!(serde_json::from_str::<Value>(&event.encode(Dialect::Ga)).expect("JSON"), told);

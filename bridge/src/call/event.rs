@@ -309,11 +309,13 @@ pub enum ToolOutcome {
     TimedOut,
     /// It was not run: unknown, interrupted, one too many, no usable arguments.
     Refused,
+    /// It was not run again: the server had refused the output of the same call, which is there.
+    Reused,
 }
 
 impl ToolOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::TimedOut, Self::Refused];
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::TimedOut, Self::Refused, Self::Reused];
 
     /// The word used in logs, stores and metrics.
     pub const fn name(self) -> &'static str {
@@ -322,6 +324,7 @@ impl ToolOutcome {
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
             Self::Refused => "refused",
+            Self::Reused => "reused",
         }
     }
 }
@@ -355,6 +358,12 @@ pub struct Counts {
     pub lost_marks: u64,
     /// `error` events that did not end the call.
     pub errors: u64,
+    /// Outputs of functions that the server refused to take.
+    pub refused_outputs: u64,
+    /// Ends of responses that never began.
+    pub unannounced: u64,
+    /// Times the model called functions without end and was stopped.
+    pub tool_loops: u64,
     /// Responses asked for again.
     pub retries: u64,
     /// Largest amount of audio held at one time, bytes.
@@ -461,8 +470,15 @@ pub enum CallEvent {
         outcome: ToolOutcome,
         /// From when it was started; `None` for a call that was not run.
         took: Option<Duration>,
+        /// Why it was not run, in words without content.
+        why: Option<&'static str>,
         /// What the model was told.
         output: Private,
+    },
+    /// The model calls functions again and again: it is asked for an answer without one.
+    ToolLoop {
+        /// Responses in a row that called functions.
+        rounds: u32,
     },
     /// The model reported a problem that did not end the call.
     ModelError {

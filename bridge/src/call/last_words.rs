@@ -48,7 +48,7 @@ impl LastWords {
                 desk.transcript.committed(&item, previous.as_deref(), true);
                 self.wordless.push(item);
             }
-            ServerEvent::ItemAdded { item, previous, role } if role == "user" => {
+            ServerEvent::ItemAdded { item, previous, role, .. } if role == "user" => {
                 if self.wordless.contains(&item) {
                     desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
                 }

@@ -84,6 +84,17 @@ pub(crate) enum Created {
     Unwanted,
 }
 
+/// Which response it was that ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Done {
+    /// The active one.
+    Active(Active),
+    /// One before it.
+    Earlier,
+    /// One that never began. `wanted`: it was to be the answer to a request or a turn, and nobody interrupted it.
+    NeverCreated { wanted: bool },
+}
+
 /// The responses of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Responses {
@@ -95,6 +106,8 @@ pub(crate) struct Responses {
     /// ... but the caller interrupted it already.
     auto_fenced: bool,
     welcome: VecDeque<String>,
+    /// Responses that were created lately.
+    known: VecDeque<String>,
     next_request: u64,
 }
 
@@ -157,6 +170,10 @@ impl Responses {
             // The server makes one at a time: this one of ours kept it from answering the turn that ended meanwhile.
             self.wanted.get_or_insert(Why::Turn);
         }
+        if self.known.len() >= WELCOME_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back(id.to_owned());
         // A cancelled predecessor may end later than its successor begins.
         self.active = Some(Active {
             id: id.to_owned(),
@@ -183,9 +200,15 @@ impl Responses {
         }
     }
 
-    /// A response ended. Returns it if it was the active one.
-    pub(crate) fn done(&mut self, id: &str) -> Option<Active> {
-        let ended = self.active.take_if(|active| active.id == id)?;
+    /// A response ended. `request`: what it says it was made for, if it does.
+    pub(crate) fn done(&mut self, id: &str, request: Option<u64>) -> Done {
+        let Some(ended) = self.active.take_if(|active| active.id == id) else {
+            return if self.known.iter().any(|known| known == id) {
+                Done::Earlier
+            } else {
+                Done::NeverCreated { wanted: self.never_created(request) }
+            };
+        };
         // The server handles what it is sent in order: a request that was overtaken by a response which has ended
         // by now was neither granted nor refused, and will not be.
         if let Some(lost) = self.requested.take_if(|requested| requested.overtaken)
@@ -194,7 +217,19 @@ impl Responses {
         {
             self.wanted = Some(lost.why);
         }
-        Some(ended)
+        Done::Active(ended)
+    }
+
+    /// A response ended that had not begun: nothing will come of what it was made for. One that does not say may be the
+    /// answer to a turn, and nothing else.
+    fn never_created(&mut self, request: Option<u64>) -> bool {
+        if let Some(ours) = self.requested.take_if(|ours| Some(ours.number) == request) {
+            return !ours.fenced && ours.why != Why::Filler;
+        }
+        if request.is_some() || !take(&mut self.auto_pending) {
+            return false;
+        }
+        !take(&mut self.auto_fenced)
     }
 
     /// The caller took the floor: nothing that exists or was asked for may be heard any more.
@@ -223,6 +258,13 @@ impl Responses {
         self.requested.is_some()
     }
 
+    /// All that is awaited is a word that fills the time of a function.
+    pub(crate) fn is_only_filling(&self) -> bool {
+        let active = self.active.as_ref().is_some_and(|active| active.fills);
+        let requested = self.requested.as_ref().is_some_and(|ours| ours.why == Why::Filler);
+        (active || (requested && self.active.is_none())) && !self.auto_pending
+    }
+
     /// Our request was refused because another response is running. Returns whether it was ours.
     pub(crate) fn refused_as_busy(&mut self, event_id: Option<&str>) -> bool {
         let Some(ours) = self.requested.take_if(|r| event_id.is_none_or(|id| id == r.event_id)) else {
@@ -248,6 +290,14 @@ impl Responses {
         self.auto_fenced = false;
         let running = self.interrupt();
         self.active = None;
+        running
+    }
+
+    /// The same for what only fills the time of a function; what is wanted behind it is still wanted.
+    pub(crate) fn give_up_filling(&mut self) -> Option<String> {
+        let wanted = self.wanted.take();
+        let running = self.give_up();
+        self.wanted = wanted;
         running
     }
 
@@ -294,7 +344,7 @@ mod tests {
         assert!(t.ask(false).is_none());
         t.created("r1", Some(1), false);
         assert!(t.ask(false).is_none());
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_some());
     }
 
@@ -307,7 +357,7 @@ mod tests {
         t.want(Why::Retry);
         t.ask(false);
         assert_eq!(t.created("late", Some(1), false), Created::Unwanted);
-        t.done("late");
+        t.done("late", None);
         assert_eq!(t.created("next", Some(2), false), Created::Welcome);
     }
 
@@ -317,7 +367,7 @@ mod tests {
         for nth in 0..=WELCOME_MAX {
             t.expect_auto();
             t.created(&nth.to_string(), None, false);
-            t.done(&nth.to_string());
+            t.done(&nth.to_string(), None);
         }
         assert!(!t.is_welcome("0"));
         assert!((1..=WELCOME_MAX).all(|nth| t.is_welcome(&nth.to_string())));
@@ -382,12 +432,12 @@ mod tests {
         };
         let mut t = overtaken();
         t.created("r1", None, false);
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_some_and(|(_, why)| why == Why::ToolOutput));
         let mut t = overtaken();
         t.interrupt();
         t.created("r1", None, true);
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_none());
     }
 
@@ -415,17 +465,17 @@ mod tests {
         let mut t = asked_too_early();
         assert_eq!(t.created("r1", Some(1), false), Created::Unwanted);
         assert!(t.active().is_some_and(|active| active.unwanted) && t.ask(false).is_none(), "one at a time");
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Turn));
         let mut t = asked_too_early();
         t.interrupt();
         t.created("r1", Some(1), true);
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_none(), "that turn has been interrupted, too");
         let mut t = asked_too_early();
         t.created("r1", Some(1), false);
         t.created("r2", None, false);
-        t.done("r2");
+        t.done("r2", None);
         assert!(t.ask(false).is_none(), "the server answered it after all");
     }
 
@@ -435,7 +485,7 @@ mod tests {
         t.expect_auto();
         t.interrupt();
         assert_eq!(t.created("r1", None, true), Created::Unwanted);
-        t.done("r1");
+        t.done("r1", None);
         t.expect_auto();
         assert_eq!(t.created("r2", None, false), Created::Welcome);
     }
@@ -450,7 +500,7 @@ mod tests {
         t.created("r1", None, false);
         t.want(Why::ToolOutput);
         assert!(t.ask(false).is_none());
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_some(), "the greeting will not come any more");
     }
 
@@ -460,7 +510,7 @@ mod tests {
         t.created("old", None, false);
         t.interrupt();
         t.created("new", None, false);
-        assert!(t.done("old").is_none());
+        assert!(matches!(t.done("old", None), Done::Earlier));
         assert!(t.active().is_some_and(|a| a.id == "new"));
     }
 
@@ -485,7 +535,7 @@ mod tests {
         assert!(t.ask(true).is_none(), "not while the caller speaks");
         t.expect_auto();
         t.created("r1", None, false);
-        t.done("r1");
+        t.done("r1", None);
         assert!(t.ask(false).is_none());
     }
 
@@ -511,7 +561,7 @@ mod tests {
             let mut t = Responses::default();
             t.want(why);
             t.created("r1", None, false);
-            t.done("r1");
+            t.done("r1", None);
             t.ask(false).is_some()
         };
         assert!(!asked_again(Why::Turn));

@@ -87,6 +87,12 @@ impl Default for CallConfig {
 }
 
 impl CallConfig {
+    /// How long a caller may wait in silence: no function's own time is cut short by it.
+    pub(crate) fn dead_air(&self) -> Duration {
+        let longest = self.tools.iter().map(|tool| tool.timeout_ms).max().unwrap_or(0);
+        ms(self.timeouts.dead_air_ms.max(longest.saturating_add(self.timeouts.first_audio_ms)))
+    }
+
     /// The protection that is in force: one that lasts until the greeting was heard needs a greeting.
     pub(crate) fn protects(&self) -> Option<Protection> {
         self.protection.filter(|protection| protection.until == Until::Time || self.greeting.is_some())
@@ -218,8 +224,9 @@ const fn tool_timeout() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filler {
-    /// How long a function runs before the model is asked for a word, ms. When somebody is speaking by then, the wait
-    /// begins again. One word for all functions that run at one time.
+    /// How long the caller waits in silence before the model is asked for a word, ms: from the end of their turn, or of
+    /// what they last heard, however many functions are called meanwhile. One word for all functions that run at one
+    /// time.
     pub after_ms: u64,
     /// What the model is told to say. It may call nothing while it says it.
     pub instructions: String,
@@ -375,13 +382,26 @@ pub struct Limits {
     pub gap_ms: u64,
     /// Function calls running at once; more are answered with an error.
     pub tools_running: usize,
+    /// Responses in a row that may call functions, from one turn of the caller to the next. Then the model is asked for
+    /// an answer that calls none, and the call is ended if it calls one all the same.
+    pub function_rounds: u32,
+    /// In how many of them the same function may be called with the same arguments.
+    pub same_calls: u32,
     /// Malformed messages tolerated on one leg before the call is ended.
     pub malformed: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { backlog_ms: 10_000, held_ms: 300_000, gap_ms: 10_000, tools_running: 8, malformed: 100 }
+        Self {
+            backlog_ms: 10_000,
+            held_ms: 300_000,
+            gap_ms: 10_000,
+            tools_running: 8,
+            function_rounds: 20,
+            same_calls: 5,
+            malformed: 100,
+        }
     }
 }
 
@@ -402,6 +422,12 @@ pub struct Timeouts {
     /// From a turn's end or a `response.create` to the first audio of its response, ms. The first time it
     /// passes the response is asked for again, the second time the caller is told and the call ends.
     pub first_audio_ms: u64,
+    /// The longest silence in which a caller waits for the agent, whatever functions are called meanwhile, ms; longer
+    /// where one function alone may take longer. Then the caller is told and the call ends.
+    pub dead_air_ms: u64,
+    /// How long functions may go on that still run when the call ends, ms. What comes of them is recorded; the call
+    /// keeps its place until then.
+    pub tool_after_end_ms: u64,
     /// Nothing at all from Twilio, not even a pong, ms. Longer than any gap of silence.
     pub caller_silent_ms: u64,
     /// While the caller is speaking, this long without media makes the bridge supply the silence that lets the
@@ -439,6 +465,8 @@ impl Default for Timeouts {
             session_created_ms: 8_000,
             session_updated_ms: 5_000,
             first_audio_ms: 8_000,
+            dead_air_ms: 60_000,
+            tool_after_end_ms: 15_000,
             caller_silent_ms: 60_000,
             media_pause_ms: 750,
             mark_ms: 5_000,

@@ -6,10 +6,10 @@ use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker,
 use super::keypad::Keypad;
 use super::last_words::LastWords;
 use super::leaving::{Farewell, Way};
-use super::responses::{Active, Created, Responses, Why};
+use super::responses::{Active, Created, Done, Responses, Why};
 use super::settings::ms;
 use super::timers::{Timer, Timers};
-use super::tools::{self, Tools, Verdict};
+use super::tools::{self, Leftover, Run, ToSend, Tools, Verdict};
 use super::uplink::Uplink;
 use super::{Desk, Stream, ToolResult, Transmit};
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
@@ -49,6 +49,8 @@ pub(super) struct Conversation {
     tools: Tools,
     /// The caller was told that what runs now takes its time.
     filled: bool,
+    /// Since when the caller has been waiting and nothing can be heard, whatever functions run meanwhile.
+    waits_since: Option<Instant>,
     /// The call is to end, or be put through, once the caller has heard everything.
     farewell: Option<Farewell>,
     /// It is being done: the function call, and what it is.
@@ -89,6 +91,7 @@ impl Conversation {
             keypad: Keypad::default(),
             tools: Tools::default(),
             filled: false,
+            waits_since: None,
             farewell: None,
             leaving: None,
             caller_speaks: false,
@@ -189,6 +192,7 @@ impl Conversation {
     pub(super) fn keypad_complete(&mut self, desk: &mut Desk, now: Instant) {
         desk.timers.stop(Timer::Keypad);
         let Some(entry) = self.keypad.finish() else { return };
+        self.tools.new_turn();
         desk.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
         desk.event(CallEvent::Keypad { keys: entry.keys, entry: Private::new(entry.pressed) });
         desk.tell_model(ClientEvent::UserText { item: entry.item, text: entry.text });
@@ -237,7 +241,7 @@ impl Conversation {
             }
             ServerEvent::ResponseDone(done) => return self.response_done(desk, stream, clogged, done, now),
             ServerEvent::OutputItemDone { response, call: Some(call) } => {
-                self.function_call(desk, &response, &call, now);
+                return self.function_call(desk, &response, &call, now);
             }
             ServerEvent::OutputItemDone { call: None, .. } | ServerEvent::Truncated { .. } => {}
             ServerEvent::Committed { item, previous } => {
@@ -254,11 +258,16 @@ impl Conversation {
                     self.wordless.truncate(WORDLESS_MAX);
                 }
             }
-            ServerEvent::ItemAdded { item, previous, role } => match role.as_str() {
-                "user" => desk.transcript.item(&item, previous.as_deref(), Speaker::Caller),
-                // Function calls and their outputs have no words but hold a place in the order.
-                _ => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
-            },
+            ServerEvent::ItemAdded { item, previous, role, answers } => {
+                if let Some(call_id) = answers {
+                    self.tools.taken(&call_id);
+                }
+                match role.as_str() {
+                    "user" => desk.transcript.item(&item, previous.as_deref(), Speaker::Caller),
+                    // Function calls and their outputs have no words but hold a place in the order.
+                    _ => desk.transcript.item(&item, previous.as_deref(), Speaker::Agent),
+                }
+            }
             ServerEvent::AgentWords { item, delta } => {
                 desk.transcript.agent_words(&item, &delta, self.downlink.generated_ms(&item));
             }
@@ -357,6 +366,7 @@ impl Conversation {
         let spoken_ms = audio_end_ms.map_or(0, |end_ms| end_ms.saturating_sub(silence_ms));
         let last_word = (spoken_ms > 0).then(|| self.clock.when(spoken_ms)).flatten();
         self.asked_at = Some(last_word.map_or(now, |at| at.min(now)));
+        self.tools.new_turn();
         self.responses.turn_ended();
         desk.timers.stop(Timer::MediaPause);
         desk.event(CallEvent::SpeechStopped);
@@ -422,9 +432,10 @@ impl Conversation {
         if let Some(farewell) = self.farewell.take() {
             desk.timers.stop(Timer::Farewell);
             // Whatever the caller says is answered by a response that knows of this.
-            let output = tools::failure("not done: the caller spoke first, and the call goes on");
-            let name = farewell.way.name().to_owned();
-            self.answer(desk, farewell.call_id, name, ToolOutcome::Refused, None, output);
+            const WHY: &str = "not done: the caller spoke first, and the call goes on";
+            self.tools.answers(&farewell.call_id, &farewell.response, &tools::failure(WHY), now);
+            self.refused(desk, &farewell.call_id, farewell.way.name(), WHY);
+            self.send_outputs(desk, now);
         }
         active
     }
@@ -442,9 +453,28 @@ impl Conversation {
             self.pump(desk, stream, clogged, now);
         }
         for call in &done.calls {
-            self.function_call(desk, &done.response, call, now);
+            self.function_call(desk, &done.response, call, now)?;
         }
-        let active = self.responses.done(&done.response);
+        self.tools.response_over(&done.response);
+        self.send_outputs(desk, now);
+        let active = match self.responses.done(&done.response, done.request) {
+            Done::Active(active) => Some(active),
+            Done::Earlier => None,
+            Done::NeverCreated { wanted } => {
+                desk.counts.unannounced += 1;
+                desk.tolerate("the end of a response that never began");
+                if wanted && done.status != "cancelled" {
+                    let why = done.error.clone().unwrap_or_else(|| done.status.clone());
+                    desk.event(CallEvent::ResponseDone {
+                        response: done.response,
+                        status: done.status,
+                        usage: done.usage,
+                    });
+                    return self.nothing_was_said(desk, &why, now);
+                }
+                None
+            }
+        };
         let spoke = active.as_ref().is_some_and(|active| active.spoke_at.is_some());
         if spoke && matches!(self.first_words, FirstWords::ToCome) {
             self.first_words = FirstWords::Generated(self.downlink.last_item());
@@ -497,8 +527,12 @@ impl Conversation {
     }
 
     pub(super) fn first_audio_overdue(&mut self, desk: &mut Desk, now: Instant) -> Result<(), Failure> {
-        if self.tools.is_running() {
-            self.expect_audio(desk, now);
+        if self.responses.is_only_filling() {
+            // Then the function's time passes in silence.
+            if let Some(response) = self.responses.give_up_filling() {
+                desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+            }
+            self.ask(desk, now);
             return Ok(());
         }
         // What is wanted waits for a response that is speaking; only one that has fallen silent is given up.
@@ -518,10 +552,21 @@ impl Conversation {
     fn error(&mut self, desk: &mut Desk, error: &ApiError, now: Instant) -> Result<(), Failure> {
         let name = error.name();
         if let Some(reason) = fatal(name) {
-            return Err(Failure { reason, detail: name.to_owned() });
+            return Err(Failure { reason, detail: error.in_words() });
         }
         desk.counts.errors += 1;
         desk.event(CallEvent::ModelError { code: name.to_owned() });
+        if name == "invalid_tool_call_id" {
+            desk.counts.refused_outputs += 1;
+            if let Some(response) = self.tools.refused(error.event_id.as_deref(), now) {
+                // A response that was asked for meanwhile may have been made without it.
+                self.tools.is_to_be_spoken_about(&response);
+                self.send_outputs(desk, now);
+                self.speak_about_tools();
+                self.ask(desk, now);
+            }
+            return Ok(());
+        }
         if name == "conversation_already_has_active_response" {
             // The running response will speak; should it not, the first-audio timer is still there.
             self.responses.refused_as_busy(error.event_id.as_deref());
@@ -540,57 +585,61 @@ impl Conversation {
 
     // ---------------------------------------------------------------------------------------- functions
 
-    fn function_call(&mut self, desk: &mut Desk, response: &str, call: &FunctionCall, now: Instant) {
+    fn function_call(
+        &mut self,
+        desk: &mut Desk,
+        response: &str,
+        call: &FunctionCall,
+        now: Instant,
+    ) -> Result<(), Failure> {
         let interrupted = !self.responses.is_welcome(response);
-        let verdict = self.tools.called(call, interrupted, &desk.config, now);
+        let stopped = self.tools.is_stopped();
+        let verdict = self.tools.called(call, response, interrupted, &desk.config, now);
         if verdict != Verdict::Ignore && desk.config.renewal.is_some() {
             desk.transcript.called(call);
         }
+        if !stopped && self.tools.is_stopped() {
+            let rounds = self.tools.rounds();
+            desk.counts.tool_loops += 1;
+            desk.event(CallEvent::ToolLoop { rounds });
+        }
         match verdict {
-            Verdict::Ignore => return,
+            Verdict::Ignore => return Ok(()),
+            Verdict::Endless => {
+                let detail = "the model calls functions without end".to_owned();
+                return Err(Failure { reason: EndReason::ResponseFailed, detail });
+            }
             Verdict::Run { arguments } => {
-                desk.event(CallEvent::ToolCalled {
-                    call_id: call.call_id.clone(),
-                    name: call.name.clone(),
-                    arguments: Private::new(arguments.as_str()),
-                });
+                called(desk, call, &arguments);
                 desk.outbox.push_back(Transmit::RunTool {
                     call_id: call.call_id.clone(),
                     name: call.name.clone(),
                     arguments,
                 });
                 self.watch_tools(desk);
-                if let Some(filler) = desk.config.filler.as_ref().filter(|_| !self.filled) {
-                    desk.timers.set_if_unset(Timer::Filler, now + ms(filler.after_ms));
-                }
             }
             Verdict::Leave { way, arguments } => {
-                desk.event(CallEvent::ToolCalled {
-                    call_id: call.call_id.clone(),
-                    name: call.name.clone(),
-                    arguments: Private::new(arguments.as_str()),
-                });
-                let (call_id, response) = (call.call_id.clone(), response.to_owned());
+                called(desk, call, &arguments);
                 if self.farewell.is_some() || self.leaving.is_some() {
-                    let output = tools::failure("the call is being ended or put through already");
-                    self.answer(desk, call_id, call.name.clone(), ToolOutcome::Refused, None, output);
+                    const WHY: &str = "the call is being ended or put through already";
+                    self.tools.answers(&call.call_id, response, &tools::failure(WHY), now);
+                    self.refused(desk, &call.call_id, &call.name, WHY);
                 } else {
+                    let (call_id, response) = (call.call_id.clone(), response.to_owned());
                     self.farewell = Some(Farewell { call_id, way, arguments, response });
                     desk.timers.set(Timer::Farewell, now + ms(desk.config.leaving.farewell_ms));
                 }
             }
-            Verdict::Answer { output } => {
-                self.answer(
-                    desk,
-                    call.call_id.clone(),
-                    call.name.clone(),
-                    ToolOutcome::Refused,
-                    None,
-                    output,
-                );
+            Verdict::Answer { output, why } => {
+                self.tools.answers(&call.call_id, response, &output, now);
+                self.refused(desk, &call.call_id, &call.name, why);
                 if !interrupted {
-                    self.tools.answered();
+                    self.tools.is_to_be_spoken_about(response);
                 }
+            }
+            Verdict::Reuse { output } => {
+                self.answered(desk, &call.call_id, &call.name, ToolOutcome::Reused, None, &output);
+                self.tools.is_to_be_spoken_about(response);
             }
         }
         if let Some(active) = self.responses.active_mut(response) {
@@ -600,6 +649,8 @@ impl Conversation {
                 desk.timers.stop(Timer::FirstAudio);
             }
         }
+        self.send_outputs(desk, now);
+        Ok(())
     }
 
     /// Returns how the call left the model, if that was it.
@@ -609,40 +660,63 @@ impl Conversation {
         result: ToolResult,
         now: Instant,
     ) -> Option<Failure> {
-        // Without one it took too long and was answered already.
-        let run = self.tools.ended(&result.call_id)?;
         let why = result.output.as_ref().err().cloned();
         let outcome = if why.is_none() { ToolOutcome::Done } else { ToolOutcome::Failed };
         let output = result.output.unwrap_or_else(|why| tools::failure(&why));
-        let left = self.left(&run.call_id, why.as_deref());
-        self.answer(desk, run.call_id, run.name, outcome, Some(now - run.began), output);
-        if left.is_some() {
+        // Without one it took too long and was answered already.
+        let run = self.tools.ended(&result.call_id, &output, now)?;
+        if let left @ Some(_) = self.run_over(desk, run, outcome, &output, why.as_deref(), now) {
             return left;
         }
-        self.tools.answered();
-        self.watch_tools(desk);
-        self.speak_about_tools();
-        self.ask(desk, now);
+        self.outputs_came(desk, now);
         None
     }
 
     /// As [`Conversation::tool_ended`].
     pub(super) fn tool_overdue(&mut self, desk: &mut Desk, now: Instant) -> Option<Failure> {
-        const WHY: &str = "the function took too long";
-        while let Some(run) = self.tools.take_late(now) {
+        let output = tools::failure(TOO_LONG);
+        while let Some(run) = self.tools.take_late(&output, now) {
             desk.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
-            let left = self.left(&run.call_id, Some(WHY));
-            let took = Some(now - run.began);
-            self.answer(desk, run.call_id, run.name, ToolOutcome::TimedOut, took, tools::failure(WHY));
-            if left.is_some() {
+            let outcome = ToolOutcome::TimedOut;
+            if let left @ Some(_) = self.run_over(desk, run, outcome, &output, Some(TOO_LONG), now) {
                 return left;
             }
-            self.tools.answered();
         }
-        self.watch_tools(desk);
+        self.outputs_came(desk, now);
+        None
+    }
+
+    fn run_over(
+        &mut self,
+        desk: &mut Desk,
+        run: Run,
+        outcome: ToolOutcome,
+        output: &str,
+        failed: Option<&str>,
+        now: Instant,
+    ) -> Option<Failure> {
+        let left = self.left(&run.call_id, failed);
+        self.answered(desk, &run.call_id, &run.name, outcome, Some(now - run.began), output);
+        if left.is_some() {
+            self.send_outputs(desk, now);
+            return left;
+        }
+        self.tools.is_to_be_spoken_about(&run.response);
+        None
+    }
+
+    /// Sends what may be sent, and has it spoken about.
+    fn outputs_came(&mut self, desk: &mut Desk, now: Instant) {
+        self.send_outputs(desk, now);
         self.speak_about_tools();
         self.ask(desk, now);
-        None
+    }
+
+    fn send_outputs(&mut self, desk: &mut Desk, now: Instant) {
+        for ToSend { event_id, call_id, output } in self.tools.take_outputs(now) {
+            desk.tell_model(ClientEvent::ToolOutput { event_id, call_id, output });
+        }
+        self.watch_tools(desk);
     }
 
     // ---------------------------------------------------------------------------------------- leaving
@@ -650,16 +724,18 @@ impl Conversation {
     /// Ends the call or puts the caller through, if that is wanted and the caller has heard everything.
     pub(super) fn leave_if_heard(&mut self, desk: &mut Desk, now: Instant) {
         let heard = self.downlink.is_quiet() && !self.responses.is_expected() && !self.caller_speaks;
-        if heard && self.farewell.is_some() {
+        // What the model has begun is finished first; the farewell's limit bounds that, too.
+        if heard && self.farewell.is_some() && !self.tools.is_running() {
             self.leave(desk, now);
         }
     }
 
     /// Does it, heard or not.
     pub(super) fn leave(&mut self, desk: &mut Desk, now: Instant) {
-        let Some(Farewell { call_id, way, arguments, .. }) = self.farewell.take() else { return };
+        let Some(Farewell { call_id, way, arguments, response }) = self.farewell.take() else { return };
         desk.timers.stop(Timer::Farewell);
-        self.tools.runs(&call_id, way.name(), now, now + ms(desk.config.leaving.carrier_ms));
+        let by = now + ms(desk.config.leaving.carrier_ms);
+        self.tools.runs(&call_id, way.name(), &response, now, by);
         self.watch_tools(desk);
         self.leaving = Some((call_id.clone(), way));
         desk.outbox.push_back(Transmit::RunTool { call_id, name: way.name().to_owned(), arguments });
@@ -682,34 +758,74 @@ impl Conversation {
         Some(Failure { reason: way.reason(), detail })
     }
 
-    fn answer(
-        &mut self,
+    /// A function call is answered, whenever its output is sent.
+    fn answered(
+        &self,
         desk: &mut Desk,
-        call_id: String,
-        name: String,
+        call_id: &str,
+        name: &str,
         outcome: ToolOutcome,
         took: Option<Duration>,
-        output: String,
+        output: &str,
     ) {
         if desk.config.renewal.is_some() {
-            desk.transcript.answered(&call_id, &output);
+            desk.transcript.answered(call_id, output);
         }
-        let told = Private::new(output.as_str());
-        desk.event(CallEvent::ToolAnswered { call_id: call_id.clone(), name, outcome, took, output: told });
-        desk.tell_model(ClientEvent::ToolOutput { call_id, output });
+        desk.event(CallEvent::ToolAnswered {
+            call_id: call_id.to_owned(),
+            name: name.to_owned(),
+            outcome,
+            took,
+            why: None,
+            output: Private::new(output),
+        });
     }
 
-    /// A function has been running for a while: the caller is told that it takes its time, unless somebody is
-    /// speaking, or about to. Then it can wait; a caller who hears something knows that the line is alive.
-    pub(super) fn fill(&mut self, desk: &mut Desk, now: Instant) {
-        let Some(after_ms) = desk.config.filler.as_ref().map(|filler| filler.after_ms) else { return };
-        if self.farewell.is_some() || self.leaving.is_some() {
-            return;
+    /// A function call is answered without being run.
+    fn refused(&self, desk: &mut Desk, call_id: &str, name: &str, why: &'static str) {
+        let output = tools::failure(why);
+        if desk.config.renewal.is_some() {
+            desk.transcript.answered(call_id, &output);
         }
+        desk.event(CallEvent::ToolAnswered {
+            call_id: call_id.to_owned(),
+            name: name.to_owned(),
+            outcome: ToolOutcome::Refused,
+            took: None,
+            why: Some(why),
+            output: Private::new(output),
+        });
+    }
+
+    /// Watches how long the caller has been waiting in silence. Function calls end no wait, and neither do requests: only
+    /// what can be heard does.
+    pub(super) fn watch_silence(&mut self, desk: &mut Desk, now: Instant) {
+        let runs = self.tools.is_running();
         let coming = self.responses.is_expected() || self.responses.is_anything_coming();
-        if self.caller_speaks || coming || !self.downlink.is_quiet() {
-            desk.timers.set(Timer::Filler, now + ms(after_ms));
-            return;
+        let repeats = desk.timers.is_set(Timer::Retry);
+        let waits = (runs || self.responses.is_expected() || repeats)
+            && !self.caller_speaks
+            && self.downlink.is_quiet();
+        let leaves = self.farewell.is_some() || self.leaving.is_some();
+        if !waits || leaves {
+            self.waits_since = None;
+            desk.timers.stop(Timer::DeadAir);
+            return desk.timers.stop(Timer::Filler);
+        }
+        let since = *self.waits_since.get_or_insert(now);
+        desk.timers.set(Timer::DeadAir, since + desk.config.dead_air());
+        match desk.config.filler.as_ref().filter(|_| runs && !coming && !self.filled) {
+            Some(filler) => desk.timers.set(Timer::Filler, since + ms(filler.after_ms)),
+            None => desk.timers.stop(Timer::Filler),
+        }
+    }
+
+    /// The caller has been waiting for a while and a function runs: a caller who hears that it takes its time knows that
+    /// the line is alive.
+    pub(super) fn fill(&mut self, desk: &mut Desk, now: Instant) {
+        let coming = self.responses.is_expected() || self.responses.is_anything_coming();
+        if coming || self.caller_speaks || !self.tools.is_running() {
+            return; // the next watch sees to it
         }
         self.filled = true;
         self.responses.want(Why::Filler);
@@ -719,18 +835,15 @@ impl Conversation {
     fn watch_tools(&mut self, desk: &mut Desk) {
         match self.tools.due() {
             Some(at) => desk.timers.set(Timer::Tool, at),
-            None => {
-                self.filled = false;
-                desk.timers.stop(Timer::Tool);
-                desk.timers.stop(Timer::Filler);
-            }
+            None => desk.timers.stop(Timer::Tool),
         }
+        self.filled &= self.tools.is_running();
     }
 
-    /// Once every call is answered, one response speaks about all of them. A caller who is speaking has the
-    /// floor: the answer to that turn will know the outputs.
+    /// Once every call of a response is answered, one response speaks about all of them. A caller who is speaking has
+    /// the floor: the answer to that turn will know the outputs. A call that is being left has had its last words.
     fn speak_about_tools(&mut self) {
-        if self.tools.take_unspoken() {
+        if self.tools.take_unspoken() && self.leaving.is_none() {
             self.responses.want(Why::ToolOutput);
         }
     }
@@ -761,7 +874,7 @@ impl Conversation {
             event_id: request.event_id,
             request: request.number,
             instructions,
-            may_call: why != Why::Filler,
+            may_call: why != Why::Filler && !self.tools.is_stopped(),
         });
         self.expect_audio(desk, now);
     }
@@ -783,7 +896,12 @@ impl Conversation {
         let responds = self.responses.is_anything_coming() || self.responses.is_expected();
         let repeats = timers.is_set(Timer::Retry) || timers.is_set(Timer::FirstAudio);
         let leaves = self.farewell.is_some() || self.leaving.is_some();
-        let busy = responds || repeats || leaves || self.tools.is_running() || self.keypad.is_gathering();
+        let busy = responds
+            || repeats
+            || leaves
+            || self.tools.is_running()
+            || self.tools.is_keeping()
+            || self.keypad.is_gathering();
         let words_due = self.wordless.iter().any(|(_, since)| *since + WORDS_PATIENCE > now);
         !self.caller_speaks && self.downlink.is_quiet() && !busy && !words_due
     }
@@ -791,6 +909,7 @@ impl Conversation {
     /// Another session takes over, which knows nothing but the history. `keys` were pressed meanwhile.
     pub(super) fn go_on(&mut self, desk: &mut Desk, uplink: &mut Uplink, keys: &str, now: Instant) {
         self.responses.begin_anew();
+        self.tools.begin_anew();
         self.wordless.clear();
         self.uncommitted = false;
         self.strikes = 0;
@@ -832,14 +951,27 @@ impl Conversation {
         Some(LastWords::await_them(desk, self.caller_speaks, self.uncommitted, wordless))
     }
 
-    /// The conversation is over. Hands out what is on its way to the ear.
-    pub(super) fn end(mut self, desk: &mut Desk) -> Downlink {
+    /// The conversation is over. Hands out what is on its way to the ear, and the functions that run: what was begun is
+    /// finished, and what came of it is told.
+    pub(super) fn end(mut self, desk: &mut Desk, now: Instant) -> (Downlink, Leftover) {
         desk.timers.stop(Timer::Farewell);
-        for call_id in self.tools.abandon() {
-            desk.outbox.push_back(Transmit::CancelTool { call_id });
+        if let Some(farewell) = self.farewell.take() {
+            self.refused(desk, &farewell.call_id, farewell.way.name(), "not done: the call ended first");
         }
-        self.downlink
+        let longest = ms(desk.config.timeouts.tool_after_end_ms);
+        (self.downlink, self.tools.run_out(longest, now))
     }
+}
+
+/// What the model is told of a function that was stopped.
+pub(super) const TOO_LONG: &str = "the function took too long";
+
+fn called(desk: &mut Desk, call: &FunctionCall, arguments: &str) {
+    desk.event(CallEvent::ToolCalled {
+        call_id: call.call_id.clone(),
+        name: call.name.clone(),
+        arguments: Private::new(arguments),
+    });
 }
 
 /// Errors after which asking again is pointless.

@@ -1,6 +1,7 @@
 //! A call, step by step: each test states one fact.
 
 mod door;
+mod functions;
 mod last_words;
 mod leaving;
 mod protection;
@@ -231,7 +232,7 @@ impl Bench {
                 Transmit::Model(ClientEvent::AppendAudio { audio }) => format!("append {}", audio.len()),
                 Transmit::Model(ClientEvent::CommitAudio { .. }) => "commit".into(),
                 Transmit::Model(ClientEvent::UserText { text, .. }) => text,
-                Transmit::Model(ClientEvent::ToolOutput { call_id, output }) => {
+                Transmit::Model(ClientEvent::ToolOutput { call_id, output, .. }) => {
                     format!("output {call_id} {output}")
                 }
                 Transmit::Model(ClientEvent::Past(past)) => format!("past {past:?}"),
@@ -1015,9 +1016,9 @@ fn a_function_runs_once_and_its_output_is_spoken_about_after_the_response() {
     t.expect_quiet();
     t.call.handle_tool(ToolResult { call_id: "call_1".into(), output: Ok("{}".into()) }, t.now());
     t.drain();
-    t.expect("output call_1 {}");
-    t.expect_quiet();
+    t.expect_quiet(); // some servers refuse an output before the response is over
     t.response_done("r1", "completed");
+    t.expect("output call_1 {}");
     t.expect("create 1");
     t.expect_quiet();
 }
@@ -1091,7 +1092,9 @@ fn while_an_answer_is_on_its_way_a_filler_can_wait() {
     t.model_says("r2", "item_8", 100);
     t.response_done("r2", "completed");
     t.expect_quiet();
-    t.advance(900);
+    t.advance(1_099); // the wait begins anew where the answer ends
+    t.expect_quiet();
+    t.advance(1);
     t.expect("create 2");
 }
 
@@ -1157,6 +1160,8 @@ fn a_call_of_an_interrupted_response_is_answered_without_being_run() {
     t.response_begins("r1");
     t.model_detects_speech();
     t.model(CALL);
+    t.expect_quiet();
+    t.response_done("r1", "cancelled");
     t.expect(r#"output call_1 {"error":"not run: the caller interrupted"}"#);
     t.expect_quiet();
 }
@@ -1166,6 +1171,7 @@ fn bad_arguments_are_answered_with_what_is_wrong() {
     let mut t = Bench::live_with(with_lookup);
     t.response_begins("r1");
     t.model(&CALL.replace(r#" {\"id\":7} \n"#, "seven"));
+    t.response_done("r1", "completed");
     t.expect(r#"output call_1 {"error":"the arguments are not a JSON object"}"#);
 }
 
@@ -1340,16 +1346,6 @@ fn an_expiring_session_leaves_time_for_the_ear_the_last_words_and_a_second() {
 }
 
 #[test]
-fn functions_nobody_waits_for_are_stopped_when_the_call_ends() {
-    let mut t = Bench::live_with(with_lookup);
-    t.response_begins("r1");
-    t.model(CALL);
-    t.sent.clear();
-    t.twilio(r#"{"event":"stop","streamSid":"MZ1","stop":{}}"#);
-    t.expect("stop running call_1");
-}
-
-#[test]
 fn reading_goes_on_when_half_of_what_may_be_held_has_gone() {
     let mut t = Bench::live_with(|c| c.limits.held_ms = 10_000);
     t.response_begins("r1");
@@ -1450,6 +1446,9 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
         malformed: 0,
         lost_marks: 3,
         errors: 1,
+        refused_outputs: 0,
+        unannounced: 0,
+        tool_loops: 0,
         retries: 1,
         peak_held_bytes: 160, // the first frame, until the session was settled
     };
@@ -1615,6 +1614,7 @@ fn a_function_call_is_told_with_its_name_outcome_and_duration() {
         name: "lookup".into(),
         outcome: ToolOutcome::Done,
         took: Some(ms(700)),
+        why: None,
         output: Private::new("{}"),
     };
     assert!(t.events.contains(&answered), "{:?}", t.events);

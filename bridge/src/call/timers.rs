@@ -44,8 +44,10 @@ pub enum Timer {
     ModelPong,
     /// A function call takes too long.
     Tool,
-    /// A function has been running for so long that the caller should hear of it.
+    /// The caller has been waiting for a function for so long that they should hear of it.
     Filler,
+    /// The caller has been waiting in silence for as long as may be.
+    DeadAir,
     /// The caller should have heard the farewell.
     Farewell,
     /// The protected window is at its longest.
@@ -69,7 +71,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 30] = [
+    const ALL: [Self; 31] = [
         Self::Start,
         Self::FirstMedia,
         Self::Dial,
@@ -90,6 +92,7 @@ impl Timer {
         Self::ModelPong,
         Self::Tool,
         Self::Filler,
+        Self::DeadAir,
         Self::Farewell,
         Self::Protection,
         Self::Expiry,
@@ -125,6 +128,7 @@ impl Timer {
             Self::ModelPong => "model_pong",
             Self::Tool => "tool",
             Self::Filler => "filler",
+            Self::DeadAir => "dead_air",
             Self::Farewell => "farewell",
             Self::Protection => "protection",
             Self::Expiry => "expiry",

@@ -1,19 +1,43 @@
 //! Function calls in flight. Each is answered exactly once, whatever becomes of it; audio never waits for one.
+//!
+//! An output goes to the server when the response that made the call is over: some servers refuse one that comes
+//! sooner, although they know the call, and then call again under another id. Such a refusal is recognised: the output
+//! is sent once more, and the call that repeats it is answered with the output there is, not run a second time.
+//!
+//! Outputs are grouped by response: the model is asked to go on when all calls of one response are answered, whatever
+//! an older response still waits for.
+//!
+//! A model that calls again and again without a word to the caller is stopped: by the number of responses in a row that
+//! call functions, and by the number of times the same call is made.
 
 use super::leaving::{self, Way};
 use super::settings::{CallConfig, ms};
 use crate::realtime::FunctionCall;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Call ids remembered, so that a call reported twice runs once.
 const SEEN_MAX: usize = 256;
+/// Outputs remembered until the server has taken them, and outputs that it refused.
+const SENT_MAX: usize = 32;
+/// Different calls of one turn that are counted.
+const COUNTED_MAX: usize = 64;
+/// How long an output waits for the end of its response. A server that does not end one is told all the same.
+const OUTPUT_WAITS: Duration = Duration::from_secs(5);
+
+/// What is called: the same function with the same arguments is the same call, whatever its id.
+#[derive(Clone, Debug, PartialEq)]
+struct Called {
+    name: String,
+    arguments: Value,
+}
 
 #[derive(Debug)]
 struct Running {
     call_id: String,
-    name: String,
+    called: Called,
+    response: String,
     began: Instant,
     give_up_at: Instant,
 }
@@ -23,13 +47,42 @@ struct Running {
 pub(crate) struct Run {
     pub(crate) call_id: String,
     pub(crate) name: String,
+    /// The response that made the call.
+    pub(crate) response: String,
     pub(crate) began: Instant,
 }
 
-impl From<Running> for Run {
-    fn from(Running { call_id, name, began, give_up_at: _ }: Running) -> Self {
-        Self { call_id, name, began }
-    }
+/// An output for the server, and what it answers.
+#[derive(Clone, Debug)]
+struct Output {
+    /// Counts the outputs of the call.
+    number: u64,
+    call_id: String,
+    response: String,
+    output: String,
+    /// The run it comes from; an output of no run can be had again at any time.
+    ran: Option<Called>,
+    /// It was refused before.
+    again: bool,
+    /// It is not kept back for longer.
+    send_by: Instant,
+}
+
+/// An output that the server refused.
+#[derive(Clone, Debug)]
+struct Refused {
+    called: Called,
+    output: String,
+    /// A turn of the caller has ended since.
+    is_old: bool,
+}
+
+/// What to tell the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ToSend {
+    pub(crate) event_id: String,
+    pub(crate) call_id: String,
+    pub(crate) output: String,
 }
 
 /// What to do with a function call.
@@ -39,10 +92,26 @@ pub(crate) enum Verdict {
     Run { arguments: String },
     /// Run it with these arguments when the caller has heard the farewell.
     Leave { way: Way, arguments: String },
-    /// Answer it now.
-    Answer { output: String },
+    /// Answer it now with this, and why, in words without content.
+    Answer { output: String, why: &'static str },
+    /// Its output is there: that of an earlier run, which the server had refused.
+    Reuse { output: String },
+    /// The model calls without end, and does so although it was stopped: nothing helps.
+    Endless,
     /// Nothing: it was seen before, or the model never finished writing it.
     Ignore,
+}
+
+/// Calls since the caller's last turn.
+#[derive(Debug, Default)]
+struct Loop {
+    /// Responses that called functions, and the last of them.
+    rounds: u32,
+    last: String,
+    /// In how many responses each call was made, and the last of them.
+    calls: Vec<(Called, u32, String)>,
+    /// The response in which it was too much.
+    stopped_in: Option<String>,
 }
 
 /// The function calls of one phone call.
@@ -50,8 +119,19 @@ pub(crate) enum Verdict {
 pub(crate) struct Tools {
     running: Vec<Running>,
     seen: VecDeque<String>,
-    /// Something was answered that no response has spoken about.
-    unspoken: bool,
+    /// Responses that made calls and are not over.
+    open: Vec<String>,
+    /// Responses of whose calls something was answered that no response has spoken about.
+    unspoken: Vec<String>,
+    /// Outputs that wait for the end of their response.
+    kept: Vec<Output>,
+    /// Outputs that the server has neither taken nor refused.
+    sent: VecDeque<Output>,
+    /// Outputs of runs that the server refused, and how many turns of the caller ago: the same call under another id
+    /// gets them.
+    refused: VecDeque<Refused>,
+    outputs: u64,
+    since_turn: Loop,
 }
 
 impl Tools {
@@ -59,6 +139,7 @@ impl Tools {
     pub(crate) fn called(
         &mut self,
         call: &FunctionCall,
+        response: &str,
         interrupted: bool,
         config: &CallConfig,
         now: Instant,
@@ -70,15 +151,37 @@ impl Tools {
             self.seen.pop_front();
         }
         self.seen.push_back(call.call_id.clone());
-        let refuse = |why: &str| Verdict::Answer { output: failure(why) };
+        if !self.open.iter().any(|open| open == response) {
+            self.open.push(response.to_owned());
+        }
+        let refuse = |why| Verdict::Answer { output: failure(why), why };
         if interrupted {
             return refuse("not run: the caller interrupted");
         }
         let arguments = call.arguments.trim();
         let arguments = if arguments.is_empty() { "{}" } else { arguments };
         let value = serde_json::from_str::<Value>(arguments).ok().filter(Value::is_object);
-        if let (Some(way), Some(value)) = (leaving::way(&call.name, &config.leaving), &value) {
-            return match leaving::resolved(way, value, &config.leaving) {
+        let called = Called { name: call.name.clone(), arguments: value.clone().unwrap_or_default() };
+        let too_much = self.since_turn.counts(&called, response, config);
+        if self.since_turn.stopped_in.as_ref().is_some_and(|stopped| stopped != response) {
+            return Verdict::Endless;
+        }
+        if let Some(why) = too_much.or(self.since_turn.stopped_in.is_some().then_some(TOO_MANY_ROUNDS)) {
+            self.since_turn.stopped_in.get_or_insert_with(|| response.to_owned());
+            return refuse(why);
+        }
+        if let Some(refused) = self.refused.iter().find(|refused| refused.called == called) {
+            let output = refused.output.clone();
+            self.keep(&call.call_id, response, &output, Some(called), now);
+            return Verdict::Reuse { output };
+        }
+        if let Some(way) = leaving::way(&call.name, &config.leaving) {
+            // To hang up needs no arguments, so that no arguments can keep it from being done.
+            let value = value.or((way == Way::HangUp).then_some(Value::Null));
+            return match value
+                .ok_or(NO_OBJECT)
+                .and_then(|value| leaving::resolved(way, &value, &config.leaving))
+            {
                 Ok(arguments) => Verdict::Leave { way, arguments },
                 Err(why) => refuse(why),
             };
@@ -90,53 +193,258 @@ impl Tools {
             return refuse("too many functions are running");
         }
         if value.is_none() {
-            return refuse("the arguments are not a JSON object");
+            return refuse(NO_OBJECT);
         }
-        self.runs(&call.call_id, &call.name, now, now + ms(spec.timeout_ms));
+        let give_up_at = now + ms(spec.timeout_ms);
+        let (call_id, response) = (call.call_id.clone(), response.to_owned());
+        self.running.push(Running { call_id, called, response, began: now, give_up_at });
         Verdict::Run { arguments: arguments.to_owned() }
     }
 
-    /// A run begins.
-    pub(crate) fn runs(&mut self, call_id: &str, name: &str, now: Instant, give_up_at: Instant) {
-        let (call_id, name) = (call_id.to_owned(), name.to_owned());
-        self.running.push(Running { call_id, name, began: now, give_up_at });
+    /// A run begins that the model has called for in this response, some time ago.
+    pub(crate) fn runs(
+        &mut self,
+        call_id: &str,
+        name: &str,
+        response: &str,
+        now: Instant,
+        give_up_at: Instant,
+    ) {
+        let called = Called { name: name.to_owned(), arguments: Value::Null };
+        let (call_id, response) = (call_id.to_owned(), response.to_owned());
+        self.running.push(Running { call_id, called, response, began: now, give_up_at });
     }
 
-    /// A run ended. Returns it if anybody still waits for it.
-    pub(crate) fn ended(&mut self, call_id: &str) -> Option<Run> {
+    /// A run ended with this output for the server. Returns it if anybody still waits for it.
+    pub(crate) fn ended(&mut self, call_id: &str, output: &str, now: Instant) -> Option<Run> {
         let at = self.running.iter().position(|running| running.call_id == call_id)?;
-        Some(self.running.remove(at).into())
+        Some(self.takes(at, output, now))
     }
 
-    /// An output was sent to the model.
-    pub(crate) const fn answered(&mut self) {
-        self.unspoken = true;
+    /// Takes one that takes too long, with this output in place of its own.
+    pub(crate) fn take_late(&mut self, output: &str, now: Instant) -> Option<Run> {
+        let late = self.running.iter().position(|running| running.give_up_at <= now)?;
+        Some(self.takes(late, output, now))
     }
 
-    /// All calls are answered and something is to be said about it. Says so once.
+    fn takes(&mut self, at: usize, output: &str, now: Instant) -> Run {
+        let Running { call_id, called, response, began, give_up_at: _ } = self.running.remove(at);
+        let name = called.name.clone();
+        self.keep(&call_id, &response, output, Some(called), now);
+        Run { call_id, name, response, began }
+    }
+
+    /// There is an output of no run.
+    pub(crate) fn answers(&mut self, call_id: &str, response: &str, output: &str, now: Instant) {
+        self.keep(call_id, response, output, None, now);
+    }
+
+    fn keep(&mut self, call_id: &str, response: &str, output: &str, ran: Option<Called>, now: Instant) {
+        self.outputs += 1;
+        self.kept.push(Output {
+            number: self.outputs,
+            call_id: call_id.to_owned(),
+            response: response.to_owned(),
+            output: output.to_owned(),
+            ran,
+            again: false,
+            send_by: now + OUTPUT_WAITS,
+        });
+    }
+
+    /// Something is to be said about the output of a call of this response.
+    pub(crate) fn is_to_be_spoken_about(&mut self, response: &str) {
+        if !self.unspoken.iter().any(|unspoken| unspoken == response) {
+            self.unspoken.push(response.to_owned());
+        }
+    }
+
+    /// A response is over: it makes no more calls, and its outputs may be sent.
+    pub(crate) fn response_over(&mut self, response: &str) {
+        self.open.retain(|open| open != response);
+    }
+
+    /// The outputs that may be sent now.
+    pub(crate) fn take_outputs(&mut self, now: Instant) -> Vec<ToSend> {
+        let is_due = |output: &Output| output.send_by <= now || !self.open.contains(&output.response);
+        let (due, kept) = std::mem::take(&mut self.kept).into_iter().partition(is_due);
+        self.kept = kept;
+        let due: Vec<Output> = due;
+        let to_send = due.iter().map(|output| ToSend {
+            event_id: format!("output_{}", output.number),
+            call_id: output.call_id.clone(),
+            output: output.output.clone(),
+        });
+        let to_send = to_send.collect();
+        self.sent.extend(due);
+        while self.sent.len() > SENT_MAX {
+            self.sent.pop_front();
+        }
+        to_send
+    }
+
+    /// The server has taken the output of this call.
+    pub(crate) fn taken(&mut self, call_id: &str) {
+        let Some(at) = self.sent.iter().position(|sent| sent.call_id == call_id) else { return };
+        if let Some(Output { ran: Some(called), .. }) = self.sent.remove(at) {
+            self.refused.retain(|refused| refused.called != called);
+        }
+    }
+
+    /// The server refused an output, as if it did not know the call: the one of this event, or the oldest that it has
+    /// said nothing about. It is to be sent once more. Returns the response of its call.
+    pub(crate) fn refused(&mut self, event_id: Option<&str>, now: Instant) -> Option<String> {
+        let named = |sent: &Output| event_id.is_some_and(|id| id == format!("output_{}", sent.number));
+        let at = match event_id {
+            Some(_) => self.sent.iter().position(named)?,
+            None => 0,
+        };
+        let mut output = self.sent.remove(at)?;
+        if let Some(called) = output.ran.take() {
+            self.refused.retain(|refused| refused.called != called);
+            if self.refused.len() >= SENT_MAX {
+                self.refused.pop_front();
+            }
+            self.refused.push_back(Refused { called, output: output.output.clone(), is_old: false });
+        }
+        if output.again {
+            return None;
+        }
+        self.outputs += 1;
+        let response = output.response.clone();
+        let send_by = now + OUTPUT_WAITS;
+        self.kept.push(Output { number: self.outputs, again: true, send_by, ..output });
+        Some(response)
+    }
+
+    /// A turn of the caller ended: what was called before it has nothing to do with what is called now.
+    pub(crate) fn new_turn(&mut self) {
+        self.since_turn = Loop::default();
+        // The call that repeats it may be in the answer to this turn, and in none behind it.
+        self.refused.retain(|refused| !refused.is_old);
+        self.refused.iter_mut().for_each(|refused| refused.is_old = true);
+    }
+
+    /// The model calls functions without end: the next response may call none.
+    pub(crate) const fn is_stopped(&self) -> bool {
+        self.since_turn.stopped_in.is_some()
+    }
+
+    /// Responses in a row that called functions.
+    pub(crate) const fn rounds(&self) -> u32 {
+        self.since_turn.rounds
+    }
+
+    /// All calls of a response are answered and something is to be said about it. Says so once.
     pub(crate) fn take_unspoken(&mut self) -> bool {
-        self.running.is_empty() && std::mem::take(&mut self.unspoken)
+        let runs = |response: &str| self.running.iter().any(|running| running.response == response);
+        let waiting = |unspoken: &String| runs(unspoken) || self.open.contains(unspoken);
+        let (waiting, answered): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unspoken).into_iter().partition(waiting);
+        self.unspoken = waiting;
+        !answered.is_empty()
+    }
+
+    /// When the first of them takes too long, or an output has waited for long enough.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let late = self.running.iter().map(|running| running.give_up_at);
+        late.chain(self.kept.iter().map(|kept| kept.send_by)).min()
+    }
+
+    /// The model is waiting for an output.
+    pub(crate) const fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// The server is to be told an output.
+    pub(crate) const fn is_keeping(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Another session takes over, which has been told all calls and outputs.
+    pub(crate) fn begin_anew(&mut self) {
+        self.open.clear();
+        self.kept.clear();
+        self.sent.clear();
+    }
+
+    /// The conversation is over: what runs goes on for `longest` at most, and nobody is told what comes of it.
+    pub(crate) fn run_out(self, longest: Duration, now: Instant) -> Leftover {
+        let mut running = self.running;
+        for run in &mut running {
+            run.give_up_at = run.give_up_at.min(now + longest);
+        }
+        Leftover(running)
+    }
+}
+
+/// Functions that were running when their conversation ended. What they do is done all the same, and is told.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover(Vec<Running>);
+
+impl Leftover {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// When the first of them takes too long.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.running.iter().map(|running| running.give_up_at).min()
+        self.0.iter().map(|running| running.give_up_at).min()
+    }
+
+    /// A run ended.
+    pub(crate) fn ended(&mut self, call_id: &str) -> Option<Run> {
+        let at = self.0.iter().position(|running| running.call_id == call_id)?;
+        Some(self.take(at))
     }
 
     /// Takes one that takes too long.
     pub(crate) fn take_late(&mut self, now: Instant) -> Option<Run> {
-        let late = self.running.iter().position(|running| running.give_up_at <= now)?;
-        Some(self.running.remove(late).into())
+        let late = self.0.iter().position(|running| running.give_up_at <= now)?;
+        Some(self.take(late))
     }
 
-    /// Forgets all of them; nobody is left to answer to.
-    pub(crate) fn abandon(&mut self) -> Vec<String> {
-        self.running.drain(..).map(|running| running.call_id).collect()
+    fn take(&mut self, at: usize) -> Run {
+        let Running { call_id, called, response, began, give_up_at: _ } = self.0.remove(at);
+        Run { call_id, name: called.name, response, began }
     }
+}
 
-    /// Whether the model is waiting for an output.
-    pub(crate) const fn is_running(&self) -> bool {
-        !self.running.is_empty()
+const NO_OBJECT: &str = "the arguments are not a JSON object";
+const TOO_MANY_ROUNDS: &str =
+    "not run: too many functions were called in a row; tell the caller what is known";
+const TOO_OFTEN: &str =
+    "not run: it was called too often with these arguments; tell the caller what is known";
+
+impl Loop {
+    /// Counts a call. Returns why it is one too many, if it is.
+    fn counts(&mut self, called: &Called, response: &str, config: &CallConfig) -> Option<&'static str> {
+        if self.rounds == 0 || self.last != response {
+            self.rounds += 1;
+            response.clone_into(&mut self.last);
+        }
+        let times = match self.calls.iter_mut().find(|(counted, ..)| counted == called) {
+            Some((_, times, last)) => {
+                if last != response {
+                    *times += 1;
+                    response.clone_into(last);
+                }
+                *times
+            }
+            None => {
+                if self.calls.len() < COUNTED_MAX {
+                    self.calls.push((called.clone(), 1, response.to_owned()));
+                }
+                1
+            }
+        };
+        if self.rounds > config.limits.function_rounds {
+            Some(TOO_MANY_ROUNDS)
+        } else if times > config.limits.same_calls {
+            Some(TOO_OFTEN)
+        } else {
+            None
+        }
     }
 }
 

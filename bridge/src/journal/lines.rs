@@ -9,6 +9,7 @@ use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
 use crate::realtime::{ClientEvent, Past};
+use crate::redact;
 use crate::twilio::{self, FromTwilio, ToTwilio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -609,7 +610,7 @@ impl Scribe {
     }
 
     fn malformed(&self, leg: Side, text: &str, why: String) -> What {
-        let data = self.is_full().then(|| text.to_owned());
+        let data = self.is_full().then(|| redact::secrets(text).into_owned());
         What::Malformed { leg, len: text.len(), binary: false, why, data }
     }
 
@@ -664,7 +665,8 @@ impl Scribe {
     }
 
     fn model_event(&self, v: &Value, text: &str) -> Event {
-        let kind: String = v["type"].as_str().unwrap_or_default().chars().take(80).collect();
+        let kind = redact::name(v["type"].as_str().unwrap_or_default());
+        let shown = |value: &Value| value.as_str().map(redact::name);
         let words = |value: &Value| value.as_str().map(|text| self.words(text));
         let mut event = Event { kind, len: text.len(), ..Event::default() };
         let (item, response, session, error) = (&v["item"], &v["response"], &v["session"], &v["error"]);
@@ -688,14 +690,14 @@ impl Scribe {
             let details = &response["status_details"];
             event.reason = [&details["error"]["code"], &details["error"]["type"], &details["reason"]]
                 .into_iter()
-                .find_map(string);
-            event.error = string(&details["error"]["type"]);
+                .find_map(shown);
+            event.error = shown(&details["error"]["type"]);
         }
         if error.is_object() {
-            event.error = string(&error["type"]);
-            event.reason = string(&error["code"]);
+            event.error = shown(&error["type"]);
+            event.reason = shown(&error["code"]);
             event.event_id = string(&error["event_id"]);
-            event.text = words(&error["message"]);
+            event.text = error["message"].as_str().map(|text| self.words(&redact::secrets(text)));
         }
         if session.is_object() {
             event.input = string(&session["audio"]["input"]["format"]["type"])
@@ -705,7 +707,7 @@ impl Scribe {
             event.expires_in_s = session["expires_at"].as_i64().map(|unix| unix.saturating_sub(self.unix));
         }
         if self.is_full() && event.text.is_none() && event.arguments.is_none() {
-            event.data = Some(text.to_owned());
+            event.data = Some(redact::secrets(text).into_owned());
         }
         event
     }
@@ -779,7 +781,7 @@ impl Scribe {
                 text: Some(self.words(text)),
                 ..of("conversation.item.create")
             },
-            ClientEvent::ToolOutput { call_id, output }
+            ClientEvent::ToolOutput { event_id: _, call_id, output }
             | ClientEvent::Past(Past::Output { call_id, output }) => Event {
                 item_type: Some("function_call_output".into()),
                 call_id: Some(call_id.clone()),
@@ -842,9 +844,14 @@ impl Scribe {
             CallEvent::ToolCalled { call_id, name, arguments: _ } => {
                 ("tool_called", json!({ "call_id": call_id, "function": name }))
             }
-            CallEvent::ToolAnswered { call_id, outcome, .. } => (
+            CallEvent::ToolAnswered { call_id, outcome, why, .. } => (
                 "tool_answered",
-                json!({ "call_id": call_id, "ok": *outcome == ToolOutcome::Done, "outcome": outcome.name() }),
+                json!({
+                    "call_id": call_id,
+                    "ok": *outcome == ToolOutcome::Done,
+                    "outcome": outcome.name(),
+                    "why": why,
+                }),
             ),
             CallEvent::ModelError { code } => ("model_error", json!({ "code": code })),
             CallEvent::Tolerated { what } => ("tolerated", json!({ "what": what })),
@@ -855,6 +862,7 @@ impl Scribe {
                 json!({ "outcome": outcome.name(), "took_ms": ms(took), "tries": tries, "items": items }),
             ),
             CallEvent::ExpiringSoon => ("expiring_soon", json!({})),
+            CallEvent::ToolLoop { rounds } => ("tool_loop", json!({ "rounds": rounds })),
             CallEvent::Notice { reason } => ("notice", json!({ "reason": reason.name() })),
             CallEvent::Ended { reason, detail, lasted, counts, transcript } => (
                 "ended",
@@ -895,6 +903,9 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         malformed,
         lost_marks,
         errors,
+        refused_outputs,
+        unannounced,
+        tool_loops,
         retries,
         peak_held_bytes,
     } = counts;
@@ -912,6 +923,9 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         "malformed": malformed,
         "lost_marks": lost_marks,
         "errors": errors,
+        "refused_outputs": refused_outputs,
+        "unannounced": unannounced,
+        "tool_loops": tool_loops,
         "retries": retries,
         "peak_held_bytes": peak_held_bytes,
     })
@@ -928,7 +942,7 @@ fn changed(leg: Side, change: &LegChange) -> What {
         LegChange::Pong => ("pong", None, None),
         LegChange::Ping => ("ping", None, None),
     };
-    let why = why.filter(|why| !why.is_empty()).cloned();
+    let why = why.filter(|why| !why.is_empty()).map(|why| redact::secrets(why).into_owned());
     What::Leg { leg, change: change.into(), code, why }
 }
 
@@ -1041,6 +1055,7 @@ mod tests {
             model("secret"),
             Note::Done(Transmit::Model(ClientEvent::UserText { item: "k".into(), text: "secret".into() })),
             Note::Done(Transmit::Model(ClientEvent::ToolOutput {
+                event_id: "output_1".into(),
                 call_id: "c".into(),
                 output: "secret".into(),
             })),

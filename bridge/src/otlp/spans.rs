@@ -233,7 +233,7 @@ impl Observe for TraceCalls {
                     attribute(names::TOOL, name.as_str()),
                     attribute(names::TOOL_CALL, call_id.as_str()),
                 ];
-                if *outcome != ToolOutcome::Done {
+                if !matches!(outcome, ToolOutcome::Done | ToolOutcome::Reused) {
                     span.attributes.push(attribute(names::ERROR, outcome.name()));
                     span.status = Some(Status { message: String::new(), code: 2 });
                 }
@@ -242,6 +242,10 @@ impl Observe for TraceCalls {
             }
             CallEvent::ModelError { code } => {
                 open.moment(at, "model_error", vec![attribute(names::ERROR, code.as_str())]);
+            }
+            CallEvent::ToolLoop { rounds } => {
+                let rounds = Value::Int(i64::from(*rounds));
+                open.moment(at, "tool_loop", vec![attribute("bridge.rounds", rounds)]);
             }
             CallEvent::Notice { reason } => {
                 open.moment(at, "notice", vec![attribute("bridge.end_reason", reason.name())]);

@@ -390,7 +390,7 @@ const fn kind(event: &CallEvent) -> &'static str {
         CallEvent::Speaking { .. } => "speaking",
         CallEvent::ResponseDone { .. } => "done",
         CallEvent::Keypad { .. } => "keypad",
-        CallEvent::ToolCalled { .. } | CallEvent::ToolAnswered { .. } => "tool",
+        CallEvent::ToolCalled { .. } | CallEvent::ToolAnswered { .. } | CallEvent::ToolLoop { .. } => "tool",
         CallEvent::ModelError { .. } => "error",
         CallEvent::Tolerated { .. } => "tolerated",
         CallEvent::TimerFired(_) => "timer",

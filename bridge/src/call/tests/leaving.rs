@@ -68,6 +68,7 @@ fn nobody_says_that_it_takes_a_moment_while_the_call_is_being_ended() {
     let mut t = Bench::live_with(|config| {
         with_filler(config);
         leaving(config);
+        config.leaving.farewell_ms = 3_000;
     });
     t.response_begins("r1");
     t.model_says("r1", "item_7", 200);
@@ -75,9 +76,11 @@ fn nobody_says_that_it_takes_a_moment_while_the_call_is_being_ended() {
     calls(&mut t, "r1", "call_2", "end_call", "");
     t.response_done("r1", "completed");
     t.sent.clear();
-    t.advance(200);
+    t.advance(2_999);
+    t.expect_quiet();
+    t.advance(1);
     t.expect("run call_2 end_call {}");
-    t.advance(5_000);
+    t.advance(2_000);
     t.expect_quiet();
 }
 
@@ -176,9 +179,9 @@ fn the_number_is_the_operators_and_a_name_nobody_gave_is_refused() {
     t.response_begins("r1");
     t.model_says("r1", "item_7", 200);
     calls(&mut t, "r1", "call_1", "transfer_call", r#"{"to":"+19005550000"}"#);
-    t.expect(r#"output call_1 {"error":"there is nobody of that name to put the caller through to"}"#);
     calls(&mut t, "r1", "call_2", "transfer_call", r#"{"to":"desk","number":"+19005550000"}"#);
     t.response_done("r1", "completed");
+    t.expect(r#"output call_1 {"error":"there is nobody of that name to put the caller through to"}"#);
     t.expect("create 1"); // somebody has to say that the first did not work
     t.requested_response_begins("r2", 1);
     t.model_says("r2", "item_8", 200);
@@ -235,6 +238,7 @@ fn a_stop_that_overtakes_the_answer_has_the_reason_of_what_was_asked() {
         t.twilio(r#"{"event":"stop","stop":{},"streamSid":"MZ1"}"#);
         t.leg(Leg::Caller, LegChange::Closed { code: Some(1000), reason: String::new() });
         t.leg(Leg::Model, LegChange::Closed { code: Some(1000), reason: String::new() });
+        tool(&mut t, "call_1", Ok("{}"));
         assert_eq!(t.end_reason(), Some(reason), "{name}");
     }
 }
@@ -244,9 +248,104 @@ fn a_second_wish_to_leave_is_refused_and_nothing_is_offered_by_default() {
     let mut t = goodbye();
     t.response_begins("r2");
     calls(&mut t, "r2", "call_2", "end_call", "{}");
+    t.response_done("r2", "completed");
     t.expect(r#"output call_2 {"error":"the call is being ended or put through already"}"#);
     let mut t = Bench::live();
     t.response_begins("r1");
     calls(&mut t, "r1", "call_1", "end_call", "{}");
+    t.response_done("r1", "completed");
     t.expect(r#"output call_1 {"error":"there is no such function"}"#);
+}
+
+#[test]
+fn a_transfer_without_usable_arguments_is_told_what_is_wrong() {
+    for arguments in ["desk", "", r#"["desk"]"#] {
+        let mut t = Bench::live_with(leaving);
+        t.response_begins("r1");
+        calls(&mut t, "r1", "call_1", "transfer_call", arguments);
+        t.response_done("r1", "completed");
+        let why = match arguments {
+            "" => "there is nobody of that name to put the caller through to",
+            _ => "the arguments are not a JSON object",
+        };
+        t.expect(&format!(r#"output call_1 {{"error":"{why}"}}"#));
+        let told = |event: &CallEvent| matches!(event, CallEvent::ToolAnswered { why: Some(said), .. } if *said == why);
+        assert!(t.events.iter().any(told), "{:?}", t.events);
+    }
+}
+
+#[test]
+fn a_hang_up_needs_no_arguments() {
+    let mut t = Bench::live_with(leaving);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 200);
+    calls(&mut t, "r1", "call_1", "end_call", "now");
+    t.response_done("r1", "completed");
+    t.advance(200);
+    t.expect("run call_1 end_call {}");
+}
+
+fn leaving_with_lookup(config: &mut CallConfig) {
+    leaving(config);
+    with_lookup(config);
+    config.leaving.farewell_ms = 2_500;
+}
+
+/// The agent says goodbye, looks something up, and ends the call, all in one response.
+fn goodbye_with_a_function() -> Bench {
+    let mut t = Bench::live_with(leaving_with_lookup);
+    t.response_begins("r1");
+    t.model_says("r1", "item_7", 200);
+    t.model(CALL);
+    calls(&mut t, "r1", "call_2", "end_call", "{}");
+    t.response_done("r1", "completed");
+    t.sent.clear();
+    t.advance(1_000);
+    t.expect_quiet(); // the farewell was heard, and the function runs
+    t
+}
+
+#[test]
+fn a_function_of_the_same_response_is_finished_before_the_call_is_left() {
+    let mut t = goodbye_with_a_function();
+    tool(&mut t, "call_1", Ok("{}"));
+    t.expect("output call_1 {}");
+    t.expect("create 1");
+    t.requested_response_begins("r2", 1);
+    t.model_says("r2", "item_8", 100);
+    t.response_done("r2", "completed");
+    t.advance(100);
+    t.expect("run call_2 end_call {}");
+}
+
+#[test]
+fn a_function_that_outlasts_the_farewell_is_finished_behind_the_call() {
+    let mut t = goodbye_with_a_function();
+    t.advance(1_500);
+    t.expect("run call_2 end_call {}");
+    tool(&mut t, "call_2", Ok("{}"));
+    t.expect("output call_2 {}");
+    t.expect("close Model 1000");
+    t.expect("close Caller 1000");
+    for leg in [Leg::Caller, Leg::Model] {
+        t.leg(leg, LegChange::Closed { code: Some(1000), reason: String::new() });
+    }
+    assert_eq!(t.end_reason(), None, "the record of the call is not whole yet");
+    tool(&mut t, "call_1", Ok("{}"));
+    t.expect_quiet();
+    let outcome = |event: &CallEvent| match event {
+        CallEvent::ToolAnswered { call_id, outcome, .. } if call_id == "call_1" => Some(*outcome),
+        _ => None,
+    };
+    assert_eq!(t.events.iter().find_map(outcome), Some(ToolOutcome::Done));
+    assert_eq!(t.end_reason(), Some(EndReason::AgentHungUp));
+    assert!(t.call.is_over());
+}
+
+#[test]
+fn a_caller_who_hangs_up_before_the_farewell_leaves_no_call_unanswered() {
+    let mut t = goodbye();
+    t.twilio(r#"{"event":"stop","stop":{},"streamSid":"MZ1"}"#);
+    let refused = |event: &CallEvent| matches!(event, CallEvent::ToolAnswered { call_id, outcome: ToolOutcome::Refused, .. } if call_id == "call_1");
+    assert!(t.events.iter().any(refused), "{:?}", t.events);
 }
