@@ -9,15 +9,16 @@
 
 use crate::scenario::{CallPlan, Scenario, ToolScript};
 use crate::seed::Seed;
-use crate::stage::StageKind;
+use crate::stage::{API_KEY, StageKind};
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
+use bridge::call::leaving::END_CALL;
 use bridge::call::settings::{
     CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
 };
 use mocks::realtime::{
     Again, Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
-    Stall as Pause, TimedEvent, Transcription as Written, Turn, When,
+    Refusal, Stall as Pause, TimedEvent, Transcription as Written, Turn, When, masked,
 };
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle};
 use rand_chacha::ChaCha8Rng;
@@ -289,7 +290,70 @@ pub fn generate(seed: Seed) -> Scenario {
     renewals(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "renewals"));
     next_sessions(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "next sessions"));
     rare_ends(&mut scenario, &swarm, &mut Dice::of(seed, "rare ends"));
+    if swarm.has(Hazard::Functions) {
+        hard_functions(&mut scenario, swarm.level(Hazard::Functions), &mut Dice::of(seed, "hard functions"));
+    }
+    own_words(&mut scenario, &swarm, &mut Dice::of(seed, "own words"));
     scenario
+}
+
+/// Outputs that are refused, functions that are called without end, and calls that are left while one runs.
+fn hard_functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+    let ends = dice.chance(20);
+    scenario.bridge.leaving.end_call = ends;
+    if dice.chance(30) {
+        scenario.bridge.timeouts.tool_after_end_ms = dice.one(&[0, 100, 1_000]);
+    }
+    let mut endless = false;
+    for model in scenario.calls.iter_mut().map(|call| &mut call.model) {
+        model.refuses_early_outputs = dice.chance(30);
+        for turn in model.turns.iter_mut().filter(|turn| !turn.calls.is_empty()) {
+            if dice.strikes(level) {
+                turn.done_after_ms = dice.ms(20, 800);
+            }
+            if dice.chance(12) {
+                turn.refuses_outputs = 1 + u32::from(dice.chance(20));
+            }
+            if ends && dice.chance(30) {
+                turn.calls.push(Call { name: END_CALL.into(), arguments: "{}".into(), call_id: None });
+            }
+            if dice.chance(10) {
+                turn.repeat = dice.one(&[2, 3, 6, 30]);
+                endless |= turn.repeat > 3;
+            }
+        }
+        model.ignores_tool_choice = endless && dice.chance(40);
+    }
+    if endless {
+        scenario.bridge.limits.same_calls = dice.one(&[1, 2, 5]);
+        scenario.bridge.limits.function_rounds = dice.one(&[3, 5, 20]);
+        scenario.bridge.timeouts.dead_air_ms = dice.one(&[6_000, 10_000, 60_000]);
+    }
+}
+
+/// Errors that quote a key and have no code, and ends of responses that never began.
+fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+    let quoted = format!("Incorrect API key provided: {}.", masked(API_KEY));
+    for model in scenario.calls.iter_mut().map(|call| &mut call.model) {
+        if model.opening == Opening::BadKey && dice.chance(60) {
+            model.opening = Opening::ErrorThenClose(Refusal {
+                kind: "invalid_request_error".into(),
+                code: None,
+                message: quoted.clone(),
+                close: 3_000,
+                reason: dice.chance(50).then(|| quoted.clone()),
+            });
+        }
+        for turn in &mut model.turns {
+            if matches!(turn.status, Outcome::Failed(_)) && dice.chance(20) {
+                turn.unannounced = true;
+            }
+        }
+        if swarm.has(Hazard::ModelRubbish) && dice.chance(20) {
+            let at_ms = dice.ms(0, 10_000);
+            model.events.push(TimedEvent { at_ms, does: Happening::DoneForUnknownResponse });
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- renewals

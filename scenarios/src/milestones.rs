@@ -157,6 +157,19 @@ milestones! { anywhere {
             || s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.dropped_uplink_ms > 0))
     },
     "a function was called and answered" => |s| s.models(|m| matches!(m, ModelSight::GotToolOutput { .. })) > 0,
+    "a refused output was sent again" => |s| {
+        s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.refused_outputs > 0))
+    },
+    "functions without end were stopped" => |s| s.event(|e| matches!(e, CallEvent::ToolLoop { .. })),
+    "a function was finished behind its call" => |s| {
+        let over = s.case.terms.over();
+        s.case.call.bridge.iter().any(|(at, event)| {
+            *at > over && matches!(event, CallEvent::ToolAnswered { took: Some(_), .. })
+        })
+    },
+    "a response ended that had never begun" => |s| {
+        s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.unannounced > 0))
+    },
     "a function call was interrupted" => |s| s.barge_ins.iter().any(|b| {
         let sightings = &s.case.call.models[b.model].sightings;
         let called = sightings.iter().any(|x| matches!(x.what, ModelSight::SentFunctionCall { .. }) && x.at <= b.at);

@@ -36,7 +36,7 @@ use std::time::Duration;
 pub const EPOCH_UNIX: i64 = 1_767_225_600;
 
 /// The API key of the bridge.
-const API_KEY: &str = "sk-scenario";
+pub(crate) const API_KEY: &str = "sk-scenario";
 /// What the account of every scenario shares with the bridge.
 const AUTH_TOKEN: &str = "scenario-auth-token";
 /// Where the account reaches the bridge.

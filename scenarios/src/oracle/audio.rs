@@ -7,6 +7,7 @@ use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, MicFrame, ModelSight, Sighting};
 use std::collections::{BTreeMap, BTreeSet};
@@ -799,9 +800,18 @@ fn audible(trace: &Trace) -> Vec<super::Violation> {
             return;
         }
         judge_last_words(case, findings);
+        for m in 0..case.call.models.len() {
+            judge_fillers(case, m, findings);
+        }
         for wait in waits(case) {
             let end = end_of_wait(case, wait.from);
-            let allowed = wait.patience_ms * 1_000 + case.terms.held_up_in_all();
+            let patience_ms = if calls_functions(case, wait.from, end) {
+                // Functions may take their time, and the whole of it has a limit of its own.
+                wait.patience_ms.max(case.terms.dead_air_ms() + PATIENCE_MS)
+            } else {
+                wait.patience_ms
+            };
+            let allowed = patience_ms * 1_000 + case.terms.held_up_in_all();
             let silence = end.since(wait.from);
             if silence > allowed {
                 findings.say(
@@ -811,6 +821,69 @@ fn audible(trace: &Trace) -> Vec<super::Violation> {
             }
         }
     })
+}
+
+fn calls_functions(case: &Case<'_>, from: At, to: At) -> bool {
+    let sightings = case.call.models.iter().flat_map(|model| &model.sightings);
+    sightings.into_iter().any(|seen| {
+        (from..=to).contains(&seen.at) && matches!(seen.what, ModelSight::SentFunctionCall { .. })
+    })
+}
+
+/// Where a filler is configured, a caller who has been waiting for so long is told that it takes a moment as soon as a
+/// function runs and nothing else is about to be said, however many functions ran before.
+fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let terms = &case.terms;
+    let Some(filler) = terms.config.filler.as_ref().filter(|_| terms.bridge_speaks()) else { return };
+    let sightings = &case.call.models[m].sightings;
+    let way = |at: At| terms.latency(Leg::Model) + terms.slack(Leg::Model, at) + ON_ITS_WAY_US;
+    for turn in sightings.iter().filter(|s| matches!(s.what, ModelSight::SentSpeechStopped { .. })) {
+        let over = end_of_wait(case, turn.at).min(terms.model_over(m)).min(terms.over());
+        for seen in sightings.iter().filter(|s| (turn.at..over).contains(&s.at)) {
+            let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what else { continue };
+            let Some(done) = sightings.iter().find_map(|s| match &s.what {
+                ModelSight::SentResponseDone { response: r, .. } if r == response => Some(s.at),
+                _ => None,
+            }) else {
+                continue;
+            };
+            let from = done.max(seen.at).max(turn.at.plus_ms(filler.after_ms));
+            let due = At(from.0 + 2 * way(from));
+            // Whatever else was going on by then explains the silence, or ends it.
+            let other = sightings.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| match &s.what {
+                ModelSight::SentSpeechStarted { .. } => true,
+                ModelSight::GotCreate { .. } => s.at >= done,
+                ModelSight::SentResponseCreated { response: r, .. } => s.at >= done && r != response,
+                ModelSight::GotToolOutput { call_id: id, .. } => id == call_id,
+                ModelSight::SentFunctionCall { name, .. } => {
+                    [END_CALL, TRANSFER_CALL].contains(&name.as_str())
+                }
+                _ => false,
+            });
+            // One word for all functions that run at one time.
+            let beside = sightings.iter().filter(|s| s.at < done).any(|s| match &s.what {
+                ModelSight::SentFunctionCall { call_id: id, response: r, .. } if r != response => {
+                    !sightings.iter().any(|out| {
+                        out.at < done
+                            && matches!(&out.what, ModelSight::GotToolOutput { call_id, .. } if call_id == id)
+                    })
+                }
+                _ => false,
+            });
+            let keys =
+                case.call.caller.sightings.iter().any(|s| {
+                    s.at >= turn.at && s.at <= due && matches!(s.what, CallerSight::SentDtmf { .. })
+                });
+            if due < over && !other && !beside && !keys {
+                let waited = in_ms(due.since(turn.at));
+                findings.say(
+                    due,
+                    format!("a function ran, the caller had waited for {waited:.0} ms and was told nothing"),
+                );
+                return;
+            }
+        }
+    }
 }
 
 fn waits(case: &Case<'_>) -> Vec<Wait> {

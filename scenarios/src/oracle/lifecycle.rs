@@ -4,6 +4,7 @@ use super::leaving::may_come_in;
 use super::terms::{Leg, Terms, hears_speech};
 use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::BYTES_PER_MS;
+use crate::stage::API_KEY;
 use crate::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
@@ -627,6 +628,9 @@ fn expect(trace: &Trace) -> Vec<Violation> {
             );
             findings.say(case.terms.over().min(trace.ended_at), what);
         }
+        if let Some((at, told)) = told_secret(case) {
+            findings.say(at, format!("the bridge told a part of the key: {told}"));
+        }
         for problem in case.terms.disappointments(case.hearing) {
             findings.say(case.terms.over().min(trace.ended_at), problem);
         }
@@ -644,6 +648,21 @@ fn expect(trace: &Trace) -> Vec<Violation> {
         whole("the run had to be cut short: something never ended".into());
     }
     all
+}
+
+/// What the bridge told with the words of a server in it, if there was a part of the key among them.
+fn told_secret(case: &Case<'_>) -> Option<(At, String)> {
+    let quoted = mocks::realtime::masked(API_KEY);
+    case.call.bridge.iter().find_map(|(at, event)| {
+        let told = match event {
+            CallEvent::ModelError { code: told }
+            | CallEvent::Tolerated { what: told }
+            | CallEvent::ResponseDone { status: told, .. }
+            | CallEvent::Ended { detail: told, .. } => told,
+            _ => return None,
+        };
+        (told.contains(API_KEY) || told.contains(&quoted)).then(|| (*at, told.clone()))
+    })
 }
 
 /// The name of the end, when it is one whose cause would be plain to see, and is not.

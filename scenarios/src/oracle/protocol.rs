@@ -4,6 +4,8 @@ use super::renewal::past;
 use super::terms::{Leg, hears_speech};
 use super::{Case, Findings, Oracle, each};
 use crate::trace::Trace;
+use bridge::call::event::CallEvent;
+use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::settings::DialWhen;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};
@@ -117,6 +119,16 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
                 ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
             )
         }),
+        // The script refuses it whenever it comes; one that came before its response was over came too early.
+        "invalid_tool_call_id" => {
+            let before = &sightings[..index];
+            let answered = before.iter().rev().find_map(|seen| {
+                if let ModelSight::GotToolOutput { call_id, .. } = &seen.what { Some(call_id) } else { None }
+            });
+            let response = answered.and_then(|answered| response_of(before, answered));
+            case.terms.refuses_outputs()
+                && response.is_some_and(|response| done_of(before, response).is_some())
+        }
         _ => rejected == "session.update" && case.terms.refuses_settings(m),
     }
 }
@@ -208,6 +220,10 @@ fn judge_one(case: &Case<'_>, m: usize, sightings: &[Sighting<ModelSight>], find
 /// is sent in order, has begun and ended a response of its own after it.
 fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bool {
     let mut overtook = BTreeSet::new();
+    let began = |id: &str| {
+        let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if response == id);
+        seen.iter().any(is_its)
+    };
     seen.iter().filter(|s| s.at >= since).any(|s| {
         if let ModelSight::SentResponseCreated { response, auto, asked } = &s.what {
             if *auto {
@@ -215,7 +231,8 @@ fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bo
             }
             !auto && (id.is_none() || asked.as_deref() == id)
         } else if let ModelSight::SentResponseDone { response, .. } = &s.what {
-            overtook.contains(response.as_str())
+            // One that ends without having begun is the end of what was asked for.
+            overtook.contains(response.as_str()) || !began(response)
         } else if let ModelSight::SentError { rejected: Some(rejected), event_id, .. } = &s.what {
             rejected == "response.create" && (event_id.is_none() || event_id.as_deref() == id)
         } else {
@@ -333,14 +350,21 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
     // The last output of each response, to see that the model was asked to go on.
     let mut last_output: BTreeMap<&str, At> = BTreeMap::new();
     for (call_id, (at, response, name)) in &calls {
-        let outputs: Vec<At> = sightings
+        let all: Vec<(At, bool)> = sightings
             .iter()
-            .filter(|s| matches!(&s.what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id))
-            .map(|s| s.at)
+            .enumerate()
+            .filter(
+                |(_, s)| matches!(&s.what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id),
+            )
+            .map(|(index, s)| (s.at, is_refused_output(sightings, index)))
             .collect();
-        if let [_, again, ..] = outputs.as_slice() {
+        let outputs: Vec<At> = all.iter().map(|(at, _)| *at).collect();
+        // One that was refused is sent once more.
+        let refused = usize::from(all.first().is_some_and(|(_, refused)| *refused));
+        if let Some(again) = outputs.get(1 + refused) {
             findings.say(*again, format!("{name} ({call_id}) was answered {} times", outputs.len()));
         }
+        judge_refused_output(case, m, call_id, name, &all, end, findings);
         let Some((done, status)) = done_of(sightings, response) else { continue };
         if status == "failed" || status == "cancelled" {
             continue;
@@ -364,23 +388,86 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
             findings.say(seen.at, format!("an output for {call_id}, which nobody called"));
         }
     }
+    judge_reruns(case, m, findings);
     for (response, last) in last_output {
         judge_going_on(case, m, response, last, end, findings);
     }
 }
 
-/// Whether a function the model has called by `at` is still without an answer.
-fn runs_a_function(sightings: &[Sighting<ModelSight>], at: At) -> bool {
+/// The response that made this call.
+fn response_of<'a>(sightings: &'a [Sighting<ModelSight>], call: &str) -> Option<&'a str> {
+    sightings.iter().find_map(|seen| match &seen.what {
+        ModelSight::SentFunctionCall { call_id, response, .. } if call_id == call => Some(response.as_str()),
+        _ => None,
+    })
+}
+
+/// Whether the output that arrived there was refused at once.
+fn is_refused_output(sightings: &[Sighting<ModelSight>], index: usize) -> bool {
+    sightings.get(index + 1).is_some_and(
+        |next| matches!(&next.what, ModelSight::SentError { code, .. } if code == "invalid_tool_call_id"),
+    )
+}
+
+/// An output that was refused for the first time is sent again.
+fn judge_refused_output(
+    case: &Case<'_>,
+    m: usize,
+    call_id: &str,
+    name: &str,
+    outputs: &[(At, bool)],
+    end: At,
+    findings: &mut Findings,
+) {
+    let [(at, true)] = outputs else { return };
+    let terms = &case.terms;
+    let way = terms.round_trip_until(Leg::Model, *at) + terms.slack(Leg::Model, *at);
+    let due = At(at.0 + PROMPT_MS * 1_000 + way);
+    if due < end && !terms.model_speaks_into_the_dark(m, *at) {
+        findings.say(due, format!("the output of {name} ({call_id}) was refused and not sent again"));
+    }
+}
+
+/// What the model calls again because the output was refused is not done twice.
+fn judge_reruns(case: &Case<'_>, m: usize, findings: &mut Findings) {
+    let ran = |id: &str| {
+        let is_its = |(_, event): &(At, CallEvent)| matches!(event, CallEvent::ToolCalled { call_id, .. } if call_id == id);
+        case.call.bridge.iter().any(is_its)
+    };
+    let sightings = &case.call.models[m].sightings;
+    for seen in sightings {
+        let ModelSight::SentFunctionCall { call_id, name, again: Some(first), .. } = &seen.what else {
+            continue;
+        };
+        let called = sightings
+            .iter()
+            .find(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if call_id == first));
+        let since = called.map_or(At(0), |called| called.at);
+        let turns = sightings.iter().filter(|s| {
+            (since..seen.at).contains(&s.at) && matches!(s.what, ModelSight::SentSpeechStopped { .. })
+        });
+        // Behind another turn nobody can tell a call that is repeated from one that is meant.
+        if turns.count() < 2 && ran(first) && ran(call_id) {
+            findings.say(
+                seen.at,
+                format!("{name} was run for {first} and again for {call_id}, which repeats it"),
+            );
+        }
+    }
+}
+
+/// Whether the model has ended the call or put it through by `at`, and does not know yet what came of it.
+fn is_leaving(sightings: &[Sighting<ModelSight>], at: At) -> bool {
     let answered = |call: &str| {
         let is_its = |s: &Sighting<ModelSight>| {
             s.at <= at && matches!(&s.what, ModelSight::GotToolOutput { call_id, .. } if call_id == call)
         };
         sightings.iter().any(is_its)
     };
-    sightings
-        .iter()
-        .take_while(|s| s.at <= at)
-        .any(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if !answered(call_id)))
+    sightings.iter().take_while(|s| s.at <= at).any(|s| {
+        matches!(&s.what, ModelSight::SentFunctionCall { call_id, name, .. }
+            if [END_CALL, TRANSFER_CALL].contains(&name.as_str()) && !answered(call_id))
+    })
 }
 
 /// A call of an earlier session, which this one was told of.
@@ -432,8 +519,8 @@ fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, 
         .sightings
         .iter()
         .any(|s| matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= made && s.at <= due);
-    // One answer for all functions that run at one time.
-    let busy = busy || runs_a_function(sightings, due);
+    // What is done when the call is being left needs no more words.
+    let busy = busy || is_leaving(sightings, due);
     // Nor is anything asked for while the caller speaks, interrupting or not.
     if !interrupted && !busy && !asked && !hears_speech(sightings, due) {
         findings.say(

@@ -541,6 +541,19 @@ impl<'a> Terms<'a> {
         (0..self.call.models.len())
             .any(|m| self.model_broke(m).or(self.model_dark(m)).is_some() || !self.session_fits(m))
             || script.turns.iter().any(gives_no_answer)
+            || self.model_calls_without_end()
+    }
+
+    /// The script calls functions more often in a row than a bridge has to put up with.
+    pub(crate) fn model_calls_without_end(&self) -> bool {
+        let limits = &self.config.limits;
+        let most = limits.same_calls.min(limits.function_rounds);
+        self.plan.model.turns.iter().any(|turn| !turn.calls.is_empty() && turn.repeat > most)
+    }
+
+    /// The script refuses outputs of functions, whenever they come.
+    pub(crate) fn refuses_outputs(&self) -> bool {
+        self.plan.model.turns.iter().any(|turn| turn.refuses_outputs > 0)
     }
 
     /// The model's script does something that a bridge may well wait for.
@@ -592,6 +605,13 @@ impl<'a> Terms<'a> {
             })
     }
 
+    /// The longest silence in which a caller may be left, whatever functions are called, ms.
+    pub(crate) fn dead_air_ms(&self) -> u64 {
+        let timeouts = &self.config.timeouts;
+        let longest = self.config.tools.iter().map(|tool| tool.timeout_ms).max().unwrap_or(0);
+        timeouts.dead_air_ms.max(longest + timeouts.first_audio_ms)
+    }
+
     /// Something other than a caller's words may have silenced the ear at this moment.
     pub(crate) fn explains_clear(&self, at: At) -> bool {
         let broke = (0..self.call.models.len())
@@ -605,7 +625,14 @@ impl<'a> Terms<'a> {
 
     /// What was sent that the protocol does not have.
     pub(crate) fn is_odd(&self, kind: &str) -> bool {
-        matches!(kind, "malformed" | "binary" | "delta_for_unknown_response" | "response.weather.updated")
+        matches!(
+            kind,
+            "malformed"
+                | "binary"
+                | "delta_for_unknown_response"
+                | "done_for_unknown_response"
+                | "response.weather.updated"
+        )
     }
 
     /// The end this call is to have.
@@ -725,6 +752,7 @@ impl<'a> Terms<'a> {
 fn gives_no_answer(turn: &Turn) -> bool {
     turn.never_created
         || turn.never_audio
+        || turn.unannounced
         || turn.silent
         || turn.text_only
         || turn.error.is_some()
