@@ -1320,9 +1320,9 @@ fn answers(t: &mut Bench, call: &str) -> Option<String> {
 }
 
 fn called(t: &Bench) -> Vec<(String, Option<String>)> {
-    let call = |seen: &Sighting<ModelSight>| match &seen.what {
-        ModelSight::SentFunctionCall { call_id, again, .. } => Some((call_id.clone(), again.clone())),
-        _ => None,
+    let call = |seen: &Sighting<ModelSight>| {
+        let ModelSight::SentFunctionCall { call_id, again, .. } = &seen.what else { return None };
+        Some((call_id.clone(), again.clone()))
     };
     t.model.record().sightings.iter().filter_map(call).collect()
 }

@@ -841,34 +841,35 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
         let over = end_of_wait(case, turn.at).min(terms.model_over(m)).min(terms.over());
         for seen in sightings.iter().filter(|s| (turn.at..over).contains(&s.at)) {
             let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what else { continue };
-            let Some(done) = sightings.iter().find_map(|s| match &s.what {
-                ModelSight::SentResponseDone { response: r, .. } if r == response => Some(s.at),
-                _ => None,
-            }) else {
-                continue;
-            };
+            let done = sightings.iter().find_map(|s| {
+                let ModelSight::SentResponseDone { response: r, .. } = &s.what else { return None };
+                (r == response).then_some(s.at)
+            });
+            let Some(done) = done else { continue };
             let from = done.max(seen.at).max(turn.at.plus_ms(filler.after_ms));
             let due = At(from.0 + 2 * way(from));
+            let is_way_out = |name: &str| [END_CALL, TRANSFER_CALL].contains(&name);
             // Whatever else was going on by then explains the silence, or ends it.
-            let other = sightings.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| match &s.what {
-                ModelSight::SentSpeechStarted { .. } => true,
-                ModelSight::GotCreate { .. } => s.at >= done,
-                ModelSight::SentResponseCreated { response: r, .. } => s.at >= done && r != response,
-                ModelSight::GotToolOutput { call_id: id, .. } => id == call_id,
-                ModelSight::SentFunctionCall { name, .. } => {
-                    [END_CALL, TRANSFER_CALL].contains(&name.as_str())
-                }
-                _ => false,
+            let other = sightings.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| {
+                let what = &s.what;
+                let behind = s.at >= done;
+                matches!(what, ModelSight::SentSpeechStarted { .. })
+                    || (behind && matches!(what, ModelSight::GotCreate { .. }))
+                    || (behind
+                        && matches!(what, ModelSight::SentResponseCreated { response: r, .. } if r != response))
+                    || matches!(what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id)
+                    || matches!(what, ModelSight::SentFunctionCall { name, .. } if is_way_out(name))
             });
             // One word for all functions that run at one time.
-            let beside = sightings.iter().filter(|s| s.at < done).any(|s| match &s.what {
-                ModelSight::SentFunctionCall { call_id: id, response: r, .. } if r != response => {
-                    !sightings.iter().any(|out| {
-                        out.at < done
-                            && matches!(&out.what, ModelSight::GotToolOutput { call_id, .. } if call_id == id)
-                    })
-                }
-                _ => false,
+            let answered = |id: &str| {
+                let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::GotToolOutput { call_id, .. } if call_id == id);
+                sightings.iter().any(|s| s.at < done && is_its(s))
+            };
+            let beside = sightings.iter().filter(|s| s.at < done).any(|s| {
+                let ModelSight::SentFunctionCall { call_id: id, response: r, .. } = &s.what else {
+                    return false;
+                };
+                r != response && !answered(id)
             });
             let keys =
                 case.call.caller.sightings.iter().any(|s| {

@@ -654,12 +654,12 @@ fn expect(trace: &Trace) -> Vec<Violation> {
 fn told_secret(case: &Case<'_>) -> Option<(At, String)> {
     let quoted = mocks::realtime::masked(API_KEY);
     case.call.bridge.iter().find_map(|(at, event)| {
-        let told = match event {
-            CallEvent::ModelError { code: told }
-            | CallEvent::Tolerated { what: told }
-            | CallEvent::ResponseDone { status: told, .. }
-            | CallEvent::Ended { detail: told, .. } => told,
-            _ => return None,
+        let (CallEvent::ModelError { code: told }
+        | CallEvent::Tolerated { what: told }
+        | CallEvent::ResponseDone { status: told, .. }
+        | CallEvent::Ended { detail: told, .. }) = event
+        else {
+            return None;
         };
         (told.contains(API_KEY) || told.contains(&quoted)).then(|| (*at, told.clone()))
     })

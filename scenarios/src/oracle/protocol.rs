@@ -396,9 +396,9 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
 
 /// The response that made this call.
 fn response_of<'a>(sightings: &'a [Sighting<ModelSight>], call: &str) -> Option<&'a str> {
-    sightings.iter().find_map(|seen| match &seen.what {
-        ModelSight::SentFunctionCall { call_id, response, .. } if call_id == call => Some(response.as_str()),
-        _ => None,
+    sightings.iter().find_map(|seen| {
+        let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what else { return None };
+        (call_id == call).then_some(response.as_str())
     })
 }
 
@@ -439,6 +439,9 @@ fn judge_reruns(case: &Case<'_>, m: usize, findings: &mut Findings) {
         let ModelSight::SentFunctionCall { call_id, name, again: Some(first), .. } = &seen.what else {
             continue;
         };
+        if [END_CALL, TRANSFER_CALL].contains(&name.as_str()) {
+            continue; // done once, when the farewell was heard, however often it is called
+        }
         let called = sightings
             .iter()
             .find(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if call_id == first));

@@ -36,11 +36,13 @@ fn refuses(t: &mut Bench, event_id: &str) {
 }
 
 fn outcomes(t: &Bench) -> Vec<(&str, ToolOutcome)> {
-    let answered = |event| match event {
-        &CallEvent::ToolAnswered { ref call_id, outcome, .. } => Some((call_id.as_str(), outcome)),
-        _ => None,
-    };
-    t.events.iter().filter_map(answered).collect()
+    let mut answered = Vec::new();
+    for event in &t.events {
+        if let CallEvent::ToolAnswered { call_id, outcome, .. } = event {
+            answered.push((call_id.as_str(), *outcome));
+        }
+    }
+    answered
 }
 
 fn is_told(t: &Bench, reason: EndReason) -> bool {
@@ -346,9 +348,8 @@ fn a_caller_who_hangs_up_stops_no_function_and_its_outcome_is_told() {
     t.expect("stop running call_2");
     assert_eq!(outcomes(&t), [("call_1", ToolOutcome::Done), ("call_2", ToolOutcome::TimedOut)]);
     assert!(t.call.is_over());
-    let lasted = |event: &CallEvent| match event {
-        CallEvent::Ended { lasted, .. } => Some(*lasted),
-        _ => None,
+    let lasted = |event: &CallEvent| {
+        if let CallEvent::Ended { lasted, .. } = event { Some(*lasted) } else { None }
     };
     assert_eq!(t.events.iter().find_map(lasted), Some(ms(100)), "the call itself was over long before");
 }
@@ -460,9 +461,8 @@ fn the_field_of_the_settings_that_was_refused_is_named() {
     for leg in [Leg::Caller, Leg::Model] {
         t.leg(leg, LegChange::Closed { code: Some(1000), reason: String::new() });
     }
-    let detail = |event: &CallEvent| match event {
-        CallEvent::Ended { detail, .. } => Some(detail.clone()),
-        _ => None,
+    let detail = |event: &CallEvent| {
+        if let CallEvent::Ended { detail, .. } = event { Some(detail.clone()) } else { None }
     };
     let detail = t.events.iter().find_map(detail);
     assert_eq!(detail.as_deref(), Some("unknown_parameter at session.audio.input.foo"));

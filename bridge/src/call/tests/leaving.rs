@@ -333,9 +333,9 @@ fn a_function_that_outlasts_the_farewell_is_finished_behind_the_call() {
     assert_eq!(t.end_reason(), None, "the record of the call is not whole yet");
     tool(&mut t, "call_1", Ok("{}"));
     t.expect_quiet();
-    let outcome = |event: &CallEvent| match event {
-        CallEvent::ToolAnswered { call_id, outcome, .. } if call_id == "call_1" => Some(*outcome),
-        _ => None,
+    let outcome = |event: &CallEvent| {
+        let CallEvent::ToolAnswered { call_id, outcome, .. } = event else { return None };
+        (call_id == "call_1").then_some(*outcome)
     };
     assert_eq!(t.events.iter().find_map(outcome), Some(ToolOutcome::Done));
     assert_eq!(t.end_reason(), Some(EndReason::AgentHungUp));
