@@ -395,6 +395,8 @@ pub struct ItemRecord {
     pub voice_offset: Option<usize>,
     /// Sample rate of the audio as sent: 24,000 or 8,000.
     pub rate: u32,
+    /// Samples of speech at its beginning, at `rate`, over which its words are spread; what follows is silence.
+    pub speech: usize,
     /// When it entered the conversation: so many sightings there were by then.
     pub added: usize,
     /// Samples sent so far.

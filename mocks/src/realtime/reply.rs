@@ -5,7 +5,7 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
-use super::script::{AudioFormat, Call, CloseAfter, Dialect, ErrorSpec, Outcome, Turn};
+use super::script::{AudioFormat, Call, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn};
 use super::session::{self, Session};
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};
@@ -253,10 +253,8 @@ impl Model {
         if nothing || matches!(turn.status, Outcome::Failed(_)) {
             return Vec::new();
         }
-        let messages = turn.messages();
-        let last = messages.len().saturating_sub(1);
         let mut items = Vec::new();
-        for (i, &ms) in messages.iter().enumerate() {
+        for (i, &ms) in turn.messages().iter().enumerate() {
             let clip = turn.says.as_deref().map(|name| voice::clip(format, name));
             let recorded = turn.recorded.get(i).filter(|_| clip.is_none());
             let words = match (&turn.transcript, &clip) {
@@ -280,7 +278,7 @@ impl Model {
                         }
                     }
                 };
-                let silence_ms = if i == last { turn.trailing_silence_ms } else { 0 };
+                let silence_ms = turn.trailing_silence_ms.min(MESSAGE_MS_MAX);
                 let samples = speech + silence_ms as usize * 24;
                 GenKind::Spoken { source, speech, samples, words }
             };
@@ -377,7 +375,7 @@ impl Model {
         generated.added = Some(self.record.sightings.len());
         let rate = response.params.format.rate();
         let body = match &generated.kind {
-            GenKind::Spoken { source, .. } => {
+            GenKind::Spoken { source, speech, .. } => {
                 let voice_offset = match source {
                     Source::Tape(offset) => Some(*offset),
                     Source::Clip(_) => None,
@@ -387,6 +385,7 @@ impl Model {
                     response: response.id.clone(),
                     voice_offset,
                     rate,
+                    speech: speech * rate as usize / 24_000,
                     added: self.record.sightings.len(),
                     ..ItemRecord::default()
                 });
@@ -759,15 +758,16 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
         let added = if i == 0 { created.plus_ms(turn.first_audio_ms / 2) } else { clock };
         plan.push_back((added, Step::Add(i)));
         match &item.kind {
-            GenKind::Spoken { samples, words, .. } => {
+            GenKind::Spoken { samples, speech, words, .. } => {
                 plan.push_back((added, Step::OpenPart(i)));
                 let began = clock;
                 let total = samples * format.rate() as usize / 24_000 * format.sample_bytes();
                 let per_ms = format.bytes_per_ms();
                 let sizes = delta_sizes(turn, total, per_ms);
+                let pace = WordPace::of(turn, words.len(), *speech, sizes.len());
                 let burst: usize = sizes.iter().take(FIRST_DELTAS).sum();
                 let (mut from, mut word, mut stalled_ms) = (0, 0, 0);
-                for size in sizes {
+                for (delta, size) in sizes.into_iter().enumerate() {
                     let to = from + size;
                     if let Some(pause) =
                         stall.filter(|pause| generated_ms + (from / per_ms) as u64 >= pause.after_ms)
@@ -778,11 +778,7 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
                     let generation_us =
                         to.saturating_sub(burst) as f64 / per_ms as f64 * 1_000.0 / turn.speed.max(0.01);
                     clock = At(began.0 + generation_us as u64).plus_ms(stalled_ms);
-                    let reached = to / per_ms + WORDS_AHEAD_MS;
-                    let total_ms = (total / per_ms).max(1);
-                    while word < words.len()
-                        && (word < FIRST_DELTAS || word * total_ms < reached * words.len())
-                    {
+                    while word < words.len() && pace.is_due(word, delta, to / per_ms) {
                         plan.push_back((clock, Step::Word { item: i, word }));
                         word += 1;
                     }
@@ -825,6 +821,33 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
         plan.insert(middle, (plan[middle].0, Step::Error(error.clone())));
     }
     plan
+}
+
+/// When the words of a spoken message go out.
+enum WordPace {
+    /// Evenly over so many deltas: the first word before the first of them, the last word after the last of them.
+    Deltas { words: usize, deltas: usize },
+    /// Evenly over the speech, some time ahead of it.
+    Speech { words: usize, speech_ms: usize },
+}
+
+impl WordPace {
+    fn of(turn: &Turn, words: usize, speech: usize, deltas: usize) -> Self {
+        match turn.words_out_after {
+            Some(after) => Self::Deltas { words, deltas: after.min(deltas) },
+            None => Self::Speech { words, speech_ms: (speech / 24).max(1) },
+        }
+    }
+
+    /// Whether a word goes out before the delta of this number, which ends at `to_ms` of the message's audio.
+    const fn is_due(&self, word: usize, delta: usize, to_ms: usize) -> bool {
+        match self {
+            Self::Deltas { words, deltas } => word * *deltas <= delta * words.saturating_sub(1),
+            Self::Speech { words, speech_ms } => {
+                word < FIRST_DELTAS || word * *speech_ms < (to_ms + WORDS_AHEAD_MS) * *words
+            }
+        }
+    }
 }
 
 /// Bytes of each audio delta of an item.
@@ -877,6 +900,46 @@ mod tests {
             .collect();
         assert_eq!(audio, [1_300, 1_300, 1_300, 1_350, 1_400, 1_450, 1_500, 1_550, 1_600, 1_650, 1_700]);
         assert!(matches!(plan[plan.len() - 2], (at, Step::Done) if at == At::ms(1_700)));
+    }
+
+    /// How many audio deltas have gone out before each word.
+    fn deltas_before_words(turn: &Turn) -> Vec<usize> {
+        let speech = 24 * 2_100;
+        let words = pieces("One two three four five six seven eight nine ten.");
+        let samples = speech + 24 * turn.trailing_silence_ms as usize;
+        let spoken = GenKind::Spoken { source: Source::Tape(0), speech, samples, words };
+        let items = [Gen::new("item_1".to_owned(), spoken)];
+        let mut deltas = 0;
+        let mut before = Vec::new();
+        for (_, step) in lay_out(turn, &items, AudioFormat::Pcmu, At::ms(0)) {
+            deltas += usize::from(matches!(step, Step::Audio { .. }));
+            if matches!(step, Step::Word { .. }) {
+                before.push(deltas);
+            }
+        }
+        before
+    }
+
+    #[test]
+    fn silence_after_the_speech_has_no_words_and_delays_none() {
+        let alone = deltas_before_words(&Turn::default());
+        let silent = deltas_before_words(&Turn { trailing_silence_ms: 2_800, ..Turn::default() });
+        assert_eq!((alone.len(), &alone), (10, &silent));
+    }
+
+    #[test]
+    fn all_words_are_out_after_as_many_deltas_as_the_script_says() {
+        for after in [0, 1, 2, 3, 8] {
+            let turn = Turn { words_out_after: Some(after), trailing_silence_ms: 2_800, ..Turn::default() };
+            let before = deltas_before_words(&turn);
+            assert_eq!(before.len(), 10);
+            assert!(before.is_sorted());
+            assert_eq!((before[0], before[9]), (0, after), "{before:?}");
+            let spread: std::collections::BTreeSet<_> = before.iter().collect();
+            assert_eq!(spread.len(), after + 1, "words go with each delta up to it: {before:?}");
+        }
+        let endless = Turn { words_out_after: Some(1_000), ..Turn::default() };
+        assert_eq!(deltas_before_words(&endless).len(), 10, "no word is lost where there are fewer deltas");
     }
 
     #[test]

@@ -276,8 +276,11 @@ knobs! {
         pub delta_bytes: Option<usize> = None,
         /// All audio of an item in one delta.
         pub one_delta: bool = false,
-        /// Silence generated after the speech of the last message.
+        /// Audio without words at the end of each message: the words are spread over the speech before it.
         pub trailing_silence_ms: u64 = 0,
+        /// All words of a message are out when so many of its audio deltas have gone out; when absent, the words run
+        /// 600 ms of audio ahead.
+        pub words_out_after: Option<usize> = None,
         /// Generation pauses once.
         pub stall: Option<Stall> = None,
         /// Several messages in one response, ms of speech each; replaces `answers`.
@@ -322,7 +325,7 @@ knobs! {
 }
 
 /// The longest message; nothing outlasts a session.
-const MESSAGE_MS_MAX: u64 = 3_600_000;
+pub(super) const MESSAGE_MS_MAX: u64 = 3_600_000;
 
 impl Turn {
     /// A turn of `ms` milliseconds of speech.

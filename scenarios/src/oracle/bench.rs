@@ -451,6 +451,7 @@ impl Bench {
             response: response(),
             voice_offset: Some(0),
             rate: 24_000,
+            speech: sent,
             added: 0,
             sent,
             audio,
