@@ -32,7 +32,8 @@ where
     P: Peer,
     C: Fn() -> At,
 {
-    let mut wire = Wire { socket, queue: VecDeque::new(), flushed: true, reading: true, broken: None };
+    // The answer to the upgrade may still be on its way.
+    let mut wire = Wire { socket, queue: VecDeque::new(), flushed: false, reading: true, broken: None };
     let mut sleep = pin!(None);
     let mut sleeps_until = None;
     peer.opened(clock());

@@ -15,12 +15,14 @@
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
 //! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.
-//! * [`attach`]: runs a pure mock over a real WebSocket; [`net`]: real TCP and TLS below it.
+//! * [`attach`]: runs a pure mock over a real WebSocket; [`net`]: real TCP and TLS below it; [`cork`]: the upgrade and
+//!   the first frame in one piece.
 //! * [`webhook`]: the first question of a call, asked over a real connection.
 
 pub mod alaw;
 pub mod attach;
 mod clip;
+pub mod cork;
 pub mod net;
 pub mod peer;
 pub mod realtime;

@@ -32,8 +32,8 @@ mod words;
 mod tests;
 
 pub use script::{
-    Again, AudioFormat, Call, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening, ModelScript, Opening,
-    Outcome, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
+    Again, AudioFormat, Call, CancelledItems, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening, ModelScript,
+    Opening, Outcome, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
 };
 pub use words::in_words;
 
@@ -150,6 +150,8 @@ pub struct Model {
     ear_epoch: u64,
     /// The item of the turn in progress and where its audio begins, ms.
     hearing: Option<(String, u64)>,
+    /// The item whose words are written down while it is spoken, and how many of them are out.
+    dictated: (String, usize),
     /// Where the audio that is not committed yet begins in `ModelRecord::appended`.
     buffer_from: usize,
     /// Counts the times the line was quiet or not; an idle timeout belongs to one of them.
@@ -166,6 +168,8 @@ pub struct Model {
     again: Vec<(String, Call)>,
     /// Calls that are being made again.
     repeated: Vec<(String, Call)>,
+    /// Input tokens of the last response: what the next one may find in the cache.
+    cached: u64,
     progress: Progress,
 }
 
@@ -218,7 +222,10 @@ enum Task {
 /// One step of a transcription.
 #[derive(Clone, Copy, Debug)]
 enum Scribble {
-    Delta,
+    /// The words from this one on.
+    Delta {
+        from: usize,
+    },
     Completed,
     Failed,
 }
@@ -262,6 +269,7 @@ impl Model {
             items: BTreeMap::new(),
             ear_epoch: 0,
             hearing: None,
+            dictated: (String::new(), 0),
             buffer_from: 0,
             idle_epoch: 0,
             responses: BTreeMap::new(),
@@ -271,6 +279,7 @@ impl Model {
             calls: BTreeMap::new(),
             again: Vec::new(),
             repeated: Vec::new(),
+            cached: 0,
             progress: Progress::default(),
         }
     }
@@ -697,14 +706,15 @@ impl Peer for Model {
         let expires_at = self.identity.epoch_unix + (now.as_ms() / 1_000 + limit_s) as i64;
         self.session = Session::new(self.session.id.clone(), &model, expires_at, &self.script);
 
-        let first = now.plus_ms(self.script.created_after_ms);
         match self.refusal() {
-            Some(refusal) => self.later(first, Task::Refuse(refusal)),
+            Some(refusal) => {
+                self.later(now.plus_ms(self.script.refused_after_ms), Task::Refuse(refusal));
+            }
             None if self.script.opening == Opening::Silent => {
                 self.dark = true;
                 self.greeted = true;
             }
-            None => self.later(first, Task::Greet),
+            None => self.later(now.plus_ms(self.script.created_after_ms), Task::Greet),
         }
         self.later(now.plus_ms(limit_s * 1_000), Task::Expire);
         if self.script.ping_ms > 0 {

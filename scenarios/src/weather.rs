@@ -10,6 +10,10 @@
 use mocks::peer::At;
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// The longest message of a bridge: 200 ms of mu-law in base64, and what is around it. The message that meets a full
+/// window has begun to leave, and nothing overtakes it.
+const MESSAGE_BYTES: u64 = 2_300;
+
 /// One way from Twilio to the bridge, ms.
 const CALLER_LATENCY_MS: u64 = 20;
 /// One way from the bridge to the model, ms.
@@ -190,10 +194,10 @@ impl WayWeather {
     }
 
     /// How long what was written last waits behind what was written before it, and for itself to pass, microseconds:
-    /// at most the whole window, on a line that is narrow.
+    /// at most the whole window and the rest of the message that fills it, on a line that is narrow.
     pub fn queue_us(&self) -> u64 {
         match (self.bytes_per_s, self.window_bytes) {
-            (Some(rate), Some(window)) => window * 1_000_000 / rate,
+            (Some(rate), Some(window)) => (window + MESSAGE_BYTES) * 1_000_000 / rate,
             (None, _) | (_, None) => 0,
         }
     }
@@ -305,7 +309,7 @@ mod tests {
         let pieces = WayWeather { pieces_bytes: Some(9), hesitates_percent: 50, ..WayWeather::CALM };
         assert!(leg(pieces.clone()).is_calm() && leg(pieces).only_on_pipes() == Some("uplink"));
         let narrow = WayWeather { bytes_per_s: Some(16_000), window_bytes: Some(8_000), ..WayWeather::CALM };
-        assert_eq!(narrow.queue_us(), 500_000);
+        assert_eq!(narrow.queue_us(), (8_000 + MESSAGE_BYTES) * 1_000_000 / 16_000);
         assert!(!leg(narrow).is_calm());
     }
 

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use mocks::attach::attach;
+use mocks::cork::Cork;
 use mocks::net::{self, Throwaway};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{
@@ -61,6 +62,10 @@ struct Args {
     /// Every answer of the script's default turn lasts so long.
     #[arg(long, value_name = "MS", default_value_t = 1_500, conflicts_with = "script")]
     answers: u64,
+    /// So much silence follows the words of every answer; when absent, one to three seconds follow three answers of
+    /// ten, as in the field.
+    #[arg(long, value_name = "MS", conflicts_with = "script")]
+    trailing_silence: Option<u64>,
     /// Audio comes so many times faster than it plays; 1 is real time.
     #[arg(long, value_name = "TIMES", default_value_t = 5.0, conflicts_with = "script")]
     speed: f64,
@@ -288,8 +293,16 @@ fn script(args: &Args) -> anyhow::Result<ModelScript> {
     let mut script = match &args.script {
         Some(file) => read_script(file)?,
         None => {
-            let turn = Turn { speed: args.speed, ..Turn::answers(args.answers) };
-            ModelScript { turns: vec![turn; TURNS], ..ModelScript::default() }
+            let turn = |n: usize| {
+                let (silence_ms, rate_limits) = habits(args.seed, n as u64);
+                Turn {
+                    speed: args.speed,
+                    trailing_silence_ms: args.trailing_silence.unwrap_or(silence_ms),
+                    rate_limits,
+                    ..Turn::answers(args.answers)
+                }
+            };
+            ModelScript { turns: (0..TURNS).map(turn).collect(), ..ModelScript::default() }
         }
     };
     if !args.tool.is_empty() {
@@ -306,6 +319,15 @@ fn script(args: &Args) -> anyhow::Result<ModelScript> {
         fault.into_script(&mut script);
     }
     Ok(script)
+}
+
+/// What differs from one answer of the service to the next: the silence after its words, ms, and whether the limits are
+/// told after it.
+const fn habits(seed: u64, turn: u64) -> (u64, bool) {
+    let mixed = (seed ^ turn.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let drawn = mixed ^ (mixed >> 32);
+    let silence_ms = if drawn % 10 < 3 { 1_000 + drawn / 10 % 2_001 } else { 0 };
+    (silence_ms, !(drawn / 30_000).is_multiple_of(4))
 }
 
 fn read_script(file: &Path) -> anyhow::Result<ModelScript> {
@@ -359,9 +381,12 @@ async fn connection(house: &House, tcp: TcpStream, index: u64) -> anyhow::Result
         .read_buffer_size(8 << 10)
         .max_message_size(Some(32 << 20))
         .max_frame_size(Some(32 << 20));
-    let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, upgrade, Some(config))
+    // What the model has to say at once leaves with the answer to the upgrade; a refusal of the upgrade is all of it.
+    let stream = if status.is_none() { Cork::new(stream) } else { Cork::open(stream) };
+    let mut socket = tokio_tungstenite::accept_hdr_async_with_config(stream, upgrade, Some(config))
         .await
         .context("the connection did not become a WebSocket")?;
+    socket.get_mut().draw();
     let frames = house.frames.as_ref();
     let narrator = Narrator { model, index, said: 0, audio: Audio::default(), frames };
     let mut narrator = attach(socket, narrator, clock()).await;

@@ -90,9 +90,8 @@ impl Model {
 
     /// Answers a client event with an `error`.
     fn reject(&mut self, kind: &str, refusal: Rejection, event_id: Option<String>, now: At) {
-        let Rejection { code, message, param } = refusal;
-        // The service does not say which cancel it was that came too late.
-        let event_id = event_id.filter(|_| code != "response_cancel_not_active");
+        let Rejection { code, message, param, anonymous } = refusal;
+        let event_id = event_id.filter(|_| !anonymous);
         let complaint = Complaint {
             kind: "invalid_request_error".to_owned(),
             code: Some(code.to_owned()),
@@ -383,7 +382,7 @@ impl Model {
         }
         if end_ms > spoken.ms() {
             let text = format!("Audio content of {}ms is already shorter than {end_ms}ms", spoken.ms());
-            return Err(Rejection::new("invalid_value", text));
+            return Err(Rejection::new("invalid_value", text).anonymous());
         }
         spoken.samples = end_ms as usize * spoken.rate as usize / 1_000;
         spoken.transcript.clear();
@@ -435,7 +434,7 @@ impl Model {
             }
             None => {
                 let text = "Cancellation failed: no active response found";
-                Err(Rejection::new("response_cancel_not_active", text))
+                Err(Rejection::new("response_cancel_not_active", text).anonymous())
             }
         }
     }

@@ -14,13 +14,19 @@ use serde_json::{Value, json};
 const TRANSCRIPT_DELTA_MS: u64 = 400;
 const TRANSCRIPT_DONE_MS: u64 = 500;
 
+/// The transcription model that writes words down while they are spoken, from so far into the speech on, a word
+/// each so often.
+const DICTATION: &str = "gpt-realtime-whisper";
+const DICTATION_FROM_MS: u64 = 1_200;
+const DICTATION_WORD_MS: u64 = 400;
+
 /// A second `speech_started` of one utterance comes this much later.
 const REPEAT_MS: u64 = 60;
 
 impl Model {
     /// The detector hears new audio; what it proves becomes events a little later.
     pub(super) fn listen(&mut self, bytes: &[u8], now: At) {
-        let limits = self.session.turns.as_ref().map(|turns| (turns.prefix_ms, turns.silence_ms));
+        let limits = self.session.turns.as_ref().map(|turns| (turns.prefix_ms, turns.silence_ms()));
         let at = now.plus_ms(self.script.vad.vad_latency_ms);
         let epoch = self.ear_epoch;
         for heard in self.detector.listen(bytes, self.session.input, limits) {
@@ -37,6 +43,39 @@ impl Model {
                 }
             }
         }
+        self.dictate(now);
+    }
+
+    /// Some models write words down before the turn is over, and before its item exists.
+    fn dictate(&mut self, now: At) {
+        let Some((item, audio_start_ms)) = self.hearing.clone() else { return };
+        if self.session.transcription["model"] != DICTATION {
+            return;
+        }
+        let prefix_ms = self.session.turns.as_ref().map_or(0, |turns| turns.prefix_ms);
+        let spoken_ms = self.detector.clock_ms().saturating_sub(audio_start_ms + prefix_ms);
+        let Some(ms) = spoken_ms.checked_sub(DICTATION_FROM_MS) else { return };
+        let turn = self.progress.user_turns;
+        let plan = self.script.transcription.get(turn).cloned().unwrap_or_default();
+        if plan.when == When::Never {
+            return;
+        }
+        let text = plan.text.unwrap_or_else(|| self.ids.words(spoken_ms, voice_of(turn)));
+        let words = dictation(&text);
+        // What the last word is shows when the turn is over.
+        let due = usize::try_from(ms / DICTATION_WORD_MS + 1).unwrap_or(usize::MAX);
+        let due = due.min(words.len().saturating_sub(1));
+        let said = if self.dictated.0 == item { self.dictated.1 } else { 0 };
+        if let Some(fresh) = words.get(said..due) {
+            fresh.iter().for_each(|word| self.say_transcribed(&item, word, now));
+            self.dictated = (item, due.max(said));
+        }
+    }
+
+    fn say_transcribed(&mut self, item: &str, words: &str, now: At) {
+        let obfuscation = self.ids.obfuscation();
+        let fields = json!({"item_id": item, "content_index": 0, "delta": words, "obfuscation": obfuscation});
+        self.say(now, "conversation.item.input_audio_transcription.delta", fields, None);
     }
 
     /// Throws the turn in progress away: decisions that are not events yet are void.
@@ -124,7 +163,7 @@ impl Model {
             return;
         }
         let plan = self.script.transcription.get(turn).cloned().unwrap_or_default();
-        let text = plan.text.unwrap_or_else(|| self.ids.words(ms.saturating_sub(500), 1_000 + turn as u64));
+        let text = plan.text.unwrap_or_else(|| self.ids.words(ms.saturating_sub(500), voice_of(turn)));
         let done_ms = match plan.when {
             When::Never => return,
             When::Fails => {
@@ -136,7 +175,8 @@ impl Model {
             When::Late(ms) => ms,
         };
         if !text.is_empty() {
-            let step = Scribble::Delta;
+            let from = if self.dictated.0 == id { self.dictated.1 } else { 0 };
+            let step = Scribble::Delta { from };
             let task = Task::Transcribe { item: id.clone(), text: Some(text.clone()), step };
             self.later(now.plus_ms(done_ms.min(TRANSCRIPT_DELTA_MS)), task);
         }
@@ -147,25 +187,19 @@ impl Model {
     pub(super) fn transcribe(&mut self, id: &str, text: Option<String>, step: Scribble, now: At) {
         let text = text.unwrap_or_default();
         match step {
-            Scribble::Delta => {
-                for piece in pieces(&format!(" {text}")) {
-                    let obfuscation = self.ids.obfuscation();
-                    let fields = json!({
-                        "item_id": id, "content_index": 0, "delta": piece, "obfuscation": obfuscation,
-                    });
-                    self.say(now, "conversation.item.input_audio_transcription.delta", fields, None);
-                }
+            Scribble::Delta { from } => {
+                dictation(&text).iter().skip(from).for_each(|word| self.say_transcribed(id, word, now));
             }
             Scribble::Completed => {
-                let mut seconds = 0;
-                if let Some(Item { body: Body::Heard { transcript, ms, .. }, .. }) = self.items.get_mut(id) {
+                let mut ms = 0;
+                if let Some(Item { body: Body::Heard { transcript, ms: long, .. }, .. }) =
+                    self.items.get_mut(id)
+                {
                     *transcript = Some(text.clone());
-                    seconds = ms.div_ceil(1_000);
+                    ms = *long;
                 }
-                let fields = json!({
-                    "item_id": id, "content_index": 0, "transcript": text,
-                    "usage": {"type": "duration", "seconds": seconds},
-                });
+                let usage = self.transcription_usage(&text, ms);
+                let fields = json!({"item_id": id, "content_index": 0, "transcript": text, "usage": usage});
                 let sight = ModelSight::SentTranscription { item: id.to_owned(), text: Some(text) };
                 self.say(now, "conversation.item.input_audio_transcription.completed", fields, Some(sight));
             }
@@ -179,6 +213,19 @@ impl Model {
                 self.say(now, "conversation.item.input_audio_transcription.failed", fields, Some(sight));
             }
         }
+    }
+
+    /// What a transcription costs: tokens with the models of the gpt-4o family, seconds with the others.
+    fn transcription_usage(&self, text: &str, ms: u64) -> Value {
+        let model = self.session.transcription["model"].as_str().unwrap_or_default();
+        if !model.starts_with("gpt-4o") {
+            return json!({"type": "duration", "seconds": ms.div_ceil(1_000)});
+        }
+        let (audio, written) = (ms / 100, text.len() as u64 / 4 + 1);
+        json!({
+            "type": "tokens", "total_tokens": audio + written, "input_tokens": audio, "output_tokens": written,
+            "input_token_details": {"text_tokens": 0, "audio_tokens": audio},
+        })
     }
 
     // ------------------------------------------------------------------------------------------ items
@@ -212,4 +259,14 @@ impl Model {
             self.say(now, "conversation.item.done", fields, None);
         }
     }
+}
+
+/// Which words a caller says in a turn, among all that could be said.
+const fn voice_of(turn: usize) -> u64 {
+    1_000 + turn as u64
+}
+
+/// A transcription in pieces, each with the space before it.
+fn dictation(text: &str) -> Vec<String> {
+    pieces(&format!(" {text}"))
 }

@@ -5,7 +5,7 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
-use super::script::{AudioFormat, Call, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn};
+use super::script::{AudioFormat, Call, CancelledItems, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn};
 use super::session::{self, Session};
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};
@@ -22,19 +22,22 @@ const FAILS_AFTER_MS: u64 = 50;
 /// From `response.done` to `rate_limits.updated`.
 const RATE_LIMITS_MS: u64 = 40;
 
-/// The first deltas of an item come together and are this long at most.
+/// So many deltas of a message may have a length of their own.
 const FIRST_DELTAS: usize = 3;
-const FIRST_DELTA_MS: usize = 100;
 
-/// The words run ahead of the audio by this much of it.
-const WORDS_AHEAD_MS: usize = 600;
+/// The words of a message are out after one of so many of its spoken deltas, and after so many deltas at the latest.
+const WORDS_SHARE: usize = 3;
+const WORDS_DELTAS_MAX: usize = 8;
 
-/// Between two pieces of function call arguments.
+/// Arguments come in so many pieces, if they have as many characters, and so far apart.
+const ARGUMENTS_PIECES: usize = 12;
 const ARGUMENTS_MS: u64 = 10;
-const ARGUMENTS_PIECE: usize = 12;
 
-/// Between two late deltas after a cancel.
-const LATE_MS: u64 = 4;
+/// What a model that reasons has thought of before it speaks, in tokens.
+const REASONING_TOKENS: u64 = 24;
+
+/// Prompts are kept in blocks of so many tokens.
+const CACHE_BLOCK: u64 = 64;
 
 /// What a response was asked to be.
 #[derive(Clone, Debug)]
@@ -210,7 +213,7 @@ impl Model {
         self.idle_epoch += 1;
         let items = self.compose(key, &turn, params.text || turn.text_only, params.format);
         let plan = lay_out(&turn, &items, params.format, now);
-        let response = Response { id, params, turn, items, plan, wake: None, cancelled: None, done: false };
+        let response = Response::new(id, params, turn, items, plan);
 
         let (auto, asked) = match cause {
             Cause::Turn => (true, None),
@@ -309,9 +312,20 @@ impl Model {
         let begun =
             self.pending.iter().find(|(_, pending)| pending.params.in_conversation).map(|(key, _)| *key);
         if let Some(key) = begun {
-            self.create(key, now);
+            if self.pending.get(&key).is_some_and(|pending| pending.turn.uncreated) {
+                self.skip_creation(key);
+            } else {
+                self.create(key, now);
+            }
             self.cancel(key, "turn_detected", now);
         }
+    }
+
+    /// A response that was asked for is there to be cancelled, and nothing was said of it.
+    fn skip_creation(&mut self, key: u64) {
+        let Some(Pending { id, params, turn, .. }) = self.pending.remove(&key) else { return };
+        self.idle_epoch += 1;
+        self.responses.insert(key, Response::new(id, params, turn, Vec::new(), VecDeque::new()));
     }
 
     /// Cancels a response: a few deltas that were on their way, then the closing run.
@@ -327,19 +341,22 @@ impl Model {
             .collect();
         let mut at = now;
         for step in late {
-            at = at.plus_ms(LATE_MS);
+            at = at.plus_ms(response.turn.late_gap_ms);
             response.plan.push_back((at, step));
         }
+        let closes = response.turn.cancelled_items != CancelledItems::LeftOpen;
         let open: Vec<_> = (0..response.items.len())
-            .filter(|&i| response.items[i].added.is_some() && !response.items[i].closed)
+            .filter(|&i| closes && response.items[i].added.is_some() && !response.items[i].closed)
             .collect();
         if !open.is_empty() {
-            at = at.plus_ms(LATE_MS);
+            at = at.plus_ms(response.turn.late_gap_ms);
         }
         response.plan.extend(open.into_iter().map(|item| (at, Step::Close(item))));
         at = at.plus_ms(response.turn.late_done_ms);
         response.plan.push_back((at, Step::Done));
-        response.plan.push_back((at.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+        if response.turn.rate_limits {
+            response.plan.push_back((at.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+        }
         response.wake = None;
         self.keep(key, response);
         self.reply(key, now);
@@ -371,6 +388,8 @@ impl Model {
     }
 
     fn add(&mut self, response: &mut Response, index: usize, now: At) {
+        // What is said before something else of the same response is not the answer yet.
+        let phase = if index + 1 < response.items.len() { "commentary" } else { "final_answer" };
         let generated = &mut response.items[index];
         generated.added = Some(self.record.sightings.len());
         let rate = response.params.format.rate();
@@ -402,8 +421,7 @@ impl Model {
         };
         let mut item = Item::new(generated.id.clone(), "in_progress", body);
         let is_message = !matches!(generated.kind, GenKind::Call { .. });
-        item.phase =
-            (is_message && self.session.model.starts_with("gpt-realtime-2.1")).then_some("final_answer");
+        item.phase = (is_message && session::is_2x(&self.session.model)).then_some(phase);
         let fields = json!({
             "response_id": response.id, "output_index": index, "item": item.json(self.script.dialect),
         });
@@ -525,7 +543,11 @@ impl Model {
         let whole = response.cancelled.is_none() && !matches!(response.turn.status, Outcome::Incomplete(_));
         let (id, said) = (generated.id.clone(), generated.said.clone());
         let Some(item) = self.items.get_mut(&id) else { return };
-        item.status = if whole { "completed" } else { "incomplete" };
+        // Half a function call is no call, whatever becomes of half a sentence.
+        let passes = response.cancelled.is_some()
+            && response.turn.cancelled_items == CancelledItems::Completed
+            && !matches!(generated.kind, GenKind::Call { .. });
+        item.status = if whole || passes { "completed" } else { "incomplete" };
         let opened = match &item.body {
             Body::Spoken(spoken) => spoken.opened,
             Body::Written { opened, .. } => *opened,
@@ -688,7 +710,8 @@ impl Model {
         }
     }
 
-    fn usage(&self, response: &Response) -> Value {
+    /// What the response costs. A failed one costs nothing.
+    fn usage(&mut self, response: &Response) -> Value {
         let sum = |tokens: &mut dyn Iterator<Item = (u64, u64)>| {
             tokens.fold((0, 0), |(text, audio), (t, a)| (text + t, audio + a))
         };
@@ -705,16 +728,53 @@ impl Model {
         let mut own =
             response.items.iter().filter_map(|generated| self.items.get(&generated.id)).map(Item::tokens);
         let (text_out, audio_out) = sum(&mut own);
-        json!({
-            "total_tokens": text_in + audio_in + text_out + audio_out,
-            "input_tokens": text_in + audio_in,
-            "output_tokens": text_out + audio_out,
-            "input_token_details": {
-                "text_tokens": text_in, "audio_tokens": audio_in, "image_tokens": 0, "cached_tokens": 0,
-                "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0},
-            },
-            "output_token_details": {"text_tokens": text_out, "audio_tokens": audio_out},
-        })
+        if matches!(response.turn.status, Outcome::Failed(_)) && response.cancelled.is_none() {
+            return usage_json((0, 0), (0, 0), 0, None);
+        }
+        // What the response before was given is still there, in whole blocks.
+        let cached = self.cached.min(text_in + audio_in) / CACHE_BLOCK * CACHE_BLOCK;
+        self.cached = text_in + audio_in;
+        let thought = session::is_2x(&self.session.model);
+        let thought = thought.then_some(if response.items.is_empty() { 0 } else { REASONING_TOKENS });
+        usage_json((text_in, audio_in), (text_out, audio_out), cached, thought)
+    }
+}
+
+/// Tokens of text and audio, in and out. Those of the cache are among those that went in, text first.
+fn usage_json(
+    (text_in, audio_in): (u64, u64),
+    (text_out, audio_out): (u64, u64),
+    cached: u64,
+    thought: Option<u64>,
+) -> Value {
+    let cached_text = cached.min(text_in);
+    let out = text_out + audio_out + thought.unwrap_or_default();
+    let mut usage = json!({
+        "total_tokens": text_in + audio_in + out,
+        "input_tokens": text_in + audio_in,
+        "output_tokens": out,
+        "input_token_details": {
+            "text_tokens": text_in, "audio_tokens": audio_in, "image_tokens": 0, "cached_tokens": cached,
+            "cached_tokens_details":
+                {"text_tokens": cached_text, "audio_tokens": cached - cached_text, "image_tokens": 0},
+        },
+        "output_token_details": {"text_tokens": text_out, "audio_tokens": audio_out},
+    });
+    if let Some(thought) = thought {
+        usage["output_token_details"]["reasoning_tokens"] = json!(thought);
+    }
+    usage
+}
+
+impl Response {
+    const fn new(
+        id: String,
+        params: Params,
+        turn: Turn,
+        items: Vec<Gen>,
+        plan: VecDeque<(At, Step)>,
+    ) -> Self {
+        Self { id, params, turn, items, plan, wake: None, cancelled: None, done: false }
     }
 }
 
@@ -752,7 +812,7 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
     };
     let mut stall = turn.stall;
     let mut generated_ms = 0;
-    // Messages are closed together at the end, and never before the call that follows them was added.
+    // Messages are closed together at the end, and never before the arguments of the call that follows them are out.
     let mut open = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let added = if i == 0 { created.plus_ms(turn.first_audio_ms / 2) } else { clock };
@@ -764,8 +824,16 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
                 let total = samples * format.rate() as usize / 24_000 * format.sample_bytes();
                 let per_ms = format.bytes_per_ms();
                 let sizes = delta_sizes(turn, total, per_ms);
-                let pace = WordPace::of(turn, words.len(), *speech, sizes.len());
-                let burst: usize = sizes.iter().take(FIRST_DELTAS).sum();
+                let out_after = match turn.words_out_after {
+                    Some(after) => after.min(sizes.len()),
+                    None => {
+                        let speech = speech * format.rate() as usize / 24_000 * format.sample_bytes();
+                        let spoken = begins(&sizes).take_while(|from| *from < speech).count();
+                        (spoken / WORDS_SHARE).min(WORDS_DELTAS_MAX)
+                    }
+                };
+                let burst =
+                    if turn.one_delta { total } else { turn.burst_ms.min(MESSAGE_MS_MAX) as usize * per_ms };
                 let (mut from, mut word, mut stalled_ms) = (0, 0, 0);
                 for (delta, size) in sizes.into_iter().enumerate() {
                     let to = from + size;
@@ -778,7 +846,8 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
                     let generation_us =
                         to.saturating_sub(burst) as f64 / per_ms as f64 * 1_000.0 / turn.speed.max(0.01);
                     clock = At(began.0 + generation_us as u64).plus_ms(stalled_ms);
-                    while word < words.len() && pace.is_due(word, delta, to / per_ms) {
+                    // Evenly, the first before all of the audio, the last as many deltas later as it takes.
+                    while word < words.len() && word * out_after <= delta * (words.len() - 1) {
                         plan.push_back((clock, Step::Word { item: i, word }));
                         word += 1;
                     }
@@ -798,14 +867,15 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
                 open.push(i);
             }
             GenKind::Call { arguments, .. } => {
-                plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
+                let piece = arguments.len().div_ceil(ARGUMENTS_PIECES);
                 let mut from = 0;
                 while from < arguments.len() {
-                    let to = arguments.ceil_char_boundary(from + ARGUMENTS_PIECE);
+                    let to = arguments.ceil_char_boundary(from + piece);
                     plan.push_back((clock, Step::Arguments { item: i, from, to }));
                     clock = clock.plus_ms(ARGUMENTS_MS);
                     from = to;
                 }
+                plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
                 plan.push_back((clock, Step::Close(i)));
             }
         }
@@ -813,7 +883,9 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
     plan.extend(open.drain(..).map(|message| (clock, Step::Close(message))));
     let clock = clock.plus_ms(turn.done_after_ms);
     plan.push_back((clock, Step::Done));
-    plan.push_back((clock.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+    if turn.rate_limits {
+        plan.push_back((clock.plus_ms(RATE_LIMITS_MS), Step::RateLimits));
+    }
     if let Some(error) = &turn.error {
         let audio: Vec<_> =
             (0..plan.len()).filter(|&step| matches!(plan[step].1, Step::Audio { .. })).collect();
@@ -823,43 +895,17 @@ fn lay_out(turn: &Turn, items: &[Gen], format: AudioFormat, created: At) -> VecD
     plan
 }
 
-/// When the words of a spoken message go out.
-enum WordPace {
-    /// Evenly over so many deltas: the first word before the first of them, the last word after the last of them.
-    Deltas { words: usize, deltas: usize },
-    /// Evenly over the speech, some time ahead of it.
-    Speech { words: usize, speech_ms: usize },
-}
-
-impl WordPace {
-    fn of(turn: &Turn, words: usize, speech: usize, deltas: usize) -> Self {
-        match turn.words_out_after {
-            Some(after) => Self::Deltas { words, deltas: after.min(deltas) },
-            None => Self::Speech { words, speech_ms: (speech / 24).max(1) },
-        }
-    }
-
-    /// Whether a word goes out before the delta of this number, which ends at `to_ms` of the message's audio.
-    const fn is_due(&self, word: usize, delta: usize, to_ms: usize) -> bool {
-        match self {
-            Self::Deltas { words, deltas } => word * *deltas <= delta * words.saturating_sub(1),
-            Self::Speech { words, speech_ms } => {
-                word < FIRST_DELTAS || word * *speech_ms < (to_ms + WORDS_AHEAD_MS) * *words
-            }
-        }
-    }
-}
-
 /// Bytes of each audio delta of an item.
 fn delta_sizes(turn: &Turn, total: usize, per_ms: usize) -> Vec<usize> {
     let usual = turn.delta_ms.max(1) as usize * per_ms;
+    let first = turn.first_delta_ms.unwrap_or(turn.delta_ms).max(1) as usize * per_ms;
     let mut sizes = Vec::new();
     let mut left = total;
     while left > 0 {
         let size = match turn.delta_bytes {
             _ if turn.one_delta => total,
             Some(bytes) => bytes.max(1),
-            None if sizes.len() < FIRST_DELTAS => usual.min(FIRST_DELTA_MS * per_ms),
+            None if sizes.len() < FIRST_DELTAS => first,
             None => usual,
         };
         sizes.push(size.min(left));
@@ -868,13 +914,24 @@ fn delta_sizes(turn: &Turn, total: usize, per_ms: usize) -> Vec<usize> {
     sizes
 }
 
+/// Where each delta begins, in bytes of the item's audio.
+fn begins(sizes: &[usize]) -> impl Iterator<Item = usize> {
+    sizes.iter().scan(0, |end, size| {
+        let from = *end;
+        *end += size;
+        Some(from)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_first_three_deltas_are_short() {
-        assert_eq!(delta_sizes(&Turn::default(), 8 * 1_000, 8), [800, 800, 800, 2_000, 2_000, 1_600]);
+    fn the_first_three_deltas_may_be_short() {
+        assert_eq!(delta_sizes(&Turn::default(), 8 * 800, 8), [2_000, 2_000, 2_000, 400]);
+        let turn = Turn { first_delta_ms: Some(100), ..Turn::default() };
+        assert_eq!(delta_sizes(&turn, 8 * 1_000, 8), [800, 800, 800, 2_000, 2_000, 1_600]);
     }
 
     #[test]
@@ -893,13 +950,15 @@ mod tests {
         };
         let items = [Gen::new("item_1".to_owned(), spoken)];
         let plan = lay_out(&Turn::default(), &items, AudioFormat::Pcmu, At::ms(1_000));
-        let audio: Vec<_> = plan
-            .iter()
-            .filter(|(_, step)| matches!(step, Step::Audio { .. }))
-            .map(|(at, _)| at.as_ms())
-            .collect();
-        assert_eq!(audio, [1_300, 1_300, 1_300, 1_350, 1_400, 1_450, 1_500, 1_550, 1_600, 1_650, 1_700]);
-        assert!(matches!(plan[plan.len() - 2], (at, Step::Done) if at == At::ms(1_700)));
+        let audio = |plan: &VecDeque<(At, Step)>| -> Vec<u64> {
+            let audio = plan.iter().filter(|(_, step)| matches!(step, Step::Audio { .. }));
+            audio.map(|(at, _)| at.as_ms()).collect()
+        };
+        assert_eq!(audio(&plan), [1_354, 1_354, 1_354, 1_404, 1_454, 1_504, 1_554, 1_604, 1_654, 1_664]);
+        assert!(matches!(plan[plan.len() - 2], (at, Step::Done) if at == At::ms(1_664)));
+        let drip = Turn { speed: 1.0, burst_ms: 0, ..Turn::default() };
+        let plan = lay_out(&drip, &items, AudioFormat::Pcmu, At::ms(1_000));
+        assert_eq!(audio(&plan)[..3], [1_604, 1_854, 2_104], "without a burst each waits for its own audio");
     }
 
     /// How many audio deltas have gone out before each word.

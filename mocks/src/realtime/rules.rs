@@ -12,15 +12,22 @@ pub(super) struct Rejection {
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) param: Option<String>,
+    /// The answer does not say which event it is about.
+    pub(super) anonymous: bool,
 }
 
 impl Rejection {
     pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None }
+        Self { code, message: message.into(), param: None, anonymous: false }
     }
 
     pub(super) fn at(code: &'static str, message: impl Into<String>, param: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: Some(param.into()) }
+        Self { code, message: message.into(), param: Some(param.into()), anonymous: false }
+    }
+
+    /// The same without the `event_id` of what was refused, as the service answers some events.
+    pub(super) fn anonymous(self) -> Self {
+        Self { anonymous: true, ..self }
     }
 }
 
@@ -91,7 +98,7 @@ const TRANSCRIPTION: Shape = Shape::Nullable(&Shape::Object(&[
 ]));
 
 const NOISE: Shape = Shape::Nullable(&Shape::Object(&[
-    must("type", Shape::OneOf(&["near_field", "far_field"])),
+    may("type", Shape::OneOf(&["near_field", "far_field"])),
     may("strength", Shape::Number { min: 0.0, max: 1.0 }),
 ]));
 
@@ -146,6 +153,7 @@ const TOOLS: Shape = Shape::List(&Shape::Tagged(
                 must("server_label", Shape::Text),
                 may("server_url", Shape::Text),
                 may("connector_id", Shape::Text),
+                may("tunnel_id", Shape::Text),
                 may("authorization", Shape::Text),
                 may("headers", FREE_OBJECT),
                 may("allowed_tools", Shape::Free),
@@ -647,6 +655,18 @@ mod tests {
             "tools": [{"type": "function", "name": "lookup_order", "parameters": {"type": "object"}}],
             "tool_choice": "auto", "max_output_tokens": "inf"});
         assert_eq!(check("session.update", &update(session), Dialect::Ga), Ok(()));
+    }
+
+    #[test]
+    fn what_the_service_takes_today_is_accepted() {
+        let noise = |noise: Value| {
+            update(json!({"type": "realtime", "audio": {"input": {"noise_reduction": noise}}}))
+        };
+        assert_eq!(check("session.update", &noise(json!({"strength": 0.5})), Dialect::Ga), Ok(()));
+        assert_eq!(refusal(noise(json!({"type": "mid_field"}))).code, "invalid_value");
+        let tools = json!([{"type": "mcp", "server_label": "crm", "tunnel_id": "tun_1"}]);
+        let tools = update(json!({"type": "realtime", "tools": tools}));
+        assert_eq!(check("session.update", &tools, Dialect::Ga), Ok(()));
     }
 
     #[test]

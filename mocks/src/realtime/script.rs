@@ -48,8 +48,11 @@ knobs! {
         pub dial_ms: u64 = 0,
         /// What comes first on the open WebSocket.
         pub opening: Opening = Opening::Normal,
-        /// Milliseconds from the open WebSocket to the first frame (`session.created` or the refusal).
-        pub created_after_ms: u64 = 20,
+        /// Milliseconds from the open WebSocket to `session.created`; 3 to 9 in the field.
+        pub created_after_ms: u64 = 6,
+        /// Milliseconds from the open WebSocket to the refusal of its key or model; in the field it leaves with the
+        /// answer to the upgrade.
+        pub refused_after_ms: u64 = 0,
         /// Milliseconds from `session.update` to `session.updated` or its refusal.
         pub updated_after_ms: u64 = 10,
         /// `session.update` is never answered.
@@ -74,8 +77,11 @@ knobs! {
         pub expiry_error_frame: bool = true,
         /// Which generation of event names and shapes is spoken.
         pub dialect: Dialect = Dialect::Ga,
-        /// `silence_duration_ms` of a session that did not say; it depends on the model in the field.
-        pub default_silence_ms: u64 = 500,
+        /// `silence_duration_ms` of a session that did not say; when absent that of the model: 200 for
+        /// `gpt-realtime` and `gpt-realtime-mini`, 500 for the others.
+        pub default_silence_ms: Option<u64> = None,
+        /// The `silence_duration_ms` that is asked for is echoed, but the model keeps to its default.
+        pub keeps_default_silence: bool = false,
         /// `prefix_padding_ms` of a session that did not say.
         pub default_prefix_ms: u64 = 300,
         /// A bearer token that is refused. A missing or empty token is always refused.
@@ -267,19 +273,23 @@ knobs! {
         /// Audio is generated this many times faster than it plays.
         pub speed: f64 = 5.0,
         /// From `response.created` to the first audio (or function call) delta.
-        pub first_audio_ms: u64 = 300,
-        /// From the end of speech or `response.create` to `response.created`.
-        pub created_ms: u64 = 60,
-        /// Audio per delta; the first three carry at most 100 ms each and come together.
+        pub first_audio_ms: u64 = 354,
+        /// From the end of speech or `response.create` to `response.created`; 1 to 12 in the field.
+        pub created_ms: u64 = 6,
+        /// Audio per delta.
         pub delta_ms: u64 = 250,
+        /// Audio of each of the first three deltas, if it is not that of the others.
+        pub first_delta_ms: Option<u64> = None,
+        /// So much audio of each message comes at once; what follows is generated at the speed.
+        pub burst_ms: u64 = 750,
         /// Exact bytes per delta instead, odd numbers allowed.
         pub delta_bytes: Option<usize> = None,
         /// All audio of an item in one delta.
         pub one_delta: bool = false,
         /// Audio without words at the end of each message: the words are spread over the speech before it.
         pub trailing_silence_ms: u64 = 0,
-        /// All words of a message are out when so many of its audio deltas have gone out; when absent, the words run
-        /// 600 ms of audio ahead.
+        /// All words of a message are out when so many of its audio deltas have gone out; a third of them when absent,
+        /// and no more than 8, as in the field.
         pub words_out_after: Option<usize> = None,
         /// Generation pauses once.
         pub stall: Option<Stall> = None,
@@ -287,6 +297,14 @@ knobs! {
         pub items: Vec<u64> = Vec::new(),
         /// At most this many audio deltas are still sent after a cancel.
         pub late_deltas: u32 = 1,
+        /// From a cancel to the first of them, from one to the next, and to what closes the items.
+        pub late_gap_ms: u64 = 4,
+        /// What becomes of the open items of a cancelled response.
+        pub cancelled_items: CancelledItems = CancelledItems::Incomplete,
+        /// Cancelled before `response.created`, the response ends with `response.done` alone.
+        pub uncreated: bool = false,
+        /// `rate_limits.updated` follows the response; in the field it does not follow every one.
+        pub rate_limits: bool = true,
         /// `response.done` of a cancelled response comes this much later, even past the next
         /// `response.created`.
         pub late_done_ms: u64 = 0,
@@ -353,6 +371,19 @@ impl Turn {
             None => Vec::new(),
         }
     }
+}
+
+/// What becomes of the open items of a cancelled response. No recording shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelledItems {
+    /// They are closed, and are incomplete.
+    #[default]
+    Incomplete,
+    /// They are closed, and what was said is complete as far as it goes. A function call is not.
+    Completed,
+    /// Nothing closes them but `response.done`.
+    LeftOpen,
 }
 
 /// A pause of the generator.

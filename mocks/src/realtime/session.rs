@@ -43,19 +43,39 @@ pub(super) struct TurnDetection {
     eagerness: Option<String>,
     threshold: f64,
     pub(super) prefix_ms: u64,
-    pub(super) silence_ms: u64,
+    silence_ms: u64,
+    /// The silence that counts, whatever was asked for.
+    kept_silence_ms: Option<u64>,
     pub(super) idle_timeout_ms: Option<u64>,
     pub(super) create_response: bool,
     pub(super) interrupt_response: bool,
 }
 
+/// Whether a model is of the second generation, which reasons and divides what it says into phases. A date after
+/// the name of the first, as in `gpt-realtime-2025-08-28`, makes none.
+pub(super) fn is_2x(model: &str) -> bool {
+    let rest = model.strip_prefix("gpt-realtime-2");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+}
+
+/// `silence_duration_ms` where nothing was said of it.
+fn default_silence_ms(model: &str) -> u64 {
+    let first = ["gpt-realtime", "gpt-realtime-mini"].iter().any(|name| {
+        let rest = model.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-20"))
+    });
+    if first { 200 } else { 500 }
+}
+
 impl TurnDetection {
-    fn server(script: &ModelScript) -> Self {
+    fn server(model: &str, script: &ModelScript) -> Self {
+        let silence_ms = script.default_silence_ms.unwrap_or_else(|| default_silence_ms(model));
         Self {
             eagerness: None,
             threshold: 0.5,
             prefix_ms: script.default_prefix_ms,
-            silence_ms: script.default_silence_ms,
+            silence_ms,
+            kept_silence_ms: script.keeps_default_silence.then_some(silence_ms),
             idle_timeout_ms: None,
             create_response: true,
             interrupt_response: true,
@@ -63,14 +83,14 @@ impl TurnDetection {
     }
 
     /// `now` is what is in force; a change of kind starts from the defaults of the new kind.
-    fn updated(now: Option<&Self>, asked: &Value, script: &ModelScript) -> Option<Self> {
+    fn updated(now: Option<&Self>, asked: &Value, model: &str, script: &ModelScript) -> Option<Self> {
         if asked.is_null() {
             return None;
         }
         let semantic = asked["type"] == "semantic_vad";
         let mut new = match now {
             Some(now) if now.eagerness.is_some() == semantic => now.clone(),
-            Some(_) | None => Self::server(script),
+            Some(_) | None => Self::server(model, script),
         };
         if semantic {
             let eagerness = asked["eagerness"].as_str().map(str::to_owned).or(new.eagerness);
@@ -93,6 +113,11 @@ impl TurnDetection {
             new.idle_timeout_ms = idle.as_u64();
         }
         Some(new)
+    }
+
+    /// The silence that ends a turn.
+    pub(super) fn silence_ms(&self) -> u64 {
+        self.kept_silence_ms.filter(|_| self.eagerness.is_none()).unwrap_or(self.silence_ms)
     }
 
     fn json(&self, dialect: Dialect) -> Value {
@@ -121,7 +146,7 @@ impl TurnDetection {
 
 impl Session {
     pub(super) fn new(id: String, model: &str, expires_at: i64, script: &ModelScript) -> Self {
-        let voice = if model.starts_with("gpt-realtime-2") { "marin" } else { "alloy" };
+        let voice = if is_2x(model) { "marin" } else { "alloy" };
         Self {
             id,
             model: model.to_owned(),
@@ -132,7 +157,7 @@ impl Session {
             output: AudioFormat::Pcm,
             transcription: Value::Null,
             noise_reduction: Value::Null,
-            turns: Some(TurnDetection::server(script)),
+            turns: Some(TurnDetection::server(model, script)),
             voice: json!(voice),
             speed: json!(1.0),
             tools: json!([]),
@@ -219,7 +244,7 @@ impl Session {
             let text = "The model of a session cannot be changed.";
             return Err(Rejection::at("invalid_value", text, "session.model"));
         }
-        if asked.get("reasoning").is_some() && !self.model.starts_with("gpt-realtime-2") {
+        if asked.get("reasoning").is_some() && !is_2x(&self.model) {
             let text = format!("Unsupported parameter: 'session.reasoning' with model '{}'.", self.model);
             return Err(Rejection::at("unsupported_parameter", text, "session.reasoning"));
         }
@@ -235,7 +260,7 @@ impl Session {
         }
         take(input, "noise_reduction", &mut self.noise_reduction);
         if let Some(asked) = input.get("turn_detection") {
-            self.turns = TurnDetection::updated(self.turns.as_ref(), asked, script);
+            self.turns = TurnDetection::updated(self.turns.as_ref(), asked, &self.model, script);
         }
         take(output, "voice", &mut self.voice);
         take(output, "speed", &mut self.speed);
@@ -263,7 +288,7 @@ impl Session {
         }
         take(asked, "input_audio_noise_reduction", &mut self.noise_reduction);
         if let Some(asked) = asked.get("turn_detection") {
-            self.turns = TurnDetection::updated(self.turns.as_ref(), asked, script);
+            self.turns = TurnDetection::updated(self.turns.as_ref(), asked, &self.model, script);
         }
         take(asked, "voice", &mut self.voice);
         take(asked, "speed", &mut self.speed);
@@ -373,6 +398,26 @@ mod tests {
     fn fresh() -> (Session, ModelScript) {
         let script = ModelScript::default();
         (Session::new("sess_1".to_owned(), "gpt-realtime-2.1", 3_600, &script), script)
+    }
+
+    #[test]
+    fn a_date_is_no_second_generation() {
+        for (model, is) in [
+            ("gpt-realtime-2", true),
+            ("gpt-realtime-2.1", true),
+            ("gpt-realtime-2.1-mini", true),
+            ("gpt-realtime-2-mini", true),
+            ("gpt-realtime", false),
+            ("gpt-realtime-1.5", false),
+            ("gpt-realtime-2025-08-28", false),
+            ("gpt-realtime-mini-2025-12-15", false),
+        ] {
+            assert_eq!(is_2x(model), is, "{model}");
+            let session = Session::new("sess_1".to_owned(), model, 0, &ModelScript::default());
+            assert_eq!(session.voice, if is { "marin" } else { "alloy" }, "{model}");
+            let asked = json!({"type": "realtime", "reasoning": {"effort": "low"}});
+            assert_eq!(session.updated(&asked, false, &ModelScript::default()).is_ok(), is, "{model}");
+        }
     }
 
     #[test]

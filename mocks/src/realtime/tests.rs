@@ -261,8 +261,8 @@ fn keys_and_models_are_refused_after_the_upgrade() {
         model.set_query(query);
         model.set_headers(headers);
         let mut t = Bench::with(model);
-        t.advance(100);
-        assert_eq!(t.error().0, code);
+        t.advance(0);
+        assert_eq!(t.error().0, code, "with the answer to the upgrade");
         assert_eq!(t.closed(), Some((close, &*format!("invalid_request_error.{code}"))));
     }
 }
@@ -356,10 +356,13 @@ fn a_turn_has_the_order_of_the_service() {
 fn a_reply_is_delivered_five_times_faster_than_it_plays() {
     let mut t = Bench::turns(vec![Turn::answers(5_300)]);
     t.creates();
-    t.advance(60 + 300 + 1_000);
-    let deltas: Vec<_> =
+    t.advance(6 + 354);
+    let mut deltas: Vec<_> =
         t.news().into_iter().filter(|e| e["type"] == "response.output_audio.delta").collect();
-    assert_eq!(deltas.len(), 3 + 20);
+    assert_eq!(deltas.len(), 3, "three quarters of a second come at once");
+    t.advance(4_550 / 5);
+    deltas.extend(t.news().into_iter().filter(|e| e["type"] == "response.output_audio.delta"));
+    assert_eq!(deltas.len(), 22);
     let bytes = STANDARD.decode(deltas[3]["delta"].as_str().unwrap()).unwrap();
     assert_eq!(bytes.len(), 2_000, "250 ms of mu-law");
     assert_eq!(t.item(0).sent, 5_300 * 8);
@@ -427,6 +430,85 @@ fn transcriptions_come_when_the_script_says() {
     t.advance(4_000);
     let late = t.only("conversation.item.input_audio_transcription.completed");
     assert_eq!(late["transcript"], "");
+}
+
+/// The session of a model, in mu-law, with what else it is asked for.
+fn session_of(model: &str, script: ModelScript, input: Value) -> Bench {
+    let mut model_end = Model::new(script, ModelIdentity::default(), 0);
+    model_end.set_query(&format!("/v1/realtime?model={model}"));
+    let mut t = Bench::with(model_end);
+    t.advance(20);
+    let mut asked = input;
+    asked["format"] = json!({"type": "audio/pcmu"});
+    t.update(json!({"audio": {"input": asked, "output": {"format": {"type": "audio/pcmu"}}}}));
+    t.advance(10);
+    t
+}
+
+#[test]
+fn how_long_a_silence_ends_a_turn_depends_on_the_model_where_nothing_is_said_of_it() {
+    let default = ModelScript::default();
+    let keeps = ModelScript { keeps_default_silence: true, ..ModelScript::default() };
+    let other = ModelScript { default_silence_ms: Some(340), ..ModelScript::default() };
+    let asked = json!({"turn_detection": {"type": "server_vad", "silence_duration_ms": 700}});
+    for (model, script, input, told, ends) in [
+        ("gpt-realtime", &default, json!({}), 200, 200),
+        ("gpt-realtime-mini", &default, json!({}), 200, 200),
+        ("gpt-realtime-mini-2025-12-15", &default, json!({}), 200, 200),
+        ("gpt-realtime-2025-08-28", &default, json!({}), 200, 200),
+        ("gpt-realtime-2.1", &default, json!({}), 500, 500),
+        ("gpt-realtime-2.1-mini", &default, json!({}), 500, 500),
+        ("gpt-realtime", &default, json!({"turn_detection": {"type": "server_vad"}}), 200, 200),
+        ("gpt-realtime", &default, asked.clone(), 700, 700),
+        ("gpt-realtime", &keeps, asked.clone(), 700, 200),
+        ("gpt-realtime", &other, json!({}), 340, 340),
+    ] {
+        let mut t = session_of(model, script.clone(), input);
+        let session = t.only("session.updated")["session"].clone();
+        assert_eq!(session["audio"]["input"]["turn_detection"]["silence_duration_ms"], told, "{model}");
+        t.speaks(400);
+        t.listens(1_000);
+        let stopped =
+            t.news().into_iter().find(|e| e["type"] == "input_audio_buffer.speech_stopped").unwrap();
+        assert_eq!(stopped["audio_end_ms"], 400 + ends, "{model}");
+    }
+}
+
+#[test]
+fn some_models_write_words_down_while_they_are_spoken() {
+    const DELTA: &str = "conversation.item.input_audio_transcription.delta";
+    let text = "Where is my order, please? It is late.";
+    let transcription = vec![
+        Transcription { text: Some(text.to_owned()), ..Transcription::default() },
+        Transcription { when: When::Never, ..Transcription::default() },
+    ];
+    for (model, early) in [("gpt-realtime-whisper", true), ("gpt-4o-transcribe", false)] {
+        let script = ModelScript { transcription: transcription.clone(), ..ModelScript::default() };
+        let mut t = session_of("gpt-realtime-2.1", script, json!({"transcription": {"model": model}}));
+        t.news();
+        t.speaks(1_200);
+        assert!(!t.kinds().contains(&DELTA.to_owned()), "{model}: nothing is known so early");
+        t.speaks(1_800);
+        let before = t.news();
+        assert_eq!(before.iter().any(|e| e["type"] == DELTA), early, "{model}");
+        t.listens(1_500);
+        let after = t.news();
+        let committed = after.iter().find(|e| e["type"] == "input_audio_buffer.committed").unwrap();
+        let deltas: Vec<_> = before.iter().chain(&after).filter(|e| e["type"] == DELTA).collect();
+        assert!(deltas.iter().all(|e| e["item_id"] == committed["item_id"]), "{model}");
+        let joined: String = deltas.iter().filter_map(|e| e["delta"].as_str()).collect();
+        assert_eq!(joined, format!(" {text}"), "{model}");
+        let completed =
+            after.iter().find(|e| e["type"] == "conversation.item.input_audio_transcription.completed");
+        let completed = completed.unwrap();
+        assert_eq!(completed["transcript"], text);
+        let kind = if early { "duration" } else { "tokens" };
+        assert_eq!(completed["usage"]["type"], kind, "{model}");
+        // What is never transcribed has no first words either.
+        t.speaks(3_000);
+        t.listens(1_500);
+        assert!(!t.kinds().contains(&DELTA.to_owned()), "{model}");
+    }
 }
 
 #[test]
@@ -555,6 +637,51 @@ fn speech_before_the_response_exists_ends_it_at_once() {
 }
 
 #[test]
+fn a_response_that_was_never_created_can_be_done() {
+    let turn = Turn { created_ms: 3_000, uncreated: true, ..Turn::default() };
+    let mut t = Bench::turns(vec![turn.clone(), turn]);
+    t.creates();
+    t.speaks(200);
+    t.advance(100);
+    let events = t.news();
+    assert_eq!(
+        outline(&events),
+        ["input_audio_buffer.speech_started", "response.done", "rate_limits.updated"]
+    );
+    assert_eq!(events[1]["response"]["status"], "cancelled");
+    assert_eq!(events[1]["response"]["status_details"]["reason"], "turn_detected");
+    t.listens(9_000);
+    let kinds = t.kinds();
+    let created = kinds.iter().filter(|kind| *kind == "response.created").count();
+    let done = kinds.iter().filter(|kind| *kind == "response.done").count();
+    assert_eq!((created, done), (1, 1), "left alone, it is created as any other");
+}
+
+#[test]
+fn how_a_cancel_goes_is_the_business_of_the_script() {
+    for (cancelled_items, status, closed) in [
+        (CancelledItems::Incomplete, "incomplete", true),
+        (CancelledItems::Completed, "completed", true),
+        (CancelledItems::LeftOpen, "in_progress", false),
+    ] {
+        let turn = Turn { cancelled_items, late_deltas: 2, late_gap_ms: 30, ..Turn::answers(20_000) };
+        let mut t = Bench::turns(vec![turn]);
+        t.creates();
+        t.advance(1_000);
+        t.news();
+        t.cancels();
+        t.advance(59);
+        assert_eq!(t.kinds(), ["response.output_audio.delta"], "one delta in 30 ms");
+        t.advance(31);
+        let events = t.news();
+        assert_eq!(events.iter().any(|event| event["type"] == "response.output_item.done"), closed);
+        let done = events.iter().find(|event| event["type"] == "response.done").unwrap();
+        assert_eq!(done["response"]["status"], "cancelled");
+        assert_eq!(done["response"]["output"][0]["status"], status);
+    }
+}
+
+#[test]
 fn a_late_done_comes_after_the_next_response_was_created() {
     let late = Turn { late_done_ms: 1_100, ..Turn::answers(20_000) };
     let mut t = Bench::turns(vec![late, Turn::answers(1_000)]);
@@ -599,11 +726,10 @@ fn an_item_is_cut_at_what_was_generated_at_most() {
     let item = t.item(0).id.clone();
     t.news();
     t.truncates(&item, 8_160);
-    let (code, message) = t.error();
-    assert_eq!(
-        (&*code, &*message),
-        ("invalid_value", "Audio content of 4900ms is already shorter than 8160ms")
-    );
+    let error = t.only("error")["error"].clone();
+    assert_eq!(error["code"], "invalid_value");
+    assert_eq!(error["message"], "Audio content of 4900ms is already shorter than 8160ms");
+    assert_eq!(error["event_id"], Value::Null, "the service does not say which cut it was");
     t.truncates(&item, 1_180);
     let ack = t.only("conversation.item.truncated");
     assert_eq!((&ack["item_id"], &ack["audio_end_ms"]), (&json!(item), &json!(1_180)));
@@ -678,7 +804,7 @@ fn a_cancel_with_nothing_to_cancel_is_an_error_without_an_id() {
 
 #[test]
 fn a_cancel_between_request_and_creation_does_not_stop_the_response() {
-    let mut t = Bench::turns(vec![Turn::answers(500)]);
+    let mut t = Bench::turns(vec![Turn { created_ms: 60, ..Turn::answers(500) }]);
     t.creates();
     t.advance(30);
     t.cancels();
@@ -731,6 +857,47 @@ fn a_failed_response_has_no_items() {
     let done = t.only("response.done")["response"].clone();
     assert_eq!((&done["status"], &done["output"]), (&json!("failed"), &json!([])));
     assert_eq!(done["status_details"]["error"]["code"], "rate_limit_exceeded");
+    let usage = &done["usage"];
+    assert_eq!((&usage["total_tokens"], &usage["input_tokens"]), (&json!(0), &json!(0)));
+    assert_eq!(usage["output_token_details"], json!({"text_tokens": 0, "audio_tokens": 0}));
+}
+
+#[test]
+fn what_was_read_before_is_read_from_the_cache_in_blocks_of_sixty_four() {
+    let mut t = Bench::turns(vec![Turn::answers(9_000), Turn::answers(500)]);
+    let usage = |t: &mut Bench| {
+        t.creates();
+        t.advance(4_000);
+        t.only("response.done")["response"]["usage"].clone()
+    };
+    t.update(json!({"instructions": "Be brief. ".repeat(100)}));
+    let (first, second) = (usage(&mut t), usage(&mut t));
+    assert_eq!(first["input_token_details"]["cached_tokens"], 0);
+    let given = first["input_tokens"].as_u64().unwrap();
+    assert!(given > 64);
+    let cached = &second["input_token_details"];
+    assert_eq!(cached["cached_tokens"], given / 64 * 64);
+    let parts = &cached["cached_tokens_details"];
+    let sum = parts["text_tokens"].as_u64().unwrap() + parts["audio_tokens"].as_u64().unwrap();
+    assert_eq!(sum, given / 64 * 64);
+    let out = &second["output_token_details"];
+    assert!(out["reasoning_tokens"].as_u64().unwrap() > 0, "gpt-realtime-2.1 thinks");
+    let sum = ["text_tokens", "audio_tokens", "reasoning_tokens"].map(|key| out[key].as_u64().unwrap());
+    assert_eq!(second["output_tokens"], sum.iter().sum::<u64>());
+}
+
+#[test]
+fn limits_do_not_follow_every_response() {
+    let silent = Turn { rate_limits: false, ..Turn::answers(300) };
+    let mut t = Bench::turns(vec![silent.clone(), Turn::answers(300), Turn { silent: true, ..silent }]);
+    let told: Vec<_> = (0..3)
+        .map(|_| {
+            t.creates();
+            t.advance(2_000);
+            t.kinds().contains(&"rate_limits.updated".to_owned())
+        })
+        .collect();
+    assert_eq!(told, [false, true, false]);
 }
 
 #[test]
@@ -801,8 +968,8 @@ fn a_stall_delays_the_rest_of_the_audio() {
     let stall = Some(Stall { after_ms: 300, for_ms: 2_000 });
     let mut t = Bench::turns(vec![Turn { stall, ..Turn::answers(1_300) }]);
     t.creates();
-    t.advance(60 + 300 + 2_000);
-    assert_eq!(t.item(0).sent, 300 * 8);
+    t.advance(6 + 354 + 1_999);
+    assert_eq!(t.item(0).sent, 500 * 8);
     t.advance(1_000);
     assert_eq!(t.item(0).sent, 1_300 * 8);
 }
@@ -853,6 +1020,45 @@ fn arguments_are_sent_as_the_script_has_them() {
 }
 
 #[test]
+fn long_arguments_come_in_a_dozen_pieces() {
+    let arguments = "{  \n  \"city\": \"Zürich\",\n  \"guests\": 4,\n  \"time\": \"19:30\"  \n}  \n";
+    let mut t = Bench::turns(vec![calls(vec![lookup(arguments)])]);
+    t.creates();
+    t.advance(2_000);
+    let is_delta = |e: &&Value| e["type"] == "response.function_call_arguments.delta";
+    let deltas: Vec<_> = t.news().iter().filter(is_delta).map(|e| e["delta"].clone()).collect();
+    assert!((10..=13).contains(&deltas.len()), "{deltas:?}");
+    let joined: String = deltas.iter().filter_map(Value::as_str).collect();
+    assert_eq!(joined, arguments);
+}
+
+#[test]
+fn what_is_said_before_something_else_is_no_final_answer() {
+    let turns = vec![
+        Turn { items: vec![300, 400], ..calls(vec![lookup("{}")]) },
+        Turn { items: vec![300, 400], ..Turn::default() },
+    ];
+    let phases = |model: &str| {
+        let script = ModelScript { turns: turns.clone(), ..ModelScript::default() };
+        let mut model_end = Model::new(script, ModelIdentity::default(), 0);
+        model_end.set_query(&format!("/v1/realtime?model={model}"));
+        let mut t = Bench::with(model_end);
+        t.advance(20);
+        t.creates();
+        t.advance(3_000);
+        t.creates();
+        t.advance(3_000);
+        let news = t.news();
+        let dones = news.iter().filter(|e| e["type"] == "response.output_item.done");
+        dones.map(|e| e["item"]["phase"].as_str().unwrap_or("none").to_owned()).collect::<Vec<_>>()
+    };
+    let said = ["commentary", "commentary", "none", "commentary", "final_answer"];
+    assert_eq!(phases("gpt-realtime-2.1"), said);
+    assert_eq!(phases("gpt-realtime-2"), said);
+    assert_eq!(phases("gpt-realtime-2025-08-28"), ["none"; 5]);
+}
+
+#[test]
 fn an_output_must_answer_a_known_call() {
     let mut t = Bench::turns(vec![calls(vec![lookup("{}")])]);
     let output = |id: &str| {
@@ -889,7 +1095,10 @@ fn a_call_after_speech_is_added_before_the_speech_is_done() {
     let events = t.news();
     let added = events.iter().position(|e| e["item"]["type"] == "function_call").unwrap();
     let done = events.iter().position(|e| e["type"] == "response.output_audio.done").unwrap();
+    let is_arguments = |e: &&Value| e["type"] == "response.function_call_arguments.delta";
+    let arguments = events[..done].iter().filter(is_arguments).count();
     assert!(added < done);
+    assert_eq!(arguments, 2, "all arguments of the first are out before the speech is done");
     let ids: Vec<_> = events
         .iter()
         .filter(|e| e["type"] == "response.function_call_arguments.done")

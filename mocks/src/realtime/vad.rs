@@ -73,6 +73,11 @@ impl Detector {
         self.reset();
     }
 
+    /// Milliseconds of audio heard so far.
+    pub(super) const fn clock_ms(&self) -> u64 {
+        self.clock_ms
+    }
+
     /// Takes the next `ms` of audio for speech.
     pub(super) const fn force(&mut self, ms: u64) {
         self.forced_until_ms = self.clock_ms + ms;

@@ -17,6 +17,7 @@ use bridge::journal::Journal;
 use bridge::registry::CallKey;
 use bridge::serve::{Observe, Served, Server, Stats};
 use mocks::attach::attach;
+use mocks::cork::Cork;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
 use mocks::record::CallerSight;
@@ -548,7 +549,7 @@ pub(super) async fn model<N: Net>(play: Play<N>, stream: N::Stream, dialled: Dia
     let dial = model.get().script().dial.clone();
     let mut request = None;
     let opened = tokio_tungstenite::accept_hdr_async_with_config(
-        Line::new(net.clone(), stream),
+        corked(Line::new(net.clone(), stream), &dial),
         |asked: &Request, answer: Response| {
             request = Some(asked.clone());
             match dial {
@@ -582,7 +583,8 @@ pub(super) async fn model<N: Net>(play: Play<N>, stream: N::Stream, dialled: Dia
     match opened {
         Ok(mut socket) => {
             let dark = model.get().script().goes_dark_after_ms;
-            socket.get_mut().mute_at = dark.map(|ms| net.now().plus_ms(ms));
+            socket.get_mut().get_mut().mute_at = dark.map(|ms| net.now().plus_ms(ms));
+            socket.get_mut().draw();
             converse(net, socket, model, play.scenario.weather.model.cut_at_ms).await;
         }
         Err(WebSocketError::Http(answer)) => {
@@ -591,6 +593,14 @@ pub(super) async fn model<N: Net>(play: Play<N>, stream: N::Stream, dialled: Dia
                 .refused(&format!("the upgrade is answered with {}", answer.status().as_u16()), net.now());
         }
         Err(_) => model.get().refused("the bridge gave up dialling", net.now()),
+    }
+}
+
+/// An answer that lets the bridge in leaves with the first frame, if that is there at once.
+fn corked<S>(line: S, dial: &Dial) -> Cork<S> {
+    match dial {
+        Dial::Accepts => Cork::new(line),
+        Dial::Refuses | Dial::Hangs | Dial::HangsInUpgrade | Dial::AnswersHttp(_) => Cork::open(line),
     }
 }
 
