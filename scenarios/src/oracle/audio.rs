@@ -673,12 +673,18 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
     let mut answers = Vec::new();
     let network_one_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model);
     for (m, model) in case.call.models.iter().enumerate() {
+        let mut over = None;
         for (index, seen) in model.sightings.iter().enumerate() {
             let ModelSight::SentSpeechStopped { .. } = seen.what else { continue };
             let stopped = seen.at;
             let Some(ended) = ends.iter().rev().find(|end| end.0 + network_one_way <= stopped.0) else {
                 continue;
             };
+            // The first turn that ended after the caller's last word has that word in it. A further one is noise, and
+            // its answer is not the one that was waited for.
+            if over.replace(*ended) == Some(*ended) {
+                continue;
+            }
             let rest = &model.sightings[index + 1..];
             let next_turn = rest.iter().find(|s| matches!(s.what, ModelSight::SentSpeechStarted { .. }));
             let created = rest.iter().find_map(|s| {
