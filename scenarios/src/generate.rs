@@ -17,8 +17,8 @@ use bridge::call::settings::{
     CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
 };
 use mocks::realtime::{
-    Again, Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
-    Refusal, Stall as Pause, TimedEvent, Transcription as Written, Turn, When, masked,
+    Again, Call, CancelledItems, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript,
+    Opening, Outcome, Refusal, Stall as Pause, TimedEvent, Transcription as Written, Turn, When, masked,
 };
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle};
 use rand_chacha::ChaCha8Rng;
@@ -294,6 +294,8 @@ pub fn generate(seed: Seed) -> Scenario {
         hard_functions(&mut scenario, swarm.level(Hazard::Functions), &mut Dice::of(seed, "hard functions"));
     }
     own_words(&mut scenario, &swarm, &mut Dice::of(seed, "own words"));
+    as_recorded(&mut scenario, &mut Dice::of(seed, "as recorded"));
+    unrecorded(&mut scenario, &swarm, &mut Dice::of(seed, "unrecorded"));
     scenario
 }
 
@@ -353,6 +355,74 @@ fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
             let at_ms = dice.ms(0, 10_000);
             model.events.push(TimedEvent { at_ms, does: Happening::DoneForUnknownResponse });
         }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- the service
+
+/// What recorded sessions do now and then, whatever the world is about: silence after the words, words long before
+/// their sound, a response a few milliseconds after the turn, limits that are not always told.
+fn as_recorded(scenario: &mut Scenario, dice: &mut Dice) {
+    let models =
+        ["gpt-realtime-2.1", "gpt-realtime-2.1", "gpt-realtime-2", "gpt-realtime", "gpt-realtime-mini"];
+    scenario.bridge.model = dice.one(&models).to_owned();
+    let writers =
+        ["gpt-4o-mini-transcribe", "gpt-realtime-whisper", "gpt-realtime-whisper", "gpt-transcribe"];
+    let writer = dice.one(&writers);
+    if let Some(transcription) = &mut scenario.bridge.transcription {
+        transcription.model = writer.to_owned();
+    }
+    let usual = (ModelScript::default(), Turn::default());
+    for model in scenario.calls.iter_mut().map(|call| &mut call.model) {
+        if model.created_after_ms == usual.0.created_after_ms {
+            model.created_after_ms = 3 + dice.below(7);
+        }
+        model.keeps_default_silence = dice.chance(5);
+        for turn in &mut model.turns {
+            match dice.below(10) {
+                0..3 => turn.trailing_silence_ms = dice.ms(1_000, 3_000),
+                3 => turn.trailing_silence_ms = dice.ms(20, 1_000),
+                _ => {}
+            }
+            turn.words_out_after = match dice.below(10) {
+                0..7 => Some(dice.below(9) as usize),
+                7 => Some(1_000),
+                _ => None,
+            };
+            if turn.created_ms == usual.1.created_ms {
+                turn.created_ms = 1 + dice.below(12);
+            }
+            turn.rate_limits = dice.chance(70);
+            for call in &mut turn.calls {
+                if call.arguments.contains("42") && dice.chance(50) {
+                    call.arguments = "{  \n  \"order\": 42  \n}  \n".into();
+                }
+            }
+        }
+    }
+}
+
+/// What no recording shows is one thing in one world and another in the next: the run after a cancel, above all. Where
+/// answers are uneven, so is their beginning.
+fn unrecorded(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+    let (late, rhythm) = (swarm.level(Hazard::Lateness), swarm.level(Hazard::Rhythm));
+    for turn in scenario.calls.iter_mut().flat_map(|call| &mut call.model.turns) {
+        if dice.strikes(rhythm) {
+            turn.burst_ms = dice.one(&[0, 100, 300, 2_000]);
+        }
+        if dice.strikes(rhythm) {
+            turn.first_delta_ms = Some(dice.one(&[20, 100, 188]));
+        }
+        if dice.strikes(late) {
+            turn.late_gap_ms = dice.one(&[0, 1, 20, 60]);
+        }
+        if dice.strikes(late) {
+            // Sooner than a bridge that gave a silent response up asks for the next one.
+            turn.late_done_ms = dice.ms(20, 400);
+        }
+        let items = [CancelledItems::Incomplete, CancelledItems::Completed, CancelledItems::LeftOpen];
+        turn.cancelled_items = dice.one(&items);
+        turn.uncreated = dice.chance(30);
     }
 }
 

@@ -13,8 +13,8 @@ use crate::weather::{LegWeather, Stall, Weather};
 use bridge::audio::Format;
 use bridge::call::settings::{CallConfig, DialWhen, Dialect, ToolSpec};
 use mocks::realtime::{
-    Call, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening, Outcome,
-    TimedEvent, Turn,
+    Call, CancelledItems, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening,
+    Outcome, TimedEvent, Turn,
 };
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle};
 use proptest::collection::vec;
@@ -195,8 +195,11 @@ fn turn() -> impl Strategy<Value = Turn> {
     ];
     let calls = vec((select(vec![FUNCTION, "unheard_of"]), select(vec!["{}", "", "not json"])), 0..3);
     let calls = rarely((calls, any::<bool>()));
-    (vec(ms(3_000), 0..3), rhythm, 0u32..4, wrong, calls).prop_map(
-        |(items, rhythm, late_deltas, wrong, calls)| {
+    let items = vec![CancelledItems::Incomplete, CancelledItems::Completed, CancelledItems::LeftOpen];
+    let cancel = (0u32..4, select(items), rarely(ms(1_500)), any::<bool>());
+    let tail = (rarely(ms(3_000)), option::of(0usize..9), rarely(ms(2_000)));
+    (vec(ms(3_000), 0..3), rhythm, (cancel, tail), wrong, calls).prop_map(
+        |(items, rhythm, (cancel, tail), wrong, calls)| {
             let (speed, created, first_audio, delta_bytes) = rhythm;
             let usual = Turn::default();
             let mut turn = Turn {
@@ -205,9 +208,15 @@ fn turn() -> impl Strategy<Value = Turn> {
                 created_ms: created.unwrap_or(usual.created_ms),
                 first_audio_ms: first_audio.unwrap_or(usual.first_audio_ms),
                 delta_bytes,
-                late_deltas,
                 ..usual
             };
+            let late_done;
+            (turn.late_deltas, turn.cancelled_items, late_done, turn.uncreated) = cancel;
+            turn.late_done_ms = late_done.unwrap_or_default();
+            let (silence, burst);
+            (silence, turn.words_out_after, burst) = tail;
+            turn.trailing_silence_ms = silence.unwrap_or_default();
+            turn.burst_ms = burst.unwrap_or(turn.burst_ms);
             if let Some((calls, duplicate)) = calls {
                 turn.duplicate_call = duplicate;
                 turn.calls = calls
