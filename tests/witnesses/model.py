@@ -39,6 +39,7 @@ BEYOND_THE_TYPES = {
     "obfuscation": "padding of deltas of text",
     "session.id": "", "session.object": "", "session.expires_at": "", "session.temperature": "",
     "item.phase": "commentary or final answer", "response.output[].phase": "",
+    "response.usage.output_token_details.reasoning_tokens": "with models that reason",
 }
 
 
