@@ -89,7 +89,7 @@ fn legal(trace: &Trace) -> Vec<super::Violation> {
     })
 }
 
-/// Three races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
+/// Races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
 fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str) -> bool {
     let sightings = &case.call.models[m].sightings;
     let refused = sightings[index].at;
@@ -113,12 +113,14 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
             news().any(|seen| matches!(seen.what, ModelSight::SentSpeechStopped { .. }))
         }
         // The server created its own response to the caller's turn while the request was on its way.
-        "conversation_already_has_active_response" => news().any(|seen| {
-            matches!(
-                seen.what,
-                ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
-            )
-        }),
+        "conversation_already_has_active_response" => {
+            news().any(|seen| {
+                matches!(
+                    seen.what,
+                    ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
+                )
+            }) || answers_unannounced(&sightings[..index])
+        }
         // The script refuses it whenever it comes; one that came before its response was over came too early.
         "invalid_tool_call_id" => {
             let before = &sightings[..index];
@@ -131,6 +133,26 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
         }
         _ => rejected == "session.update" && case.terms.refuses_settings(m),
     }
+}
+
+/// A turn ended while a response that the bridge had asked for was not over, and the server has not said yet that it
+/// answers that turn. Whether it does, or was kept from it by the other response, no bridge can know.
+fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
+    let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
+    let Some(stopped) = sightings.iter().rposition(ended) else { return false };
+    let (before, after) = sightings.split_at(stopped);
+    let asked = before.iter().rev().find_map(|s| {
+        let ModelSight::SentResponseCreated { response, auto: false, .. } = &s.what else { return None };
+        Some(response)
+    });
+    let over = asked.is_none_or(|asked| {
+        before
+            .iter()
+            .any(|s| matches!(&s.what, ModelSight::SentResponseDone { response, .. } if response == asked))
+    });
+    let announced =
+        after.iter().any(|s| matches!(s.what, ModelSight::SentResponseCreated { auto: true, .. }));
+    !over && !announced
 }
 
 fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
