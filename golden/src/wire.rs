@@ -39,14 +39,22 @@ struct Line {
     frame: Value,
 }
 
-fn read(lines: &str) -> Vec<Sample> {
+/// Reads samples, one a line. Fields beyond those of a sample, such as the times of a recording, are left out.
+///
+/// # Errors
+/// The first line that is no sample.
+pub fn parse(lines: &str) -> Result<Vec<Sample>, serde_json::Error> {
     lines
         .lines()
         .map(|line| {
-            let line: Line = serde_json::from_str(line).expect("an embedded sample is a JSON line");
-            Sample { name: line.name, source: line.source, from: line.from, text: line.frame.to_string() }
+            let line: Line = serde_json::from_str(line)?;
+            Ok(Sample { name: line.name, source: line.source, from: line.from, text: line.frame.to_string() })
         })
         .collect()
+}
+
+fn read(lines: &str) -> Vec<Sample> {
+    parse(lines).expect("an embedded sample is a JSON line")
 }
 
 /// Twilio Media Streams, both directions.
