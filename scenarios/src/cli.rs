@@ -4,6 +4,7 @@ mod renamed;
 
 use crate::catalogue;
 use crate::conform;
+use crate::contract;
 use crate::explain;
 use crate::explore;
 use crate::generate::generate_for;
@@ -139,6 +140,8 @@ enum Task {
     Import(replay::ImportOptions),
     /// Judges any bridge, in any language, over real sockets and in real time.
     Conform(Box<conform::Options>),
+    /// Compares the mock model with the real service, a clone, or a recording of one.
+    Contract(Box<contract::Options>),
     /// Prints `scenario stage seed hash` for each run, for comparing two processes.
     #[command(hide = true)]
     Hash {
@@ -280,6 +283,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Replay(options) => replay::run(&options),
         Task::Import(options) => replay::run_import(&options),
         Task::Conform(options) => conform::run(&options),
+        Task::Contract(options) => contract::run(&options),
         Task::Hash { what, seeds } => {
             let plays = match seeds {
                 Some(seeds) => generated(seeds, what.stage)?,
@@ -719,6 +723,19 @@ mod tests {
                 "--skip-rule",
                 "format",
             ],
+            &["scn", "contract"],
+            &[
+                "scn",
+                "contract",
+                "turn",
+                "--url",
+                "wss://example.com",
+                "--key-file",
+                "key",
+                "--auth",
+                "api-key",
+            ],
+            &["scn", "contract", "--against", "golden/wire/own", "--json", "contract.json", "--tolerated"],
             &["scn", "hash"],
             &["scn", "hash", "--seeds", "1..201", "--backend", "memory"],
         ] {
@@ -727,6 +744,8 @@ mod tests {
         assert!(check(&["scn", "run", "--seed", "soon"]).unwrap_err().contains("soon"));
         assert!(check(&["scn", "hash", "--seeds", "1..201", "--seed", "2"]).unwrap_err().contains("--seed"));
         assert!(check(&["scn", "sing"]).is_err());
+        assert!(check(&["scn", "contract", "--key-file", "key"]).unwrap_err().contains("--url"));
+        assert!(check(&["scn", "contract", "--url", "ftp://a"]).unwrap_err().contains("wss://"));
         let unknown = check(&["scn", "run", "--fault", "sings"]).unwrap_err();
         assert!(unknown.contains("drops-the-clear"), "{unknown}");
     }

@@ -7,6 +7,7 @@
 //! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
 //! * [`stage`]: where it is played, in memory, in a simulated network or over pipes; [`trace`]: what came of it.
 //! * [`conform`]: somebody else's bridge, judged over real sockets by the same rules.
+//! * [`contract`]: the mock of the model, compared with the real service or a recording of it.
 //! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
 //! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
 //! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.
@@ -21,6 +22,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod compare;
 pub mod conform;
+pub mod contract;
 pub mod explain;
 pub mod explore;
 pub mod generate;

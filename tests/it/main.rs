@@ -4,6 +4,7 @@
 //! * `codec`: two independent G.711s and two independent resamplers agree, and both match the standard.
 //! * `conform`: the document about judging other people's bridges is up to date.
 //! * `conformance`: what the vendors write down, the bridge and the mocks read and write alike.
+//! * `contract`: the mock of the model is compared with servers over real sockets, in bounded time.
 //! * `catalogue`: every scenario on every stage it names, judged by every oracle.
 //! * `loopback`: a handful of calls over real TCP and TLS, in real time.
 //! * `stages`: what one stage says of a scenario, the others say, too.
@@ -27,6 +28,7 @@ mod catalogue;
 mod codec;
 mod conform;
 mod conformance;
+mod contract;
 mod demo;
 mod deploy;
 mod determinism;

@@ -17,29 +17,29 @@ const CROWD_TICK: Duration = Duration::from_millis(100);
 
 /// Scenario time that passes by itself. Clones show the same.
 #[derive(Clone)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     began: Instant,
 }
 
 impl Clock {
     /// Begins at zero, now.
     #[expect(clippy::disallowed_methods, reason = "a stage owns its clock, and this one is real")]
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { began: Instant::now() }
     }
 
-    pub(super) fn now(&self) -> At {
+    pub(crate) fn now(&self) -> At {
         At(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }
 
 /// How late this machine wakes those who wait. Oracles grant it, because nobody can be faster than his machine.
 #[derive(Clone, Default)]
-pub(super) struct Lag(Arc<AtomicU64>);
+pub(crate) struct Lag(Arc<AtomicU64>);
 
 impl Lag {
     /// Watches for ever.
-    pub(super) async fn watch(self) {
+    pub(crate) async fn watch(self) {
         let clock = Clock::start();
         loop {
             let due = clock.now().0 + TICK.as_micros() as u64;
@@ -51,7 +51,7 @@ impl Lag {
     }
 
     /// The worst so far, microseconds.
-    pub(super) fn worst_us(&self) -> u64 {
+    pub(crate) fn worst_us(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
