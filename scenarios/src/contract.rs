@@ -148,12 +148,12 @@ impl From<Spoken> for Dialect {
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     let dialect = Dialect::from(options.dialect);
     let sessions = script::chosen(options.pattern.as_deref(), dialect)?;
+    if options.list {
+        say(&list(&sessions, options));
+        return Ok(true);
+    }
     let tolerances = Tolerances::read()?;
     let report = match &options.against {
-        _ if options.list => {
-            say(&list(&sessions, options));
-            return Ok(true);
-        }
         Some(path) => against(path, &sessions, &tolerances, !options.no_timing)?,
         None => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -232,8 +232,7 @@ fn server(options: &Options, url: &Url) -> anyhow::Result<Server> {
     }
     ensure!(
         url.secure || here,
-        "{}://{} is not encrypted, and the key would be readable on the way: use wss://",
-        "ws",
+        "ws://{} is not encrypted, and the key would be readable on the way: use wss://",
         url.authority()
     );
     let roots = match &options.ca {
@@ -391,7 +390,7 @@ pub fn against(
             recorded.clone_into(&mut model);
         }
         let server = Server {
-            url: format!("ws://localhost{}", "/v1/realtime").parse()?,
+            url: "ws://localhost/v1/realtime".parse()?,
             key: Secret::new("any"),
             scheme: Scheme::Bearer,
             model: recorded.unwrap_or(MODEL).to_owned(),

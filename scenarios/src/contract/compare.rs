@@ -378,7 +378,7 @@ fn left_unexplained(seen: &Recording, expected: &Recording, told: &[Difference])
 fn ended_early(expected: &Recording, seen: &Recording) -> bool {
     let ends = |recording: &Recording| {
         let kinds = [GAVE_UP, recording::CLOSE, recording::LOST, recording::REFUSED];
-        recording.lines.iter().map(Line::kind).filter(|kind| kinds.contains(kind)).last().map(str::to_owned)
+        recording.lines.iter().map(Line::kind).rfind(|kind| kinds.contains(kind)).map(str::to_owned)
     };
     ends(seen).is_some() && ends(seen) != ends(expected)
 }

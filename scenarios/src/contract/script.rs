@@ -246,7 +246,7 @@ pub(super) fn retired(mut event: Value) -> Value {
                 response.insert("modalities".to_owned(), retired_modalities(modalities));
             }
         }
-        _ => {}
+        Some(_) | None => {}
     }
     event
 }
