@@ -243,12 +243,11 @@ impl Client {
             Some(_) => {
                 let mut event = event;
                 let more = self.redaction.apply(&mut event, bytes_per_ms(&self.input));
-                if let (Some(last), Some(more)) = (self.recording.lines.last_mut(), more) {
-                    if let Some(audio) = &mut last.audio {
-                        audio.bytes += more.bytes;
-                        audio.ms += more.ms;
-                        audio.sha256 = None;
-                    }
+                let last = self.recording.lines.last_mut().and_then(|last| last.audio.as_mut());
+                if let (Some(audio), Some(more)) = (last, more) {
+                    audio.bytes += more.bytes;
+                    audio.ms += more.ms;
+                    audio.sha256 = None;
                 }
             }
             None => {

@@ -60,7 +60,9 @@ impl<F: FnMut(Value) -> Vec<Value>> Peer for Drifting<F> {
                     let frames = (self.change)(serde_json::from_str(&text).unwrap());
                     self.outs.extend(frames.iter().map(|frame| Out::Frame(Frame::Text(frame.to_string()))));
                 }
-                out => self.outs.push_back(out),
+                out @ (Out::Frame(_) | Out::Drop | Out::PauseReading | Out::ResumeReading) => {
+                    self.outs.push_back(out);
+                }
             }
         }
         self.outs.pop_front()
