@@ -1419,7 +1419,7 @@ impl Call {
                 reason: *reason,
                 detail: detail.clone(),
                 lasted: left_at - self.began,
-                counts: self.desk.counts.clone(),
+                counts: Box::new(self.desk.counts.clone()),
                 transcript: self.desk.transcript.lines(),
             };
             self.desk.timers.stop_all();

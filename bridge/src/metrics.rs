@@ -772,6 +772,7 @@ mod tests {
 
     fn ended(counts: Counts) -> CallEvent {
         let (reason, lasted) = (EndReason::Stopped, Duration::from_secs(20));
+        let counts = Box::new(counts);
         CallEvent::Ended { reason, detail: String::new(), lasted, counts, transcript: Vec::new() }
     }
 

@@ -245,7 +245,7 @@ mod tests {
                     reason: EndReason::Stopped,
                     detail: "stop".into(),
                     lasted: Duration::from_millis(1_234),
-                    counts: Counts { barge_ins: 7, ..Counts::default() },
+                    counts: Box::new(Counts { barge_ins: 7, ..Counts::default() }),
                     transcript: vec![said],
                 },
             );

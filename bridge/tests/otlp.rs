@@ -8,9 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use bridge::call::event::{
-    CallEvent, Counts, DialOutcome, EndReason, Line, Private, Said, Speaker, ToolOutcome,
-};
+use bridge::call::event::{CallEvent, DialOutcome, EndReason, Line, Private, Said, Speaker, ToolOutcome};
 use bridge::config::Secret;
 use bridge::otlp::{Counted, Exporter, Target};
 use bridge::realtime::Usage;
@@ -154,10 +152,7 @@ fn call(calls: &impl Observe, key: u64) {
     tell(3_000, CallEvent::ResponseDone { response: "r1".into(), status: "completed".into(), usage });
     tell(3_100, CallEvent::BargeIn { item: None, heard: ms(400), discarded: ms(100) });
     let (reason, detail, lasted) = (EndReason::ModelLost, "closed".into(), ms(5_000));
-    tell(
-        5_000,
-        CallEvent::Ended { reason, detail, lasted, counts: Counts::default(), transcript: Vec::new() },
-    );
+    tell(5_000, CallEvent::Ended { reason, detail, lasted, counts: Box::default(), transcript: Vec::new() });
     calls.gone(key);
 }
 

@@ -5,7 +5,7 @@
 
 mod common;
 
-use bridge::call::event::{CallEvent, Counts, EndReason, Line, Private, Said, Speaker, ToolOutcome};
+use bridge::call::event::{CallEvent, EndReason, Line, Private, Said, Speaker, ToolOutcome};
 use bridge::realtime::Usage;
 use bridge::registry::CallKey;
 use bridge::serve::Observe;
@@ -292,7 +292,7 @@ fn call(calls: &StoreCalls, key: u64, call_sid: &str, lines: u64) {
     tell(50, CallEvent::ResponseDone { response: "r".into(), status: "completed".into(), usage });
     let transcript = (1..=lines).map(said).collect();
     let (reason, detail, lasted) = (EndReason::Stopped, "stop".into(), Duration::from_secs(3));
-    tell(3_000, CallEvent::Ended { reason, detail, lasted, counts: Counts::default(), transcript });
+    tell(3_000, CallEvent::Ended { reason, detail, lasted, counts: Box::default(), transcript });
     calls.gone(key);
 }
 

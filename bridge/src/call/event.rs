@@ -521,7 +521,7 @@ pub enum CallEvent {
         /// From the WebSocket's opening.
         lasted: Duration,
         /// What was counted.
-        counts: Counts,
+        counts: Box<Counts>,
         /// Who said what, in conversation order.
         transcript: Vec<Line>,
     },

@@ -618,7 +618,7 @@ fn utc(unix: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::event::{Counts, EndReason};
+    use crate::call::event::EndReason;
     use crate::call::{Leg, LegChange};
     use crate::config::Config;
     use serde_json::Value;
@@ -653,7 +653,7 @@ mod tests {
             reason: EndReason::Stopped,
             detail: "stop".into(),
             lasted: Duration::from_secs(1),
-            counts: Counts::default(),
+            counts: Box::default(),
             transcript: Vec::new(),
         })
     }

@@ -1034,7 +1034,7 @@ mod tests {
         };
         let transcript = vec![said];
         let (reason, detail) = (EndReason::Stopped, "stop".to_owned());
-        let (lasted, counts) = (Duration::ZERO, Counts::default());
+        let (lasted, counts) = (Duration::ZERO, Box::default());
         vec![
             caller(START),
             caller("not json: secret"),

@@ -557,7 +557,7 @@ impl Bench {
             line("item_u1", Speaker::Caller, "hello", false),
             line("item_1", Speaker::Agent, &WORDS[..count], share < 1.0),
         ];
-        let counts = Counts { peak_held_bytes: self.held, ..Counts::default() };
+        let counts = Box::new(Counts { peak_held_bytes: self.held, ..Counts::default() });
         let ended = CallEvent::Ended {
             reason: EndReason::Stopped,
             detail: String::new(),

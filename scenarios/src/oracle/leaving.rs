@@ -3,7 +3,7 @@
 use super::terms::Leg;
 use super::{Case, Findings, Oracle, Violation, each, in_ms};
 use crate::trace::Trace;
-use bridge::call::event::EndReason;
+use bridge::call::event::CallEvent;
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
@@ -133,10 +133,9 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
     });
     let slack = terms.slack(Leg::Model, wish.at) + terms.slack(Leg::Caller, wish.at);
     let carrier = carrier_us(case, wish.name);
-    // A bridge that says why it ended the call may have had another reason.
-    let wanted = [EndReason::AgentHungUp, EndReason::Transferred];
-    let for_it = |(_, reason): (At, &str)| wanted.iter().any(|wanted| wanted.name() == reason);
-    if left.is_some() && taken.is_none() && !case.call.end().is_none_or(for_it) {
+    // A caller who is told that the call cannot go on is not left because of the function.
+    let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    if left.is_some() && taken.is_none() && told {
         return;
     }
     match left {
