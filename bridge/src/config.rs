@@ -15,6 +15,7 @@ use crate::metrics;
 use crate::store;
 use crate::tools::webhook;
 use crate::twiml::{self, After};
+use crate::webhooks;
 use axum::http::{HeaderName, HeaderValue, Uri};
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -868,6 +869,9 @@ fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
     if !(5..=3_600).contains(&twilio.token_life_s) {
         refuse(format!("twilio.token_life_s = {}: between 5 and 3600", twilio.token_life_s));
     }
+    if i64::from(twilio.return_s) > webhooks::CALL_S {
+        refuse(format!("twilio.return_s = {}: at most {}", twilio.return_s, webhooks::CALL_S));
+    }
     let is_sid = |sid: &str| {
         sid.strip_prefix("AC")
             .is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -1438,6 +1442,7 @@ mod tests {
             ("[[call.tools]]\nname = \"a\"\nparameters = 3", "the parameters of \"a\": a JSON schema"),
             ("loop_lag_ms_max = 60001", "loop_lag_ms_max = 60001: at most 60000"),
             ("[twilio]\ntoken_life_s = 1", "twilio.token_life_s = 1: between 5 and 3600"),
+            ("[twilio]\nreturn_s = 14401", "twilio.return_s = 14401: at most 14400"),
             ("[twilio]\naccount_sid = \"AC1\"", "twilio.account_sid = \"AC1\": AC and 32"),
             ("[twilio]\nnumber = \"0123\"", "twilio.number = \"0123\": a number with its country"),
             ("[twilio]\nafter_stream = { dial = \"911\" }", "twilio.after_stream.dial = \"911\""),

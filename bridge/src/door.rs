@@ -4,13 +4,15 @@
 //! The HTTP face asks it before anything is answered, a call's driver asks it before anything is dialled, and a
 //! simulation asks the same door without HTTP.
 
+use crate::call::event::EndReason;
 use crate::config::{Config, Secret};
 use crate::signature::{self, Body, Signed, Verifier, forms_of};
 use crate::token::{self, Tokens};
 use crate::twiml::{self, After, Stream};
+use crate::webhooks::{Replayed, Webhooks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where Twilio asks what to do with a call.
 pub const VOICE: &str = "/voice";
@@ -35,6 +37,9 @@ pub struct Settings {
     pub insecure_no_signature: bool,
     /// How long after the webhook its stream may come, seconds.
     pub token_life_s: u32,
+    /// How long after its stream a call may come back through `after_stream.redirect` with a webhook it has sent before,
+    /// seconds. Twilio's signature has no time in it, so for that long a captured webhook can open a stream, too.
+    pub return_s: u32,
     /// What becomes of a call when its stream has ended and the caller is still there: `hangup`,
     /// `{ redirect = "https://..." }` or `{ dial = "+..." }`.
     pub after_stream: After,
@@ -52,6 +57,7 @@ impl Default for Settings {
             shared_keys: BTreeMap::new(),
             insecure_no_signature: false,
             token_life_s: 60,
+            return_s: 60,
             after_stream: After::Hangup,
             api_url: "https://api.twilio.com".into(),
             number: String::new(),
@@ -79,6 +85,9 @@ pub enum Refusal {
     /// It belongs to another account.
     #[error("the stream belongs to another account")]
     Account,
+    /// No further call is taken now.
+    #[error("all lines are busy")]
+    Busy,
 }
 
 /// Why a webhook has no answer.
@@ -90,6 +99,9 @@ pub enum NoAnswer {
     /// Nobody knows where the stream is to go.
     #[error("no Host in the request: set public_url to the address Twilio reaches this bridge at")]
     Host,
+    /// It came before, and its call is over.
+    #[error(transparent)]
+    Replayed(#[from] Replayed),
 }
 
 /// The door of a bridge.
@@ -98,6 +110,7 @@ pub struct Door {
     config: Arc<Config>,
     verifier: Verifier,
     tokens: Tokens,
+    webhooks: Mutex<Webhooks>,
 }
 
 impl Door {
@@ -108,7 +121,9 @@ impl Door {
         let first = || twilio.shared_keys.values().next().cloned().unwrap_or_default();
         let secret = if twilio.auth_token.is_empty() { first() } else { twilio.auth_token.clone() };
         let tokens = Tokens::new(&secret, twilio.token_life_s, process);
-        Self { config, verifier, tokens }
+        let redirects = matches!(twilio.after_stream, After::Redirect(_));
+        let webhooks = Webhooks::new(twilio.token_life_s, redirects.then_some(twilio.return_s));
+        Self { config, verifier, tokens, webhooks: Mutex::new(webhooks) }
     }
 
     /// Streams have to show a token.
@@ -140,14 +155,22 @@ impl Door {
         self.verifier.check(signed, forms_of(&url, upgrade).iter().map(String::as_str), body)
     }
 
-    /// The TwiML that connects the call of a webhook to its stream. `host` is what the request called this machine.
+    fn webhooks(&self) -> MutexGuard<'_, Webhooks> {
+        // Nothing can panic while this is locked; and if it did, the maps would still be whole.
+        self.webhooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The TwiML that connects the call of a webhook to its stream. `host` is what the request called this machine,
+    /// `signed` what [`Door::knows`] has accepted.
     ///
     /// # Errors
-    /// When the webhook leaves open which call, or there is no address to send it to.
+    /// When the webhook leaves open which call, there is no address to send it to, or it was answered before and its
+    /// call is over.
     pub fn answer(
         &self,
         form: &[(String, String)],
         host: Option<&str>,
+        signed: Signed<'_>,
         unix_now: i64,
     ) -> Result<String, NoAnswer> {
         let value =
@@ -162,7 +185,12 @@ impl Door {
         let call_sid = value("CallSid");
         let token = match self.is_guarded() {
             true if call_sid.is_empty() => return Err(NoAnswer::Call),
-            true => Some(self.tokens.issue(call_sid, unix_now)),
+            true => {
+                let signature = signed.bytes().unwrap_or_default();
+                let ringing = value("CallStatus") == "ringing";
+                let mint = || self.tokens.issue(call_sid, unix_now);
+                Some(self.webhooks().token(&signature, call_sid, ringing, unix_now, mint)?)
+            }
             false => None,
         };
         let mut parameters: Vec<(&str, &str)> = Vec::new();
@@ -175,7 +203,7 @@ impl Door {
         Ok(twiml::connect(&stream, &self.config.twilio.after_stream))
     }
 
-    /// Whether a stream may come in. Its token is used up by that.
+    /// Whether a stream may come in. Its token is used up by that; [`Door::left`] has to be told when it has ended.
     ///
     /// # Errors
     /// When it may not.
@@ -187,7 +215,15 @@ impl Door {
         if !ours.is_empty() && !showing.account_sid.is_empty() && showing.account_sid != *ours {
             return Err(Refusal::Account);
         }
-        Ok(self.tokens.redeem(showing.token.as_deref(), &showing.call_sid, unix_now)?)
+        self.tokens.redeem(showing.token.as_deref(), &showing.call_sid, unix_now)?;
+        let token = showing.token.as_deref().unwrap_or_default();
+        self.webhooks().admitted(&showing.call_sid, token, unix_now);
+        Ok(())
+    }
+
+    /// A stream that came in has ended, for this reason if it is known.
+    pub fn left(&self, call_sid: &str, reason: Option<EndReason>, unix_now: i64) {
+        self.webhooks().left(call_sid, reason, unix_now);
     }
 }
 
@@ -212,6 +248,13 @@ mod tests {
         Door::new(Arc::new(config), 1)
     }
 
+    impl Door {
+        /// The answer to a webhook whose signature nobody has seen.
+        fn answers(&self, form: &[(String, String)], host: Option<&str>) -> Result<String, NoAnswer> {
+            self.answer(form, host, Signed::default(), NOW)
+        }
+    }
+
     fn asked(call_sid: &str) -> Vec<(String, String)> {
         form(format!("CallSid={call_sid}&From=%2B14155550123&To=&FromCity=").as_bytes())
     }
@@ -228,7 +271,7 @@ mod tests {
     #[test]
     fn the_token_of_a_webhook_lets_its_stream_in_once() {
         let t = door(|_| {});
-        let twiml = t.answer(&asked("CA1"), None, NOW).unwrap();
+        let twiml = t.answers(&asked("CA1"), None).unwrap();
         let stream = "url=\"wss://voice.example.com/base/twilio\" statusCallback=\"https://voice.example.com/base/stream-status\"";
         assert!(twiml.contains(stream), "{twiml}");
         assert!(
@@ -244,24 +287,24 @@ mod tests {
     #[test]
     fn a_stream_of_another_account_is_turned_away() {
         let t = door(|config| config.twilio.account_sid = "AC2".into());
-        let token = token_in(&t.answer(&asked("CA1"), None, NOW).unwrap());
+        let token = token_in(&t.answers(&asked("CA1"), None).unwrap());
         assert_eq!(t.admit(&showing("CA1", token), NOW), Err(Refusal::Account));
     }
 
     #[test]
     fn a_guarded_door_needs_to_know_the_call_and_an_open_one_does_not() {
-        assert_eq!(door(|_| {}).answer(&[], Some("h"), NOW), Err(NoAnswer::Call));
+        assert_eq!(door(|_| {}).answers(&[], Some("h")), Err(NoAnswer::Call));
         let open = door(|config| {
             config.twilio.insecure_no_signature = true;
             config.public_url = None;
         });
-        let twiml = open.answer(&[], Some("127.0.0.1:8084"), NOW).unwrap();
+        let twiml = open.answers(&[], Some("127.0.0.1:8084")).unwrap();
         assert!(
             twiml.contains("url=\"wss://127.0.0.1:8084/twilio\"") && token_in(&twiml).is_none(),
             "{twiml}"
         );
-        assert_eq!(open.answer(&[], None, NOW), Err(NoAnswer::Host));
-        assert_eq!(open.answer(&[], Some(""), NOW), Err(NoAnswer::Host));
+        assert_eq!(open.answers(&[], None), Err(NoAnswer::Host));
+        assert_eq!(open.answers(&[], Some("")), Err(NoAnswer::Host));
         assert_eq!(open.admit(&showing("CA1", None), NOW), Ok(()));
         assert_eq!(open.knows(VOICE, None, Signed::default(), Body::None), Ok(()));
     }

@@ -9,7 +9,7 @@ use crate::call::settings::Dialect;
 use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use crate::config::Config;
 use crate::dial::Dial;
-use crate::door::Door;
+use crate::door::{Refusal, Showing};
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::meter::{Meter, Traffic};
@@ -32,13 +32,29 @@ pub(crate) struct Parts<D, T> {
     pub(crate) config: Arc<Config>,
     pub(crate) dial: D,
     pub(crate) tools: T,
-    pub(crate) door: Arc<Door>,
+    /// Its stream has to show whose it is before anything is done or kept for it.
+    pub(crate) guarded: bool,
     pub(crate) control: mpsc::Receiver<Control>,
     /// The wall clock at the beginning, Unix seconds.
     pub(crate) unix_now: i64,
-    /// The call's journal, if it has one.
-    pub(crate) tape: Option<Box<dyn Tape>>,
 }
+
+/// Who a call is carried for.
+pub(crate) trait Host {
+    /// Whether a stream may come in. Asked of a guarded call only, and before [`Host::begins`].
+    fn admit(&mut self, showing: &Showing) -> Result<(), Refusal>;
+
+    /// The call begins: its stream was admitted, or has to show nothing. Returns its journal, if it has one.
+    fn begins(&mut self) -> Option<Box<dyn Tape>>;
+
+    /// Something happened, after [`Host::begins`].
+    fn tell(&mut self, news: News<'_>, now: Instant);
+}
+
+/// What is kept for the journal of a stream that was not admitted yet, bytes: `connected` and `start` are one thousand.
+const HELD_MAX: usize = 64 * 1024;
+/// What a note counts for beside its text, bytes.
+const HELD_NOTE: usize = 256;
 
 /// The time of a call.
 #[expect(clippy::disallowed_methods, reason = "the one place where a call's clock is read")]
@@ -64,19 +80,23 @@ pub(crate) async fn lateness(every: Duration, mut tell: impl FnMut(Duration)) {
     }
 }
 
-/// Carries one call from its opened WebSocket to its end. `tell` hears every event, in order.
-pub(crate) async fn drive<S, D, T>(socket: S, parts: Parts<D, T>, mut tell: impl FnMut(News<'_>, Instant))
+/// Carries one call from its opened WebSocket to its end. `host` hears every event of a call that began, in order.
+pub(crate) async fn drive<S, D, T>(socket: S, parts: Parts<D, T>, host: &mut impl Host)
 where
     S: Socket,
     D: Dial,
     T: Tools,
 {
-    let Parts { config, dial, tools, door, mut control, unix_now, tape } = parts;
+    let Parts { config, dial, tools, guarded, mut control, unix_now } = parts;
     let began = now();
-    let mut tape = Taping { tape, began };
+    let mut begun = !guarded;
+    let mut tape = Taping { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
+    if begun {
+        tape.begins(host.begins());
+    }
     let mut meter = Meter::new(began);
     let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now)
-        .guarded(door.is_guarded());
+        .guarded(guarded);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();
@@ -107,11 +127,10 @@ where
                     }
                 }
                 Transmit::Show(showing) => {
-                    let passed = now().saturating_duration_since(began).as_secs();
-                    let unix = unix_now.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX));
-                    let admitted = door.admit(&showing, unix);
-                    if let Err(refusal) = admitted {
-                        tracing::warn!(call_sid = showing.call_sid, %refusal, "a stream was turned away");
+                    let admitted = host.admit(&showing);
+                    if admitted.is_ok() && !begun {
+                        begun = true;
+                        tape.begins(host.begins());
                     }
                     verdict = Some(admitted.map_or_else(Control::TurnAway, |()| Control::Welcome));
                 }
@@ -128,7 +147,9 @@ where
             }
         }
         while let Some(event) = call.poll_event() {
-            tell(News::Event(&event), now());
+            if begun {
+                host.tell(News::Event(&event), now());
+            }
             // The legs' own messages and the end of the call say it, too.
             if !matches!(event, CallEvent::Said(_)) {
                 tape.note(|| Note::Happened(event));
@@ -138,7 +159,9 @@ where
         let is_over = call.is_over();
         if is_over || meter.is_due(now()) {
             let traffic = meter.take(call.waiting(), legs.queued(), now());
-            tell(News::Traffic(&traffic), now());
+            if begun {
+                host.tell(News::Traffic(&traffic), now());
+            }
         }
         if is_over {
             return;
@@ -213,16 +236,35 @@ where
     }
 }
 
-/// The call's journal and its clock. What is not journalled is not even made.
+/// The call's journal and its clock. What is not journalled is not even made, and nothing is written for a stream
+/// before it was admitted.
 struct Taping {
     tape: Option<Box<dyn Tape>>,
+    /// What was noted before the call began.
+    held: Option<Vec<(Duration, Note)>>,
+    held_bytes: usize,
     began: Instant,
 }
 
 impl Taping {
-    fn note(&mut self, note: impl FnOnce() -> Note) {
+    fn begins(&mut self, tape: Option<Box<dyn Tape>>) {
+        self.tape = tape;
+        let held = self.held.take().unwrap_or_default();
         if let Some(tape) = &mut self.tape {
-            tape.note(now().saturating_duration_since(self.began), note());
+            held.into_iter().for_each(|(after, note)| tape.note(after, note));
+        }
+    }
+
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        let after = now().saturating_duration_since(self.began);
+        if let Some(tape) = &mut self.tape {
+            tape.note(after, note());
+        } else if let Some(held) = &mut self.held
+            && self.held_bytes < HELD_MAX
+        {
+            let note = note();
+            self.held_bytes += HELD_NOTE + if let Note::Text(_, text) = &note { text.len() } else { 0 };
+            held.push((after, note));
         }
     }
 }

@@ -11,7 +11,8 @@
 //! * [`payload`]: audio as text, on either wire.
 //! * [`dial`], [`tools`], [`registry`]: the world as the call needs it: a byte stream to the model, functions, and
 //!   who owns which phone call.
-//! * [`door`]: who may come in; [`signature`], [`token`], [`twiml`]: what it is told by, and what it answers.
+//! * [`door`]: who may come in; [`signature`], [`token`], [`twiml`], [`webhooks`]: what it is told by, what it answers,
+//!   and what it has answered already.
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
 //! * [`live`]: the calls of this moment on a page; [`demo`]: one to look at, without any account.
@@ -54,3 +55,4 @@ pub mod token;
 pub mod tools;
 pub mod twilio;
 pub mod twiml;
+pub mod webhooks;

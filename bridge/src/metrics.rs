@@ -299,6 +299,12 @@ impl Builder {
                 Kind::Counter,
                 of(|stats| stats.connections_unaccepted() as f64),
             )
+            .asking("streams_rejected", "Streams closed before they were admitted", Kind::Counter, {
+                of(|stats| stats.rejected() as f64)
+            })
+            .asking("webhooks_replayed", "Webhooks answered before whose call is over", Kind::Counter, {
+                of(|stats| stats.replayed() as f64)
+            })
             .asking("panics", "Calls and connections that ended in a panic", Kind::Counter, {
                 of(|stats| stats.panicked() as f64)
             })
@@ -763,7 +769,8 @@ mod tests {
     fn value(metrics: &Metrics, series: &str) -> f64 {
         let text = metrics.text().unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().unwrap()
+        line.unwrap_or_else(|| panic!("no {series} in
+{text}")).parse().unwrap()
     }
 
     fn tell(metrics: &Metrics, event: &CallEvent) {
@@ -786,7 +793,8 @@ mod tests {
             assert!(text.lines().any(lines), "{name} has no series");
         }
         for reason in EndReason::ALL {
-            assert!(text.contains(&format!("bridge_calls_total{{reason=\"{reason}\"}} 0\n")), "{reason}");
+            assert!(text.contains(&format!("bridge_calls_total{{reason=\"{reason}\"}} 0
+")), "{reason}");
         }
         assert!(text.contains("bridge_build_info{version=\""));
     }

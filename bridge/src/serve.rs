@@ -5,13 +5,13 @@
 //! they become calls.
 
 use crate::call::Control;
-use crate::call::event::CallEvent;
+use crate::call::event::{CallEvent, EndReason};
 use crate::config::Config;
 use crate::connections::{self, Counts, HEADER_TIMEOUT, Limits, Peer};
 use crate::dial::Dial;
-use crate::door::{self, Door};
-use crate::driver::{self, News, Parts};
-use crate::journal::{Beginning, Journal};
+use crate::door::{self, Door, NoAnswer, Refusal, Showing};
+use crate::driver::{self, Host, News, Parts};
+use crate::journal::{Beginning, Journal, Tape};
 use crate::leg::{CALLER_MESSAGE_MAX, CALLER_WRITE_MAX, READ_BUFFER};
 use crate::meter::Traffic;
 use crate::operator;
@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tracing::{Instrument, Span, field::Empty};
 
@@ -50,6 +50,10 @@ const BODY_MAX: usize = 16 * 1024;
 const PARAMETERS_MAX: usize = 200;
 /// How often it is measured how late the process comes to its tasks.
 const LAG_EVERY: Duration = Duration::from_millis(100);
+/// Streams that have not shown a token yet, at once. Twilio shows it within a tenth of a second; one more closes the oldest.
+const UNADMITTED_MAX: usize = 256;
+/// How often at most it is logged that streams or webhooks were rejected.
+const REJECTED_EVERY: Duration = Duration::from_secs(10);
 /// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
 const CONTROLS_MAX: usize = 8;
 /// After the end of the drain time calls say their last words and close: what a call may take for that at most
@@ -162,6 +166,13 @@ struct Shared {
     refused: AtomicU64,
     panicked: AtomicU64,
     unsigned: AtomicU64,
+    /// Streams that were closed before they were admitted, and webhooks of calls that are over.
+    rejected: AtomicU64,
+    replayed: AtomicU64,
+    /// WebSockets whose stream was not admitted yet.
+    unadmitted: AtomicUsize,
+    /// When a rejection was logged last, and how many were not since.
+    unlogged: Mutex<(Option<Instant>, u64)>,
     /// How late the process comes to its tasks, microseconds.
     lag_us: AtomicU64,
     draining: AtomicBool,
@@ -180,6 +191,8 @@ struct Rooms {
     /// Which call carries which stream.
     streams: BTreeMap<String, CallKey>,
     controls: BTreeMap<CallKey, mpsc::Sender<Control>>,
+    /// Streams that were not admitted yet, oldest first.
+    unadmitted: BTreeMap<CallKey, AbortHandle>,
 }
 
 impl Stats {
@@ -230,6 +243,16 @@ impl Stats {
 
     pub(crate) fn connections(&self) -> &Counts {
         &self.0.connections
+    }
+
+    /// Streams closed before they were admitted: without their token, without `start`, or to make room for another.
+    pub fn rejected(&self) -> u64 {
+        self.0.rejected.load(SeqCst)
+    }
+
+    /// Webhooks refused because they had been answered before and their call was over.
+    pub fn replayed(&self) -> u64 {
+        self.0.replayed.load(SeqCst)
     }
 
     /// How late the process comes to its tasks, by its worst of the last second or so.
@@ -287,6 +310,11 @@ impl Stats {
         if let Some(why) = self.no_room(config) {
             return Err(why);
         }
+        self.line(config)
+    }
+
+    /// The same for a call whose webhook was answered already.
+    fn line(&self, config: &Config) -> Result<Place, &'static str> {
         let more = |active| (active < config.max_calls).then_some(active + 1);
         match self.0.active.fetch_update(SeqCst, SeqCst, more) {
             Ok(_) => Ok(Place(self.clone())),
@@ -305,6 +333,21 @@ impl Stats {
                 "a call was refused"
             );
         }
+    }
+
+    /// Counts a stream or a webhook that got nothing. Not every one is logged: whoever has one signature can have many.
+    fn reject(&self, counter: impl Fn(&Shared) -> &AtomicU64, why: &str) {
+        counter(&self.0).fetch_add(1, SeqCst);
+        let now = driver::now();
+        let mut unlogged = self.0.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, others) = *unlogged;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < REJECTED_EVERY) {
+            *unlogged = (last, others + 1);
+            return;
+        }
+        *unlogged = (Some(now), 0);
+        drop(unlogged);
+        tracing::warn!(why, others, "signed, but rejected; others since the last such line were not logged");
     }
 
     /// Measures for ever how late the process comes to a task that is due.
@@ -336,18 +379,55 @@ impl Drop for Place {
     }
 }
 
+/// A WebSocket whose stream was not admitted yet; counted until it is, or is gone.
+struct Unadmitted(Stats);
+
+impl Unadmitted {
+    fn new(stats: &Stats) -> Self {
+        stats.0.unadmitted.fetch_add(1, SeqCst);
+        Self(stats.clone())
+    }
+}
+
+impl Drop for Unadmitted {
+    fn drop(&mut self) {
+        self.0.0.unadmitted.fetch_sub(1, SeqCst);
+        self.0.0.freed.notify_one();
+    }
+}
+
+/// What an upgrade came in with.
+#[expect(dead_code, reason = "what they hold is counted until it is dropped")]
+enum Ticket {
+    /// Nothing: its stream has to show a token first.
+    None(Unadmitted),
+    /// A line: streams show nothing here.
+    Line(Place),
+}
+
 /// A call's name on the door: in the registry and for whoever wants to tell it something.
 struct Seat {
-    place: Place,
+    stats: Stats,
     key: CallKey,
+    ticket: Option<Ticket>,
     /// The call's and the stream's names, once they are known to be true.
     names: Option<(String, String)>,
 }
 
 impl Seat {
+    /// The stream was admitted and has this line.
+    fn admitted(&mut self, line: Place) {
+        self.stats.rooms().unadmitted.remove(&self.key);
+        self.ticket = Some(Ticket::Line(line));
+    }
+
+    fn is_admitted(&self) -> bool {
+        matches!(self.ticket, Some(Ticket::Line(_)))
+    }
+
     /// Says which phone call this is; an older stream of the same one has to go.
     fn claim(&mut self, call_sid: &str, stream_sid: &str) {
-        let stats = &self.place.0;
+        let stats = &self.stats;
         let mut rooms = stats.rooms();
         let predecessor = rooms.registry.claim(call_sid, self.key);
         rooms.streams.insert(stream_sid.to_owned(), self.key);
@@ -361,8 +441,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut rooms = self.place.0.rooms();
+        let mut rooms = self.stats.rooms();
         rooms.controls.remove(&self.key);
+        rooms.unadmitted.remove(&self.key);
         if let Some((call_sid, stream_sid)) = &self.names {
             rooms.registry.release(call_sid, self.key);
             if rooms.streams.get(stream_sid) == Some(&self.key) {
@@ -370,8 +451,88 @@ impl Drop for Seat {
             }
         }
         drop(rooms);
+        if !self.is_admitted() {
+            self.stats.reject(|shared| &shared.rejected, "a stream was closed that was not admitted");
+        }
         if std::thread::panicking() {
             tracing::error!("the call panicked and is cut");
+        }
+    }
+}
+
+/// Whom the driver of a call works for: who may come in, what is kept, and who is told.
+struct Carried<O: Observe> {
+    seat: Seat,
+    watch: Option<Watch<O>>,
+    observe: O,
+    config: Arc<Config>,
+    door: Arc<Door>,
+    journal: Option<Arc<dyn Journal>>,
+    /// When the WebSocket was opened: on the call's clock, on the wall's, and since the server began.
+    began: Instant,
+    unix: i64,
+    up: Duration,
+    /// The call whose token was shown, and how it ended.
+    call_sid: Option<String>,
+    ended: Option<EndReason>,
+}
+
+impl<O: Observe> Carried<O> {
+    /// The clock on the wall, as it goes on from the call's beginning.
+    fn unix_now(&self) -> i64 {
+        let passed = driver::now().saturating_duration_since(self.began).as_secs();
+        self.unix.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX))
+    }
+}
+
+impl<O: Observe> Host for Carried<O> {
+    fn admit(&mut self, showing: &Showing) -> Result<(), Refusal> {
+        // The line comes first: a token that finds none is still good for the next try.
+        let line = self.seat.stats.line(&self.config).map_err(|why| {
+            self.seat.stats.refuse(why);
+            Refusal::Busy
+        })?;
+        self.door.admit(showing, self.unix_now()).inspect_err(|refusal| {
+            tracing::debug!(call_sid = showing.call_sid, %refusal, "a stream was turned away");
+        })?;
+        self.call_sid = Some(showing.call_sid.clone());
+        self.seat.admitted(line);
+        Ok(())
+    }
+
+    fn begins(&mut self) -> Option<Box<dyn Tape>> {
+        let key = self.seat.key;
+        self.seat.stats.0.calls.fetch_add(1, SeqCst);
+        self.observe.begins(key, self.began, self.unix);
+        self.watch = Some(Watch(self.observe.clone(), key));
+        let beginning =
+            || Beginning { key: key.0, unix: self.unix, up: self.up, config: self.config.clone() };
+        self.journal.as_ref().map(|journal| journal.begin(beginning()))
+    }
+
+    fn tell(&mut self, news: News<'_>, now: Instant) {
+        let key = self.seat.key;
+        match news {
+            News::Event(event) => {
+                if let CallEvent::Started { call_sid, stream_sid } = event {
+                    Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
+                    self.seat.claim(call_sid, stream_sid);
+                } else if let CallEvent::Session { id } = event {
+                    Span::current().record("session_id", id);
+                } else if let CallEvent::Ended { reason, .. } = event {
+                    self.ended = Some(*reason);
+                }
+                self.observe.event(key, now, event);
+            }
+            News::Traffic(traffic) => self.observe.traffic(key, now, traffic),
+        }
+    }
+}
+
+impl<O: Observe> Drop for Carried<O> {
+    fn drop(&mut self) {
+        if let Some(call_sid) = &self.call_sid {
+            self.door.left(call_sid, self.ended, self.unix_now());
         }
     }
 }
@@ -383,7 +544,7 @@ struct Desk {
     config: Arc<Config>,
     door: Arc<Door>,
     unix_now: WallClock,
-    upgraded: mpsc::UnboundedSender<(WebSocket, Place)>,
+    upgraded: mpsc::UnboundedSender<(WebSocket, Ticket)>,
 }
 
 /// Tells Unix seconds.
@@ -527,7 +688,8 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         let mut next_key = 0;
         let began = driver::now();
 
-        while drain_by.is_none() || self.stats.active() > 0 || !calls.is_empty() {
+        let unadmitted = || self.stats.0.unadmitted.load(SeqCst);
+        while drain_by.is_none() || self.stats.active() > 0 || unadmitted() > 0 || !calls.is_empty() {
             tokio::select! {
                 biased;
                 () = &mut shutdown, if drain_by.is_none() => {
@@ -544,9 +706,9 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                 Some(ended) = calls.join_next() => {
                     let _ = ended.inspect_err(|error| self.stats.count_panic(error));
                 }
-                Some((socket, place)) = arriving.recv() => {
+                Some((socket, ticket)) = arriving.recv() => {
                     next_key += 1;
-                    self.begin(CallKey(next_key), socket, place, &door, began, drain_by, &mut calls);
+                    self.begin(CallKey(next_key), socket, ticket, &door, began, drain_by, &mut calls);
                 }
                 () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
                 never = connections.as_mut() => match never {},
@@ -568,7 +730,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         &self,
         key: CallKey,
         socket: WebSocket,
-        place: Place,
+        ticket: Ticket,
         door: &Arc<Door>,
         began: Instant,
         drain_by: Option<Instant>,
@@ -578,42 +740,43 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         if let Some(by) = drain_by {
             let _ = control.try_send(Control::Drain { by }); // the queue is empty
         }
-        self.stats.0.calls.fetch_add(1, SeqCst);
         self.stats.rooms().controls.insert(key, control);
-        let mut seat = Seat { place, key, names: None };
+        let waits = matches!(ticket, Ticket::None(_));
         let unix_now = (self.unix_now)();
-        let up = driver::now().saturating_duration_since(began);
-        let beginning = || Beginning { key: key.0, unix: unix_now, up, config: self.config.clone() };
+        let now = driver::now();
         let parts = Parts {
             config: self.config.clone(),
             dial: self.dial.clone(),
             tools: self.tools.clone(),
-            door: door.clone(),
+            guarded: waits,
             control: wishes,
             unix_now,
-            tape: self.journal.as_ref().map(|journal| journal.begin(beginning())),
         };
-        let watch = Watch(self.observe.clone(), key);
-        watch.0.begins(key, driver::now(), unix_now);
-        let carry = async move {
-            let observe = &watch.0;
-            driver::drive(socket, parts, |news, now| match news {
-                News::Event(event) => {
-                    if let CallEvent::Started { call_sid, stream_sid } = event {
-                        Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
-                        seat.claim(call_sid, stream_sid);
-                    } else if let CallEvent::Session { id } = event {
-                        Span::current().record("session_id", id);
-                    }
-                    observe.event(key, now, event);
-                }
-                News::Traffic(traffic) => observe.traffic(key, now, traffic),
-            })
-            .await;
+        let mut host = Carried {
+            seat: Seat { stats: self.stats.clone(), key, ticket: Some(ticket), names: None },
+            watch: None,
+            observe: self.observe.clone(),
+            config: self.config.clone(),
+            door: door.clone(),
+            journal: self.journal.clone(),
+            began: now,
+            unix: unix_now,
+            up: now.saturating_duration_since(began),
+            call_sid: None,
+            ended: None,
         };
+        let carry = async move { driver::drive(socket, parts, &mut host).await };
         let (call_sid, stream_sid, session_id) = (Empty, Empty, Empty);
         let span = tracing::error_span!("call", key = key.0, call_sid, stream_sid, session_id);
-        calls.spawn(carry.instrument(span));
+        let task = calls.spawn(carry.instrument(span));
+        if waits {
+            let mut rooms = self.stats.rooms();
+            rooms.unadmitted.insert(key, task);
+            let oldest = (rooms.unadmitted.len() > UNADMITTED_MAX).then(|| rooms.unadmitted.pop_first());
+            drop(rooms);
+            // Its socket goes with its task.
+            oldest.flatten().inspect(|(_, task)| task.abort());
+        }
     }
 }
 
@@ -668,8 +831,16 @@ async fn twilio(
         Ok(upgrade) => upgrade,
         Err(refusal) => return no_upgrade(&refusal.body_text()),
     };
-    let place = match desk.stats.admit(&desk.config) {
-        Ok(place) => place,
+    let ticket = match desk.door.is_guarded() {
+        // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
+        true => desk.stats.no_room(&desk.config).map_or_else(
+            || Ok(Ticket::None(Unadmitted::new(&desk.stats))),
+            Err,
+        ),
+        false => desk.stats.admit(&desk.config).map(Ticket::Line),
+    };
+    let ticket = match ticket {
+        Ok(ticket) => ticket,
         Err(why) => {
             desk.stats.refuse(why);
             return busy(why);
@@ -683,7 +854,7 @@ async fn twilio(
         .on_failed_upgrade(|error| tracing::debug!(%error, "an upgrade failed"))
         // Handed to the server's own loop: axum would forget the task, and with it a panic.
         .on_upgrade(|socket| async move {
-            let _ = desk.upgraded.send((socket, place)); // fails only when the server is gone
+            let _ = desk.upgraded.send((socket, ticket)); // fails only when the server is gone
         })
 }
 
@@ -723,8 +894,13 @@ async fn voice(State(desk): State<Desk>, request: Request) -> Response {
         desk.stats.refuse(why);
         return xml(twiml::busy());
     }
-    match desk.door.answer(&asked.form, asked.host.as_deref(), (desk.unix_now)()) {
+    let signed = Signed { signature: asked.signature.as_deref(), settings: None };
+    match desk.door.answer(&asked.form, asked.host.as_deref(), signed, (desk.unix_now)()) {
         Ok(twiml) => xml(twiml),
+        Err(NoAnswer::Replayed(why)) => {
+            desk.stats.reject(|shared| &shared.replayed, &why.to_string());
+            (StatusCode::FORBIDDEN, "this webhook was answered before, and its call is over\n").into_response()
+        }
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),
     }
 }
@@ -765,6 +941,7 @@ pub(crate) fn shortened(text: &str) -> &str {
 struct Asked {
     form: Vec<(String, String)>,
     host: Option<String>,
+    signature: Option<String>,
 }
 
 impl Asked {
@@ -791,7 +968,8 @@ impl Asked {
         };
         desk.door.knows(path, query, signed(&head.headers), body).map_err(|why| desk.forbidden(path, why))?;
         let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-        Ok(Self { form, host })
+        let signature = signed(&head.headers).signature.map(str::to_owned);
+        Ok(Self { form, host, signature })
     }
 
     fn value(&self, name: &str) -> &str {
@@ -897,7 +1075,8 @@ mod tests {
         for key in [CallKey(1), CallKey(2)] {
             let (control, receiver) = mpsc::channel(CONTROLS_MAX);
             stats.rooms().controls.insert(key, control);
-            let mut seat = Seat { place: place(&stats), key, names: None };
+            let ticket = Some(Ticket::Line(place(&stats)));
+            let mut seat = Seat { stats: stats.clone(), key, ticket, names: None };
             seat.claim("CA1", &format!("MZ{}", key.0));
             seats.push(seat);
             wishes.push(receiver);

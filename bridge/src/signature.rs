@@ -63,6 +63,13 @@ pub struct Signed<'a> {
     pub settings: Option<&'a str>,
 }
 
+impl Signed<'_> {
+    /// The signature itself, if it is one.
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
+        BASE64.decode(self.signature?.trim()).ok()
+    }
+}
+
 /// Knows the secrets shared with Twilio.
 #[derive(Clone, Debug, Default)]
 pub struct Verifier {
@@ -91,8 +98,8 @@ impl Verifier {
         urls: impl IntoIterator<Item = &'u str>,
         body: Body<'_>,
     ) -> Result<(), Refusal> {
-        let given = signed.signature.ok_or(Refusal::Missing)?;
-        let given = BASE64.decode(given.trim()).map_err(|_| Refusal::Mismatch)?;
+        signed.signature.ok_or(Refusal::Missing)?;
+        let given = signed.bytes().ok_or(Refusal::Mismatch)?;
         let key = self.key(signed.settings)?;
         let mut last = Refusal::Mismatch;
         // Sorted once, however many addresses are tried.

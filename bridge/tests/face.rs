@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::call::event::{CallEvent, EndReason};
 use bridge::config::{Config, Secret};
+use bridge::journal::{Beginning, Journal, Note, Tape};
 use bridge::rest::{Carrier, Doing, Problem};
 use bridge::serve::{Served, Server, Stats};
 use bridge::tools::NoTools;
@@ -20,6 +21,7 @@ use serde_json::json;
 use sha1::Sha1;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -121,8 +123,9 @@ async fn a_stream_without_its_own_token_is_closed_with_1008_and_never_dialled_fo
     t.dial("none of them used the token up").await;
     assert!(t.dialled.try_recv().is_err(), "and one dial is all there was");
     stop(&mut caller).await;
-    let (_, seen) = t.end().await;
-    assert_eq!(ends(&seen)[..5], [EndReason::Unauthenticated; 5]);
+    assert_eq!(t.stats.rejected(), 5);
+    let (served, seen) = t.end().await;
+    assert_eq!((served.calls, ends(&seen)), (1, vec![EndReason::Stopped]));
     let started = seen.iter().filter(|event| matches!(event, CallEvent::Started { .. })).count();
     assert_eq!(started, 1, "a stream that is turned away never was a call");
 }
@@ -137,13 +140,13 @@ async fn a_token_that_was_overheard_neither_opens_a_stream_nor_takes_the_call_ov
     assert_eq!(close_of(&mut thief).await, Some(1008));
     assert!(t.dialled.try_recv().is_err());
     assert_eq!((t.stats.active(), t.stats.registered()), (1, 1), "the call has its owner");
-    let again = token_in(&t.webhook("CA1").await.1);
+    let again = token_in(&t.webhook_as("CA1", "in-progress").await.1);
     let mut successor = t.stream("CA1", again).await;
     t.dial("a second stream with a token of its own takes the call over").await;
     close_of(&mut caller).await;
     stop(&mut successor).await;
     let (_, seen) = t.end().await;
-    assert_eq!(ends(&seen), [EndReason::Unauthenticated, EndReason::Replaced, EndReason::Stopped]);
+    assert_eq!(ends(&seen), [EndReason::Replaced, EndReason::Stopped]);
 }
 
 #[tokio::test]
@@ -153,10 +156,67 @@ async fn a_token_is_good_for_a_short_while() {
     t.wall.lock().unwrap().0 += 66;
     let mut caller = t.stream("CA1", token).await;
     assert_eq!(close_of(&mut caller).await, Some(1008));
-    let (_, seen) = t.end().await;
-    assert!(
-        matches!(seen.last(), Some(CallEvent::Ended { detail, .. }) if detail == "the token has expired")
-    );
+    until(|| t.stats.rejected() == 1).await;
+    assert_eq!(t.end().await.0, Served::default());
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_repeated_before_its_stream_has_the_same_answer() {
+    let mut t = Bench::start(|_| {}).await;
+    let first = t.webhook("CA1").await;
+    assert_eq!(t.webhook("CA1").await, first);
+    let mut caller = t.stream("CA1", token_in(&first.1)).await;
+    t.dial("the bridge dials").await;
+    stop(&mut caller).await;
+    t.end().await;
+}
+
+#[tokio::test]
+async fn a_captured_webhook_takes_no_call_over_and_opens_none_afterwards() {
+    let mut t = Bench::start(|_| {}).await;
+    let first = t.webhook("CA1").await;
+    let mut caller = t.stream("CA1", token_in(&first.1)).await;
+    t.dial("the bridge dials").await;
+    for _ in 0..3 {
+        let again = t.webhook("CA1").await;
+        assert_eq!(again, first, "nothing new");
+        let mut thief = t.stream("CA1", token_in(&again.1)).await;
+        assert_eq!(close_of(&mut thief).await, Some(1008));
+    }
+    assert_eq!((t.stats.active(), t.stats.registered()), (1, 1), "the call has its owner");
+    stop(&mut caller).await;
+    until(|| t.stats.active() == 0).await;
+    for after in [0, 61, 1_000_000] {
+        t.wall.lock().unwrap().0 += after;
+        let (status, text) = t.webhook("CA1").await;
+        assert!(status == 403 && token_in(&text).is_none(), "{status} {text}");
+    }
+    assert_eq!((t.stats.replayed(), t.stats.rejected()), (3, 3));
+    assert!(t.dialled.try_recv().is_err(), "one dial is all there was");
+    assert_eq!(t.end().await.0.calls, 1);
+}
+
+#[tokio::test]
+async fn a_call_that_is_redirected_comes_back_as_often_as_it_likes() {
+    let next = "https://voice.example.com/voice".to_owned();
+    let mut t = Bench::start(|config| config.twilio.after_stream = After::Redirect(next)).await;
+    // Its first webhook says that it rings; all that follow are alike to the byte.
+    for (turn, status) in ["ringing", "in-progress", "in-progress", "in-progress"].into_iter().enumerate() {
+        let (code, twiml) = t.webhook_as("CA1", status).await;
+        assert!(code == 200 && twiml.contains("<Redirect"), "{turn}: {code} {twiml}");
+        let mut caller = t.stream("CA1", token_in(&twiml)).await;
+        t.dial("it is carried again").await;
+        caller.send(Message::Close(None)).await.unwrap();
+        until(|| t.stats.active() == 0 && t.stats.calls() == turn as u64 + 1).await;
+        assert_eq!(t.webhook_as("CA1", "ringing").await.0, 403, "an answered call does not ring");
+    }
+    let (_, twiml) = t.webhook_as("CA1", "in-progress").await;
+    let mut caller = t.stream("CA1", token_in(&twiml)).await;
+    t.dial("once more").await;
+    stop(&mut caller).await;
+    until(|| t.stats.active() == 0).await;
+    assert_eq!(t.webhook_as("CA1", "in-progress").await.0, 403, "Twilio has ended the call");
+    t.end().await;
 }
 
 #[tokio::test]
@@ -202,6 +262,7 @@ async fn a_full_or_draining_bridge_is_not_ready_and_says_busy_to_the_webhook() {
     assert_eq!(t.get("/readyz").await, (200, "ready\n".into()));
     let token = token_in(&t.webhook("CA1").await.1);
     let mut caller = t.stream("CA1", token).await;
+    t.dial("the line is taken").await;
     assert_eq!(t.get("/readyz").await, (503, "all lines are busy\n".into()));
     let (status, twiml) = t.webhook("CA2").await;
     assert!(status == 200 && twiml.contains("<Reject reason=\"busy\"/>"), "{status} {twiml}");
@@ -308,30 +369,74 @@ async fn nobody_else_does() {
 // -------------------------------------------------------------------------------------------------- threats
 
 #[tokio::test]
-async fn streams_that_never_start_cost_no_model_and_give_their_places_back() {
-    let mut t = Bench::start(|config| {
-        config.max_calls = 20;
-        config.call.timeouts.start_ms = 300;
-    })
+async fn streams_without_a_token_hold_no_line_leave_no_trace_and_make_room() {
+    let journal = Arc::new(Begun::default());
+    let mut t = Bench::with(
+        |config| config.max_calls = 2,
+        |server| server.with_journal(Some(journal.clone() as Arc<dyn Journal>)),
+    )
     .await;
     let signature = sign(STREAM, &[]); // overheard, say
     let mut open = Vec::new();
-    let mut refused = 0;
-    for _ in 0..30 {
-        match t.upgrade(Some(&signature)).await {
-            Ok(socket) => open.push(socket),
-            Err(_) => refused += 1,
-        }
+    for _ in 0..300 {
+        let mut socket = t.upgrade(Some(&signature)).await.unwrap();
+        say(&mut socket, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
+        open.push(socket);
     }
-    assert!(open.len() >= 20 && refused > 0, "{} open, {refused} refused", open.len());
-    for socket in &mut open {
-        close_of(socket).await;
-    }
-    until(|| t.stats.active() == 0).await;
+    until(|| t.stats.rejected() >= 44).await; // the oldest went, without anybody waiting for them
+    assert_eq!((t.stats.active(), t.get("/readyz").await.0), (0, 200), "all lines are free");
+    let token = token_in(&t.webhook("CA1").await.1);
+    let mut caller = t.stream("CA1", token).await;
+    t.dial("a caller is carried beside them").await;
+    assert_eq!((t.stats.active(), t.stats.calls(), journal.0.load(SeqCst)), (1, 1, 1));
+    stop(&mut caller).await;
+    drop(open);
+    let rejected = t.stats.clone();
+    let (served, seen) = t.end().await;
+    assert_eq!((served.calls, served.refused, rejected.rejected()), (1, 0, 300));
+    assert_eq!(ends(&seen), [EndReason::Stopped], "they never were calls");
+}
+
+#[tokio::test]
+async fn a_stream_that_never_starts_is_closed_in_time() {
+    let mut t = Bench::start(|config| config.call.timeouts.start_ms = 300).await;
+    let mut caller = t.upgrade(Some(&sign(STREAM, &[]))).await.unwrap();
+    close_of(&mut caller).await;
+    until(|| t.stats.rejected() == 1).await;
     assert!(t.dialled.try_recv().is_err());
-    assert_eq!(t.get("/readyz").await.0, 200);
-    let (_, seen) = t.end().await;
-    assert!(ends(&seen).iter().all(|end| *end == EndReason::NoStart), "{:?}", ends(&seen));
+    assert_eq!(t.end().await.0, Served::default());
+}
+
+#[tokio::test]
+async fn a_stream_that_finds_no_line_keeps_its_token() {
+    let mut t = Bench::start(|config| config.max_calls = 1).await;
+    let tokens = [token_in(&t.webhook("CA1").await.1), token_in(&t.webhook("CA2").await.1)];
+    let mut late = t.upgrade(Some(&sign(STREAM, &[]))).await.unwrap();
+    let mut caller = t.stream("CA1", tokens[0].clone()).await;
+    t.dial("the bridge dials").await;
+    say(&mut late, &start_with("CA2", &json!({ "token": tokens[1] }))).await;
+    assert_eq!(close_of(&mut late).await, Some(1008));
+    stop(&mut caller).await;
+    until(|| t.stats.active() == 0).await;
+    let mut again = t.stream("CA2", tokens[1].clone()).await;
+    t.dial("its token was not used up").await;
+    stop(&mut again).await;
+    assert_eq!((t.stats.refused(), t.end().await.0.calls), (1, 2));
+}
+
+/// Counts the journals that were begun.
+#[derive(Default)]
+struct Begun(AtomicUsize);
+
+impl Journal for Begun {
+    fn begin(&self, _beginning: Beginning) -> Box<dyn Tape> {
+        struct Nothing;
+        impl Tape for Nothing {
+            fn note(&mut self, _after: Duration, _note: Note) {}
+        }
+        self.0.fetch_add(1, SeqCst);
+        Box::new(Nothing)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -581,6 +686,13 @@ impl Bench {
     }
 
     async fn operated(change: impl FnOnce(&mut Config), carrier: Asked) -> Self {
+        Self::with(change, |server| server.with_carrier(Some(Arc::new(carrier)))).await
+    }
+
+    async fn with(
+        change: impl FnOnce(&mut Config),
+        more: impl FnOnce(Server<Pipes, NoTools, Recorder>) -> Server<Pipes, NoTools, Recorder>,
+    ) -> Self {
         let mut config =
             Config { public_url: Some("https://voice.example.com".parse().unwrap()), ..Config::default() };
         config.openai.api_key = Secret::new("sk-test");
@@ -596,8 +708,8 @@ impl Bench {
         let wall = Arc::new(Mutex::new(Wall(1_700_000_000)));
         let clock = wall.clone();
         let server = Server::new(Pipes(pipes), NoTools, recorder.clone(), Arc::new(config))
-            .with_wall_clock(move || clock.lock().unwrap().0)
-            .with_carrier(Some(Arc::new(carrier)));
+            .with_wall_clock(move || clock.lock().unwrap().0);
+        let server = more(server);
         let stats = server.stats();
         let running = tokio::spawn(server.run(listener, async move {
             let _ = signal.await;
@@ -651,6 +763,12 @@ impl Bench {
         let signature = sign(VOICE, &[("CallSid", call_sid), ("From", "+14155550123"), ("FromCity", "")]);
         self.post("/voice", &format!("CallSid={call_sid}&From=%2B14155550123&FromCity="), Some(&signature))
             .await
+    }
+
+    /// The webhook of a call that has this status.
+    async fn webhook_as(&self, call_sid: &str, status: &str) -> (u16, String) {
+        let signature = sign(VOICE, &[("CallSid", call_sid), ("CallStatus", status)]);
+        self.post("/voice", &format!("CallSid={call_sid}&CallStatus={status}"), Some(&signature)).await
     }
 
     async fn upgrade(&self, signature: Option<&str>) -> Result<Caller, WebSocketError> {

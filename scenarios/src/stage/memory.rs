@@ -689,7 +689,8 @@ impl<'a> World<'a> {
         let signed = |signature| Signed { signature, settings: None };
         let known = self.door.knows(door::VOICE, None, signed(webhook.as_deref()), Body::Form(&pairs));
         known.map_err(|_| 403_u16)?;
-        let twiml = self.door.answer(&pairs, None, self.unix()).map_err(|_| 400_u16)?;
+        let answered = self.door.answer(&pairs, None, signed(webhook.as_deref()), self.unix());
+        let twiml = answered.map_err(|_| 403_u16)?;
         let connect = Connect::read(&twiml).ok_or(503_u16)?;
         let token = connect.parameter(door::TOKEN_PARAMETER).map(str::to_owned);
         let before = call.checked_sub(1).and_then(|before| self.lines[before].token.clone());
@@ -810,6 +811,7 @@ impl<'a> World<'a> {
 
     /// The server is done with a call.
     fn carried(&mut self, call: usize) {
+        let unix = self.unix();
         let line = &mut self.lines[call];
         line.running.clear();
         line.tape = None;
@@ -817,6 +819,10 @@ impl<'a> World<'a> {
             && let Some(call_sid) = over.call_sid()
         {
             self.registry.release(call_sid, CallKey(call as u64));
+            let ended = line.events.iter().rev().find_map(|(_, event)| {
+                if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None }
+            });
+            self.door.left(call_sid, ended, unix);
         }
         self.active -= 1;
         self.stopped |= self.draining && self.active == 0;
