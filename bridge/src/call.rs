@@ -424,6 +424,8 @@ pub struct Call {
     unix_began: i64,
     phase: Phase,
     uplink: Uplink,
+    /// The stream had more audio than time has passed.
+    outran_time: bool,
     /// Keys pressed before the model was ready.
     early_keys: String,
     /// When the pings to Twilio left whose pongs are not back, oldest first.
@@ -458,7 +460,7 @@ impl Call {
     /// G.711 mu-law whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
     /// `expires_at` on the monotonic clock.
     pub fn new(config: Arc<CallConfig>, notice: Arc<[u8]>, now: Instant, unix_now: i64) -> Self {
-        let uplink = Uplink::new(&config);
+        let uplink = Uplink::new(&config, now);
         let mut timers = Timers::default();
         timers.set(Timer::Start, now + ms(config.timeouts.start_ms));
         timers.set(Timer::CallerSilent, now + ms(config.timeouts.caller_silent_ms));
@@ -479,6 +481,7 @@ impl Call {
             unix_began: unix_now,
             phase: Phase::AwaitingStart,
             uplink,
+            outran_time: false,
             early_keys: String::new(),
             pinged: VecDeque::new(),
             round_trip: None,
@@ -776,7 +779,7 @@ impl Call {
             return; // the model is gone: what the caller says now is discarded quietly
         }
         self.desk.counts.caller_frames += 1;
-        let taken = self.uplink.take(media);
+        let taken = self.uplink.take(media, now);
         self.desk.counts.filled_ms += taken.filled_ms;
         self.desk.counts.dropped_uplink_ms += taken.dropped_ms;
         self.desk.counts.protected_ms += taken.silenced_ms;
@@ -785,6 +788,10 @@ impl Call {
         }
         if taken.repeated {
             return self.desk.tolerate("a repeated media chunk");
+        }
+        if taken.too_fast && !self.outran_time {
+            self.outran_time = true; // once: there are thousands of them
+            self.desk.tolerate("more caller audio than time has passed");
         }
         match &mut self.phase {
             Phase::AwaitingMedia { stream } => {

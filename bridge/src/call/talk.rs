@@ -161,8 +161,7 @@ impl Conversation {
             return;
         }
         let silence_ms = u64::from(desk.config.vad.silence_duration_ms) + 500;
-        uplink.supply_silence(silence_ms);
-        desk.counts.filled_ms += silence_ms;
+        desk.counts.filled_ms += uplink.supply_silence(silence_ms, now);
         self.send_uplink(desk, uplink, model_clogged, now);
         desk.timers.set(Timer::MediaPause, now + ms(silence_ms));
     }

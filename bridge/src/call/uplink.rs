@@ -7,6 +7,10 @@
 //! In the protected window the caller's audio is replaced by silence. It is a stretch at the front: whatever was taken
 //! before the window ended is in it, however long that waits here.
 //!
+//! **Time rule:** a stream can have no more audio than time has passed since it was opened, by the bridge's clock, and
+//! [`ALLOWANCE_MS`]. Timestamps and message sizes are the other side's word: silence beyond that is not supplied, audio
+//! beyond it is left out and counted.
+//!
 //! **Drop rule:** while the model is not ready or not reading, the newest `backlog_ms` are kept and the oldest
 //! are dropped: the caller's last words are the ones worth answering.
 
@@ -15,6 +19,7 @@ use crate::audio::dtmf::Mute;
 use crate::audio::{self, Format, Law};
 use crate::twilio::Media;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Bytes of G.711 in a millisecond.
 const BYTES_PER_MS: u64 = 8;
@@ -28,6 +33,19 @@ const APPEND_MAX: usize = 8_000;
 /// Most audio that another session is told again, ms: no voice detection takes longer to notice a word.
 const RECENT_MAX_MS: u64 = 2_000;
 
+/// Audio beyond the time that has passed: what the network held back before the stream was accepted, and silence that is
+/// supplied for a pause before its length is known, ms.
+const ALLOWANCE_MS: u64 = 3_000;
+
+/// So much of it supplied silence leaves to what the caller says, ms.
+const RESERVE_MS: u64 = 1_000;
+
+/// Time is taken for so much longer, as a divisor: two clocks that differ by less than 1 % never meet the time rule.
+const DRIFT: u64 = 100;
+
+/// A chunk that is numbered so far below the last is no repeat: the numbers began anew.
+const REPEATS_MAX: u64 = 1_000;
+
 /// What one media message amounted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -35,7 +53,9 @@ pub(crate) struct Taken {
     pub(crate) repeated: bool,
     /// Silence put in front of it, ms.
     pub(crate) filled_ms: u64,
-    /// Older audio dropped to make room, ms.
+    /// It is more audio than time has passed, and was left out.
+    pub(crate) too_fast: bool,
+    /// Older audio dropped to make room, or this, ms.
     pub(crate) dropped_ms: u64,
     /// It is in the protected window: so much of it will be silence, ms.
     pub(crate) silenced_ms: u64,
@@ -64,10 +84,49 @@ pub(crate) struct Uplink {
     position_ms: Option<u64>,
     /// Bytes beyond whole milliseconds of `position_ms`.
     position_rest: u64,
+    credit: Credit,
+}
+
+/// The audio that may still be taken by the time rule.
+struct Credit {
+    /// Microseconds of audio.
+    left_us: u64,
+    max_us: u64,
+    at: Instant,
+}
+
+impl Credit {
+    fn new(config: &CallConfig, now: Instant) -> Self {
+        let longest_ms = config.limits.backlog_ms.max(config.limits.gap_ms);
+        let max_us = longest_ms.saturating_add(ALLOWANCE_MS).saturating_mul(1_000);
+        Self { left_us: ALLOWANCE_MS * 1_000, max_us, at: now }
+    }
+
+    fn pass(&mut self, now: Instant) {
+        let passed = u64::try_from(now.saturating_duration_since(self.at).as_micros()).unwrap_or(u64::MAX);
+        self.at = now;
+        self.left_us = self.left_us.saturating_add(passed).saturating_add(passed / DRIFT).min(self.max_us);
+    }
+
+    /// Takes so much, if it is there.
+    fn take(&mut self, bytes: usize) -> bool {
+        let us = bytes as u64 * (1_000 / BYTES_PER_MS);
+        let left = self.left_us.checked_sub(us);
+        self.left_us = left.unwrap_or(self.left_us);
+        left.is_some()
+    }
+
+    /// Takes as much of this as there is beyond what the caller's own audio may need.
+    fn take_silence(&mut self, wanted_ms: u64) -> u64 {
+        let taken_ms = wanted_ms.min(self.left_us.saturating_sub(RESERVE_MS * 1_000) / 1_000);
+        self.left_us -= taken_ms * 1_000;
+        taken_ms
+    }
 }
 
 impl Uplink {
-    pub(crate) fn new(config: &CallConfig) -> Self {
+    /// The stream was opened at `now`.
+    pub(crate) fn new(config: &CallConfig, now: Instant) -> Self {
         Self {
             format: config.format,
             codec: None,
@@ -87,6 +146,7 @@ impl Uplink {
             last_chunk: 0,
             position_ms: None,
             position_rest: 0,
+            credit: Credit::new(config, now),
         }
     }
 
@@ -107,16 +167,27 @@ impl Uplink {
     }
 
     /// Takes a frame from the caller into the backlog.
-    pub(crate) fn take(&mut self, media: &Media) -> Taken {
-        if media.chunk != 0 && media.chunk <= self.last_chunk {
+    pub(crate) fn take(&mut self, media: &Media, now: Instant) -> Taken {
+        let behind = self.last_chunk.checked_sub(media.chunk);
+        if media.chunk != 0 && behind.is_some_and(|behind| behind < REPEATS_MAX) {
             return Taken { repeated: true, ..Taken::default() };
         }
-        self.last_chunk = media.chunk.max(self.last_chunk);
-        let gap_ms = match (self.position_ms, media.timestamp_ms) {
-            (Some(expected), Some(at)) if at >= expected + GAP_MIN_MS => (at - expected).min(self.gap_max_ms),
+        if media.chunk != 0 {
+            self.last_chunk = media.chunk;
+        }
+        self.credit.pass(now);
+        // Small wander is followed without filling, so that it cannot add up.
+        let begins = media.timestamp_ms.or(self.position_ms).unwrap_or(0);
+        let gap_ms = match self.position_ms.and_then(|expected| begins.checked_sub(expected)) {
+            Some(gap_ms) if gap_ms >= GAP_MIN_MS => gap_ms.min(self.gap_max_ms),
             _ => 0,
         };
         let filled_ms = self.fill(gap_ms);
+        self.advance(begins, media.audio.len() as u64);
+        if !self.credit.take(media.audio.len()) {
+            let dropped_ms = self.shed() + media.audio.len() as u64 / BYTES_PER_MS;
+            return Taken { too_fast: true, filled_ms, dropped_ms, ..Taken::default() };
+        }
         match &mut self.mute {
             Some(mute) => {
                 let mut codes = media.audio.clone();
@@ -130,24 +201,24 @@ impl Uplink {
             self.silenced = self.backlog.len();
             silenced_ms = media.audio.len() as u64 / BYTES_PER_MS;
         }
-        // Small wander is followed without filling, so that it cannot add up.
-        let begins = media.timestamp_ms.or(self.position_ms).unwrap_or(0);
-        self.advance(begins, media.audio.len() as u64);
-        Taken { repeated: false, filled_ms, dropped_ms: self.shed(), silenced_ms }
+        Taken { filled_ms, dropped_ms: self.shed(), silenced_ms, ..Taken::default() }
     }
 
-    /// Supplies silence the caller's carrier leaves out.
-    pub(crate) fn supply_silence(&mut self, silence_ms: u64) {
+    /// Supplies silence the caller's carrier leaves out. Returns how much, ms.
+    pub(crate) fn supply_silence(&mut self, silence_ms: u64, now: Instant) -> u64 {
+        self.credit.pass(now);
         let silence_ms = self.fill(silence_ms);
         if let Some(position) = self.position_ms {
             self.advance(position, silence_ms * BYTES_PER_MS);
         }
         self.shed();
+        silence_ms
     }
 
-    /// Puts silence into the backlog, if it is known what that is. Returns how much, ms.
+    /// Puts silence into the backlog, if it is known what that is, and as far as time allows. Returns how much, ms.
     fn fill(&mut self, silence_ms: u64) -> u64 {
         let Some(codec) = &self.codec else { return 0 };
+        let silence_ms = self.credit.take_silence(silence_ms);
         let silence = std::iter::repeat_n(codec.law().silence(), (silence_ms * BYTES_PER_MS) as usize);
         self.backlog.extend(silence);
         if let Some(mute) = self.mute.as_mut().filter(|_| silence_ms > 0) {
@@ -158,7 +229,7 @@ impl Uplink {
 
     fn advance(&mut self, begins_ms: u64, bytes: u64) {
         let bytes = bytes + self.position_rest;
-        self.position_ms = Some(begins_ms + bytes / BYTES_PER_MS);
+        self.position_ms = Some(begins_ms.saturating_add(bytes / BYTES_PER_MS));
         self.position_rest = bytes % BYTES_PER_MS;
     }
 
@@ -213,18 +284,33 @@ impl Uplink {
 mod tests {
     use super::*;
     use crate::call::settings::{Protection, Renewal, Until};
+    use std::time::Duration;
 
     impl Uplink {
+        /// Takes a frame at a time when there is no lack of it.
+        fn hears(&mut self, media: &Media) -> Taken {
+            self.take(media, self.credit.at + Duration::from_secs(3_600))
+        }
+
+        fn pauses(&mut self, silence_ms: u64) {
+            assert_eq!(self.supply_silence(silence_ms, self.credit.at), silence_ms);
+        }
+
         /// All that waits.
         fn drain(&mut self) -> Vec<Vec<u8>> {
             std::iter::from_fn(|| self.append()).collect()
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn began() -> Instant {
+        Instant::now()
+    }
+
     fn uplink(backlog_ms: u64) -> Uplink {
         let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
         config.limits.backlog_ms = backlog_ms;
-        let mut uplink = Uplink::new(&config);
+        let mut uplink = Uplink::new(&config, began());
         uplink.speaks(Law::Ulaw);
         uplink
     }
@@ -236,12 +322,12 @@ mod tests {
     #[test]
     fn audio_without_timestamps_in_odd_pieces_takes_the_time_it_lasts() {
         let mut t = uplink(60_000);
-        t.take(&frame(1, 0));
+        t.hears(&frame(1, 0));
         for chunk in 2..=101 {
             let piece = Media { chunk, timestamp_ms: None, audio: vec![0x55; 12] }; // 1.5 ms
-            assert_eq!(t.take(&piece), Taken::default());
+            assert_eq!(t.hears(&piece), Taken::default());
         }
-        assert_eq!(t.take(&frame(102, 20 + 150)), Taken::default());
+        assert_eq!(t.hears(&frame(102, 20 + 150)), Taken::default());
     }
 
     #[test]
@@ -249,7 +335,7 @@ mod tests {
         let mut t = uplink(60_000);
         let mut at = 155;
         for chunk in 1..=500 {
-            assert_eq!(t.take(&frame(chunk, at)), Taken::default());
+            assert_eq!(t.hears(&frame(chunk, at)), Taken::default());
             at += if chunk % 3 == 0 { 18 } else { 21 };
         }
         assert_eq!(t.waiting(), 500 * 160);
@@ -258,9 +344,9 @@ mod tests {
     #[test]
     fn a_gap_in_the_timestamps_becomes_silence() {
         let mut t = uplink(60_000);
-        t.take(&frame(1, 100));
-        assert_eq!(t.take(&frame(2, 1_120)).filled_ms, 1_000);
-        assert_eq!(t.take(&frame(3, 1_140)).filled_ms, 0);
+        t.hears(&frame(1, 100));
+        assert_eq!(t.hears(&frame(2, 1_120)).filled_ms, 1_000);
+        assert_eq!(t.hears(&frame(3, 1_140)).filled_ms, 0);
         let audio = t.drain().concat();
         assert_eq!(audio.len(), 3 * 160 + 8_000);
         assert!(audio[160..8_160].iter().all(|&b| b == 0xFF));
@@ -271,9 +357,9 @@ mod tests {
         let mut t = uplink(60_000);
         t.format = Format::Pcma;
         t.speaks(Law::Alaw);
-        t.take(&frame(1, 100));
-        t.take(&frame(2, 220));
-        t.supply_silence(10);
+        t.hears(&frame(1, 100));
+        t.hears(&frame(2, 220));
+        t.pauses(10);
         let audio = t.drain().concat();
         assert_eq!(audio, [&[1; 160][..], &[0xD5; 800], &[2; 160], &[0xD5; 80]].concat());
     }
@@ -281,9 +367,9 @@ mod tests {
     #[test]
     fn what_came_before_the_law_was_known_is_read_in_it() {
         let config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
-        let mut t = Uplink::new(&config);
-        t.take(&Media { audio: vec![0xD5; 160], ..frame(1, 100) });
-        assert_eq!(t.take(&frame(2, 500)).filled_ms, 0);
+        let mut t = Uplink::new(&config, began());
+        t.hears(&Media { audio: vec![0xD5; 160], ..frame(1, 100) });
+        assert_eq!(t.hears(&frame(2, 500)).filled_ms, 0);
         assert_eq!(t.drain(), Vec::<Vec<u8>>::new());
         t.speaks(Law::Alaw);
         let audio = t.drain().concat();
@@ -309,13 +395,13 @@ mod tests {
     fn tones_are_muted_when_that_is_asked_for() {
         for muted in [false, true] {
             let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: muted, ..CallConfig::default() };
-            let mut t = Uplink::new(&config);
+            let mut t = Uplink::new(&config, began());
             t.speaks(Law::Ulaw);
             let tone = key_frames(3);
             for (n, audio) in (1u64..).zip(&tone) {
-                t.take(&Media { audio: audio.clone(), ..frame(n, 80 + 20 * n) });
+                t.hears(&Media { audio: audio.clone(), ..frame(n, 80 + 20 * n) });
             }
-            t.take(&frame(4, 160));
+            t.hears(&frame(4, 160));
             let silence = vec![0xFF; 320];
             let rest = if muted { silence } else { tone[1..].concat() };
             assert_eq!(t.drain().concat(), [tone[0].clone(), rest, vec![4; 160]].concat());
@@ -325,43 +411,43 @@ mod tests {
     #[test]
     fn a_gap_is_bounded() {
         let mut t = uplink(60_000);
-        t.take(&frame(1, 100));
-        assert_eq!(t.take(&frame(2, 900_000)).filled_ms, 10_000);
+        t.hears(&frame(1, 100));
+        assert_eq!(t.hears(&frame(2, 900_000)).filled_ms, 10_000);
     }
 
     #[test]
     fn a_repeated_chunk_is_left_out() {
         let mut t = uplink(60_000);
-        t.take(&frame(1, 100));
-        assert!(t.take(&frame(1, 100)).repeated);
+        t.hears(&frame(1, 100));
+        assert!(t.hears(&frame(1, 100)).repeated);
         assert_eq!(t.waiting(), 160);
     }
 
     #[test]
     fn silence_already_supplied_is_not_filled_again() {
         let mut t = uplink(60_000);
-        t.take(&frame(1, 100));
-        t.supply_silence(1_000);
-        assert_eq!(t.take(&frame(2, 1_420)).filled_ms, 300);
+        t.hears(&frame(1, 100));
+        t.pauses(1_000);
+        assert_eq!(t.hears(&frame(2, 1_420)).filled_ms, 300);
     }
 
     fn protected(backlog_ms: u64) -> Uplink {
         let protection = Some(Protection { until: Until::Time, at_most_ms: 1 });
         let mut config = CallConfig { format: Format::Pcmu, protection, ..CallConfig::default() };
         config.limits.backlog_ms = backlog_ms;
-        Uplink::new(&config)
+        Uplink::new(&config, began())
     }
 
     #[test]
     fn what_was_taken_in_the_window_is_silence_however_long_it_waits() {
         let mut t = protected(60_000);
-        assert_eq!(t.take(&frame(1, 100)).silenced_ms, 20);
+        assert_eq!(t.hears(&frame(1, 100)).silenced_ms, 20);
         t.speaks(Law::Ulaw);
-        t.take(&frame(2, 120));
+        t.hears(&frame(2, 120));
         t.unprotect();
-        assert_eq!(t.take(&frame(3, 140)).silenced_ms, 0);
+        assert_eq!(t.hears(&frame(3, 140)).silenced_ms, 0);
         assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[3; 160]].concat());
-        t.take(&frame(4, 160));
+        t.hears(&frame(4, 160));
         assert_eq!(t.drain().concat(), [4; 160]);
     }
 
@@ -370,10 +456,10 @@ mod tests {
         let mut t = protected(60);
         t.speaks(Law::Ulaw);
         for chunk in 1..=3 {
-            t.take(&frame(chunk, 80 + 20 * chunk));
+            t.hears(&frame(chunk, 80 + 20 * chunk));
         }
         t.unprotect();
-        assert_eq!(t.take(&frame(4, 160)).dropped_ms, 20);
+        assert_eq!(t.hears(&frame(4, 160)).dropped_ms, 20);
         assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[4; 160]].concat());
     }
 
@@ -381,17 +467,17 @@ mod tests {
     fn a_gap_in_the_window_is_filled_in_it() {
         let mut t = protected(60_000);
         t.speaks(Law::Ulaw);
-        t.take(&frame(1, 100));
-        t.take(&frame(2, 220));
+        t.hears(&frame(1, 100));
+        t.hears(&frame(2, 220));
         t.unprotect();
-        t.take(&frame(3, 240));
+        t.hears(&frame(3, 240));
         assert_eq!(t.drain().concat(), [[0xFF; 1_120].as_slice(), &[3; 160]].concat());
     }
 
     #[test]
     fn the_newest_audio_is_kept() {
         let mut t = uplink(100);
-        let dropped: u64 = (1..=10).map(|chunk| t.take(&frame(chunk, 80 + 20 * chunk)).dropped_ms).sum();
+        let dropped: u64 = (1..=10).map(|chunk| t.hears(&frame(chunk, 80 + 20 * chunk)).dropped_ms).sum();
         assert_eq!(dropped, 100);
         assert_eq!(t.drain().concat()[0], 6, "frames 6 to 10 are left");
     }
@@ -399,13 +485,14 @@ mod tests {
     #[test]
     fn another_session_hears_the_last_moment_again_and_then_what_has_waited() {
         let renewal = Some(Renewal { quiet_ms: 40, ..Renewal::default() });
-        let mut t = Uplink::new(&CallConfig { format: Format::Pcmu, renewal, ..CallConfig::default() });
+        let mut t =
+            Uplink::new(&CallConfig { format: Format::Pcmu, renewal, ..CallConfig::default() }, began());
         t.speaks(Law::Ulaw);
         for chunk in 1..=5 {
-            t.take(&frame(chunk, 80 + 20 * chunk));
+            t.hears(&frame(chunk, 80 + 20 * chunk));
         }
         t.drain();
-        t.take(&frame(6, 200));
+        t.hears(&frame(6, 200));
         t.rewind();
         assert_eq!(t.drain().concat(), [[4; 160], [5; 160], [6; 160]].concat());
         t.rewind();
@@ -415,13 +502,85 @@ mod tests {
     #[test]
     fn a_tone_behind_a_gap_begins_anew() {
         let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: true, ..CallConfig::default() };
-        let mut t = Uplink::new(&config);
+        let mut t = Uplink::new(&config, began());
         t.speaks(Law::Ulaw);
         let tone = key_frames(3);
-        t.take(&Media { audio: tone[0].clone(), ..frame(1, 100) });
-        t.take(&Media { audio: tone[1].clone(), ..frame(2, 220) });
-        t.take(&Media { audio: tone[2].clone(), ..frame(3, 240) });
+        t.hears(&Media { audio: tone[0].clone(), ..frame(1, 100) });
+        t.hears(&Media { audio: tone[1].clone(), ..frame(2, 220) });
+        t.hears(&Media { audio: tone[2].clone(), ..frame(3, 240) });
         let (gap, muted) = (vec![0xFF; 800], vec![0xFF; 160]);
         assert_eq!(t.drain().concat(), [&tone[0][..], &gap, &tone[1], &muted].concat());
+    }
+
+    /// What the model is given of a stream that says all this at once, ms.
+    fn given(media: impl IntoIterator<Item = Media>, after: Duration) -> u64 {
+        let mut t = uplink(60_000);
+        let mut bytes = 0;
+        for media in media {
+            t.take(&media, t.credit.at + after);
+            bytes += t.drain().concat().len() as u64;
+        }
+        bytes / BYTES_PER_MS
+    }
+
+    #[test]
+    fn no_timestamps_make_more_silence_than_time_has_passed() {
+        let ahead = |n: u64| Media { chunk: n, timestamp_ms: Some(n * 60_000), audio: vec![1; 160] };
+        let to_and_fro = |n: u64| Media { chunk: n, timestamp_ms: Some(n % 2 * u64::MAX), audio: vec![1; 1] };
+        let empty = |n: u64| Media { audio: Vec::new(), ..ahead(n) };
+        assert!(given((1..1_000).map(ahead), Duration::ZERO) <= ALLOWANCE_MS);
+        assert!(given((1..10_000).map(to_and_fro), Duration::ZERO) <= ALLOWANCE_MS);
+        assert!(given((1..10_000).map(empty), Duration::ZERO) <= ALLOWANCE_MS - RESERVE_MS);
+        let in_six_seconds = given((1..6_000).map(ahead), Duration::from_millis(1));
+        assert!((5_900..=6_100 + ALLOWANCE_MS).contains(&in_six_seconds), "{in_six_seconds}");
+    }
+
+    #[test]
+    fn audio_faster_than_time_is_left_out_and_counted() {
+        let mut t = uplink(60_000);
+        let flood = |n: u64| Media { chunk: n, timestamp_ms: None, audio: vec![1; 48_000] };
+        let taken: Vec<Taken> = (1..=1_000).map(|n| t.take(&flood(n), t.credit.at)).collect();
+        assert!(taken.iter().all(|taken| taken.too_fast && taken.dropped_ms == 6_000));
+        let frames: Vec<Taken> = (1_001..=1_200).map(|n| t.take(&frame(n, 20 * n), t.credit.at)).collect();
+        assert_eq!(frames.iter().filter(|taken| !taken.too_fast).count(), 150, "the allowance");
+        assert_eq!(t.take(&frame(1_201, 24_020), t.credit.at + Duration::from_millis(20)), Taken::default());
+    }
+
+    #[test]
+    fn what_the_network_held_back_is_taken_whole() {
+        let mut t = uplink(60_000);
+        t.take(&frame(1, 100), t.credit.at + Duration::from_millis(100));
+        let late = Duration::from_secs(30);
+        let first = t.take(&frame(2, 120), t.credit.at + late);
+        let rest = (3..=1_500).map(|n| t.take(&frame(n, 80 + 20 * n), t.credit.at));
+        assert!([first].into_iter().chain(rest).all(|taken| taken == Taken::default()));
+    }
+
+    #[test]
+    fn a_clock_that_runs_a_little_faster_loses_nothing_in_a_day() {
+        let mut t = uplink(60_000);
+        for n in 1..=1_000_000 {
+            let taken = t.take(&frame(n, 20 * n), t.credit.at + Duration::from_micros(19_900));
+            assert!(!taken.too_fast);
+            t.backlog.clear();
+        }
+    }
+
+    #[test]
+    fn silence_that_finds_no_time_leaves_room_for_the_callers_words() {
+        let mut t = uplink(60_000);
+        t.hears(&frame(1, 100));
+        for n in 2..=1_000 {
+            let taken = t.take(&frame(n, n * 100_000), t.credit.at + Duration::from_millis(20));
+            assert!(!taken.too_fast, "{n}");
+        }
+    }
+
+    #[test]
+    fn chunks_that_are_counted_anew_are_no_repeats() {
+        let mut t = uplink(60_000);
+        t.hears(&frame(u64::MAX, 100));
+        assert!(!t.hears(&frame(1, 120)).repeated && !t.hears(&frame(2, 140)).repeated);
+        assert!(t.hears(&frame(2, 140)).repeated);
     }
 }
