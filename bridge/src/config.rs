@@ -182,6 +182,7 @@ impl Default for Log {
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
     /// The collector, such as `http://localhost:4318`. Nothing is sent without it.
+    #[serde(serialize_with = "serialize_url_if_any")]
     pub endpoint: Option<String>,
     /// Sent with every request: a collector's key, mostly.
     pub headers: BTreeMap<String, Secret>,
@@ -202,7 +203,8 @@ impl Otlp {
             let url = Url::parse(endpoint).filter(|url| ["http", "https"].contains(&url.scheme.as_str()));
             if url.is_none() || endpoint.contains('?') {
                 return Some(format!(
-                    "otlp.endpoint = {endpoint:?}: an address such as http://localhost:4318"
+                    "otlp.endpoint = {:?}: an address such as http://localhost:4318",
+                    shown_url(endpoint)
                 ));
             }
         }
@@ -294,11 +296,13 @@ impl FromStr for ModelUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = "a WebSocket URL such as wss://api.openai.com/v1/realtime";
-        let url = Url::parse(text).ok_or_else(|| format!("{text:?} is not {wanted}"))?;
+        let url = Url::parse(text).ok_or_else(|| format!("{:?} is not {wanted}", shown_url(text)))?;
         let secure = match url.scheme.as_str() {
             "wss" => true,
             "ws" => false,
-            scheme => return Err(format!("{text:?} has the scheme {scheme}; write {wanted}")),
+            scheme => {
+                return Err(format!("{:?} has the scheme {scheme}; write {wanted}", shown_url(text)));
+            }
         };
         let port = url.port.unwrap_or(if secure { 443 } else { 80 });
         Ok(Self { secure, host: url.host, port, text: text.to_owned() })
@@ -313,9 +317,10 @@ impl TryFrom<String> for ModelUrl {
     }
 }
 
+/// As it may be shown: settings are printed and journalled.
 impl From<ModelUrl> for String {
     fn from(url: ModelUrl) -> Self {
-        url.text
+        shown_url(&url.text)
     }
 }
 
@@ -349,15 +354,17 @@ impl FromStr for PublicUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = "an address such as https://voice.example.com";
-        let url = Url::parse(text).ok_or_else(|| format!("{text:?} is not {wanted}"))?;
+        let url = Url::parse(text).ok_or_else(|| format!("{:?} is not {wanted}", shown_url(text)))?;
         if text.contains('?') {
-            return Err(format!("{text:?} has a query, which Twilio drops; write {wanted}"));
+            return Err(format!("{:?} has a query, which Twilio drops; write {wanted}", shown_url(text)));
         }
         let (_, rest) = text.split_once("://").unwrap_or_default();
         let secure = match url.scheme.as_str() {
             "https" | "wss" => true,
             "http" | "ws" => false,
-            scheme => return Err(format!("{text:?} has the scheme {scheme}; write {wanted}")),
+            scheme => {
+                return Err(format!("{:?} has the scheme {scheme}; write {wanted}", shown_url(text)));
+            }
         };
         Ok(Self { text: text.to_owned(), secure, place: rest.trim_end_matches('/').to_owned() })
     }
@@ -375,6 +382,41 @@ impl From<PublicUrl> for String {
     fn from(url: PublicUrl) -> Self {
         url.text
     }
+}
+
+/// The parts of a query whose values are no secret.
+const SHOWN: [&str; 4] = ["model", "api-version", "deployment", "sslmode"];
+
+/// A URL as messages may show it: without user, password and fragment, and without the values of a query that may be
+/// keys. It need not be a URL, for most that are shown are refused.
+pub(crate) fn shown_url(text: &str) -> String {
+    let (scheme, rest) = text.find("://").map_or(("", text), |at| text.split_at(at + 3));
+    // A password may hold what ends an authority: all before the last @ is hidden.
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
+    let (rest, fragment) = rest.split_once('#').map_or((rest, ""), |(rest, _)| (rest, "#***"));
+    let Some((place, query)) = rest.split_once('?') else { return format!("{scheme}{user}{rest}{fragment}") };
+    let pairs: Vec<String> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((name, _)) if SHOWN.contains(&name) => pair.to_owned(),
+            Some((name, _)) => format!("{name}=***"),
+            None => "***".to_owned(),
+        })
+        .collect();
+    format!("{scheme}{user}{place}?{}{fragment}", pairs.join("&"))
+}
+
+/// Serializes a URL as [`shown_url`].
+pub(crate) fn serialize_url<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&shown_url(url))
+}
+
+/// The same for one that may be missing.
+fn serialize_url_if_any<S: serde::Serializer>(
+    url: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    url.as_deref().map(shown_url).serialize(serializer)
 }
 
 /// The parts of an absolute URL without user, password or fragment.
@@ -892,6 +934,7 @@ fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
         After::Hangup => {}
         After::Redirect(url) => {
             if Url::parse(url).is_none_or(|url| !matches!(url.scheme.as_str(), "http" | "https")) {
+                let url = shown_url(url);
                 refuse(format!("twilio.after_stream.redirect = {url:?}: an absolute https address"));
             }
         }
@@ -902,7 +945,8 @@ fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
         }
     }
     if Url::parse(&twilio.api_url).is_none_or(|url| !matches!(url.scheme.as_str(), "http" | "https")) {
-        refuse(format!("twilio.api_url = {:?}: an address such as https://api.twilio.com", twilio.api_url));
+        let url = shown_url(&twilio.api_url);
+        refuse(format!("twilio.api_url = {url:?}: an address such as https://api.twilio.com"));
     }
     if !config.operator.token.is_empty() && config.operator.token.expose().len() < 16 {
         refuse(
@@ -1523,5 +1567,38 @@ mod tests {
             assert_eq!(url.url_of("/voice"), asked);
         }
         assert!("https://x/?a=b".parse::<PublicUrl>().unwrap_err().contains("query"));
+    }
+
+    #[test]
+    fn no_message_shows_what_is_secret_in_a_url() {
+        for (url, shown) in [
+            ("https://example.com/a?model=m", "https://example.com/a?model=m"),
+            ("wss://sk-hidden@example.com/rt", "wss://***@example.com/rt"),
+            ("wss://me:hid/d?e#n@example.com", "wss://***@example.com"),
+            ("me:hidden@example.com", "***@example.com"),
+            ("x?api-version=1&api-key=hidden&hidden", "x?api-version=1&api-key=***&***"),
+            ("https://example.com/#hidden", "https://example.com/#***"),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+        let url = "x-hidden://me:hidden@example.com/?api-key=hidden#hidden";
+        for text in [
+            format!("public_url = {url:?}\n"),
+            format!("[openai]\nurl = {url:?}\n"),
+            format!("[openai]\nurl = \"example.com?api-key=hidden\"\n"),
+            format!("[twilio]\napi_url = {url:?}\nafter_stream = {{ redirect = {url:?} }}\n"),
+            format!("[otlp]\nendpoint = {url:?}\n"),
+            format!("[tools.webhooks.a]\nurl = {url:?}\n"),
+        ] {
+            let said = problems(&text).join("\n").replace("x-hidden", "");
+            assert!(!said.is_empty() && !said.contains("hidden"), "{text}: {said}");
+        }
+        let mut config = Config::default();
+        config.openai.url = "wss://example.com/rt?api-key=hidden".parse().unwrap();
+        config.twilio.after_stream = After::Redirect("https://me:hidden@example.com/".into());
+        config.twilio.api_url = "https://me:hidden@example.com/".into();
+        config.otlp.endpoint = Some("http://me:hidden@example.com/".into());
+        assert!(!config.shown().unwrap().contains("hidden"), "{}", config.shown().unwrap());
+        assert_eq!(config.openai.url.with_model("m"), "wss://example.com/rt?api-key=hidden&model=m");
     }
 }

@@ -66,7 +66,12 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
             .spawn()
             .with_context(|| format!("cannot start {}", model.display()))?,
     );
-    let url = model.address().await?;
+    let mut stop = pin!(stop);
+    let url = tokio::select! {
+        biased;
+        _ = &mut stop => return Ok(()),
+        url = model.address() => url?,
+    };
     let mut config = Config { drain_ms: 1_000, ..Config::default() };
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.twilio.insecure_no_signature = true;
@@ -91,13 +96,10 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
         let _ = ended.await; // dropped: the end, too
     }));
 
-    let played = {
-        let mut stop = pin!(stop);
-        tokio::select! {
-            biased;
-            _ = &mut stop => Ok(()),
-            played = play(&demo, &calls, &caller, &scripts, &stream_url, &save) => played,
-        }
+    let played = tokio::select! {
+        biased;
+        _ = &mut stop => Ok(()),
+        played = play(&demo, &calls, &caller, &scripts, &stream_url, &save) => played,
     };
     drop(end);
     let served = served.await.context("the bridge panicked");

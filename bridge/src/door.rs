@@ -44,6 +44,7 @@ pub struct Settings {
     /// `{ redirect = "https://..." }` or `{ dial = "+..." }`.
     pub after_stream: After,
     /// Where Twilio's REST API is.
+    #[serde(serialize_with = "crate::config::serialize_url")]
     pub api_url: String,
     /// The number that calls placed by the bridge come from.
     pub number: String,

@@ -95,8 +95,8 @@ where
         tape.begins(host.begins());
     }
     let mut meter = Meter::new(began);
-    let mut call = Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now)
-        .guarded(guarded);
+    let mut call =
+        Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now).guarded(guarded);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();

@@ -72,7 +72,18 @@ fn check(config: &Config) -> anyhow::Result<()> {
 #[tokio::main]
 async fn show(demo: Demo) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    demo::run(demo, tokio::signal::ctrl_c()).await
+    // Caught from here on: what ends the show has to leave nothing behind.
+    let [mut int, mut term, mut hangup] =
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let stop = async move {
+        tokio::select! {
+            biased;
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    };
+    demo::run(demo, stop).await
 }
 
 /// Places a call and prints its name.

@@ -833,10 +833,10 @@ async fn twilio(
     };
     let ticket = match desk.door.is_guarded() {
         // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
-        true => desk.stats.no_room(&desk.config).map_or_else(
-            || Ok(Ticket::None(Unadmitted::new(&desk.stats))),
-            Err,
-        ),
+        true => desk
+            .stats
+            .no_room(&desk.config)
+            .map_or_else(|| Ok(Ticket::None(Unadmitted::new(&desk.stats))), Err),
         false => desk.stats.admit(&desk.config).map(Ticket::Line),
     };
     let ticket = match ticket {
@@ -899,7 +899,8 @@ async fn voice(State(desk): State<Desk>, request: Request) -> Response {
         Ok(twiml) => xml(twiml),
         Err(NoAnswer::Replayed(why)) => {
             desk.stats.reject(|shared| &shared.replayed, &why.to_string());
-            (StatusCode::FORBIDDEN, "this webhook was answered before, and its call is over\n").into_response()
+            (StatusCode::FORBIDDEN, "this webhook was answered before, and its call is over\n")
+                .into_response()
         }
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),
     }

@@ -15,7 +15,7 @@
 //! allowed. How long a function may take in all is the call's to watch, who drops the run.
 
 use super::Tools;
-use crate::config::Secret;
+use crate::config::{Secret, shown_url};
 use crate::http::{Answer, Client, Failure, Request, Retry, TlsConnect, is_a_service, is_public};
 use axum::http::{HeaderName, Method, StatusCode, Uri};
 use base64::Engine as _;
@@ -57,6 +57,7 @@ impl Default for Settings {
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// An https address; http for loopback addresses, or with `allow_private`.
+    #[serde(serialize_with = "crate::config::serialize_url")]
     pub url: String,
     /// Running it twice does no harm: what fails is tried again, three times in all.
     #[serde(default)]
@@ -95,7 +96,7 @@ impl Settings {
                 refuse(format!("{place}: there is no function {name:?} in call.tools"));
             }
             if let Err(why) = webhook.place() {
-                refuse(format!("{place}.url = {:?}: {why}", webhook.url));
+                refuse(format!("{place}.url = {:?}: {why}", shown_url(&webhook.url)));
             }
             if !(100..=600_000).contains(&webhook.attempt_ms) {
                 refuse(format!("{place}.attempt_ms = {}: between 100 and 600000", webhook.attempt_ms));
