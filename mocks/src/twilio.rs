@@ -30,7 +30,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mic::{Made, Mic};
 use person::{BYTES_PER_MS, Doing, Hearing, Person};
-use playout::Ear;
+use playout::{Ear, Listening};
+
+pub use playout::audible_bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use script::{KEY_GAP_MS, shortened};
@@ -73,6 +75,8 @@ pub struct Caller {
     chunk: u64,
     mic: Mic,
     ear: Ear,
+    /// What the person hears of it.
+    heard: Listening,
     marks: VecDeque<Mark>,
     person: Person,
     /// The utterance whose frames are leaving.
@@ -153,6 +157,7 @@ impl Caller {
             chunk: 0,
             mic: Mic::new(&script, seed),
             ear: Ear::new(script.play_out_ms, script.in_flight_frame),
+            heard: Listening::new(script.in_flight_frame),
             marks: VecDeque::new(),
             person: Person::new(),
             speaking: None,
@@ -240,7 +245,7 @@ impl Caller {
                 consider(self.marks.front().and_then(|mark| self.echo_at(mark)), Due::Echo);
                 consider(self.mic.next_leaves(), Due::HeldFrame);
                 consider(self.mic.next_made(), Due::Frame);
-                consider(self.person.due(&self.ear, &self.mic), Due::Person);
+                consider(self.person.due(self.heard.ear(), &self.mic), Due::Person);
             }
             Phase::Stopped | Phase::Dark => {}
             Phase::Closing { give_up_at, .. } => return Some((give_up_at, Due::GiveUpClosing)),
@@ -286,6 +291,7 @@ impl Caller {
 
     /// Plays what is due by `now`.
     fn listen(&mut self, now: At) {
+        self.heard.advance(now);
         if let Some(at) = self.ear.advance(now, &mut self.record.played) {
             let heard = self.ear.heard();
             self.see(at, CallerSight::WentQuiet { heard });
@@ -317,11 +323,16 @@ impl Caller {
         }
         self.phase = Phase::Live;
         self.mic.begin(now);
+        if self.script.first_frame_late_ms > 0 {
+            self.mic.stall(now.plus_ms(self.script.first_frame_late_ms));
+        }
     }
 
     fn start_message(&mut self) -> String {
         let sequence = self.next_sequence();
-        wire::start(sequence, &self.id, &self.script.media_format, &self.script.custom_parameters)
+        let parameters = &self.script.custom_parameters;
+        let shown = Some(parameters).filter(|given| !given.is_empty() || self.script.empty_parameters);
+        wire::start(sequence, &self.id, &self.script.media_format, shown)
     }
 
     /// A frame leaves the microphone.
@@ -364,7 +375,7 @@ impl Caller {
 
     fn press(&mut self, digit: char, now: At) {
         let sequence = self.next_sequence();
-        self.send(wire::dtmf(sequence, digit, &self.id.stream_sid));
+        self.send(wire::dtmf(sequence, digit, &self.script.dtmf_track, &self.id.stream_sid));
         self.see(now, CallerSight::SentDtmf { digit });
     }
 
@@ -396,6 +407,7 @@ impl Caller {
     fn hush(&mut self) {
         self.mic.end();
         self.ear.stop();
+        self.heard.stop();
         self.marks.clear();
         self.person.doing = Doing::Done;
         if !self.reading {
@@ -500,7 +512,8 @@ impl Caller {
         self.record.received.extend_from_slice(taken);
         self.see(now, CallerSight::GotMedia { offset, len: taken.len() });
         if matches!(self.phase, Phase::Live) {
-            self.ear.push(now, offset, taken.len());
+            let at = self.ear.push(now, offset, taken.len());
+            self.heard.push(at, offset, taken);
         }
     }
 
@@ -515,11 +528,12 @@ impl Caller {
     fn take_clear(&mut self, now: At) {
         let mut flushed = 0;
         for mark in self.marks.iter_mut().filter(|mark| mark.due > now) {
-            mark.due = now;
+            mark.due = now.plus_ms(self.script.flushed_after_ms);
             mark.flushed = true;
             flushed += 1;
         }
         let discarded = self.ear.clear(now);
+        self.heard.clear(now);
         self.see(now, CallerSight::GotClear { discarded, marks: flushed });
     }
 
@@ -542,8 +556,8 @@ impl Caller {
             }
             Doing::Hearing { what, .. } => {
                 let what = *what;
-                if self.person.hears_at(what, &self.ear).is_some_and(|at| at <= now) {
-                    self.person.has_heard(what, &self.ear);
+                if self.person.hears_at(what, self.heard.ear()).is_some_and(|at| at <= now) {
+                    self.person.has_heard(what, self.heard.ear());
                 } else {
                     let given_up = format!("gave up after {} ms", self.script.patience_ms);
                     self.see(now, CallerSight::Step { index: self.person.index, what: given_up });
@@ -563,7 +577,7 @@ impl Caller {
         self.see(now, CallerSight::Step { index, what: step.to_string() });
         let hearing = |what| Doing::Hearing { what, give_up_at: now.plus_ms(self.script.patience_ms) };
         let bytes = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_MS);
-        let moment = self.ear.moment(now);
+        let moment = self.heard.ear().moment(now);
         match step {
             CallerStep::Waits(ms) => self.person.doing = Doing::Waiting(now.plus_ms(ms)),
             CallerStep::Says(ms) => self.person.doing = Doing::Speaking(self.mic.say(ms)),

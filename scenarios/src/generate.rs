@@ -257,13 +257,14 @@ pub fn generate(seed: Seed) -> Scenario {
     protection(&mut scenario.bridge, &mut Dice::of(seed, "protection"));
     filler(&mut scenario.bridge, &mut Dice::of(seed, "filler"));
     let (mut caller, mut model) = (Dice::of(seed, "caller"), Dice::of(seed, "model"));
+    let mut line = Dice::of(seed, "line");
     let calls = match swarm.level(Hazard::Crowd) {
         Level::Off => 1,
         Level::Mild => 2,
         Level::Wild => 2 + caller.below(2),
     };
     for n in 0..calls {
-        let plan = CallPlan {
+        let mut plan = CallPlan {
             at_ms: if n == 0 { 0 } else { caller.ms(0, 6_000) },
             // Of two streams of one call the first is ended; rubbish must not look like the reason.
             call_sid: (calls > 1
@@ -275,6 +276,7 @@ pub fn generate(seed: Seed) -> Scenario {
             model: a_model(&swarm, &mut model, scenario.bridge.dialect),
             ..CallPlan::default()
         };
+        a_line(&mut plan.caller, &swarm, &mut line);
         scenario.calls.push(plan);
     }
     // Most callers give up before the bridge does; what becomes of those who wait must be seen, too.
@@ -666,6 +668,23 @@ fn a_caller(swarm: &Swarm, dice: &mut Dice, barge_in: bool) -> CallerScript {
         caller.send_connected = false;
     }
     caller
+}
+
+/// What recorded lines differ in, and what no recording shows.
+fn a_line(caller: &mut CallerScript, swarm: &Swarm, dice: &mut Dice) {
+    if dice.chance(50) {
+        caller.idle_noise = dice.one(&[16, 24, 40, 72]);
+    }
+    if dice.chance(15) {
+        caller.first_frame_late_ms = dice.ms(20, 400);
+    }
+    caller.empty_parameters = dice.chance(70);
+    if dice.strikes(swarm.level(Hazard::Marks)) {
+        caller.flushed_after_ms = dice.ms(20, 600);
+    }
+    if dice.chance(20) {
+        caller.dtmf_track = "inbound".into();
+    }
 }
 
 /// Says something, and does something about what comes back.

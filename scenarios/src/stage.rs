@@ -25,7 +25,7 @@ use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use bridge::call::{Control, Leg, LegChange, ToolResult};
 use bridge::config::{Config, Secret};
 use mocks::peer::At;
-use mocks::twilio::Identity;
+use mocks::twilio::{Credentials, Identity};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
@@ -194,12 +194,22 @@ fn takes_away(name: &str) -> bool {
     matches!(name, END_CALL | TRANSFER_CALL)
 }
 
-/// The form of a call's webhook.
-fn webhook_form(identity: &Identity) -> [(&str, &str); 6] {
+/// The form of a call's webhook. `before`: the streams that were planned before its own; a call that had one comes back
+/// through a redirect, and does not ring any more.
+fn webhook_form<'a>(
+    identity: &'a Identity,
+    credentials: Credentials,
+    mut before: impl Iterator<Item = &'a Identity>,
+) -> [(&'static str, &'a str); 6] {
+    let returns = before.any(|other| other.call_sid == identity.call_sid);
+    let status = match returns && credentials != Credentials::ReplayedWebhook {
+        true => "in-progress",
+        false => "ringing",
+    };
     [
         ("AccountSid", &identity.account_sid),
         ("CallSid", &identity.call_sid),
-        ("CallStatus", "ringing"),
+        ("CallStatus", status),
         ("Direction", "inbound"),
         ("From", "+14155550123"),
         ("To", "+15005550006"),

@@ -72,3 +72,27 @@ fn the_demo_plays_a_call_that_the_live_page_shows_and_that_can_be_heard() {
     let loud = samples.filter(|sample| sample.unsigned_abs() > 1_000).count();
     assert!(loud > 8_000, "{loud} loud samples: the agent was not heard for a second");
 }
+
+#[test]
+fn a_demo_that_is_ended_by_a_signal_leaves_no_folder_behind() {
+    let programs = built();
+    for signal in ["INT", "TERM", "HUP"] {
+        let folder = TempDir::new().expect("a folder");
+        let left = || fs::read_dir(folder.path()).expect("the folder").count();
+        let mut demo = Command::new(programs.join("bridge"));
+        demo.args(["demo", "--live-listen", "127.0.0.1:0", "--save", "/dev/null"]);
+        demo.env("TMPDIR", folder.path()).stdout(Stdio::null());
+        let mut demo = Running(demo.spawn().expect("the demo starts"));
+        let soon = |what: &mut dyn FnMut() -> bool| {
+            (0..TENTHS_MAX).any(|_| {
+                sleep(Duration::from_millis(100));
+                what()
+            })
+        };
+        assert!(soon(&mut || left() == 1), "it makes a folder");
+        let kill = Command::new("kill").args(["-s", signal, &demo.0.id().to_string()]).status();
+        assert!(kill.expect("kill").success());
+        assert!(soon(&mut || demo.0.try_wait().expect("a status").is_some()), "{signal} ends it");
+        assert_eq!(left(), 0, "after {signal}");
+    }
+}

@@ -7,7 +7,7 @@ use mocks::net::{self, Roots, Url};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::record::{CallerRecord, CallerSight};
 use mocks::twilio::signature;
-use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, in_words, recording};
+use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, audible_bytes, in_words, recording};
 use mocks::{resample, ulaw, webhook};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ struct Args {
     /// Save what was heard, pauses included, as a WAV file.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Fail unless at least this much was heard.
+    /// Fail unless at least this much was heard. Silence is not: sound counts from -42 dBFS on, with its short pauses.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     heard: u64,
     /// Draws the noise of the line, the jitter and the ids of the call.
@@ -335,21 +335,23 @@ impl Peer for Narrator {
 /// Says what came of the call; false when it did not take place or the bridge broke a rule.
 fn summarise(record: &CallerRecord, wanted_ms: u64) -> bool {
     let seconds = |bytes: usize| bytes as f64 / 8_000.0;
-    let heard: usize = record.played.iter().map(|stretch| stretch.len).sum();
+    let played: usize = record.played.iter().map(|stretch| stretch.len).sum();
     let warnings =
         record.sightings.iter().filter(|sight| matches!(sight.what, CallerSight::Warned { .. })).count();
     let started = record.sightings.iter().any(|sight| matches!(sight.what, CallerSight::SentStart));
     println!();
+    let audible = audible_bytes(record);
     println!(
-        "said {:.2} s in {} frames; got {:.2} s, heard {:.2} s in {} stretches; {warnings} warnings",
+        "said {:.2} s in {} frames; got {:.2} s, played {:.2} s in {} stretches, heard {:.2} s; {warnings} warnings",
         seconds(record.spoken.len()),
         record.mic.len(),
         seconds(record.received.len()),
-        seconds(heard),
+        seconds(played),
         record.played.len(),
+        seconds(audible),
     );
-    if (heard as u64) < wanted_ms * 8 {
-        println!("{wanted_ms} ms were to be heard");
+    if (audible as u64) < wanted_ms * 8 {
+        println!("{wanted_ms} ms were to be heard; what was played has {} ms of sound", audible / 8);
         return false;
     }
     started && warnings == 0

@@ -30,6 +30,8 @@ pub enum Credentials {
     MadeUpToken,
     /// The stream shows the token that the call before it was given.
     OverheardToken,
+    /// The webhook is the call's before it, to the byte, and the stream shows the token of its answer.
+    ReplayedWebhook,
 }
 
 /// A secret no account of a scenario has.
@@ -46,7 +48,8 @@ impl Credentials {
             | Self::ForeignUpgrade
             | Self::NoToken
             | Self::MadeUpToken
-            | Self::OverheardToken => Some(signature(auth_token, url, form)),
+            | Self::OverheardToken
+            | Self::ReplayedWebhook => Some(signature(auth_token, url, form)),
         }
     }
 
@@ -60,7 +63,8 @@ impl Credentials {
             | Self::ForeignWebhook
             | Self::NoToken
             | Self::MadeUpToken
-            | Self::OverheardToken => Some(signature(auth_token, url, &[])),
+            | Self::OverheardToken
+            | Self::ReplayedWebhook => Some(signature(auth_token, url, &[])),
         }
     }
 
@@ -71,7 +75,8 @@ impl Credentials {
             | Self::UnsignedWebhook
             | Self::ForeignWebhook
             | Self::UnsignedUpgrade
-            | Self::ForeignUpgrade => own,
+            | Self::ForeignUpgrade
+            | Self::ReplayedWebhook => own,
             Self::NoToken => None,
             Self::MadeUpToken => Some("1999999999.0000000000000001.bWFkZS11cA".into()),
             Self::OverheardToken => before,

@@ -53,6 +53,8 @@ pub(super) struct Mic {
     dtx: bool,
     jitters: bool,
     arrival_jitter_us: u64,
+    /// Codes of mu-law from zero on that the noise of the line is made of.
+    noise_codes: u8,
     noise: ChaCha8Rng,
     timestamps: ChaCha8Rng,
     arrival: ChaCha8Rng,
@@ -96,12 +98,13 @@ enum Source {
 impl Mic {
     pub(super) fn new(script: &CallerScript, seed: u64) -> Self {
         let mut timestamps = stream(seed, Concern::Timestamps);
-        // Captured streams begin at 102, 155 and 171 ms: the clock starts before the first frame does.
-        let drawn = 100 + u64::from(timestamps.next_u32() % 71);
+        // Recorded streams begin at 57 to 171 ms: the clock starts before the first frame does.
+        let drawn = 57 + u64::from(timestamps.next_u32() % 115);
         Self {
             dtx: script.idle == Idle::Dtx,
             jitters: script.timestamp_jitter,
             arrival_jitter_us: script.arrival_jitter_ms * 1_000,
+            noise_codes: ulaw::encode(i16::try_from(script.idle_noise).unwrap_or(i16::MAX)) ^ 0xFF,
             noise: stream(seed, Concern::Noise),
             timestamps,
             arrival: stream(seed, Concern::Arrival),
@@ -271,6 +274,14 @@ impl Mic {
     fn idle_audio(&mut self) -> [u8; FRAME] {
         let mut audio = [0; FRAME];
         self.noise.fill_bytes(&mut audio);
+        if self.noise_codes != 1 {
+            // One bit is the sign, the others a level of those there are; all are alike.
+            for byte in &mut audio {
+                let level = (u16::from(*byte >> 1) * (u16::from(self.noise_codes) + 1)) >> 7;
+                *byte = 0xFF ^ (u8::try_from(level).unwrap_or(0) | ((*byte & 1) << 7));
+            }
+            return audio;
+        }
         for byte in &mut audio {
             *byte = match *byte {
                 0 => 0x7E,

@@ -5,7 +5,8 @@
 //! minute of audio as for a frame. Only a `clear` ever takes something off it.
 
 use crate::peer::At;
-use crate::record::Played;
+use crate::record::{CallerRecord, Played};
+use crate::ulaw;
 use std::collections::VecDeque;
 
 /// Microseconds per byte of G.711.
@@ -14,6 +15,109 @@ const BYTE_US: u64 = 125;
 const FRAME_US: u64 = 20_000;
 /// An ear that has played nothing for this long has heard the end of an utterance.
 pub(super) const QUIET_MS: u64 = 400;
+
+/// The level from which on a frame is audible, in samples of 16 bits, as a root of a mean square: -42 dBFS. An idle line
+/// was recorded at up to 72, and a quiet speaker on the phone is some 20 dB above this.
+const AUDIBLE: u64 = 260;
+/// Codes whose level is taken at once: one frame.
+const WINDOW: usize = 160;
+
+/// Tells what of the audio that is played a person hears: from the first audible frame on to the last, with the pauses
+/// of speech between them. Silence that is sent is as quiet as none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audible {
+    /// Played since the last audible frame.
+    pause: Vec<Played>,
+    /// When that ended.
+    ended: Option<At>,
+}
+
+impl Audible {
+    /// These codes are played from `at` on; they begin at `offset` of everything received. Returns what of all that was
+    /// played so far turns out to be heard.
+    pub(super) fn push(&mut self, at: At, offset: usize, codes: &[u8]) -> Vec<Played> {
+        let mut found = Vec::new();
+        for (nth, window) in codes.chunks(WINDOW).enumerate() {
+            let before = nth * WINDOW;
+            let at = At(at.0 + before as u64 * BYTE_US);
+            let new = Played { at, offset: offset + before, len: window.len() };
+            if is_audible(window) {
+                let pause = std::mem::take(&mut self.pause);
+                if self.ended.is_some_and(|ended| at.since(ended) < QUIET_MS * 1_000) {
+                    found.extend(pause);
+                }
+                found.push(new);
+                self.ended = Some(new.end());
+            } else if self.ended.is_some_and(|ended| at.since(ended) < QUIET_MS * 1_000) {
+                self.pause.push(new);
+            }
+        }
+        found
+    }
+
+    /// What was to be played is not.
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn is_audible(codes: &[u8]) -> bool {
+    let energy: u64 = codes.iter().map(|code| u64::from(ulaw::decode(*code).unsigned_abs()).pow(2)).sum();
+    energy >= AUDIBLE * AUDIBLE * codes.len().max(1) as u64
+}
+
+/// What the person at an ear hears of its play-out.
+#[derive(Debug)]
+pub(super) struct Listening {
+    ear: Ear,
+    audible: Audible,
+    /// Nobody asks what was played of it.
+    played: Vec<Played>,
+}
+
+impl Listening {
+    pub(super) fn new(in_flight_frame: bool) -> Self {
+        Self { ear: Ear::new(0, in_flight_frame), audible: Audible::default(), played: Vec::new() }
+    }
+
+    /// What is audible, as an ear that nothing else reaches.
+    pub(super) fn ear(&self) -> &Ear {
+        &self.ear
+    }
+
+    pub(super) fn advance(&mut self, now: At) {
+        let _dry = self.ear.advance(now, &mut self.played);
+        self.played.clear();
+    }
+
+    /// These codes will be played from `at` on.
+    pub(super) fn push(&mut self, at: At, offset: usize, codes: &[u8]) {
+        for heard in self.audible.push(at, offset, codes) {
+            self.ear.place(heard.at, heard.offset, heard.len);
+        }
+    }
+
+    pub(super) fn clear(&mut self, now: At) {
+        self.ear.clear(now);
+        self.audible.clear();
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.ear.stop();
+    }
+}
+
+/// Bytes that were heard of what was played: see [`Audible`].
+pub fn audible_bytes(record: &CallerRecord) -> usize {
+    let mut audible = Audible::default();
+    let codes = |stretch: &Played| {
+        let end = (stretch.offset + stretch.len).min(record.received.len());
+        &record.received[stretch.offset.min(end)..end]
+    };
+    let heard =
+        record.played.iter().flat_map(|stretch| audible.push(stretch.at, stretch.offset, codes(stretch)));
+    heard.map(|heard| heard.len).sum()
+}
 
 /// The play-out of one stream.
 #[derive(Debug)]
@@ -93,14 +197,24 @@ impl Ear {
         })
     }
 
-    /// Queues `len` bytes that begin at `offset` of everything received. Call [`Ear::advance`] first.
-    pub(super) fn push(&mut self, now: At, offset: usize, len: usize) {
+    /// Queues `len` bytes that begin at `offset` of everything received. Call [`Ear::advance`] first. Returns when they
+    /// will begin to be played.
+    pub(super) fn push(&mut self, now: At, offset: usize, len: usize) -> At {
+        let at = if self.is_idle(now) { At(now.0 + self.gather_us) } else { self.until };
+        self.place(at, offset, len);
+        at
+    }
+
+    fn is_idle(&self, now: At) -> bool {
+        self.until < now || self.latest.starts == 0 || (self.cleared && self.until == now)
+    }
+
+    /// Queues `len` bytes behind everything that is queued, to be played from `at` on.
+    fn place(&mut self, at: At, offset: usize, len: usize) {
         if len == 0 {
             return;
         }
-        let idle = self.until < now || self.latest.starts == 0 || (self.cleared && self.until == now);
-        let at = if idle { At(now.0 + self.gather_us) } else { self.until };
-        if idle || self.cleared {
+        if self.is_idle(at) || self.cleared {
             let total = self.total();
             let pause = at.since(self.until) >= QUIET_MS * 1_000;
             if pause || self.cleared || self.latest.starts == 0 {

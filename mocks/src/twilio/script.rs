@@ -24,6 +24,10 @@ const CONNECTED_AFTER_MS: u64 = 90;
 const PATIENCE_MS: u64 = 20_000;
 /// After this long the caller hangs up whatever the script is doing, so every scenario ends.
 const HANG_UP_AFTER_MS: u64 = 120_000;
+/// The two zeros of mu-law, now and then their neighbours.
+pub(super) const IDLE_NOISE: u16 = 8;
+/// The track of keys, as documented.
+const INBOUND_TRACK: &str = "inbound_track";
 /// From one key to the next when a step does not say.
 pub(super) const KEY_GAP_MS: u64 = 100;
 
@@ -51,7 +55,13 @@ pub struct CallerScript {
     /// Frames of idle audio sent right before `start`. Synthetic: never seen on the wire.
     #[serde(skip_serializing_if = "is_none")]
     pub media_before_start: u32,
-    /// `media.timestamp` of the first frame, ms; drawn from 100 to 170 when not given.
+    /// The first frame leaves so late, ms, and what was made meanwhile right behind it. Recorded once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub first_frame_late_ms: u64,
+    /// Whether `start` has `customParameters` when there are none. Both were recorded.
+    #[serde(skip_serializing_if = "is_true")]
+    pub empty_parameters: bool,
+    /// `media.timestamp` of the first frame, ms; drawn from 57 to 171, as recorded, when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_timestamp_ms: Option<u64>,
     /// Whether timestamps wander by up to 2 ms around the 20 ms grid, as captured ones do.
@@ -63,6 +73,15 @@ pub struct CallerScript {
     /// What the microphone sends while the person is silent.
     #[serde(skip_serializing_if = "is_sends")]
     pub idle: Idle,
+    /// The noise of an idle line: samples of up to so much, of 16 bits. Recorded lines had from 8 to 72.
+    #[serde(skip_serializing_if = "is_noise_default")]
+    pub idle_noise: u16,
+    /// From a `clear` to the marks it returns, ms. Never recorded.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub flushed_after_ms: u64,
+    /// `dtmf.track` of a key. Documented, never recorded.
+    #[serde(skip_serializing_if = "is_inbound_track")]
+    pub dtmf_track: String,
     /// Bytes of unplayed audio the ear holds at most; the excess is discarded with warning 31931.
     #[serde(skip_serializing_if = "is_queue_default")]
     pub queue_limit_bytes: usize,
@@ -99,6 +118,14 @@ pub struct CallerScript {
     pub custom_parameters: BTreeMap<String, String>,
 }
 
+fn is_noise_default(noise: &u16) -> bool {
+    *noise == IDLE_NOISE
+}
+
+fn is_inbound_track(track: &str) -> bool {
+    track == INBOUND_TRACK
+}
+
 fn is_proper(credentials: &Credentials) -> bool {
     *credentials == Credentials::Proper
 }
@@ -112,10 +139,15 @@ impl Default for CallerScript {
             start_after_ms: 0,
             start_repeats: 0,
             media_before_start: 0,
+            first_frame_late_ms: 0,
+            empty_parameters: true,
             first_timestamp_ms: None,
             timestamp_jitter: true,
             arrival_jitter_ms: 0,
             idle: Idle::Sends,
+            idle_noise: IDLE_NOISE,
+            flushed_after_ms: 0,
+            dtmf_track: INBOUND_TRACK.into(),
             queue_limit_bytes: QUEUE_LIMIT_BYTES,
             strict: true,
             play_out_ms: 0,
@@ -275,7 +307,7 @@ impl fmt::Display for CallerStep {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Idle {
-    /// The noise floor of an idle line: the two mu-law zeros, now and then their neighbours.
+    /// The noise floor of an idle line: see [`CallerScript::idle_noise`].
     #[default]
     Sends,
     /// Nothing: frames are left out, timestamps run on, and `chunk` counts only what is sent.

@@ -2,6 +2,7 @@
 //! their stream at once, so the first frame leaves at 0.
 
 use super::*;
+use crate::ulaw;
 use serde_json::{Value, json};
 
 const SID: &str = "MZ89abcdef0123456789abcdef01234567";
@@ -901,4 +902,113 @@ fn sightings_are_in_order_of_time() {
     let times: Vec<At> = call.caller.record().sightings.iter().map(|sighting| sighting.at).collect();
     assert!(times.is_sorted());
     assert!(call.caller.is_finished());
+}
+
+// ------------------------------------------------------------------------------------- sound and silence
+
+impl Call {
+    /// The bridge sends these codes.
+    fn gets_codes(&mut self, codes: &[u8]) {
+        let payload = BASE64.encode(codes);
+        let text = json!({"event": "media", "streamSid": SID, "media": {"payload": payload}}).to_string();
+        self.gets(Frame::Text(text));
+    }
+}
+
+#[test]
+fn silence_that_is_sent_is_not_the_start_of_anything() {
+    for quiet in [0xFF, 0x7F, 0xF6, 0x76] {
+        let mut call = Call::of([CallerStep::HearsStart, CallerStep::WaitsForClose]);
+        call.gets_codes(&[quiet; 8_000]);
+        call.until_ms(1_500);
+        assert_eq!(call.second_step(), None, "{quiet:#x}");
+        call.gets_codes(&[vec![quiet; 800], vec![0x11; 160]].concat());
+        call.until_ms(1_700);
+        assert_eq!(call.second_step(), Some(At::ms(1_600)), "{quiet:#x}");
+    }
+}
+
+#[test]
+fn an_utterance_ends_with_its_sound_whatever_is_sent_behind_it() {
+    let mut call = Call::of([CallerStep::HearsEnd, CallerStep::WaitsForClose]);
+    call.gets_codes(&[vec![0x11; 1_600], vec![0xFF; 24_000]].concat());
+    call.until_ms(5_000);
+    assert_eq!(call.second_step(), Some(At::ms(600)));
+}
+
+#[test]
+fn pauses_of_speech_are_heard_and_long_silence_is_not() {
+    for (pause_ms, heard_at_ms) in [(380, 480), (600, 1_080)] {
+        let mut call = Call::of([CallerStep::HearsTotal(480), CallerStep::WaitsForClose]);
+        let pause = vec![0xFF; pause_ms * 8];
+        call.gets_codes(&[vec![0x11; 400], vec![0x11; 400], pause, vec![0x11; 8_000]].concat());
+        call.until_ms(5_000);
+        let after = if pause_ms < 400 { heard_at_ms } else { 100 + pause_ms as u64 + 380 };
+        assert_eq!(call.second_step(), Some(At::ms(after)), "{pause_ms}");
+        let heard = audible_bytes(call.caller.record()) as u64 / 8;
+        assert_eq!(heard, if pause_ms < 400 { 1_480 } else { 1_100 }, "{pause_ms}");
+    }
+}
+
+#[test]
+fn frames_one_by_one_are_heard_like_a_burst() {
+    let mut call = Call::of([CallerStep::HearsStart, CallerStep::HearsEnd, CallerStep::WaitsForClose]);
+    let sounds = |n: u64| (5..20).contains(&n) || (30..40).contains(&n);
+    for n in 0..100 {
+        call.until_ms(20 * n);
+        call.gets_codes(&[if sounds(n) { 0x11 } else { 0xFF }; 160]);
+    }
+    call.until_ms(5_000);
+    let steps: Vec<At> = call.steps().into_iter().map(|(at, _)| at).collect();
+    assert_eq!(steps, [At(0), At::ms(100), At::ms(800 + 400)]);
+    assert_eq!(audible_bytes(call.caller.record()), 35 * 160);
+}
+
+#[test]
+fn digital_silence_is_nothing_heard() {
+    let mut call = Call::listening();
+    call.gets_codes(&[0xFF; 21_600]);
+    call.until_ms(5_000);
+    let played: usize = call.caller.record().played.iter().map(|stretch| stretch.len).sum();
+    assert_eq!((played, audible_bytes(call.caller.record())), (21_600, 0));
+}
+
+#[test]
+fn the_noise_of_a_line_is_as_loud_as_it_is_wanted() {
+    for noise in [0, 8, 16, 72] {
+        let mut call = Call::with([CallerStep::WaitsForClose], |script| script.idle_noise = noise);
+        call.until_ms(2_000);
+        let samples: Vec<i16> = call.caller.record().spoken.iter().map(|code| ulaw::decode(*code)).collect();
+        let loudest = samples.iter().map(|sample| sample.unsigned_abs()).max();
+        assert_eq!(loudest, Some(noise), "{noise}");
+        assert!(samples.contains(&i16::try_from(noise).unwrap()) && samples.contains(&0));
+    }
+}
+
+#[test]
+fn a_first_frame_that_is_late_is_caught_up_with() {
+    let mut call = Call::with([CallerStep::WaitsForClose], |script| script.first_frame_late_ms = 200);
+    call.until_ms(240);
+    let times: Vec<u64> = call.of_event("media").iter().map(|(at, _)| at.0 / 1_000).collect();
+    assert_eq!(times, [[200; 11].as_slice(), &[220, 240]].concat());
+    let first = &call.of_event("media")[0].1["media"]["timestamp"];
+    assert!((57..=171).contains(&first.as_str().unwrap().parse::<u64>().unwrap()), "{first}");
+}
+
+#[test]
+fn what_recordings_differ_in_can_be_chosen() {
+    let mut call = Call::with([CallerStep::Presses("5".into())], |script| {
+        script.empty_parameters = false;
+        script.dtmf_track = "inbound".into();
+    });
+    call.until_ms(100);
+    assert!(call.of_event("start")[0].1["start"].get("customParameters").is_none());
+    assert_eq!(call.of_event("dtmf")[0].1["dtmf"]["track"], "inbound");
+    let mut call = Call::with([CallerStep::WaitsForClose], |script| script.flushed_after_ms = 300);
+    call.gets_audio(8_000);
+    call.gets_mark("a");
+    call.until_ms(100);
+    call.gets_clear();
+    call.until_ms(1_000);
+    assert_eq!(call.echoes(), [(At::ms(400), "a".into())]);
 }

@@ -18,20 +18,20 @@ pub(super) fn start(
     sequence: u64,
     id: &Identity,
     format: &MediaFormat,
-    parameters: &BTreeMap<String, String>,
+    parameters: Option<&BTreeMap<String, String>>,
 ) -> String {
     let Identity { account_sid, call_sid, stream_sid } = id;
-    let mut fields = String::new();
-    for (name, value) in parameters {
-        let comma = if fields.is_empty() { "" } else { "," };
-        fields.push_str(&format!("{comma}{}:{}", quoted(name), quoted(value)));
-    }
+    let fields = parameters.map_or_else(String::new, |parameters| {
+        let fields: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
+        format!(r#","customParameters":{{{}}}"#, fields.join(","))
+    });
     let MediaFormat { encoding, sample_rate, channels } = format;
     format!(
         concat!(
             r#"{{"event":"start","sequenceNumber":"{}","start":{{"accountSid":"{}","streamSid":"{}","#,
             r#""callSid":"{}","tracks":["inbound"],"mediaFormat":{{"encoding":{},"sampleRate":{},"#,
-            r#""channels":{}}},"customParameters":{{{}}}}},"streamSid":"{}"}}"#
+            r#""channels":{}}}{}}},"streamSid":"{}"}}"#
         ),
         sequence,
         account_sid,
@@ -88,14 +88,15 @@ fn media_tail(text: &mut String, stream_sid: &str) {
 }
 
 /// `dtmf`; its track is `inbound_track`, unlike that of `media`.
-pub(super) fn dtmf(sequence: u64, digit: char, stream_sid: &str) -> String {
+pub(super) fn dtmf(sequence: u64, digit: char, track: &str, stream_sid: &str) -> String {
     format!(
         concat!(
             r#"{{"event":"dtmf","streamSid":"{}","sequenceNumber":"{}","#,
-            r#""dtmf":{{"track":"inbound_track","digit":{}}}}}"#
+            r#""dtmf":{{"track":{},"digit":{}}}}}"#
         ),
         stream_sid,
         sequence,
+        quoted(track),
         quoted(&digit.to_string())
     )
 }
@@ -221,7 +222,7 @@ mod tests {
     fn start_is_written_field_by_field() {
         let parameters = [("tenant".to_owned(), "t\"42".to_owned()), ("token".to_owned(), "x".to_owned())];
         assert_eq!(
-            start(1, &id(), &MediaFormat::default(), &parameters.into()),
+            start(1, &id(), &MediaFormat::default(), Some(&parameters.into())),
             concat!(
                 r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC0123456789abcdef0123456789abcdef","#,
                 r#""streamSid":"MZ89abcdef0123456789abcdef01234567","callSid":"CAfedcba9876543210fedcba9876543210","#,
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn dtmf_mark_and_stop_are_written_in_captured_order() {
         assert_eq!(
-            dtmf(57, '5', SID),
+            dtmf(57, '5', "inbound_track", SID),
             concat!(
                 r#"{"event":"dtmf","streamSid":"MZ89abcdef0123456789abcdef01234567","sequenceNumber":"57","#,
                 r#""dtmf":{"track":"inbound_track","digit":"5"}}"#

@@ -238,7 +238,7 @@ impl<'a> Terms<'a> {
         let holds = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_));
         self.weather(Leg::Caller).is_calm()
             && self.weather(Leg::Model).is_calm()
-            && self.plan.caller.arrival_jitter_ms == 0
+            && self.plan.caller.arrival_jitter_ms + self.plan.caller.first_frame_late_ms == 0
             && !self.plan.caller.steps.iter().any(holds)
     }
 
@@ -317,7 +317,8 @@ impl<'a> Terms<'a> {
 
     /// How late the marks of this caller's carrier are, microseconds.
     pub(crate) fn late_marks_us(&self) -> u64 {
-        if let EchoMarks::Late(ms) = self.plan.caller.echo_marks { ms * 1_000 } else { 0 }
+        let late = if let EchoMarks::Late(ms) = self.plan.caller.echo_marks { ms } else { 0 };
+        late.max(self.plan.caller.flushed_after_ms) * 1_000
     }
 
     /// The ear holds less than Twilio's does.
@@ -338,9 +339,13 @@ impl<'a> Terms<'a> {
     /// The microphone or the network may leave the bridge without audio in the middle of speech, between these times.
     pub(crate) fn caller_may_pause(&self, from: At, to: At) -> bool {
         let pauses = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_) | CallerStep::Dtx(true));
-        let uneven_ms = self.plan.caller.arrival_jitter_ms + self.weather(Leg::Caller).jitter_ms + FRAME_MS;
-        self.plan.caller.idle == Idle::Dtx
-            || self.plan.caller.steps.iter().any(pauses)
+        let caller = &self.plan.caller;
+        let uneven_ms = caller.arrival_jitter_ms
+            + caller.first_frame_late_ms
+            + self.weather(Leg::Caller).jitter_ms
+            + FRAME_MS;
+        caller.idle == Idle::Dtx
+            || caller.steps.iter().any(pauses)
             || self.config.timeouts.media_pause_ms <= uneven_ms
             || self.outages(Leg::Caller, from.0.saturating_sub(AFTERMATH_US), to.0) > 0
     }

@@ -682,7 +682,8 @@ impl<'a> World<'a> {
         let identity = self.lines[call].planned.identity.clone();
         let plan = &self.scenario.calls[self.lines[call].planned.plan];
         let credentials = plan.caller.credentials;
-        let form = super::webhook_form(&identity);
+        let before = self.lines[..call].iter().map(|line| &line.planned.identity);
+        let form = super::webhook_form(&identity, credentials, before);
         let webhook = credentials.of_webhook(AUTH_TOKEN, WEBHOOK_URL, &form);
         let pairs: Vec<_> =
             form.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

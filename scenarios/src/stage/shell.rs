@@ -607,7 +607,8 @@ fn corked<S>(line: S, dial: &Dial) -> Cork<S> {
 /// Twilio asks the bridge what to do with a call: the stream gets its token, or there is no stream.
 async fn webhook<N: Net>(play: &Play<N>, planned: &PlannedCall) -> Result<(), u16> {
     let credentials = play.scenario.calls[planned.plan].caller.credentials;
-    let form = super::webhook_form(&planned.identity);
+    let before = play.planned[..planned.index].iter().map(|planned| &planned.identity);
+    let form = super::webhook_form(&planned.identity, credentials, before);
     let body: Vec<String> =
         form.iter().map(|(name, value)| format!("{name}={}", value.replace('+', "%2B"))).collect();
     let body = body.join("&");
