@@ -9,6 +9,8 @@ use crate::connections::Tcp;
 use crate::dial::TlsDial;
 use crate::live::{self, Live};
 use crate::serve::Server;
+use crate::telemetry::{LogGuard, LogQueue, QUEUE_BYTES};
+use crate::text::Escape;
 use crate::tools::NoTools;
 use anyhow::{Context as _, bail, ensure};
 use std::env;
@@ -84,8 +86,10 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
     let listener = TcpListener::bind(config.listen).await.context("no port is free")?;
     let stream_url = format!("ws://{}/twilio", listener.local_addr()?);
     let page = page(demo.live.as_deref()).await?;
-    println!("A scripted caller and a scripted model talk through this bridge, on this machine alone.");
-    println!("Look at it:  http://{}/", page.local_addr()?);
+    // A reader who stalls or leaves must not hold up the call that is shown.
+    let screen = LogQueue::start(io::stdout(), Escape::Text, QUEUE_BYTES, |_| {})?;
+    screen.show("A scripted caller and a scripted model talk through this bridge, on this machine alone.");
+    screen.show(&format!("Look at it:  http://{}/", page.local_addr()?));
 
     let (config, calls) = (Arc::new(config), Live::default());
     let server = Server::new(dial, NoTools, calls.clone(), config.clone());
@@ -99,7 +103,7 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
     let played = tokio::select! {
         biased;
         _ = &mut stop => Ok(()),
-        played = play(&demo, &calls, &caller, &scripts, &stream_url, &save) => played,
+        played = play(&demo, &screen, &calls, &caller, &scripts, &stream_url, &save) => played,
     };
     drop(end);
     let served = served.await.context("the bridge panicked");
@@ -111,6 +115,7 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
 
 async fn play(
     demo: &Demo,
+    screen: &LogGuard,
     calls: &Live,
     caller: &Path,
     scripts: &Scripts,
@@ -118,7 +123,7 @@ async fn play(
     save: &Path,
 ) -> anyhow::Result<()> {
     if demo.calls.is_none() {
-        println!("The first call begins as soon as the page is open. Ctrl-C ends the show.");
+        screen.show("The first call begins as soon as the page is open. Ctrl-C ends the show.");
         let _ = tokio::time::timeout(PATIENCE, async {
             while calls.watchers() == 0 {
                 tokio::time::sleep(LOOK).await;
@@ -127,7 +132,7 @@ async fn play(
         .await;
     }
     for n in 1..=demo.calls.unwrap_or(u32::MAX) {
-        println!("call {n}: a greeting, a question, an answer that is interrupted");
+        screen.show(&format!("call {n}: a greeting, a question, an answer that is interrupted"));
         let call = Command::new(caller)
             .arg(stream_url)
             .arg("--script")
@@ -140,7 +145,7 @@ async fn play(
         let mut call = Program(call.with_context(|| format!("cannot start {}", caller.display()))?);
         let status = tokio::time::timeout(CALL_MAX, call.over()).await.context("the call does not end")??;
         ensure!(status.success(), "call {n} did not go as it should");
-        println!("call {n}: over; what the caller heard is in {}", save.display());
+        screen.show(&format!("call {n}: over; what the caller heard is in {}", save.display()));
         if Some(n) != demo.calls {
             tokio::time::sleep(PAUSE).await;
         }

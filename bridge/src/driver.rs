@@ -369,7 +369,8 @@ impl Functions {
                 Ok((task, output)) => (task, output),
                 Err(error) => {
                     if error.is_panic() {
-                        tracing::error!(%error, "a function panicked; the model is told that it failed");
+                        // The error itself would repeat the panic's words.
+                        tracing::error!("a function panicked; the model is told that it failed");
                     }
                     (error.id(), Err("the function failed".to_owned()))
                 }

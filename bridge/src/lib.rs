@@ -16,7 +16,8 @@
 //! * [`http`]: requests of ours to the world; [`rest`]: those to Twilio; [`operator`]: who may ask for them.
 //! * [`tls`]: TLS on the listener itself.
 //! * [`live`]: the calls of this moment on a page; [`demo`]: one to look at, without any account.
-//! * [`config`], [`telemetry`]: settings in, log lines out; [`capacity`]: what the machine lets them be.
+//! * [`config`], [`telemetry`]: settings in, log lines out; [`capacity`]: what the machine lets them be; `text`:
+//!   strangers' words, made fit for a terminal.
 //! * [`meter`], [`metrics`]: what goes through the legs, in numbers; and all there is to count, for Prometheus.
 //! * [`store`]: transcripts that outlive their calls.
 //! * [`otlp`]: traces and logs for a collector.
@@ -50,6 +51,7 @@ pub mod serve;
 pub mod signature;
 pub mod store;
 pub mod telemetry;
+mod text;
 pub mod tls;
 pub mod token;
 pub mod tools;

@@ -15,10 +15,11 @@ use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
 use bridge::serve::{Server, Stats, unix_now};
 use bridge::store::Writer;
-use bridge::telemetry::{self, LogCalls};
+use bridge::telemetry::{self, LogCalls, LogQueue};
 use bridge::tls::Certificate;
 use bridge::tools::webhook::Webhooks;
 use clap::Parser;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ fn with_config(args: &Args, run: impl FnOnce(Config) -> anyhow::Result<()>) -> E
         Ok(config) => ended(run(config)),
         Err(error) => {
             for problem in error.problems() {
-                eprintln!("bridge: {problem}");
+                telemetry::last_words(&format!("bridge: {problem}"));
             }
             ExitCode::from(2)
         }
@@ -57,15 +58,14 @@ fn ended(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bridge: {error:#}");
+            telemetry::last_words(&format!("bridge: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn check(config: &Config) -> anyhow::Result<()> {
-    print!("{}", config.shown()?);
-    Ok(())
+    Ok(std::io::stdout().write_all(config.shown()?.as_bytes())?)
 }
 
 /// Shows a call between mocks.
@@ -92,8 +92,7 @@ async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<(
     let Some(rest) = Rest::new(config, TlsConnect::new()?) else {
         anyhow::bail!("calls are placed by Twilio: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN");
     };
-    println!("{}", rest.place(to, from).await?);
-    Ok(())
+    Ok(writeln!(std::io::stdout(), "{}", rest.place(to, from).await?)?)
 }
 
 #[tokio::main]
@@ -103,7 +102,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = otlp::open(&config.otlp, &config.call.model)?;
-    telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
+    let log = telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
     capacity::fit(&mut config)?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {
@@ -131,7 +130,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let listener = bind(address, "--listen").await?;
     tracing::info!(listen = %listener.local_addr()?, model = config.call.model, "taking calls");
     let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = told_to_stop(term, int);
+    let shutdown = told_to_stop(term, int, log.queue());
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
     let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
     let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
@@ -140,6 +139,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let metrics = config.metrics.enabled.then(|| {
         let tools = config.call.tools.iter().map(|tool| tool.name.as_str());
         Metrics::builder()
+            .log(Some(&log.queue()))
             .journal(journal.as_ref())
             .store(store.as_ref().map(Writer::gauge).as_ref())
             .otlp(exporter.as_ref().map(Exporter::gauge).as_ref())
@@ -205,7 +205,7 @@ async fn reload_on_hangup(mut hangup: Signal, certificate: Option<Certificate>) 
 
 /// Ends when the bridge is told to stop. From then on a second SIGINT leaves at once; SIGTERM is said as often as a
 /// supervisor likes.
-async fn told_to_stop(mut term: Signal, mut int: Signal) {
+async fn told_to_stop(mut term: Signal, mut int: Signal, lines: LogQueue) {
     let interrupted = tokio::select! {
         biased;
         _ = term.recv() => {
@@ -221,6 +221,7 @@ async fn told_to_stop(mut term: Signal, mut int: Signal) {
         tracing::info!("SIGINT: draining; once more ends the calls");
         int.recv().await;
         tracing::warn!("SIGINT again: leaving without waiting for the calls");
+        lines.flush(telemetry::FLUSH_PATIENCE);
         std::process::exit(1);
     });
 }

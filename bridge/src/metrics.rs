@@ -17,6 +17,7 @@ use crate::realtime::Usage;
 use crate::registry::CallKey;
 use crate::serve::{Observe, Stats};
 use crate::store::Gauge;
+use crate::telemetry::LogQueue;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
@@ -197,6 +198,14 @@ impl Builder {
     ) -> Self {
         self.registry.register_collector(Box::new(Asked { name, help, kind, read: Box::new(read) }));
         self
+    }
+
+    /// What becomes of log lines.
+    #[must_use]
+    pub fn log(self, log: Option<&LogQueue>) -> Self {
+        let log = log.cloned();
+        let lost = move || log.as_ref().map_or(0.0, |log| log.lost() as f64);
+        self.asking("log_lost_lines", "Log lines dropped: standard error was not read", Kind::Counter, lost)
     }
 
     /// What becomes of the journals, when there are any.
@@ -680,7 +689,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn metrics() -> Metrics {
-        Metrics::builder().journal(None).store(None).otlp(None).build(&Stats::default(), ["lookup"])
+        Metrics::builder().log(None).journal(None).store(None).otlp(None).build(&Stats::default(), ["lookup"])
     }
 
     fn served() -> BTreeSet<String> {
@@ -769,8 +778,7 @@ mod tests {
     fn value(metrics: &Metrics, series: &str) -> f64 {
         let text = metrics.text().unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {series} in
-{text}")).parse().unwrap()
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().unwrap()
     }
 
     fn tell(metrics: &Metrics, event: &CallEvent) {
@@ -793,8 +801,7 @@ mod tests {
             assert!(text.lines().any(lines), "{name} has no series");
         }
         for reason in EndReason::ALL {
-            assert!(text.contains(&format!("bridge_calls_total{{reason=\"{reason}\"}} 0
-")), "{reason}");
+            assert!(text.contains(&format!("bridge_calls_total{{reason=\"{reason}\"}} 0\n")), "{reason}");
         }
         assert!(text.contains("bridge_build_info{version=\""));
     }

@@ -45,6 +45,9 @@ const ATTEMPTS: u32 = 4;
 /// How long a stopping process waits for its collector.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// The thread that sends.
+const THREAD: &str = "otlp";
+
 /// What the conventions call things.
 pub mod names {
     /// Names this revision of the conventions.
@@ -164,7 +167,7 @@ impl Exporter {
         let model = target.model.clone();
         let clerk = Clerk { dial, target, items, shared: shared.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("otlp".into()).spawn(move || {
+        std::thread::Builder::new().name(THREAD.into()).spawn(move || {
             runtime.block_on(clerk.run());
             drop(done);
         })?;

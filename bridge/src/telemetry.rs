@@ -3,33 +3,90 @@
 //! A call's start and end are `info`, a caller who had to be told that it cannot go on is `warn`, a change of
 //! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
 
+mod queue;
+
+pub use queue::{FLUSH_PATIENCE, LogGuard, LogQueue, QUEUE_BYTES};
+
 use crate::call::event::{CallEvent, Floor, RenewalOutcome, ToolOutcome};
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};
 use crate::config::{Log, LogFormat};
 use crate::registry::CallKey;
 use crate::serve::Observe;
+use crate::text::Escape;
+use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
 use std::time::{Duration, Instant};
-use tracing::{debug, info, trace, warn};
+use tracing::{Level, Metadata, debug, info, trace, warn};
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// Somebody else who gets every line that passes the filter.
-pub type AlsoTo = Box<dyn Layer<Layered<EnvFilter, Registry>> + Send + Sync>;
+/// Which lines may be logged at all, whatever `log.level` asks for.
+pub type Ceiling = FilterFn<fn(&Metadata<'_>) -> bool>;
 
-/// Sends the process's logs to standard error, and to somebody else.
+/// Receives every line that passes the filters, beside standard error.
+pub type AlsoTo = Box<dyn Layer<Layered<EnvFilter, Layered<Ceiling, Registry>>> + Send + Sync>;
+
+/// Libraries stay at `debug`: at `trace` the WebSocket library writes whole messages, and with them the key of the
+/// project, words, digits and tokens.
+fn ceiling() -> Ceiling {
+    filter_fn(|line| {
+        let target = line.target();
+        let is_own = target == "bridge" || target.starts_with("bridge::");
+        is_own || *line.level() <= Level::DEBUG
+    })
+}
+
+/// Sends the process's logs through a bounded queue to standard error, and to another receiver. Lines that wait are
+/// written when the guard is dropped.
 ///
 /// # Errors
-/// When `log.level` is no filter, or logs were installed before.
-pub fn install(log: &Log, also_to: Option<AlsoTo>) -> anyhow::Result<()> {
+/// When `log.level` is no filter, no thread can be started, or logs were installed before.
+pub fn install(log: &Log, also_to: Option<AlsoTo>) -> anyhow::Result<LogGuard> {
     let filter = EnvFilter::try_new(&log.level)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = io::stderr().is_terminal() && !no_color;
+    let escape = match log.format {
+        LogFormat::Json => Escape::Json,
+        LogFormat::Text if colours => Escape::Coloured,
+        LogFormat::Text => Escape::Text,
+    };
+    let guard = LogQueue::start(io::stderr(), escape, QUEUE_BYTES, |lines| {
+        tracing::error!("{lines} log lines were dropped: standard error was not read fast enough");
+    })?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(colours)
+        .log_internal_errors(false) // it would write to standard error itself
+        .with_writer(guard.queue());
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    let log = tracing_subscriber::registry().with(filter).with(also_to).with(lines);
-    log.try_init().map_err(|error| anyhow::anyhow!("cannot install the log: {error}"))
+    let log = tracing_subscriber::registry().with(ceiling()).with(filter).with(also_to).with(lines);
+    log.try_init().map_err(|error| anyhow::anyhow!("cannot install the log: {error}"))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(guard)
+}
+
+/// Logs where a panic happened. The standard hook would wait for the reader of standard error, in a call's own task.
+/// Only words that stand in the code are written: what was put together may hold what somebody said.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string);
+    let words = panic.payload().downcast_ref::<&'static str>();
+    let thread = std::thread::current();
+    let backtrace = std::backtrace::Backtrace::capture();
+    let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let backtrace = captured.then(|| backtrace.to_string());
+    // Without the spans around it: one of them may be locked by what panicked.
+    tracing::error!(parent: None, at, words, thread = thread.name(), backtrace, "a panic");
+}
+
+/// Writes the last lines of a process to standard error, without waiting for ever for a reader that has stalled.
+pub fn last_words(lines: &str) {
+    if let Ok(guard) = LogQueue::start(io::stderr(), Escape::Text, QUEUE_BYTES, |_| {}) {
+        lines.lines().for_each(|line| guard.show(line));
+    }
 }
 
 /// Writes what happens on calls to the log.

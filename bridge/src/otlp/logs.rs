@@ -1,7 +1,7 @@
 //! A record of every log line.
 
 use super::wire::{KeyValue, LogRecord, Value, attribute};
-use super::{Item, Outbox};
+use super::{Item, Outbox, THREAD};
 use std::fmt;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -79,8 +79,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let target = event.metadata().target();
-        // What sending says would have to be sent.
-        if target.starts_with("bridge::otlp") || target.starts_with("hyper") {
+        // What the thread that sends logs would have to be sent, and so on.
+        if std::thread::current().name() == Some(THREAD) {
             return;
         }
         let mut fields = Fields::default();

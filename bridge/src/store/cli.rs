@@ -3,6 +3,7 @@
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::{CallRow, Page, Place, Settings, Store, StoredCall};
+use crate::text::{shown, shown_json};
 use anyhow::Context as _;
 use clap::Subcommand;
 use std::io::Write;
@@ -48,16 +49,16 @@ pub async fn run(settings: &Settings, calls: &Calls, out: &mut impl Write) -> an
         Place::File(path) => {
             anyhow::ensure!(path.exists(), "{} is not there: no call was stored in it yet", path.display());
             let store = Sqlite::open(&path).with_context(|| path.display().to_string())?;
-            show(&store, calls, out).await.with_context(|| format!("cannot read {}", path.display()))
+            print(&store, calls, out).await.with_context(|| format!("cannot read {}", path.display()))
         }
         Place::Server(url) => {
             let store = Postgres::open(url.expose()).map_err(anyhow::Error::msg).context("store.url")?;
-            show(&store, calls, out).await.context("cannot read the database of store.url")
+            print(&store, calls, out).await.context("cannot read the database of store.url")
         }
     }
 }
 
-async fn show<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyhow::Result<()> {
+async fn print<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyhow::Result<()> {
     store.prepare().await?;
     match calls {
         Calls::List { limit, call_sid } => {
@@ -72,7 +73,7 @@ async fn show<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyho
             let found =
                 found.with_context(|| format!("no call {call:?} is stored; see bridge calls list"))?;
             if *json {
-                writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+                writeln!(out, "{}", shown_json(&serde_json::to_string_pretty(&found)?))?;
             } else {
                 call_page(&found, out)?;
             }
@@ -83,7 +84,7 @@ async fn show<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyho
                 let rows = store.list(&page).await?;
                 for row in &rows {
                     if let Some(stored) = store.find(&row.id).await? {
-                        writeln!(out, "{}", serde_json::to_string(&stored)?)?;
+                        writeln!(out, "{}", shown_json(&serde_json::to_string(&stored)?))?;
                     }
                 }
                 match rows.last() {
@@ -99,33 +100,33 @@ async fn show<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyho
 
 fn list_line(row: &CallRow, out: &mut impl Write) -> std::io::Result<()> {
     let (began, lasted, end) = (utc(row.began_ms), lasted(row), row.reason.as_deref().unwrap_or("goes on"));
-    writeln!(out, "{began:<20}  {lasted:>8}  {end:<16}  {:<34}  {}", printable(&row.call_sid), row.id)
+    writeln!(out, "{began:<20}  {lasted:>8}  {end:<16}  {:<34}  {}", shown(&row.call_sid), shown(&row.id))
 }
 
 fn call_page(stored: &StoredCall, out: &mut impl Write) -> std::io::Result<()> {
     let call = &stored.call;
-    writeln!(out, "call      {}", call.id)?;
-    writeln!(out, "callSid   {}", printable(&call.call_sid))?;
-    writeln!(out, "streamSid {}", printable(&call.stream_sid))?;
-    writeln!(out, "session   {}", printable(call.session_id.as_deref().unwrap_or("none")))?;
+    writeln!(out, "call      {}", shown(&call.id))?;
+    writeln!(out, "callSid   {}", shown(&call.call_sid))?;
+    writeln!(out, "streamSid {}", shown(&call.stream_sid))?;
+    writeln!(out, "session   {}", shown(call.session_id.as_deref().unwrap_or("none")))?;
     writeln!(out, "began     {}", utc(call.began_ms))?;
     writeln!(out, "lasted    {}", lasted(call))?;
     let detail = call.detail.as_deref().filter(|detail| !detail.is_empty());
-    let detail = detail.map(|detail| format!(" ({})", printable(detail))).unwrap_or_default();
-    writeln!(out, "end       {}{detail}", call.reason.as_deref().unwrap_or("goes on"))?;
+    let detail = detail.map(|detail| format!(" ({})", shown(detail))).unwrap_or_default();
+    writeln!(out, "end       {}{detail}", shown(call.reason.as_deref().unwrap_or("goes on")))?;
     let sum = |of: fn(&super::Tokens) -> i64| stored.responses.iter().map(|r| of(&r.tokens)).sum::<i64>();
     let (read, written) = (sum(|t| t.input_text + t.input_audio), sum(|t| t.output_text + t.output_audio));
     writeln!(out, "tokens    {read} read, {written} written, in {} responses", stored.responses.len())?;
     writeln!(out)?;
     for line in &stored.lines {
         let cut = if line.cut { " [cut]" } else { "" };
-        writeln!(out, "{:<7} {}{cut}", line.speaker, printable(&line.text))?;
+        writeln!(out, "{:<7} {}{cut}", line.speaker, shown(&line.text))?;
     }
     for tool in &stored.tools {
         let outcome = tool.outcome.as_deref().unwrap_or("abandoned");
         let took = tool.took_ms.map(|ms| format!(" after {ms} ms")).unwrap_or_default();
-        let arguments = printable(tool.arguments.as_deref().unwrap_or_default());
-        writeln!(out, "tool    {}({arguments}): {outcome}{took}", printable(&tool.name))?;
+        let arguments = shown(tool.arguments.as_deref().unwrap_or_default());
+        writeln!(out, "tool    {}({arguments}): {outcome}{took}", shown(&tool.name))?;
     }
     Ok(())
 }
@@ -135,11 +136,6 @@ fn lasted(row: &CallRow) -> String {
         let seconds = (ended - row.began_ms).max(0) / 1_000;
         format!("{}:{:02}", seconds / 60, seconds % 60)
     })
-}
-
-/// What others said, on a terminal: nothing of it moves the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Unix milliseconds as a date and a time in UTC.
@@ -164,6 +160,7 @@ mod tests {
     use super::*;
     use crate::store::memory::Memory;
     use crate::store::{CallName, LineRow, Record, What};
+    use crate::text::is_unsafe;
     use std::sync::Arc;
 
     #[test]
@@ -174,9 +171,9 @@ mod tests {
         assert_eq!(utc(4_107_542_400_000), "2100-03-01 00:00:00Z");
     }
 
-    async fn shown(store: &Memory, calls: Calls) -> String {
+    async fn shown_as(store: &Memory, calls: Calls) -> String {
         let mut out = Vec::new();
-        show(store, &calls, &mut out).await.unwrap();
+        print(store, &calls, &mut out).await.unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -189,7 +186,7 @@ mod tests {
             let record = Record { call: Arc::new(name), at_ms: n, what: What::Began };
             store.write(&[record]).await.unwrap();
         }
-        let text = shown(&store, Calls::Export { call_sid: String::new() }).await;
+        let text = shown_as(&store, Calls::Export { call_sid: String::new() }).await;
         let ids: std::collections::BTreeSet<String> = text
             .lines()
             .map(|line| {
@@ -202,14 +199,20 @@ mod tests {
     #[tokio::test]
     async fn what_callers_say_cannot_write_on_the_terminal() {
         let store = Memory::default();
-        let line =
-            LineRow { speaker: "caller".into(), text: "\u{1b}[2Jhi\nthere".into(), ..LineRow::default() };
+        let text = "\u{1b}[2Jhi\nthere\u{9b}2J\u{202e}";
+        let line = LineRow { speaker: "caller".into(), text: text.into(), ..LineRow::default() };
         let call =
             Arc::new(CallName { id: "1".into(), call_sid: "CA1\u{1b}[2J".into(), ..CallName::default() });
         store.write(&[Record { call, at_ms: 0, what: What::Line(line) }]).await.unwrap();
-        let page = shown(&store, Calls::Show { call: "1".into(), json: false }).await;
-        let list = shown(&store, Calls::List { limit: 9, call_sid: String::new() }).await;
-        assert!(page.contains("caller   [2Jhi there\n"), "{page}");
-        assert!(!page.contains('\u{1b}') && !list.contains('\u{1b}'));
+        let page = shown_as(&store, Calls::Show { call: "1".into(), json: false }).await;
+        let list = shown_as(&store, Calls::List { limit: 9, call_sid: String::new() }).await;
+        assert!(page.contains("caller  \\u{1b}[2Jhi there\\u{9b}2J\\u{202e}\n"), "{page}");
+        let json = shown_as(&store, Calls::Show { call: "1".into(), json: true }).await;
+        let export = shown_as(&store, Calls::Export { call_sid: String::new() }).await;
+        for out in [&page, &list, &json, &export] {
+            assert!(!out.contains(|c| is_unsafe(c) && c != '\n'), "{out:?}");
+        }
+        let read: serde_json::Value = serde_json::from_str(&export).unwrap();
+        assert_eq!(read["lines"][0]["text"], text, "a program reads what was said");
     }
 }
