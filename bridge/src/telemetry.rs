@@ -4,8 +4,10 @@
 //! phase is `debug`. Every line of a call carries its key and, once known, its callSid and streamSid.
 
 mod queue;
+mod throttle;
 
 pub use queue::{FLUSH_PATIENCE, LogGuard, LogQueue, QUEUE_BYTES};
+pub(crate) use throttle::Throttle;
 
 use crate::call::event::{CallEvent, Floor, RenewalOutcome, ToolOutcome};
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};

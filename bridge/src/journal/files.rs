@@ -7,15 +7,18 @@
 
 use super::lines::{Salt, Scribe, What};
 use super::{Beginning, Content, Journal, Note, Settings, Tape};
+use crate::driver;
+use crate::telemetry::Throttle;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Notes that may wait for the thread: several seconds of a busy server.
 const QUEUE_NOTES: usize = 16_384;
@@ -29,6 +32,17 @@ const SWEEP: Duration = Duration::from_secs(1);
 const TIDY: Duration = Duration::from_secs(10);
 /// And how often when none have.
 const TIDY_IDLE: Duration = Duration::from_secs(3_600);
+/// A system's clock that is off by more than this from what it was has been set.
+const STEP: Duration = Duration::from_secs(3_600);
+/// How long a clock that was set must run on before ages are measured by it.
+const BELIEVED_AFTER: Duration = Duration::from_secs(86_400);
+/// How long a process runs before it removes a journal for its age: a machine that has just started may not have been
+/// told the time yet.
+const AGES_AFTER: Duration = Duration::from_secs(3_600);
+/// At most one log line in this time says that journals cannot be written.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// How often it is checked that a file that is written to is still in its folder, in writes.
+const CHECK_EVERY: u32 = 64;
 /// Gathered bytes of one call that are written at once.
 const BATCH_BYTES: usize = 256 * 1024;
 /// What a full journal keeps free for the end of the call, bytes.
@@ -109,8 +123,7 @@ impl Files {
             );
             io::Error::new(error.kind(), words)
         };
-        // Journals tell who called when: nobody else's business.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(cannot)?;
+        make_folder(dir).map_err(cannot)?;
         let probe = dir.join(format!(".probe-{}", std::process::id()));
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(cannot)?;
 
@@ -119,13 +132,16 @@ impl Files {
         let (done, ended) = sync_channel(0);
         let salt = Salt::secret();
         let clerk = Clerk {
-            folder: Folder { dir: dir.clone(), settings: settings.clone(), process: salt.tag() },
+            folder: Folder::new(dir.clone(), settings.clone(), salt.tag()),
             content: settings.content,
             salt,
             shared: shared.clone(),
             open: BTreeMap::new(),
             closed_any: false,
-            tidied: Duration::ZERO,
+            began: driver::now(),
+            clock: Clock::new(wall_clock()),
+            now: wall_clock(),
+            tidied: None,
         };
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             clerk.run(&letterbox);
@@ -254,8 +270,12 @@ struct Clerk {
     open: BTreeMap<u64, Open>,
     /// Journals were closed since the folder was last put in order.
     closed_any: bool,
-    /// When that was, on the wall clock.
-    tidied: Duration,
+    began: Instant,
+    clock: Clock,
+    /// The time by that clock, as of the last sweep.
+    now: Duration,
+    /// When the folder was last put in order, from `began`.
+    tidied: Option<Duration>,
 }
 
 /// The journal of a call that goes on.
@@ -297,10 +317,14 @@ impl Clerk {
                 }
             }
             self.flush();
-            self.sweep(letterbox);
+            self.sweep(letterbox, self.up(), wall_clock());
         }
         self.flush();
-        self.tidy(wall_clock());
+        self.tidy(self.up());
+    }
+
+    fn up(&self) -> Duration {
+        driver::now().saturating_duration_since(self.began)
     }
 
     fn take(&mut self, post: Post) {
@@ -341,12 +365,16 @@ impl Clerk {
 
     fn close(&mut self, call: u64) {
         let Some(mut open) = self.open.remove(&call) else { return };
-        open.write(&self.folder, &self.shared);
+        open.write_as(&self.folder, &self.shared, true);
         let lost = open.lost;
         open.add(&Scribe::written(open.last, What::End { lost }), true, &self.folder, &self.shared);
         open.write(&self.folder, &self.shared);
+        if self.clock.is_set() {
+            // By the clock that was set the file would be too old, or never.
+            open.paper.file.iter().for_each(|file| drop(file.set_modified(UNIX_EPOCH + self.now)));
+        }
         if open.lost > 0 {
-            tracing::warn!(lost = open.lost, journal = %open.paper.name, "lines of a journal are lost");
+            self.folder.lost_lines(open.lost, &open.paper.name);
         }
         self.closed_any = true;
     }
@@ -358,7 +386,8 @@ impl Clerk {
     }
 
     /// Closes journals whose calls are gone without having been able to say so, and puts the folder in order.
-    fn sweep(&mut self, letterbox: &Receiver<Post>) {
+    fn sweep(&mut self, letterbox: &Receiver<Post>, up: Duration, wall: Duration) {
+        self.now = self.clock.now(up, wall);
         let gone: Vec<u64> = self
             .open
             .iter()
@@ -372,16 +401,17 @@ impl Clerk {
             }
             gone.into_iter().for_each(|call| self.close(call));
         }
-        let now = wall_clock();
-        if now.saturating_sub(self.tidied) >= if self.closed_any { TIDY } else { TIDY_IDLE } {
-            self.tidy(now);
+        let every = if self.closed_any { TIDY } else { TIDY_IDLE };
+        if self.tidied.is_none_or(|tidied| up.saturating_sub(tidied) >= every) {
+            self.tidy(up);
         }
     }
 
-    fn tidy(&mut self, now: Duration) {
-        (self.tidied, self.closed_any) = (now, false);
+    fn tidy(&mut self, up: Duration) {
+        (self.tidied, self.closed_any) = (Some(up), false);
         let open: BTreeSet<&str> = self.open.values().map(|open| open.paper.name.as_str()).collect();
-        let removed = self.folder.tidy(&open, now);
+        let knows_ages = up >= AGES_AFTER && !self.clock.is_set();
+        let removed = self.folder.tidy(&open, self.now, knows_ages);
         self.shared.removed.fetch_add(removed, SeqCst);
     }
 }
@@ -423,6 +453,17 @@ impl Open {
 
     /// Writes what was gathered; what cannot be written is lost, and the next line written says so.
     fn write(&mut self, folder: &Folder, shared: &Shared) {
+        self.write_as(folder, shared, false);
+    }
+
+    fn write_as(&mut self, folder: &Folder, shared: &Shared, is_last: bool) {
+        let gone = self.paper.lose_if_removed(is_last);
+        if gone > 0 {
+            shared.lost.fetch_add(gone, SeqCst);
+            self.lost += gone;
+            self.missing += gone;
+            folder.cannot_write(&"a file was removed while it was written");
+        }
         let lines = self.paper.lines;
         if lines == 0 {
             return;
@@ -430,11 +471,11 @@ impl Open {
         match self.paper.write(folder) {
             Ok(()) => {
                 shared.lines.fetch_add(lines, SeqCst);
+                folder.can_write();
             }
             Err(error) => {
-                if shared.failed_writes.fetch_add(1, SeqCst) == 0 {
-                    tracing::warn!(%error, dir = %folder.dir.display(), "a journal cannot be written");
-                }
+                shared.failed_writes.fetch_add(1, SeqCst);
+                folder.cannot_write(&error);
                 shared.lost.fetch_add(lines, SeqCst);
                 self.lost += lines;
                 self.missing += lines + self.paper.said_missing;
@@ -457,24 +498,45 @@ struct Paper {
     said_missing: u64,
     /// Bytes in the file, whole lines all of them.
     written: u64,
+    /// Lines in the file.
+    lines_written: u64,
+    writes: u32,
 }
 
 impl Paper {
     fn new(name: String, header: String) -> Self {
         let mut header = header.into_bytes();
         header.push(b'\n');
-        Self { name, header, file: None, gathered: Vec::new(), lines: 0, said_missing: 0, written: 0 }
+        Self {
+            name,
+            header,
+            file: None,
+            gathered: Vec::new(),
+            lines: 0,
+            said_missing: 0,
+            written: 0,
+            lines_written: 0,
+            writes: 0,
+        }
+    }
+
+    /// A file that was removed takes no more lines, and those in it are lost: returns how many. The rest of the call
+    /// goes to a new one.
+    fn lose_if_removed(&mut self, is_last: bool) -> u64 {
+        self.writes = self.writes.wrapping_add(u32::from(self.lines > 0));
+        let is_due = is_last || (self.lines > 0 && self.writes.is_multiple_of(CHECK_EVERY));
+        let removed = |file: &File| file.metadata().is_ok_and(|about| about.nlink() == 0);
+        if !is_due || !self.file.as_ref().is_some_and(removed) {
+            return 0;
+        }
+        (self.file, self.written) = (None, 0);
+        std::mem::take(&mut self.lines_written)
     }
 
     fn write(&mut self, folder: &Folder) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => {
-                let mut options = OpenOptions::new();
-                let file =
-                    options.append(true).create_new(true).mode(0o600).open(folder.dir.join(&self.name))?;
-                none.insert(file)
-            }
+            none => none.insert(folder.create(&self.name)?),
         };
         if self.written == 0 {
             append(file, &self.header, 0)?;
@@ -482,6 +544,7 @@ impl Paper {
         }
         append(file, &self.gathered, self.written)?;
         self.written += self.gathered.len() as u64;
+        self.lines_written += self.lines;
         self.forget();
         Ok(())
     }
@@ -533,15 +596,118 @@ fn safe(name: &str) -> String {
 
 // --------------------------------------------------------------------------------------------- the folder
 
+/// Makes the folder. Journals tell who called when: nobody else's business.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// The time ages are measured by: the system's clock, but for a step of it, which is believed once the clock has run on
+/// from there for [`BELIEVED_AFTER`]. What goes on meanwhile is the clock that no step moves.
+struct Clock {
+    /// The system's clock at the start of the process, ms; believed.
+    zero_ms: i64,
+    /// What it was by a clock that was set, and since when.
+    set: Option<(i64, Duration)>,
+}
+
+impl Clock {
+    fn new(wall: Duration) -> Self {
+        Self { zero_ms: millis(wall), set: None }
+    }
+
+    /// The clock was set, and is not believed yet.
+    const fn is_set(&self) -> bool {
+        self.set.is_some()
+    }
+
+    /// The time, `up` after the start of the process, when the system's clock shows `wall`.
+    fn now(&mut self, up: Duration, wall: Duration) -> Duration {
+        let zero_ms = millis(wall).saturating_sub(millis(up));
+        let is_near = |other: i64| u128::from(zero_ms.abs_diff(other)) <= STEP.as_millis();
+        if is_near(self.zero_ms) {
+            (self.zero_ms, self.set) = (zero_ms, None);
+        } else {
+            match self.set {
+                Some((set, since)) if is_near(set) => {
+                    if up.saturating_sub(since) >= BELIEVED_AFTER {
+                        (self.zero_ms, self.set) = (zero_ms, None);
+                    }
+                }
+                Some(_) | None => {
+                    self.set = Some((zero_ms, up));
+                    let by_s = zero_ms.saturating_sub(self.zero_ms) / 1_000;
+                    tracing::warn!(
+                        by_s,
+                        "the system's clock was set: no journal is removed for its age for a day"
+                    );
+                }
+            }
+        }
+        let now_ms = self.zero_ms.saturating_add(millis(up));
+        Duration::from_millis(u64::try_from(now_ms).unwrap_or_default())
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// The folder and its limits.
 struct Folder {
     dir: PathBuf,
     settings: Settings,
     /// Tells the files of processes apart that share a folder.
     process: String,
+    failures: Cell<Throttle>,
+    losses: Cell<Throttle>,
+    /// A failure was logged, and no write has succeeded since.
+    told: Cell<bool>,
 }
 
 impl Folder {
+    const fn new(dir: PathBuf, settings: Settings, process: String) -> Self {
+        let throttle = Throttle::new(COMPLAIN_EVERY);
+        let (failures, losses) = (Cell::new(throttle), Cell::new(throttle));
+        Self { dir, settings, process, failures, losses, told: Cell::new(false) }
+    }
+
+    fn cannot_write(&self, why: &dyn std::fmt::Display) {
+        let mut failures = self.failures.get();
+        if let Some(times) = failures.count(1, driver::now()) {
+            tracing::warn!(%why, times, dir = %self.dir.display(), "a journal cannot be written");
+            self.told.set(true);
+        }
+        self.failures.set(failures);
+    }
+
+    fn can_write(&self) {
+        if self.told.take() {
+            tracing::info!(dir = %self.dir.display(), "journals are written again");
+        }
+    }
+
+    /// A journal that was closed lacks lines.
+    fn lost_lines(&self, lines: u64, journal: &str) {
+        let mut losses = self.losses.get();
+        if let Some(lost) = losses.count(lines, driver::now()) {
+            tracing::warn!(lost, journal, "lines of journals are lost");
+        }
+        self.losses.set(losses);
+    }
+
+    /// A new file, in a new folder if somebody removed the old one.
+    fn create(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).create_new(true).mode(0o600);
+        match options.open(self.dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folder(&self.dir)?;
+                options.open(self.dir.join(name))
+            }
+            opened => opened,
+        }
+    }
+
     /// `call-20260101T000000Z-1f2e3d4c-000001.ndjson`: names sort by time. The callSid follows when it is known.
     fn name(&self, beginning: &Beginning) -> String {
         let when = utc(beginning.unix);
@@ -549,18 +715,27 @@ impl Folder {
     }
 
     /// Removes what is beyond the limits, the oldest first, and never a journal that is being written. Returns how many
-    /// went.
-    fn tidy(&self, open: &BTreeSet<&str>, now: Duration) -> u64 {
+    /// went. For its age none goes unless ages are known.
+    fn tidy(&self, open: &BTreeSet<&str>, now: Duration, knows_ages: bool) -> u64 {
         let Settings { keep_calls, keep_bytes, keep_days, .. } = self.settings;
         let mut found = self.journals();
+        for journal in &mut found {
+            if journal.touched > now + STEP && knows_ages {
+                // Written by a clock that was ahead: it ages from now on.
+                let file = OpenOptions::new().append(true).open(self.dir.join(&journal.name));
+                let _ = file.and_then(|file| file.set_modified(UNIX_EPOCH + now));
+            }
+            journal.touched = journal.touched.min(now);
+        }
         found.sort();
         let (mut calls, mut bytes) = (0, 0_u64);
         let mut removed = 0;
         // The newest first: they are counted before any older one is.
-        for Found { name, len, touched } in found.into_iter().rev() {
+        for Found { touched, name, len } in found.into_iter().rev() {
             calls += 1;
             bytes = bytes.saturating_add(len);
-            let old = now.saturating_sub(touched) > Duration::from_secs(keep_days.saturating_mul(86_400));
+            let old = knows_ages
+                && now.saturating_sub(touched) > Duration::from_secs(keep_days.saturating_mul(86_400));
             let beyond = calls > keep_calls || bytes > keep_bytes || old;
             if beyond && !open.contains(name.as_str()) && fs::remove_file(self.dir.join(&name)).is_ok() {
                 calls -= 1;
@@ -580,18 +755,18 @@ impl Folder {
                 let about = entry.metadata().ok()?; // of a link itself, not of what it points to
                 let is_ours = about.is_file() && name.starts_with(PREFIX) && name.ends_with(SUFFIX);
                 let touched = about.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-                is_ours.then_some(Found { name, len: about.len(), touched })
+                is_ours.then_some(Found { touched, name, len: about.len() })
             })
             .collect()
     }
 }
 
-/// A journal in the folder; sorts by name, which is by time.
+/// A journal in the folder; sorts by when it was last written, then by name, which begins with when its call did.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Found {
+    touched: Duration,
     name: String,
     len: u64,
-    touched: Duration,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the age of files is on the system's clock")]
@@ -783,15 +958,22 @@ mod tests {
         assert_eq!((shared.counted().lost, shared.queued_bytes.load(SeqCst)), (3, 30 << 20));
     }
 
+    const fn day(day: u64) -> Duration {
+        Duration::from_secs(day * 86_400)
+    }
+
     fn clerk(dir: &Path, shared: Arc<Shared>) -> Clerk {
         Clerk {
-            folder: Folder { dir: dir.to_owned(), settings: settings(dir), process: "00000000".into() },
+            folder: Folder::new(dir.to_owned(), settings(dir), "00000000".into()),
             content: Content::Hashes,
             salt: Salt::known(),
             shared,
             open: BTreeMap::new(),
             closed_any: false,
-            tidied: Duration::ZERO,
+            began: driver::now(),
+            clock: Clock::new(day(20_000)),
+            now: day(20_000),
+            tidied: None,
         }
     }
 
@@ -905,10 +1087,10 @@ mod tests {
             alive: Arc::downgrade(&alive),
         });
         let (_posts, letterbox) = sync_channel(1);
-        clerk.sweep(&letterbox);
+        clerk.sweep(&letterbox, ms(0), day(20_000));
         assert_eq!(clerk.open.len(), 1);
         drop(alive);
-        clerk.sweep(&letterbox);
+        clerk.sweep(&letterbox, ms(0), day(20_000));
         assert!(clerk.open.is_empty());
         assert_eq!(kinds(&lines(&dir.join(&names(dir)[0]))), ["end"]);
     }
@@ -917,7 +1099,6 @@ mod tests {
     fn the_oldest_go_first_by_count_by_bytes_and_by_age() {
         let folder = dir();
         let dir = folder.path();
-        let day = |day: u64| Duration::from_secs(day * 86_400);
         let put = |n: u64, bytes: usize| {
             let name = format!("call-2026010{n}T000000Z-x-000001.ndjson");
             let file = File::create(dir.join(&name)).unwrap();
@@ -930,26 +1111,123 @@ mod tests {
             fs::write(dir.join(other), "not ours").unwrap();
         }
         std::os::unix::fs::symlink("/etc/hostname", dir.join("call-0.ndjson")).unwrap();
-        let with = |keep_calls, keep_bytes, keep_days| Folder {
-            dir: dir.to_owned(),
-            settings: Settings { keep_calls, keep_bytes, keep_days, ..settings(dir) },
-            process: String::new(),
+        let with = |keep_calls, keep_bytes, keep_days| {
+            let settings = Settings { keep_calls, keep_bytes, keep_days, ..settings(dir) };
+            Folder::new(dir.to_owned(), settings, String::new())
         };
         let left = || names(dir).into_iter().filter(|name| all.contains(name)).collect::<Vec<_>>();
         let none = BTreeSet::new();
         let now = day(20_007);
 
-        assert_eq!(with(9, 99_999, 99).tidy(&none, now), 0, "all within the limits");
-        assert_eq!(with(5, 99_999, 99).tidy(&none, now), 1);
+        assert_eq!(with(9, 99_999, 99).tidy(&none, now, true), 0, "all within the limits");
+        assert_eq!(with(5, 99_999, 99).tidy(&none, now, true), 1);
         assert_eq!(left(), all[1..]);
-        assert_eq!(with(9, 4_500, 99).tidy(&none, now), 1);
+        assert_eq!(with(9, 4_500, 99).tidy(&none, now, true), 1);
         assert_eq!(left(), all[2..]);
-        assert_eq!(with(9, 99_999, 3).tidy(&none, now), 1);
+        assert_eq!(with(9, 99_999, 3).tidy(&none, now, false), 0, "ages are not known");
+        assert_eq!(with(9, 99_999, 3).tidy(&none, now, true), 1);
         assert_eq!(left(), all[3..]);
         let open = BTreeSet::from([all[3].as_str()]);
-        assert_eq!(with(1, 1, 1).tidy(&open, now), 2, "what is being written stays");
+        assert_eq!(with(1, 1, 1).tidy(&open, now, true), 2, "what is being written stays");
         assert_eq!(left(), all[3..4]);
         assert_eq!(names(dir).len(), 4, "what is not ours stays");
+    }
+
+    /// A journal that was last written at this time.
+    fn put(dir: &Path, name: &str, touched: Duration) -> String {
+        let name = format!("call-{name}.ndjson");
+        File::create(dir.join(&name)).unwrap().set_modified(UNIX_EPOCH + touched).unwrap();
+        name
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_removes_no_journal_and_back_again_the_limits_hold() {
+        let folder = dir();
+        let dir = folder.path();
+        let mut clerk = clerk(dir, Arc::default());
+        let (_posts, letterbox) = sync_channel(1);
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        let recent = put(dir, "1", day(19_990));
+        let old = put(dir, "2", day(19_960));
+        let mut at = |up: Duration, wall: Duration, closed| {
+            clerk.closed_any = closed;
+            clerk.sweep(&letterbox, up, wall);
+            names(dir)
+        };
+        assert_eq!(
+            at(ms(0), day(20_000), true),
+            [recent.clone(), old.clone()],
+            "the machine has just started"
+        );
+        assert_eq!(at(hours(2), day(20_000) + hours(2), true), [recent.clone()], "40 days and more");
+        // 40 days ahead, for 20 hours: a journal of this time counts as what it is.
+        for hour in 3..23 {
+            assert_eq!(at(hours(hour), day(20_040) + hours(hour), true), [recent.clone()]);
+        }
+        let ahead = put(dir, "3", day(20_040) + hours(22));
+        // Back again: what seems to be of the future ages from now on, and the folder is put in order as before.
+        assert_eq!(at(hours(24), day(20_001), true), [recent.clone(), ahead.clone()]);
+        assert_eq!(at(hours(24) + day(19), day(20_020), true), [recent.clone(), ahead.clone()]);
+        assert_eq!(at(hours(24) + day(20), day(20_021), true), [ahead]);
+        assert!(at(hours(24) + day(31), day(20_032), true).is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_believed_after_a_day_and_journals_closed_meanwhile_keep_the_other_time() {
+        let folder = dir();
+        let dir = folder.path();
+        let mut clerk = clerk(dir, Arc::default());
+        let (_posts, letterbox) = sync_channel(1);
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        let old = put(dir, "1", day(19_990));
+        clerk.sweep(&letterbox, hours(1), day(20_000) + hours(1));
+        clerk.sweep(&letterbox, hours(2), day(20_040));
+        let alive = Arc::new(());
+        clerk.take(Post::Begins {
+            call: 3,
+            beginning: Box::new(beginning(1)),
+            alive: Arc::downgrade(&alive),
+        });
+        clerk.take(Post::Slip(Slip { call: 3, after: ms(1), missed: 0, says: Says::Ends }));
+        let of_the_call = names(dir).into_iter().find(|name| *name != old).unwrap();
+        let touched = fs::metadata(dir.join(of_the_call)).unwrap().modified().unwrap();
+        assert_eq!(touched, UNIX_EPOCH + day(20_000) + hours(2));
+        clerk.sweep(&letterbox, hours(25), day(20_040) + hours(23));
+        assert!(names(dir).contains(&old));
+        clerk.sweep(&letterbox, hours(26), day(20_040) + hours(24));
+        assert!(clerk.now == day(20_040) + hours(24) && !names(dir).contains(&old));
+    }
+
+    #[test]
+    fn a_journal_that_is_removed_while_it_is_written_is_missed_and_the_call_goes_on_in_a_new_one() {
+        let parent = dir();
+        let dir = parent.path().join("journals");
+        make_folder(&dir).unwrap();
+        let shared = Arc::new(Shared::default());
+        let mut clerk = clerk(&dir, shared.clone());
+        let alive = Arc::new(());
+        clerk.take(Post::Begins {
+            call: 0,
+            beginning: Box::new(beginning(1)),
+            alive: Arc::downgrade(&alive),
+        });
+        let slip = |says| Post::Slip(Slip { call: 0, after: ms(5), missed: 0, says });
+        for _ in 0..3 {
+            clerk.take(slip(Says::Note(start("CA1"))));
+            clerk.flush();
+        }
+        fs::remove_dir_all(&dir).unwrap();
+        for _ in 0..CHECK_EVERY {
+            clerk.take(slip(Says::Note(start("CA1"))));
+            clerk.flush();
+        }
+        clerk.take(slip(Says::Note(ended())));
+        clerk.take(slip(Says::Ends));
+        let lines = lines(&dir.join(&names(&dir)[0]));
+        let kinds = kinds(&lines);
+        let lost = u64::from(CHECK_EVERY) - 1;
+        assert_eq!((kinds[1], &lines[2]["lines"]), ("lost", &lost.into()), "{kinds:?}");
+        assert_eq!((lines.last().unwrap()["lost"].as_u64(), shared.counted().lost), (Some(lost), lost));
     }
 
     #[test]
