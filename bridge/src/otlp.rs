@@ -17,6 +17,7 @@ pub use spans::TraceCalls;
 use crate::config::{Otlp, Secret};
 use crate::dial::{Dial, TlsDial};
 use crate::driver;
+use crate::telemetry::Throttle;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use hyper::client::conn::http1;
@@ -42,6 +43,8 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(250);
 /// Attempts, then a batch is dropped.
 const ATTEMPTS: u32 = 4;
+/// At most one log line in this time says that something was dropped.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping process waits for its collector.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -165,7 +168,8 @@ impl Exporter {
         let (queue, items) = mpsc::channel(QUEUE);
         let (done, ended) = sync_channel(0);
         let model = target.model.clone();
-        let clerk = Clerk { dial, target, items, shared: shared.clone() };
+        let losses = Throttle::new(COMPLAIN_EVERY);
+        let clerk = Clerk { dial, target, items, shared: shared.clone(), counted: 0, losses };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(THREAD.into()).spawn(move || {
             runtime.block_on(clerk.run());
@@ -216,6 +220,9 @@ struct Clerk {
     target: Target,
     items: mpsc::Receiver<Item>,
     shared: Arc<Shared>,
+    /// Of what was lost, so much has been looked at.
+    counted: u64,
+    losses: Throttle,
 }
 
 impl Clerk {
@@ -224,6 +231,7 @@ impl Clerk {
         let mut stopping = false;
         let mut items = Vec::with_capacity(BATCH);
         while !stopping {
+            self.complain();
             tokio::select! {
                 biased;
                 () = shared.stopping.notified() => stopping = true,
@@ -262,6 +270,16 @@ impl Clerk {
         }
     }
 
+    /// Logs what was lost, here and where there was no room, in one line a minute.
+    fn complain(&mut self) {
+        let lost = self.shared.lost.load(SeqCst);
+        let times = lost - std::mem::replace(&mut self.counted, lost);
+        if let Some(dropped) = self.losses.count(times, driver::now()) {
+            let endpoint = &self.target.endpoint;
+            tracing::warn!(endpoint, dropped, "traces and logs cannot be sent and are dropped");
+        }
+    }
+
     async fn deliver(&self, path: &str, request: Vec<u8>, count: usize, attempts: u32) {
         let mut wait = RETRY;
         for attempt in 1..=attempts {
@@ -283,9 +301,7 @@ impl Clerk {
                 wait *= 2;
             }
         }
-        if self.shared.lost.fetch_add(count as u64, SeqCst) == 0 {
-            tracing::warn!(endpoint = self.target.endpoint, "traces and logs cannot be sent and are dropped");
-        }
+        self.shared.lost.fetch_add(count as u64, SeqCst);
     }
 
     async fn post(&self, path: &str, request: Vec<u8>) -> anyhow::Result<StatusCode> {

@@ -64,6 +64,12 @@ impl Open {
         }
     }
 
+    fn about_turn(&mut self, name: &str, value: Value) {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.attributes.len() < EVENTS_MAX) {
+            turn.attributes.push(attribute(name, value));
+        }
+    }
+
     /// A turn begins; the one before it is over.
     fn begin_turn(&mut self, at: u64, by: &str) -> Option<Span> {
         let over = self.end_turn(at);
@@ -202,17 +208,17 @@ impl Observe for TraceCalls {
             }
             CallEvent::BargeIn { heard, .. } => {
                 let heard = attribute("bridge.heard_seconds", Value::Double(heard.as_secs_f64()));
-                if let Some(turn) = &mut open.turn {
-                    turn.attributes.push(attribute("turn.was_interrupted", Value::Bool(true)));
-                }
+                open.about_turn("turn.was_interrupted", Value::Bool(true));
                 open.moment(at, "barge_in", vec![heard]);
             }
             CallEvent::Speaking { response, after } => {
                 let asked = at.saturating_sub(nanos(0, after.unwrap_or_default())).max(open.response_ended);
-                open.asked.insert(response.clone(), (asked, *after));
-                if let (Some(turn), Some(after)) = (&mut open.turn, after) {
-                    let waited = Value::Double(after.as_secs_f64());
-                    turn.attributes.push(attribute("turn.user_bot_latency_seconds", waited));
+                // A model that ends none of its responses fills no memory.
+                if open.asked.len() < EVENTS_MAX {
+                    open.asked.insert(response.clone(), (asked, *after));
+                }
+                if let Some(after) = after {
+                    open.about_turn("turn.user_bot_latency_seconds", Value::Double(after.as_secs_f64()));
                 }
             }
             CallEvent::ResponseDone { .. } => {
@@ -222,7 +228,9 @@ impl Observe for TraceCalls {
                 self.send(span);
             }
             CallEvent::ToolCalled { call_id, .. } => {
-                open.tools.insert(call_id.clone(), at);
+                if open.tools.len() < EVENTS_MAX {
+                    open.tools.insert(call_id.clone(), at);
+                }
             }
             CallEvent::ToolAnswered { call_id, name, outcome, .. } => {
                 let from = open.tools.remove(call_id).unwrap_or(at);
