@@ -1413,6 +1413,13 @@ impl Call {
         for said in self.desk.transcript.news() {
             self.desk.event(CallEvent::Said(said));
         }
+        let forgotten = self.desk.transcript.forget(&self.desk.config.limits);
+        if forgotten > 0 {
+            if self.desk.counts.forgotten_items == 0 {
+                self.desk.tolerate("a conversation beyond its limits: its beginning is forgotten");
+            }
+            self.desk.counts.forgotten_items += forgotten;
+        }
         if let Phase::Closing { reason, detail, .. } = &self.phase
             && self.caller.state == LegState::Gone
             && self.model.state == LegState::Gone

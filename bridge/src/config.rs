@@ -826,6 +826,7 @@ impl Config {
         for (name, value, least, most) in [
             ("store.queue_records", self.store.queue_records, 1_000, 10_000_000),
             ("store.queue_bytes", self.store.queue_bytes, 1 << 20, 16 << 30),
+            ("store.call_bytes", self.store.call_bytes, 1 << 20, 1 << 30),
         ] {
             if !(least..=most).contains(&value) {
                 refuse(format!("{name} = {value}: between {least} and {most}"));
@@ -1024,6 +1025,8 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     range("call.limits.backlog_ms", call.limits.backlog_ms, 20, 600_000);
     range("call.limits.held_ms", call.limits.held_ms, 1_000, 3_600_000);
     range("call.limits.gap_ms", call.limits.gap_ms, 0, 600_000);
+    range("call.limits.transcript_items", call.limits.transcript_items as u64, 100, 1_000_000);
+    range("call.limits.transcript_bytes", call.limits.transcript_bytes as u64, 1 << 20, 1 << 30);
     range("call.limits.tools_running", call.limits.tools_running as u64, 1, 1_000);
     range("call.limits.function_rounds", call.limits.function_rounds.into(), 1, 10_000);
     range("call.limits.same_calls", call.limits.same_calls.into(), 1, 10_000);

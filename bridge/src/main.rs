@@ -126,16 +126,17 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let certificate = Certificate::read(&config.tls)?;
     tokio::spawn(reload_on_hangup(hangup, certificate.clone()));
     let carrier = Rest::new(&config, TlsConnect::new()?).map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
+    // What keeps the bridge from starting is known before it says that it takes calls.
+    let store = open_store(&config).await?;
+    let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
     let address = config.listen;
     let listener = bind(address, "--listen").await?;
-    tracing::info!(listen = %listener.local_addr()?, model = config.call.model, "taking calls");
+    let (listen, model) = (listener.local_addr()?, config.call.model.clone());
     let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = told_to_stop(term, int, log.queue());
     let journals = journal.clone().map(|journal| journal as Arc<dyn Journal>);
-    let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
     let tools = WithCarrier { tools: webhooks, carrier: carrier.clone() };
     let stats = Stats::default();
-    let store = open_store(&config).await?;
     let metrics = config.metrics.enabled.then(|| {
         let tools = config.call.tools.iter().map(|tool| tool.name.as_str());
         Metrics::builder()
@@ -170,6 +171,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         beside("live.listen", at, |listener| live::serve(listener, calls, stats, config, carrier)).await;
     }
     let server = server.with_certificate(certificate.as_ref())?;
+    tracing::info!(%listen, model, "taking calls");
     let served = server.run(Tcp::new(listener, stats), shutdown).await;
     if let Some(journal) = journal.and_then(Arc::into_inner) {
         let counted = journal.stop();

@@ -117,6 +117,7 @@ struct Inner {
     unknown: Counter,
     model_errors: Counter,
     retries: Counter,
+    forgotten: Counter,
     responses: Counters<1>,
     tokens: Counters<3>,
     tools: ToolTimes,
@@ -248,6 +249,12 @@ impl Builder {
         .asking("store_failed_writes", "Attempts to write that failed", Kind::Counter, {
             of(|store| store.counted().failed as f64)
         })
+        .asking(
+            "store_replaced_files",
+            "SQLite files removed or replaced under the bridge",
+            Kind::Counter,
+            of(|store| store.counted().replaced as f64),
+        )
     }
 
     /// What becomes of traces and logs, when they are sent.
@@ -361,6 +368,7 @@ impl Inner {
             unknown: Counter::default(),
             model_errors: Counter::default(),
             retries: Counter::default(),
+            forgotten: Counter::default(),
             responses: Family::default(),
             tokens: Family::default(),
             tools: Family::new_with_constructor(waits),
@@ -423,6 +431,9 @@ impl Inner {
         r.register("unknown_messages", "Messages of unknown type", new.unknown.clone());
         r.register("model_errors", "Errors of the model that did not end the call", new.model_errors.clone());
         r.register("response_retries", "Responses asked for again", new.retries.clone());
+        r.register("forgotten_items", "Items forgotten of conversations beyond their limits", {
+            new.forgotten.clone()
+        });
         r.register("responses", "Responses that ended, by status", new.responses.clone());
         r.register("tokens", "Tokens, as the model counted them", new.tokens.clone());
         r.register("tool_seconds", "Function calls that ran, by function and outcome", new.tools.clone());
@@ -515,6 +526,7 @@ impl Inner {
         self.model_errors.inc_by(counts.errors);
         self.refused_outputs.inc_by(counts.refused_outputs);
         self.retries.inc_by(counts.retries);
+        self.forgotten.inc_by(counts.forgotten_items);
     }
 
     fn shares(&self) -> MutexGuard<'_, BTreeMap<CallKey, Share>> {

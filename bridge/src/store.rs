@@ -22,6 +22,7 @@ use crate::journal::lines::{Salt, counted};
 use crate::realtime::Usage;
 use crate::registry::CallKey;
 use crate::serve::Observe;
+use crate::telemetry::Throttle;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How a call ended that did not come to its end, and so did its functions.
 const CUT: &str = "cut";
+/// At most one log line in this time says that records are refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping process waits for its database.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,11 +58,14 @@ pub struct Settings {
     pub queue_records: usize,
     /// Most bytes that they may hold together.
     pub queue_bytes: usize,
+    /// Most bytes of one call's records; what comes beyond is left out, but for the end of the call.
+    pub call_bytes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { url: Url::new("sqlite:bridge.db"), queue_records: 65_536, queue_bytes: 64 << 20 }
+        let url = Url::new("sqlite:bridge.db");
+        Self { url, queue_records: 65_536, queue_bytes: 64 << 20, call_bytes: 16 << 20 }
     }
 }
 
@@ -411,6 +417,9 @@ pub enum StoreError {
     /// It may work later: the database is away, full, or busy.
     #[error("{0}")]
     Later(String),
+    /// It will work when somebody has mended it: the file is corrupt, no database, or not writable.
+    #[error("{0}")]
+    Broken(String),
     /// It will never work.
     #[error("{0}")]
     Never(String),
@@ -420,6 +429,12 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// Makes the tables, or changes them to what this version writes. Needed once before anything is written.
     fn prepare(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Finds out whether what was written has gone, with the place it was written to. Then the store begins anew, must be
+    /// prepared again, and `true` is returned.
+    fn recover(&self) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(false))
+    }
 
     /// Writes all of the batch, or nothing. What was written before may be written again.
     fn write(&self, batch: &[Record]) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -445,6 +460,8 @@ pub struct Counted {
     pub lost: u64,
     /// Attempts to write that failed.
     pub failed: u64,
+    /// How often the file was removed or replaced under the bridge.
+    pub replaced: u64,
     /// Records that wait.
     pub queued: usize,
     /// Bytes that they hold.
@@ -453,11 +470,13 @@ pub struct Counted {
 
 struct Shared {
     limits: (usize, usize),
+    call_bytes: usize,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
     written: AtomicU64,
     lost: AtomicU64,
     failed: AtomicU64,
+    replaced: AtomicU64,
     began: Instant,
     /// Since when the oldest record waits, ms from `began`, plus one; 0 while none does.
     waits_since: AtomicU64,
@@ -472,11 +491,12 @@ pub struct Gauge(Arc<Shared>);
 impl Gauge {
     /// What became of the records so far.
     pub fn counted(&self) -> Counted {
-        let Shared { queued, queued_bytes, written, lost, failed, .. } = &*self.0;
+        let Shared { queued, queued_bytes, written, lost, failed, replaced, .. } = &*self.0;
         Counted {
             written: written.load(SeqCst),
             lost: lost.load(SeqCst),
             failed: failed.load(SeqCst),
+            replaced: replaced.load(SeqCst),
             queued: queued.load(SeqCst),
             queued_bytes: queued_bytes.load(SeqCst),
         }
@@ -542,9 +562,50 @@ struct Open {
     keypads: i64,
     /// Function calls without an answer: their ids and names.
     tools: Vec<(String, String)>,
+    /// Bytes of its records so far.
+    bytes: usize,
+    /// There were too many, and further ones are left out.
+    is_full: bool,
 }
 
 impl Open {
+    /// Whether one more record of this weight is stored.
+    fn admits(&mut self, weight: usize, most: usize) -> bool {
+        let admits = self.bytes.saturating_add(weight) <= most;
+        if admits {
+            self.bytes += weight;
+        } else if !std::mem::replace(&mut self.is_full, true) {
+            let call = &self.name.id;
+            tracing::warn!(call, "a call stores more than store.call_bytes: what else it adds is left out");
+        }
+        admits
+    }
+
+    /// The call as far as it is known here.
+    fn so_far(&self) -> Vec<Record> {
+        let (call, at_ms) = (&self.name, self.name.began_ms);
+        let session = self.session_id.clone().map(|id| What::Session { id });
+        let whats = std::iter::once(What::Began).chain(session);
+        whats.map(|what| Record { call: call.clone(), at_ms, what }).collect()
+    }
+
+    /// Takes note of what the event tells of the call itself.
+    fn learn(&mut self, event: &CallEvent) {
+        if let CallEvent::Started { call_sid, stream_sid } = event {
+            let (call_sid, stream_sid) = (clean(call_sid), clean(stream_sid));
+            self.name = Arc::new(CallName { call_sid, stream_sid, ..(*self.name).clone() });
+        } else if let CallEvent::Session { id } = event {
+            self.session_id = Some(clean(id));
+        } else if let CallEvent::Keypad { .. } = event {
+            self.keypads += 1;
+        } else if let CallEvent::ToolCalled { call_id, name, .. } = event {
+            self.tools.push((clean(call_id), clean(name)));
+        } else if let CallEvent::ToolAnswered { call_id, .. } = event {
+            let answered = clean(call_id);
+            self.tools.retain(|(id, _)| *id != answered);
+        }
+    }
+
     fn at_ms(&self, now: Instant) -> i64 {
         let after = now.saturating_duration_since(self.began).as_millis();
         self.name.began_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
@@ -580,82 +641,38 @@ impl Observe for StoreCalls {
             began_ms: unix.saturating_mul(1_000),
             ..CallName::default()
         };
-        let open = Open { began: now, name: Arc::new(name), session_id: None, keypads: 0, tools: Vec::new() };
+        let open = Open {
+            began: now,
+            name: Arc::new(name),
+            session_id: None,
+            keypads: 0,
+            tools: Vec::new(),
+            bytes: 0,
+            is_full: false,
+        };
         self.calls().insert(call, open);
     }
 
     fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
-        let mut calls = self.calls();
-        let Some(open) = calls.get_mut(&call) else { return };
-        let what = match event {
-            CallEvent::Started { call_sid, stream_sid } => {
-                let (call_sid, stream_sid) = (clean(call_sid), clean(stream_sid));
-                open.name = Arc::new(CallName { call_sid, stream_sid, ..(*open.name).clone() });
-                What::Began
-            }
-            CallEvent::Session { id } => {
-                open.session_id = Some(clean(id));
-                What::Session { id: clean(id) }
-            }
-            CallEvent::Said(Said::Line(line)) => What::Line(row(line)),
-            CallEvent::ToolCalled { call_id, name, arguments } => {
-                let (tool_call_id, name) = (clean(call_id), clean(name));
-                open.tools.push((tool_call_id.clone(), name.clone()));
-                What::ToolCalled { tool_call_id, name, arguments: clean(arguments.expose()) }
-            }
-            CallEvent::ToolAnswered { call_id, name, outcome, took, output, why: _ } => {
-                let (tool_call_id, name) = (clean(call_id), clean(name));
-                open.tools.retain(|(id, _)| *id != tool_call_id);
-                What::ToolAnswered {
-                    tool_call_id,
-                    name,
-                    outcome: outcome.name(),
-                    output: clean(output.expose()),
-                    took_ms: took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX)),
-                }
-            }
-            CallEvent::Keypad { entry, .. } => {
-                open.keypads += 1;
-                What::Keypad { number: open.keypads, entry: clean(entry.expose()) }
-            }
-            CallEvent::ResponseDone { response, status, usage } => What::Response {
-                response_id: clean(response),
-                status: clean(status),
-                tokens: usage.unwrap_or_default().into(),
-            },
-            CallEvent::Ended { reason, detail, counts, transcript, .. } => What::Ended {
-                session_id: open.session_id.clone(),
-                reason: reason.name().to_owned(),
-                detail: clean(detail),
-                counts: Some(counted(counts).to_string()),
-                lines: transcript.iter().map(row).collect(),
-            },
-            CallEvent::Dialing
-            | CallEvent::Dialed { .. }
-            | CallEvent::Live { .. }
-            | CallEvent::Unprotected { .. }
-            | CallEvent::SpeechStarted
-            | CallEvent::SpeechStopped
-            | CallEvent::BargeIn { .. }
-            | CallEvent::Silenced { .. }
-            | CallEvent::Said(Said::More { .. })
-            | CallEvent::Floor(_)
-            | CallEvent::Speaking { .. }
-            | CallEvent::ModelError { .. }
-            | CallEvent::Tolerated { .. }
-            | CallEvent::TimerFired(_)
-            | CallEvent::ExpiringSoon
-            | CallEvent::Renewing
-            | CallEvent::Renewal { .. }
-            | CallEvent::ToolLoop { .. }
-            | CallEvent::Notice { .. } => return,
+        // Locked for what is known of the call alone: a long transcript is copied while no other call waits for it.
+        let known = |calls: &mut BTreeMap<CallKey, Open>| {
+            let open = calls.get_mut(&call)?;
+            open.learn(event);
+            Some((open.name.clone(), open.at_ms(now), open.session_id.clone(), open.keypads))
         };
-        let record = Record { call: open.name.clone(), at_ms: open.at_ms(now), what };
-        if let CallEvent::Ended { .. } = event {
-            calls.remove(&call);
+        let Some((name, at_ms, session_id, keypads)) = known(&mut self.calls()) else { return };
+        let Some(what) = what_of(event, session_id, keypads) else { return };
+        let record = Record { call: name, at_ms, what };
+        if let What::Ended { .. } = record.what {
+            self.calls().remove(&call);
+            return self.put(record);
         }
-        drop(calls);
-        self.put(record);
+        let admits = |open: &mut Open| open.admits(record.weight(), self.shared.call_bytes);
+        if self.calls().get_mut(&call).is_none_or(admits) {
+            self.put(record);
+        } else {
+            self.shared.lost.fetch_add(1, SeqCst);
+        }
     }
 
     fn gone(&self, call: CallKey) {
@@ -676,6 +693,59 @@ impl Observe for StoreCalls {
         };
         self.put(Record { call: open.name, at_ms, what });
     }
+}
+
+/// What is to be written of an event, once the call is known.
+fn what_of(event: &CallEvent, session_id: Option<String>, keypads: i64) -> Option<What> {
+    Some(match event {
+        CallEvent::Started { .. } => What::Began,
+        CallEvent::Session { id } => What::Session { id: clean(id) },
+        CallEvent::Said(Said::Line(line)) => What::Line(row(line)),
+        CallEvent::ToolCalled { call_id, name, arguments } => What::ToolCalled {
+            tool_call_id: clean(call_id),
+            name: clean(name),
+            arguments: clean(arguments.expose()),
+        },
+        CallEvent::ToolAnswered { call_id, name, outcome, took, output, why: _ } => What::ToolAnswered {
+            tool_call_id: clean(call_id),
+            name: clean(name),
+            outcome: outcome.name(),
+            output: clean(output.expose()),
+            took_ms: took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX)),
+        },
+        CallEvent::Keypad { entry, .. } => What::Keypad { number: keypads, entry: clean(entry.expose()) },
+        CallEvent::ResponseDone { response, status, usage } => What::Response {
+            response_id: clean(response),
+            status: clean(status),
+            tokens: usage.unwrap_or_default().into(),
+        },
+        CallEvent::Ended { reason, detail, counts, transcript, .. } => What::Ended {
+            session_id,
+            reason: reason.name().to_owned(),
+            detail: clean(detail),
+            counts: Some(counted(counts).to_string()),
+            lines: transcript.iter().map(row).collect(),
+        },
+        CallEvent::Dialing
+        | CallEvent::Dialed { .. }
+        | CallEvent::Live { .. }
+        | CallEvent::Unprotected { .. }
+        | CallEvent::SpeechStarted
+        | CallEvent::SpeechStopped
+        | CallEvent::BargeIn { .. }
+        | CallEvent::Silenced { .. }
+        | CallEvent::Said(Said::More { .. })
+        | CallEvent::Floor(_)
+        | CallEvent::Speaking { .. }
+        | CallEvent::ModelError { .. }
+        | CallEvent::Tolerated { .. }
+        | CallEvent::TimerFired(_)
+        | CallEvent::ExpiringSoon
+        | CallEvent::Renewing
+        | CallEvent::Renewal { .. }
+        | CallEvent::ToolLoop { .. }
+        | CallEvent::Notice { .. } => return None,
+    })
 }
 
 /// Text as every database takes it: Postgres has no zero byte.
@@ -712,11 +782,13 @@ impl Writer {
     pub fn start<S: Store>(store: S, settings: &Settings, process: &str) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             limits: (settings.queue_records, settings.queue_bytes),
+            call_bytes: settings.call_bytes,
             queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
             written: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
             began: driver::now(),
             waits_since: AtomicU64::new(0),
             said_lost: AtomicBool::new(false),
@@ -724,14 +796,24 @@ impl Writer {
         let (queue, records) = mpsc::unbounded_channel();
         let (done, ended) = sync_channel(0);
         let stopping = Arc::new(tokio::sync::Notify::new());
-        let clerk =
-            Clerk { store, records, shared: shared.clone(), stopping: stopping.clone(), trouble: None };
+        let calls: Arc<Mutex<BTreeMap<CallKey, Open>>> = Arc::default();
+        let clerk = Clerk {
+            store,
+            records,
+            calls: calls.clone(),
+            shared: shared.clone(),
+            stopping: stopping.clone(),
+            trouble: None,
+            prepared: false,
+            kept: 0,
+            refusals: Throttle::new(COMPLAIN_EVERY),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("store".into()).spawn(move || {
             runtime.block_on(clerk.run());
             drop(done);
         })?;
-        let calls = StoreCalls { queue, shared, process: process.into(), calls: Arc::default() };
+        let calls = StoreCalls { queue, shared, process: process.into(), calls };
         Ok(Self { calls, ended, stopping })
     }
 
@@ -771,16 +853,21 @@ impl Writer {
 struct Clerk<S> {
     store: S,
     records: mpsc::UnboundedReceiver<(u64, Record)>,
+    calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
     shared: Arc<Shared>,
     stopping: Arc<tokio::sync::Notify>,
     /// Since when nothing can be written.
     trouble: Option<Instant>,
+    /// The tables are there.
+    prepared: bool,
+    /// Records that this process has written to where it writes now.
+    kept: u64,
+    refusals: Throttle,
 }
 
 impl<S: Store> Clerk<S> {
     async fn run(mut self) {
         let mut stamped = Vec::with_capacity(BATCH);
-        let mut prepared = false;
         let mut stopping = false;
         let stop = self.stopping.clone();
         loop {
@@ -806,18 +893,61 @@ impl<S: Store> Clerk<S> {
             }
             self.shared.waits_since.store(stamped[0].0, SeqCst);
             let batch: Vec<Record> = stamped.drain(..).map(|(_, record)| record).collect();
-            while !prepared {
-                match self.within(self.store.prepare()).await {
-                    Ok(()) => prepared = true,
-                    Err(error) => self.wait_out(&error, &mut RETRY_FIRST.clone()).await,
-                }
-            }
             self.write(&batch).await;
             let weight = batch.iter().map(Record::weight).sum();
             self.shared.release(batch.len(), weight);
             self.shared.waits_since.store(0, SeqCst);
         }
+        if self.kept > 0 {
+            let _ = self.recover().await;
+        }
         let _ = tokio::time::timeout(RETRY_MAX, self.store.close()).await;
+    }
+
+    /// Counts as lost what was written to a place that is gone. Returns whether it is.
+    async fn recover(&mut self) -> Result<bool, StoreError> {
+        let is_gone = self.within(self.store.recover()).await?;
+        if is_gone {
+            let lost = std::mem::take(&mut self.kept);
+            self.prepared = false;
+            self.shared.lost.fetch_add(lost, SeqCst);
+            self.shared.replaced.fetch_add(1, SeqCst);
+            tracing::error!(
+                lost,
+                "the file of the transcripts was removed or replaced: what was in it is gone"
+            );
+        }
+        Ok(is_gone)
+    }
+
+    /// Waits until records can be written, and makes what they need.
+    async fn ready(&mut self) {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let ready = match self.recover().await {
+                Ok(_) if self.prepared => return,
+                Ok(_) => self.prepare().await,
+                Err(error) => Err(error),
+            };
+            match ready {
+                Ok(()) => self.prepared = true,
+                Err(error) => self.wait_out(&error, &mut wait).await,
+            }
+        }
+    }
+
+    /// Makes the tables. Calls that go on are not in them yet, except at the start, when there are none.
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.within(self.store.prepare()).await?;
+        if self.shared.replaced.load(SeqCst) == 0 {
+            return Ok(());
+        }
+        let again: Vec<Record> = {
+            let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = calls.values().filter(|open| !open.name.call_sid.is_empty());
+            known.flat_map(Open::so_far).collect()
+        };
+        self.within(self.store.write(&again)).await
     }
 
     async fn within<T>(&self, attempt: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -830,8 +960,15 @@ impl<S: Store> Clerk<S> {
         let mut wait = RETRY_FIRST;
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
+            self.ready().await;
             match self.within(self.store.write(part)).await {
                 Ok(()) => {
+                    if self.recover().await != Ok(false) {
+                        // It went the way of what was written before.
+                        parts.push(part);
+                        continue;
+                    }
+                    self.kept += part.len() as u64;
                     self.shared.written.fetch_add(part.len() as u64, SeqCst);
                     if let Some(since) = self.trouble.take() {
                         let away_ms = driver::now().saturating_duration_since(since).as_millis();
@@ -850,9 +987,11 @@ impl<S: Store> Clerk<S> {
                     self.shared.failed.fetch_add(1, SeqCst);
                     self.shared.lost.fetch_add(1, SeqCst);
                     let call = part.first().map_or("", |record| record.call.id.as_str());
-                    tracing::error!(error, call, "a record is refused and left out");
+                    if let Some(records) = self.refusals.count(1, driver::now()) {
+                        tracing::error!(error, call, records, "a record is refused and left out");
+                    }
                 }
-                Err(error @ StoreError::Later(_)) => {
+                Err(error @ (StoreError::Later(_) | StoreError::Broken(_))) => {
                     parts.push(part);
                     self.wait_out(&error, &mut wait).await;
                 }
@@ -875,8 +1014,8 @@ impl<S: Store> Clerk<S> {
 /// Opens what the settings name and starts to write there. `None` when nothing is to be kept.
 ///
 /// # Errors
-/// When a file cannot be opened, or the URL is none. A database that is away is no error, nor is a disk that is full:
-/// both may pass.
+/// When a file cannot be opened, is corrupt or cannot be written to, or the URL is none. A database that is away is no
+/// error, nor is a disk that is full: both may pass.
 #[cfg(feature = "store")]
 pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
     use anyhow::Context as _;
@@ -890,7 +1029,8 @@ pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
             };
             let store = sqlite::Sqlite::open(&path).with_context(hint)?.written_by(&process);
             match store.prepare().await {
-                // A full disk is no reason to take no calls: the writer prepares it once more.
+                // A full disk is no reason to take no calls: it passes, and the writer prepares it once more. A file that
+                // somebody has to mend is one.
                 Err(error @ StoreError::Later(_)) => {
                     tracing::warn!(file = %name, %error, "transcripts cannot be written now; they will wait");
                 }

@@ -185,6 +185,7 @@ impl Observe for LogCalls {
                 tool_loops = counts.tool_loops,
                 retries = counts.retries,
                 peak_held_bytes = counts.peak_held_bytes,
+                forgotten_items = counts.forgotten_items,
                 "call ended"
             ),
         }

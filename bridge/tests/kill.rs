@@ -147,3 +147,16 @@ async fn a_killed_bridge_leaves_what_was_said_and_the_next_one_closes_the_call()
     assert!(list.contains("process_died") && list.contains("CA1"), "{list}");
     drop(next);
 }
+
+#[tokio::test]
+async fn a_spoilt_store_is_refused_by_name_before_any_call_is_taken() {
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::write(folder.path().join("bridge.db"), "no database at all".repeat(1_000)).unwrap();
+    let nowhere = free_port().await;
+    let mut command = command(folder.path(), nowhere, nowhere);
+    command.env("BRIDGE_LOG", "info").args(["--insecure-no-signature", "--listen", "127.0.0.1:0"]);
+    let output = command.output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && log.contains("sqlite:bridge.db"), "{log}");
+    assert!(!log.contains("taking calls"), "{log}");
+}

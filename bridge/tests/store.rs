@@ -13,11 +13,11 @@ use bridge::store::memory::Memory;
 use bridge::store::postgres::Postgres;
 use bridge::store::sqlite::Sqlite;
 use bridge::store::{
-    CallName, Counted, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall, Tokens,
-    Url, What, Writer,
+    CallName, Counted, Gauge, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall,
+    Tokens, Url, What, Writer,
 };
 use common::until;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -503,6 +503,149 @@ async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing
     }
 }
 
+/// Writes a call and waits until it is stored.
+async fn stored(calls: &StoreCalls, gauge: &Gauge, key: u64, call_sid: &str) {
+    call(calls, key, call_sid, 3);
+    until(|| gauge.counted().queued == 0).await;
+}
+
+async fn sids(file: &Path) -> Vec<String> {
+    let store = Sqlite::read(file).await.unwrap().unwrap();
+    let rows = store.list(&Page { limit: 100, ..Page::default() }).await.unwrap();
+    let mut sids: Vec<_> = rows.into_iter().map(|row| row.call_sid).collect();
+    sids.sort();
+    sids
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_under_the_bridge_is_missed_and_what_comes_after_is_stored() {
+    let folder = Folder::new();
+    let store = Sqlite::open(&folder.file()).unwrap().written_by("p1");
+    let writer = Writer::start(store, &settings(1_000), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    stored(&calls, &gauge, 1, "CA1").await;
+    calls.begins(CallKey(7), zero(), 1_700_000_000);
+    calls.event(CallKey(7), zero(), &CallEvent::Started { call_sid: "CA7".into(), stream_sid: "MZ7".into() });
+    until(|| gauge.counted().queued == 0).await;
+    assert_eq!((gauge.counted().written, gauge.counted().lost), (11, 0));
+
+    std::fs::remove_file(folder.file()).unwrap();
+    stored(&calls, &gauge, 2, "CA2").await;
+    let counted = gauge.counted();
+    assert_eq!((counted.lost, counted.replaced), (11, 1), "what was written is gone, and counted");
+    assert_eq!(sids(&folder.file()).await, ["CA2", "CA7"], "a call that goes on is there again");
+
+    // With everything that is beside it, and with the folder.
+    std::fs::remove_dir_all(folder.0.path()).unwrap();
+    call(&calls, 3, "CA3", 3);
+    until(|| gauge.counted().failed > 0).await;
+    std::fs::create_dir(folder.0.path()).unwrap();
+    until(|| gauge.counted().queued == 0).await;
+    let counted = gauge.counted();
+    assert_eq!((counted.lost, counted.replaced), (11 + 10, 2));
+    assert_eq!(sids(&folder.file()).await, ["CA3", "CA7"]);
+    drop(calls);
+    writer.stop();
+    let whole = Sqlite::read(&folder.file()).await.unwrap().unwrap().find("CA3").await.unwrap().unwrap();
+    assert_eq!((whole.lines.len(), whole.call.reason.as_deref()), (3, Some("stopped")));
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_place_of_the_bridges_own_is_written_to_and_not_spoilt() {
+    let folder = Folder::new();
+    let other = folder.0.path().join("backup.db");
+    let backup = Sqlite::open(&other).unwrap();
+    backup.prepare().await.unwrap();
+    backup.write(&records(9)).await.unwrap();
+    backup.close().await;
+
+    let writer = Writer::start(Sqlite::open(&folder.file()).unwrap(), &settings(1_000), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    stored(&calls, &gauge, 1, "CA1").await;
+    stored(&calls, &gauge, 2, "CA2").await;
+    std::fs::rename(&other, folder.file()).unwrap();
+    stored(&calls, &gauge, 3, "CA3").await;
+    assert_eq!((gauge.counted().lost, gauge.counted().replaced), (20, 1));
+    drop(calls);
+    writer.stop();
+    assert_eq!(sids(&folder.file()).await, ["CA3", "CA9"], "and none of the other file's log");
+    let after = Sqlite::open(&folder.file()).unwrap();
+    let verdict = after.check().await.unwrap();
+    assert_eq!(verdict, "ok");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_at_the_start_and_waited_for_later() {
+    let folder = Folder::new();
+    std::fs::write(folder.file(), "no database at all".repeat(1_000)).unwrap();
+    let url = || Url::new(format!("sqlite:{}", folder.file().display()));
+    let refused = bridge::store::open(&Settings { url: url(), ..Settings::default() }).await.unwrap_err();
+    let words = format!("{refused:#}");
+    assert!(words.contains("calls.db") && words.contains("not a database"), "{words}");
+
+    std::fs::remove_file(folder.file()).unwrap();
+    let writer = Writer::start(Sqlite::open(&folder.file()).unwrap(), &settings(1_000), "p1").unwrap();
+    let (calls, gauge) = (writer.calls(), writer.gauge());
+    stored(&calls, &gauge, 1, "CA1").await;
+    let bad = folder.0.path().join("bad.db");
+    std::fs::write(&bad, "no database at all".repeat(1_000)).unwrap();
+    std::fs::rename(&bad, folder.file()).unwrap();
+    call(&calls, 2, "CA2", 3);
+    until(|| gauge.counted().failed > 1).await;
+    assert_eq!((gauge.counted().lost, gauge.counted().queued), (10, 10), "it waits for somebody to mend it");
+    std::fs::remove_file(folder.file()).unwrap();
+    until(|| gauge.counted().queued == 0).await;
+    assert_eq!(sids(&folder.file()).await, ["CA2"]);
+    drop((calls, writer));
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_written_to_is_refused_at_the_start() {
+    let folder = Folder::new();
+    // A folder where the bridge's lock should be: not even the superuser can write it.
+    std::fs::create_dir(folder.file().with_extension("lock")).unwrap();
+    let url = |path: &Path| Url::new(format!("sqlite:{}", path.display()));
+    for path in [folder.file(), folder.0.path().to_owned(), folder.0.path().join("nowhere/calls.db")] {
+        let settings = Settings { url: url(&path), ..Settings::default() };
+        let words = format!("{:#}", bridge::store::open(&settings).await.unwrap_err());
+        assert!(words.contains("name a file this process may write to"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn reading_needs_no_right_to_write_and_leaves_nothing_behind() {
+    let folder = Folder::new();
+    assert!(Sqlite::read(&folder.file()).await.is_err(), "there is none");
+    assert!(!folder.file().exists());
+    std::fs::write(folder.file(), "").unwrap();
+    assert!(Sqlite::read(&folder.file()).await.unwrap().is_none(), "nothing was stored in it yet");
+    let store = Sqlite::open(&folder.file()).unwrap();
+    store.prepare().await.unwrap();
+    store.write(&records(1)).await.unwrap();
+    assert_eq!(sids(&folder.file()).await, ["CA1"], "beside a bridge that writes");
+    let reader = Sqlite::read(&folder.file()).await.unwrap().unwrap();
+    assert!(matches!(reader.write(&records(2)).await, Err(StoreError::Broken(_))), "it only reads");
+    check(&reader.find("CA1").await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_call_that_adds_and_adds_is_stored_up_to_its_limit_and_with_its_end() {
+    let store = Memory::default();
+    let settings = Settings { call_bytes: 10_000, ..settings(100_000) };
+    let writer = Writer::start(store.clone(), &settings, "p1").unwrap();
+    let calls = writer.calls();
+    call(&calls, 1, "CA1", 2_000);
+    call(&calls, 2, "CA2", 3);
+    let lost = writer.gauge().counted().lost;
+    assert!((1_900..2_004).contains(&lost), "{lost}");
+    drop(calls);
+    writer.stop();
+    for call_sid in ["CA1", "CA2"] {
+        let stored = store.find(call_sid).await.unwrap().unwrap();
+        assert_eq!(stored.call.reason.as_deref(), Some("stopped"));
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ Postgres
 
 /// The server that `tests/postgres/run` started. Without one these tests have nothing to say.
@@ -518,7 +661,7 @@ fn control(what: &str) {
 }
 
 fn at(url: &str) -> Settings {
-    Settings { url: Url::new(url), queue_records: 5_000, queue_bytes: 64 << 20 }
+    Settings { url: Url::new(url), queue_records: 5_000, ..Settings::default() }
 }
 
 /// One after the other: they share a server, and one of them kills it.

@@ -263,7 +263,7 @@ fn as_a_model_writes(event: &ServerEvent) -> String {
         ServerEvent::Committed { item, previous } => {
             of("input_audio_buffer.committed", json!({ "item_id": item, "previous_item_id": previous }))
         }
-        ServerEvent::ItemAdded { item, previous, role } => {
+        ServerEvent::ItemAdded { item, previous, role, .. } => {
             let item = json!({ "id": item, "role": role });
             of("conversation.item.added", json!({ "item": item, "previous_item_id": previous }))
         }

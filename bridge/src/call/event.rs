@@ -368,6 +368,8 @@ pub struct Counts {
     pub retries: u64,
     /// Largest amount of audio held at one time, bytes.
     pub peak_held_bytes: u64,
+    /// Items at the beginning of the conversation that were forgotten because there was too much of it.
+    pub forgotten_items: u64,
 }
 
 /// What happened, for logs, metrics and whoever watches.

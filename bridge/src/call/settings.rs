@@ -389,6 +389,10 @@ pub struct Limits {
     pub same_calls: u32,
     /// Malformed messages tolerated on one leg before the call is ended.
     pub malformed: u32,
+    /// Most items of the conversation that are remembered; beyond it the oldest are forgotten.
+    pub transcript_items: usize,
+    /// Most bytes of words, function arguments and outputs that are remembered; beyond it the oldest are forgotten.
+    pub transcript_bytes: usize,
 }
 
 impl Default for Limits {
@@ -401,6 +405,8 @@ impl Default for Limits {
             function_rounds: 20,
             same_calls: 5,
             malformed: 100,
+            transcript_items: 10_000,
+            transcript_bytes: 4 << 20,
         }
     }
 }

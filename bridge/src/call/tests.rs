@@ -1451,6 +1451,7 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
         tool_loops: 0,
         retries: 1,
         peak_held_bytes: 160, // the first frame, until the session was settled
+        forgotten_items: 0,
     };
     assert_eq!(t.call.desk.counts, counts);
 }

@@ -10,11 +10,8 @@
 
 use super::downlink::{Cut, Voice};
 use super::event::{Line, Private, Said, Speaker, UNTRANSCRIBED};
-use super::settings::Renewal;
+use super::settings::{Limits, Renewal};
 use crate::realtime::{FunctionCall, Past};
-
-/// Items remembered; a longer conversation forgets its beginning.
-const ITEMS_MAX: usize = 10_000;
 
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;
@@ -89,6 +86,15 @@ struct Entry {
 }
 
 impl Entry {
+    /// Bytes that it holds, roughly.
+    fn weight(&self) -> usize {
+        let call = self.call.as_ref().map_or(0, |call| {
+            let Called { call_id, name, arguments, output } = call;
+            call_id.len() + name.len() + arguments.len() + output.as_ref().map_or(0, String::len)
+        });
+        size_of::<Self>() + self.item.len() + self.text.len() + call
+    }
+
     /// What a session that takes over is told of it. An open call would leave that one waiting for its output.
     fn past(&self) -> Vec<Past> {
         if let Some(Called { call_id, name, arguments, output }) = &self.call {
@@ -127,9 +133,36 @@ pub(crate) struct Transcript {
     more: Vec<Said>,
     /// An entry has changed.
     changed: bool,
+    /// Bytes of the entries when they were counted last, and those that may have come since.
+    counted: usize,
+    grew: usize,
 }
 
 impl Transcript {
+    /// Forgets the beginning of a conversation that is longer than the limits, an eighth more than it must, so that the
+    /// bytes are seldom counted. Returns how many items that were.
+    pub(crate) fn forget(&mut self, limits: &Limits) -> u64 {
+        let Limits { transcript_items, transcript_bytes, .. } = *limits;
+        if self.entries.len() <= transcript_items && self.counted + self.grew <= transcript_bytes {
+            return 0;
+        }
+        let mut bytes: usize = self.entries.iter().map(Entry::weight).sum();
+        let mut gone = 0;
+        if self.entries.len() > transcript_items || bytes > transcript_bytes {
+            let (items_kept, bytes_kept) = (transcript_items / 8 * 7, transcript_bytes / 8 * 7);
+            for entry in &self.entries {
+                if self.entries.len() - gone <= items_kept && bytes <= bytes_kept {
+                    break;
+                }
+                bytes -= entry.weight();
+                gone += 1;
+            }
+            self.entries.drain(..gone);
+        }
+        (self.counted, self.grew) = (bytes, 0);
+        gone as u64
+    }
+
     /// An item entered the conversation behind `previous`.
     pub(crate) fn item(&mut self, item: &str, previous: Option<&str>, speaker: Speaker) {
         if let Some(at) = self.entries.iter().rposition(|e| e.item == item) {
@@ -146,9 +179,7 @@ impl Transcript {
             }
             return;
         }
-        if self.entries.len() >= ITEMS_MAX {
-            self.entries.remove(0);
-        }
+        self.grew += item.len() + size_of::<Entry>();
         let at = previous
             .and_then(|p| self.entries.iter().rposition(|e| e.item == p))
             .map_or(self.entries.len(), |previous| previous + 1);
@@ -213,6 +244,7 @@ impl Transcript {
         if entry.text.len() + delta.len() > TEXT_MAX || delta.is_empty() {
             return;
         }
+        self.grew += delta.len();
         entry.text.push_str(delta);
         let (text, room) = (entry.text.len(), entry.steps.len() < STEPS_MAX);
         match entry.steps.last_mut() {
@@ -249,6 +281,7 @@ impl Transcript {
             end -= 1;
         }
         entry.text.push_str(&text[..end]);
+        self.grew += end;
         self.change(at);
     }
 
@@ -268,6 +301,7 @@ impl Transcript {
         }
         let at = self.at(call.item.as_deref().unwrap_or(&call.call_id), Speaker::Agent);
         let FunctionCall { call_id, name, arguments, .. } = call.clone();
+        self.grew += call_id.len() + name.len() + arguments.len();
         self.entries[at].call = Some(Called { call_id, name, arguments, output: None });
     }
 
@@ -276,6 +310,7 @@ impl Transcript {
         let mut calls = self.entries.iter_mut().rev().filter_map(|entry| entry.call.as_mut());
         if let Some(call) = calls.find(|call| call.call_id == call_id).filter(|_| output.len() <= TEXT_MAX) {
             call.output = Some(output.to_owned());
+            self.grew += output.len();
         }
     }
 
@@ -463,6 +498,47 @@ mod tests {
         assert_eq!(t.history(&all()), [], "a session that takes over is not told of it");
         t.words("user1", Speaker::Caller, "late");
         assert_eq!(t.history(&all()), [Past::User("late".into())]);
+    }
+
+    #[test]
+    fn a_conversation_beyond_its_limits_forgets_its_beginning_and_nothing_else() {
+        let items = Limits { transcript_items: 100, ..Limits::default() };
+        let bytes = Limits { transcript_bytes: 100_000, ..Limits::default() };
+        let long = "many words ".repeat(500);
+        for (limits, text) in [(items, "word"), (bytes, long.as_str())] {
+            let mut t = Transcript::default();
+            let mut forgotten = 0;
+            for n in 0..1_000 {
+                t.words(&format!("item {n}"), Speaker::Caller, text);
+                t.news();
+                forgotten += t.forget(&limits);
+                let held: usize = t.entries.iter().map(Entry::weight).sum();
+                assert!(t.entries.len() <= 100 && (held <= 100_000 || limits.transcript_bytes > 100_000));
+            }
+            let items: Vec<_> = t.lines().into_iter().map(|line| line.item).collect();
+            assert_eq!(items.len() as u64 + forgotten, 1_000);
+            assert!(items.len() >= 14 && items.last().is_some_and(|item| item == "item 999"), "{items:?}");
+            assert_eq!(items[0], format!("item {forgotten}"));
+        }
+        // What a function was passed and answered is held, too, and so are names.
+        let mut t = Transcript::default();
+        let limits = Limits { transcript_bytes: 100_000, ..Limits::default() };
+        for n in 0..100 {
+            let (call_id, arguments) = (format!("call {n}"), "x".repeat(5_000));
+            let (item, name, complete) = (None, "f".into(), true);
+            t.called(&FunctionCall { item, call_id: call_id.clone(), name, arguments, complete });
+            t.answered(&call_id, &"y".repeat(5_000));
+            t.item(&"z".repeat(5_000 + n), None, Speaker::Agent);
+            t.forget(&limits);
+            assert!(t.entries.iter().map(Entry::weight).sum::<usize>() <= 100_000);
+        }
+        assert!(!t.entries.is_empty());
+        // Words that replace themselves again and again are held once.
+        let mut t = Transcript::default();
+        for _ in 0..1_000 {
+            t.words("one", Speaker::Caller, &long);
+            assert_eq!(t.forget(&limits), 0);
+        }
     }
 
     #[test]

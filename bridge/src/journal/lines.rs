@@ -908,6 +908,7 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         tool_loops,
         retries,
         peak_held_bytes,
+        forgotten_items,
     } = counts;
     json!({
         "caller_frames": caller_frames,
@@ -928,6 +929,7 @@ pub(crate) fn counted(counts: &Counts) -> Value {
         "tool_loops": tool_loops,
         "retries": retries,
         "peak_held_bytes": peak_held_bytes,
+        "forgotten_items": forgotten_items,
     })
 }
 

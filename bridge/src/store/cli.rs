@@ -1,5 +1,6 @@
 //! `bridge calls`: what is stored, for people and for other programs.
 
+use super::memory::Memory;
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::{CallRow, Page, Place, Settings, Store, StoredCall};
@@ -48,8 +49,11 @@ pub async fn run(settings: &Settings, calls: &Calls, out: &mut impl Write) -> an
         Place::Nowhere => anyhow::bail!("store.url is empty: no calls are stored"),
         Place::File(path) => {
             anyhow::ensure!(path.exists(), "{} is not there: no call was stored in it yet", path.display());
-            let store = Sqlite::open(&path).with_context(|| path.display().to_string())?;
-            print(&store, calls, out).await.with_context(|| format!("cannot read {}", path.display()))
+            let cannot = || format!("cannot read {}", path.display());
+            match Sqlite::read(&path).await.with_context(cannot)? {
+                Some(store) => print(&store, calls, out).await.with_context(cannot),
+                None => print(&Memory::default(), calls, out).await,
+            }
         }
         Place::Server(url) => {
             let store = Postgres::open(url.expose()).map_err(anyhow::Error::msg).context("store.url")?;
@@ -59,7 +63,6 @@ pub async fn run(settings: &Settings, calls: &Calls, out: &mut impl Write) -> an
 }
 
 async fn print<S: Store>(store: &S, calls: &Calls, out: &mut impl Write) -> anyhow::Result<()> {
-    store.prepare().await?;
     match calls {
         Calls::List { limit, call_sid } => {
             let page = Page { limit: *limit, before: None, call_sid: call_sid.clone() };
@@ -158,7 +161,6 @@ fn utc(unix_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::Memory;
     use crate::store::{CallName, LineRow, Record, What};
     use crate::text::is_unsafe;
     use std::sync::Arc;

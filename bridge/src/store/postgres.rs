@@ -30,6 +30,20 @@ impl Postgres {
         std::future::ready(Ok(()))
     }
 
+    fn pool(&self) -> PgPool {
+        self.pool.clone()
+    }
+
+    /// Nothing is known of a server before it is asked.
+    const fn may_write(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What a server has taken stays with it.
+    fn recovered(&self) -> std::future::Ready<Result<bool, StoreError>> {
+        std::future::ready(Ok(false))
+    }
+
     /// The store behind a `postgres://` URL. Nothing is connected before something is written or read.
     ///
     /// # Errors

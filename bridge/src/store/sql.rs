@@ -56,7 +56,8 @@ pub(super) const RESPONSES: &str = "\
     FROM responses WHERE call_id = $1 ORDER BY at_ms, response_id";
 
 /// What both kinds of store do in the same words: the library has no type that stands for either. Each says in `explain`
-/// what an error means, and does in `migrated` what is to be done once the tables are there.
+/// what an error means, checks in `may_write` what can be checked before anything is written, does in `migrated` what is to be
+/// done once the tables are there, and finds out in `recovered` whether what was written has gone.
 macro_rules! speaks_sql {
     ($store:ty, $connection:ty, $row:ty) => {
         impl $store {
@@ -119,7 +120,7 @@ macro_rules! speaks_sql {
             }
 
             async fn write_all(&self, batch: &[Record]) -> Result<(), sqlx::Error> {
-                let mut connection = self.pool.acquire().await?;
+                let mut connection = self.pool().acquire().await?;
                 let written = Self::write_at_once(&mut connection, batch).await;
                 if written.is_err() {
                     // A full disk may end a transaction by itself, and the library does not notice: it would take the
@@ -160,17 +161,17 @@ macro_rules! speaks_sql {
                 let (began_ms, id) = page.before.clone().unwrap_or((i64::MAX, String::new()));
                 let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
                 let rows = sqlx::query(sql::LIST).bind(began_ms).bind(id).bind(&page.call_sid).bind(limit);
-                rows.fetch_all(&self.pool).await?.iter().map(Self::call_row).collect()
+                rows.fetch_all(&self.pool()).await?.iter().map(Self::call_row).collect()
             }
 
             async fn find_call(&self, name: &str) -> Result<Option<StoredCall>, sqlx::Error> {
-                let Some(row) = sqlx::query(sql::FIND).bind(name).fetch_optional(&self.pool).await? else {
+                let Some(row) = sqlx::query(sql::FIND).bind(name).fetch_optional(&self.pool()).await? else {
                     return Ok(None);
                 };
                 let call = Self::call_row(&row)?;
                 let mut found = StoredCall { call, ..StoredCall::default() };
                 let id = found.call.id.clone();
-                for row in sqlx::query(sql::LINES).bind(&id).fetch_all(&self.pool).await? {
+                for row in sqlx::query(sql::LINES).bind(&id).fetch_all(&self.pool()).await? {
                     found.lines.push(LineRow {
                         item: row.try_get("item")?,
                         place: row.try_get("place")?,
@@ -180,7 +181,7 @@ macro_rules! speaks_sql {
                         cut: row.try_get("cut")?,
                     });
                 }
-                for row in sqlx::query(sql::TOOLS).bind(&id).fetch_all(&self.pool).await? {
+                for row in sqlx::query(sql::TOOLS).bind(&id).fetch_all(&self.pool()).await? {
                     found.tools.push(ToolRow {
                         tool_call_id: row.try_get("tool_call_id")?,
                         at_ms: row.try_get("at_ms")?,
@@ -191,14 +192,14 @@ macro_rules! speaks_sql {
                         took_ms: row.try_get("took_ms")?,
                     });
                 }
-                for row in sqlx::query(sql::KEYPADS).bind(&id).fetch_all(&self.pool).await? {
+                for row in sqlx::query(sql::KEYPADS).bind(&id).fetch_all(&self.pool()).await? {
                     found.keypad.push(KeypadRow {
                         number: row.try_get("number")?,
                         at_ms: row.try_get("at_ms")?,
                         entry: row.try_get("entry")?,
                     });
                 }
-                for row in sqlx::query(sql::RESPONSES).bind(&id).fetch_all(&self.pool).await? {
+                for row in sqlx::query(sql::RESPONSES).bind(&id).fetch_all(&self.pool()).await? {
                     found.responses.push(ResponseRow {
                         response_id: row.try_get("response_id")?,
                         at_ms: row.try_get("at_ms")?,
@@ -219,7 +220,8 @@ macro_rules! speaks_sql {
 
         impl Store for $store {
             async fn prepare(&self) -> Result<(), StoreError> {
-                sql::MIGRATIONS.run(&self.pool).await.map_err(|error| {
+                self.may_write()?;
+                sql::MIGRATIONS.run(&self.pool()).await.map_err(|error| {
                     if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = &error {
                         explain(error)
                     } else {
@@ -227,6 +229,10 @@ macro_rules! speaks_sql {
                     }
                 })?;
                 self.migrated().await
+            }
+
+            async fn recover(&self) -> Result<bool, StoreError> {
+                self.recovered().await
             }
 
             async fn write(&self, batch: &[Record]) -> Result<(), StoreError> {
@@ -242,7 +248,7 @@ macro_rules! speaks_sql {
             }
 
             async fn close(&self) {
-                self.pool.close().await;
+                self.pool().close().await;
             }
         }
     };
