@@ -32,8 +32,8 @@ mod words;
 mod tests;
 
 pub use script::{
-    Again, AudioFormat, Call, CancelledItems, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening, ModelScript,
-    Opening, Outcome, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
+    Again, AudioFormat, Call, CancelledItems, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening,
+    ModelScript, Opening, Outcome, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
 };
 pub use words::in_words;
 

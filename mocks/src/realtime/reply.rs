@@ -5,7 +5,9 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
-use super::script::{AudioFormat, Call, CancelledItems, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn};
+use super::script::{
+    AudioFormat, Call, CancelledItems, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn,
+};
 use super::session::{self, Session};
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};

@@ -210,7 +210,12 @@ impl Session {
         match (script.echoes, &mut self.turns) {
             (Some(Echoes::NoTurnDetection), turns) => *turns = None,
             (Some(Echoes::SemanticVad), turns) => {
-                *turns = TurnDetection::updated(turns.as_ref(), &json!({"type": "semantic_vad"}), &self.model, script);
+                *turns = TurnDetection::updated(
+                    turns.as_ref(),
+                    &json!({"type": "semantic_vad"}),
+                    &self.model,
+                    script,
+                );
             }
             (Some(Echoes::OtherAnswers), Some(turns)) => turns.create_response = !turns.create_response,
             (Some(Echoes::OtherInterruptions), Some(turns)) => {

@@ -107,7 +107,7 @@ impl Listening {
     }
 }
 
-/// Bytes that were heard of what was played: see [`Audible`].
+/// Bytes that were heard of what was played: see `Audible`.
 pub fn audible_bytes(record: &CallerRecord) -> usize {
     let mut audible = Audible::default();
     let codes = |stretch: &Played| {
