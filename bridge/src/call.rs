@@ -1328,7 +1328,7 @@ impl Call {
     }
 
     /// The session is kept for the words of a caller who is gone.
-    const fn awaits_words(&self) -> bool {
+    const fn expects_last_words(&self) -> bool {
         matches!(self.phase, Phase::Closing { words: Some(_), .. })
     }
 

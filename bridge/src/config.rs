@@ -1588,7 +1588,7 @@ mod tests {
         for text in [
             format!("public_url = {url:?}\n"),
             format!("[openai]\nurl = {url:?}\n"),
-            format!("[openai]\nurl = \"example.com?api-key=hidden\"\n"),
+            "[openai]\nurl = \"example.com?api-key=hidden\"\n".to_owned(),
             format!("[twilio]\napi_url = {url:?}\nafter_stream = {{ redirect = {url:?} }}\n"),
             format!("[otlp]\nendpoint = {url:?}\n"),
             format!("[tools.webhooks.a]\nurl = {url:?}\n"),

@@ -52,8 +52,6 @@ const PARAMETERS_MAX: usize = 200;
 const LAG_EVERY: Duration = Duration::from_millis(100);
 /// Streams that have not shown a token yet, at once. Twilio shows it within a tenth of a second; one more closes the oldest.
 const UNADMITTED_MAX: usize = 256;
-/// How often at most it is logged that streams or webhooks were rejected.
-const REJECTED_EVERY: Duration = Duration::from_secs(10);
 /// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
 const CONTROLS_MAX: usize = 8;
 /// After the end of the drain time calls say their last words and close: what a call may take for that at most
@@ -171,14 +169,13 @@ struct Shared {
     replayed: AtomicU64,
     /// WebSockets whose stream was not admitted yet.
     unadmitted: AtomicUsize,
-    /// When a rejection was logged last, and how many were not since.
-    unlogged: Mutex<(Option<Instant>, u64)>,
     /// How late the process comes to its tasks, microseconds.
     lag_us: AtomicU64,
     draining: AtomicBool,
     /// Connections of every listener that are no calls.
     connections: Counts,
     unsigned_line: Seldom,
+    rejected_line: Seldom,
     refused_line: Seldom,
     /// A call, or an upgrade on its way to one, has ended.
     freed: Notify,
@@ -338,16 +335,9 @@ impl Stats {
     /// Counts a stream or a webhook that got nothing. Not every one is logged: whoever has one signature can have many.
     fn reject(&self, counter: impl Fn(&Shared) -> &AtomicU64, why: &str) {
         counter(&self.0).fetch_add(1, SeqCst);
-        let now = driver::now();
-        let mut unlogged = self.0.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, others) = *unlogged;
-        if last.is_some_and(|last| now.saturating_duration_since(last) < REJECTED_EVERY) {
-            *unlogged = (last, others + 1);
-            return;
+        if let Some(left_out) = self.0.rejected_line.may() {
+            tracing::warn!(why, left_out, "signed, but rejected");
         }
-        *unlogged = (Some(now), 0);
-        drop(unlogged);
-        tracing::warn!(why, others, "signed, but rejected; others since the last such line were not logged");
     }
 
     /// Measures for ever how late the process comes to a task that is due.

@@ -52,12 +52,14 @@ pub(crate) fn escape(line: &[u8], how: Escape) -> Cow<'_, [u8]> {
 }
 
 /// Text of strangers as it may be shown on a terminal, in one line.
+#[cfg(feature = "store")]
 pub(crate) fn shown(text: &str) -> String {
     let text: String = text.chars().map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c }).collect();
     String::from_utf8_lossy(&escape(text.as_bytes(), Escape::Text)).into_owned()
 }
 
 /// JSON as it may be shown on a terminal: it means the same.
+#[cfg(feature = "store")]
 pub(crate) fn shown_json(json: &str) -> String {
     // Line breaks outside of strings are the printer's own.
     let lines = json.split('\n').map(|line| escape(line.as_bytes(), Escape::Json));

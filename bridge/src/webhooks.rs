@@ -11,7 +11,7 @@
 //! | byte-equal, after the call | none |
 //!
 //! A call may come back only where its TwiML goes on behind the stream, for `twilio.return_s` after its last stream, for
-//! [`CALL_S`] in all, and not with a webhook that says `ringing`: a call that had a stream was answered.
+//! `CALL_S` in all, and not with a webhook that says `ringing`: a call that had a stream was answered.
 
 use crate::call::event::EndReason;
 use std::collections::{BTreeMap, VecDeque};

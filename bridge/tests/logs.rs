@@ -51,6 +51,7 @@ impl Bridge {
             .env("OPENAI_REALTIME_URL", format!("ws://{}/v1/realtime", model.local_addr().unwrap()))
             .env("BRIDGE_LIVE_LISTEN", "off")
             .args(["--insecure-no-signature", "--listen", &address.to_string()])
+            .args(["--metrics-listen", &address.to_string()])
             .stderr(Stdio::piped());
         for unset in ["BRIDGE_STORE_URL", "BRIDGE_CONFIG", "OTEL_EXPORTER_OTLP_ENDPOINT", "NO_COLOR"] {
             command.env_remove(unset);
@@ -189,6 +190,8 @@ async fn a_log_that_is_not_read_delays_no_call_and_no_end() {
 
     // The reader returns: what waited comes, then one line for what did not, then what is new.
     let log = bridge.read_log();
+    // What waits is read before the process ends, or the line of its end may find no room.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     drop((second, its_model, caller, model));
     bridge.signal("TERM");
     assert!(bridge.ended().await.success());
@@ -197,7 +200,7 @@ async fn a_log_that_is_not_read_delays_no_call_and_no_end() {
     assert!(!log.contains('\u{1b}'), "a pipe is no terminal");
     let told: Vec<_> = log.lines().filter(|line| line.contains("log lines were dropped")).collect();
     assert!((1..=3).contains(&told.len()), "{told:?}");
-    assert!(log.trim_end().lines().last().unwrap().contains("stopped"), "the end is in the log");
+    assert!(log.lines().rev().take(3).any(|line| line.contains("stopped")), "the end is in the log");
 }
 
 #[tokio::test]
@@ -289,7 +292,7 @@ async fn everything_secret(level: &str) -> (String, String) {
             bridge.child.kill().unwrap();
             panic!("{}", log.join().unwrap());
         };
-        if message.to_text().is_ok_and(|text| text.contains("8675309")) {
+        if message.to_text().is_ok_and(|text| text.contains("8 6 7 5 3 0 9")) {
             break;
         }
     }
@@ -314,7 +317,16 @@ async fn at_trace_no_key_word_number_or_token_is_logged_or_sent_to_a_collector()
         let (log, sent) = everything_secret(level).await;
         assert!(log.contains("TRACE") && log.contains("keypad entry"), "{level}: {log}");
         assert!(sent.contains("call ended") && sent.contains("keypad entry"), "{level}");
-        let secrets = [KEY, "sk-proj", "rutabaga", "kohlrabi", "4155550123", "8675309", "tok-0123456789"];
+        let secrets = [
+            KEY,
+            "sk-proj",
+            "rutabaga",
+            "kohlrabi",
+            "4155550123",
+            "8675309",
+            "8 6 7 5 3 0 9",
+            "tok-0123456789",
+        ];
         for (what, text) in [("log", &log), ("collector", &sent)] {
             for secret in secrets.iter().chain(&["customer-4711", "d2ViaG9vay", "AAAAAAAAAAAAAAAA"]) {
                 let found = text.find(secret);

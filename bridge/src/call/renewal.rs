@@ -136,7 +136,7 @@ impl Call {
         if self.renewing().is_some() {
             self.drop_leg(Leg::Model);
             self.left_model(now);
-        } else if !self.awaits_words() {
+        } else if !self.expects_last_words() {
             self.drop_legs();
         } else if self.caller.state != LegState::Gone {
             self.drop_leg(Leg::Caller);

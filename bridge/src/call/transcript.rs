@@ -78,7 +78,7 @@ struct Entry {
     /// What was told is not so any more.
     changed: bool,
     /// A turn of the caller whose words are to come, and until they do.
-    awaited: bool,
+    expects_words: bool,
     /// Its text says that there are no words.
     untranscribed: bool,
     /// The item is a function call.
@@ -92,7 +92,8 @@ impl Entry {
             let Called { call_id, name, arguments, output } = call;
             call_id.len() + name.len() + arguments.len() + output.as_ref().map_or(0, String::len)
         });
-        size_of::<Self>() + self.item.len() + self.text.len() + call
+        let steps = self.steps.len() * size_of::<Step>();
+        size_of::<Self>() + self.item.len() + self.text.len() + steps + call
     }
 
     /// What a session that takes over is told of it. An open call would leave that one waiting for its output.
@@ -194,7 +195,7 @@ impl Transcript {
             voiced: false,
             told: false,
             changed: false,
-            awaited: false,
+            expects_words: false,
             untranscribed: false,
             call: None,
         };
@@ -205,7 +206,7 @@ impl Transcript {
     pub(crate) fn committed(&mut self, item: &str, previous: Option<&str>, words: bool) {
         self.item(item, previous, Speaker::Caller);
         let at = self.at(item, Speaker::Caller);
-        self.entries[at].awaited = words && !self.entries[at].complete;
+        self.entries[at].expects_words = words && !self.entries[at].complete;
     }
 
     /// The words of this turn will not come.
@@ -273,7 +274,7 @@ impl Transcript {
         let at = self.at(item, speaker);
         let entry = &mut self.entries[at];
         entry.complete = true;
-        entry.awaited = false;
+        entry.expects_words = false;
         entry.untranscribed = false;
         entry.text.clear();
         let mut end = text.len().min(TEXT_MAX);
@@ -333,7 +334,7 @@ impl Transcript {
     /// No more words will come: what was said of incomplete lines is set right, and turns without words say so.
     pub(crate) fn close(&mut self) {
         for at in 0..self.entries.len() {
-            if self.entries[at].awaited {
+            if self.entries[at].expects_words {
                 let item = self.entries[at].item.clone();
                 self.untranscribed(&item);
             }

@@ -1159,10 +1159,14 @@ mod tests {
             [recent.clone(), old.clone()],
             "the machine has just started"
         );
-        assert_eq!(at(hours(2), day(20_000) + hours(2), true), [recent.clone()], "40 days and more");
+        assert_eq!(
+            at(hours(2), day(20_000) + hours(2), true),
+            std::slice::from_ref(&recent),
+            "40 days and more"
+        );
         // 40 days ahead, for 20 hours: a journal of this time counts as what it is.
         for hour in 3..23 {
-            assert_eq!(at(hours(hour), day(20_040) + hours(hour), true), [recent.clone()]);
+            assert_eq!(at(hours(hour), day(20_040) + hours(hour), true), std::slice::from_ref(&recent));
         }
         let ahead = put(dir, "3", day(20_040) + hours(22));
         // Back again: what seems to be of the future ages from now on, and the folder is put in order as before.
