@@ -2,7 +2,7 @@
 //!
 //! The same scripted sessions ([`script`]) are played by one client ([`client`]) against the mock and against a server
 //! ([`play`]): the mock itself over sockets, the real service, a clone, or a recording of either ([`recording`]). What
-//! the mock says is the expectation; nothing is written down. [`compare`] finds what differs, [`tolerance`] says what
+//! the mock says is the expectation; nothing is written down. `compare` finds what differs, [`tolerance`] says what
 //! may, and [`report`] tells it. `docs/dev/contract.md` is written for people who have never seen this tree.
 
 pub mod client;

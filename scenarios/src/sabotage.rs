@@ -170,7 +170,7 @@ pub fn all() -> Vec<Sabotage> {
         }),
         head("bye", "goodbye", "never hangs up", || Box::new(NeverHangsUp)),
         head("renew", "answer_at_the_limit", "gives the session up in mid-answer", || {
-            Box::new(TakesAllForHeard)
+            Box::<LosesCount>::default()
         }),
         head("renew", "words_at_the_limit", "gives the session up in mid-sentence", || {
             Box::new(DeafToSpeech)
@@ -535,6 +535,7 @@ const GROUNDS: &[(&str, &str)] = &[
         r#"
         purpose = "A long answer while the session nears its limit."
         [bridge]
+        format = "pcmu"
         timeouts.before_expiry_ms = 9000
         renewal = { before_ms = 15000 }
         [[call]]
@@ -1121,19 +1122,31 @@ fn told_on(leg: Leg, told: &Told) -> Option<Value> {
     (*on == leg).then(|| serde_json::from_str(text).ok())?
 }
 
-/// Takes what was sent for heard.
-struct TakesAllForHeard;
+/// Plays all but the beginning of an answer without counting it.
+#[derive(Default)]
+struct LosesCount {
+    stream: String,
+    /// Characters of base64 that were counted: 10,668 are a second of G.711.
+    counted: usize,
+}
 
-impl Defect for TakesAllForHeard {
-    fn says(&mut self, out: BridgeOut, _now: At) -> Vec<(u64, Act)> {
-        let mark = Message { out: out.clone() }.json(Leg::Caller).filter(|json| json["event"] == "mark");
-        let echo = mark.map(|mark| (1, Act::Hear(Told::Text(Leg::Caller, mark.to_string()))));
-        [(0, Act::Say(out))].into_iter().chain(echo).collect()
-    }
-
+impl Defect for LosesCount {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        let is_mark = told_on(Leg::Caller, &told).is_some_and(|json| json["event"] == "mark");
-        if is_mark { Vec::new() } else { vec![(0, Act::Hear(told))] }
+        if let Some(stream) =
+            told_on(Leg::Caller, &told).and_then(|json| json["streamSid"].as_str().map(String::from))
+        {
+            self.stream = stream;
+        }
+        let delta = told_on(Leg::Model, &told)
+            .filter(|json| json["type"] == "response.output_audio.delta")
+            .and_then(|json| json["delta"].as_str().map(String::from));
+        let Some(payload) = delta.filter(|_| self.counted > 10_668) else {
+            let delta = told_on(Leg::Model, &told).and_then(|json| json["delta"].as_str().map(str::len));
+            self.counted += delta.unwrap_or(0);
+            return vec![(0, Act::Hear(told))];
+        };
+        let media = json!({"event": "media", "streamSid": self.stream, "media": {"payload": payload}});
+        vec![(0, Act::Say(BridgeOut::Text(Leg::Caller, media.to_string())))]
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::StageKind;
-use bridge::call::event::{CallEvent, ToolOutcome};
+use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, Ending, ModelRecord, ModelSight};
 use mocks::twilio::in_words;
@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+
+/// The close code of a stream that is not admitted.
+const POLICY_VIOLATION: u16 = 1_008;
 
 /// One scenario, played.
 #[derive(Clone, Debug)]
@@ -197,8 +200,21 @@ impl Trace {
 }
 
 impl CallTrace {
-    /// When the bridge says the call ended, and why.
+    /// When the call ended, and why: by the bridge's word, or by the close code of a stream that was not admitted, of which
+    /// the bridge keeps no record.
     pub fn end(&self) -> Option<(At, &'static str)> {
+        self.told_end().or_else(|| {
+            self.caller.sightings.iter().find_map(|seen| {
+                if let CallerSight::Ended(Ending::ByPeer { code: Some(POLICY_VIOLATION), .. }) = &seen.what {
+                    Some((seen.at, EndReason::Unauthenticated.name()))
+                } else {
+                    None
+                }
+            })
+        })
+    }
+
+    fn told_end(&self) -> Option<(At, &'static str)> {
         self.bridge.iter().find_map(|(at, event)| match event {
             CallEvent::Ended { reason, .. } => Some((*at, reason.name())),
             CallEvent::Started { .. }

@@ -34,11 +34,34 @@ const CANNOT_COME_BACK: &[(&str, &str)] = &[
     ("door/an_upgrade_of_another_account", "a call that was refused leaves no journal"),
     ("server/drain_lets_calls_finish", "a call that was refused leaves no journal"),
     ("server/full", "a call that was refused leaves no journal"),
+    ("door/a_captured_webhook_opens_no_call_afterwards", "a call that was refused leaves no journal"),
+    ("leaving/a_transfer_without_json", "a journal of hashes has no arguments that are not JSON"),
+    ("misbehaviour/marks_come_back_early", "a mark that came back early looks like audio that played fast"),
+    ("model_failures/confirms_another_turn_detection", "an imported model confirms what it was asked for"),
+    ("model_failures/confirms_no_functions", "an imported model confirms what it was asked for"),
+    ("model_failures/confirms_no_turn_detection", "an imported model confirms what it was asked for"),
+    ("model_failures/confirms_other_answers", "an imported model confirms what it was asked for"),
+    ("model_failures/confirms_other_interruptions", "an imported model confirms what it was asked for"),
+    ("tools/functions_without_end", "an imported model obeys a request for an answer without functions"),
+    ("tools/output_refused_and_called_again", "an imported model takes every output"),
+    (
+        "transcription/words_end_before_the_silence",
+        "an imported caller waits for sound, and there is none in silence",
+    ),
+    ("turns/commit_without_speech_stopped", "the end of the turn is taken from speech_stopped"),
+    (
+        "turns/trailing_silence",
+        "silence at the end of an answer counts as words, so the caller speaks earlier",
+    ),
 ];
 
 /// Generated worlds that are imported. Of the first 400 one does not come back: in 164 an outage delays the marks, and
 /// the import takes the ear to echo them late.
 const SEEDS: u64 = 160;
+
+/// Of these, those that do not come back: an import echoes strange marks at another time, and the bridge does not believe one
+/// that comes too early.
+const STRANGE_MARKS: &[u64] = &[54];
 
 /// Spoiled bridges that the import of their own journal does not show, and why.
 const NOT_CAUGHT_AGAIN: &[(&str, &str)] = &[
@@ -121,7 +144,7 @@ fn generated_calls_come_back_without_breaking_a_rule() {
         let imported = import(&journals(&papers), Timing::Heard).scenario;
         let again = play(StageKind::Memory, &imported, seed);
         let objections = oracle::judge(&again);
-        if !objections.is_empty() {
+        if objections.is_empty() == STRANGE_MARKS.contains(&seed.0) {
             let said: Vec<_> = objections.iter().map(ToString::to_string).collect();
             let (was, is) = (scenario.to_toml(), imported.to_toml());
             failures.push(format!("seed {seed}: {}\n{was}\n    is imported as\n{is}", said.join("\n    ")));

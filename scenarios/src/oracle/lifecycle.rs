@@ -552,6 +552,9 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
     let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
     let characters = said.chars().count();
     let fair = characters * heard_sound / sound;
+    // Words may be out for speech that was never generated.
+    let planned = record.speech * 1_000 * BYTES_PER_MS / (record.rate as usize).max(1);
+    let least = characters * heard_sound / sound.max(planned);
     let slack = characters * case.terms.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
     let count = written.chars().count();
     let (heard_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
@@ -573,12 +576,12 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
         let arrived = At(done.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, done));
         arrived < cut_at.unwrap_or(At(u64::MAX)).min(case.terms.over()).min(case.terms.given_up(m))
     };
-    if count + slack < fair && item.done.is_some_and(known) && case.terms.marks_come_back() {
+    if count + slack < least && item.done.is_some_and(known) && case.terms.marks_come_back() {
         findings.say(
             at,
             format!(
                 "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (about \
-                 {fair} characters)",
+                 {least} characters)",
                 line.item,
             ),
         );

@@ -686,7 +686,8 @@ impl<'a> Terms<'a> {
         let (end, detail) = match reason {
             Some(reason) => reason,
             None if self.was_refused() => ("refused", ""),
-            None => ("nothing at all", ""),
+            // The bridge keeps no record of a stream that was not admitted: its close code is all there is.
+            None => (self.call.end().map_or("nothing at all", |(_, reason)| reason), ""),
         };
         // Somebody else's bridge ends a call without a name for it.
         if let Some(wanted) = self.wanted_end().filter(|_| self.bridge_speaks())

@@ -115,15 +115,12 @@ fn ends() -> Vec<Bug> {
                     *leaving |= heard.is_end_of(Leg::Model);
                     heard.through()
                 })
-                .saying(|leaving, view, said, _| {
-                    let name = said.json["mark"]["name"].as_str().filter(|_| *leaving && said.is_event("mark"));
-                    let echo = name.map(|name| {
-                        serde_json::json!({
-                            "event": "mark", "sequenceNumber": "0", "streamSid": view.stream, "mark": {"name": name},
-                        })
-                    });
+                .saying(|leaving, _, said, _| {
+                    let is_sent = *leaving && said.is_event("mark");
                     let mut acts = said.through();
-                    acts.extend(echo.map(|echo| hears(Told::Text(Leg::Caller, echo.to_string()))));
+                    if is_sent {
+                        acts.extend(hangs_up());
+                    }
                     acts
                 })
                 .boxed()

@@ -30,7 +30,7 @@ fn requests() -> Vec<Bug> {
     vec![
         bug(
             "asks_while_the_agent_speaks",
-            "A function returns while the response that called it is still being generated, and the next is asked for.",
+            "A function is called while its response is still being generated, and the next response is asked for.",
         )
         .seen(&[
             "https://github.com/livekit/agents/issues/2064",
@@ -41,11 +41,14 @@ fn requests() -> Vec<Bug> {
         .also(&["legal"])
         .each(|| {
             wrong::<()>()
-                .saying(|(), view, said, _| {
-                    if said.answers().is_some() && !view.is_generated() {
-                        return said.and_create();
+                .hearing(|(), _, heard, _| {
+                    let calls = heard.is_type("response.output_item.done")
+                        && heard.json["item"]["type"] == "function_call";
+                    let mut acts = heard.through();
+                    if calls {
+                        acts.push(to_model(&serde_json::json!({"type": "response.create"})));
                     }
-                    said.through()
+                    acts
                 })
                 .boxed()
         }),
