@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Call ids remembered, so that a call reported twice runs once.
 const SEEN_MAX: usize = 256;
+/// Turns of the caller within which a call that repeats a refused one gets the output that is there.
+const REPEATED_WITHIN: u8 = 2;
 /// Outputs remembered until the server has taken them, and outputs that it refused.
 const SENT_MAX: usize = 32;
 /// Different calls of one turn that are counted.
@@ -73,8 +75,8 @@ struct Output {
 struct Refused {
     called: Called,
     output: String,
-    /// A turn of the caller has ended since.
-    is_old: bool,
+    /// Turns of the caller that have ended since.
+    turns: u8,
 }
 
 /// What to tell the server.
@@ -305,7 +307,7 @@ impl Tools {
             if self.refused.len() >= SENT_MAX {
                 self.refused.pop_front();
             }
-            self.refused.push_back(Refused { called, output: output.output.clone(), is_old: false });
+            self.refused.push_back(Refused { called, output: output.output.clone(), turns: 0 });
         }
         if output.again {
             return None;
@@ -320,9 +322,10 @@ impl Tools {
     /// A turn of the caller ended: what was called before it has nothing to do with what is called now.
     pub(crate) fn new_turn(&mut self) {
         self.since_turn = Loop::default();
-        // The call that repeats it may be in the answer to this turn, and in none behind it.
-        self.refused.retain(|refused| !refused.is_old);
-        self.refused.iter_mut().for_each(|refused| refused.is_old = true);
+        // The call that repeats it may be in the answer to this turn. A keypad entry is a turn, too, and may be complete
+        // while that answer is under way.
+        self.refused.retain(|refused| refused.turns < REPEATED_WITHIN);
+        self.refused.iter_mut().for_each(|refused| refused.turns += 1);
     }
 
     /// The model calls functions without end: the next response may call none.
