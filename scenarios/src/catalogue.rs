@@ -1,5 +1,6 @@
 //! Every scenario that was written down, by name. The files are part of the program.
 
+use crate::glob;
 use crate::scenario::{Scenario, ScenarioError};
 use std::path::Path;
 
@@ -49,19 +50,9 @@ pub fn load(path: &Path) -> anyhow::Result<Scenario> {
     Scenario::from_toml(&name, &text).with_context(|| format!("{} is no scenario", path.display()))
 }
 
+/// A pattern without `*` is part of a name.
 fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let (Some(first), true) = (parts.next(), pattern.contains('*')) else { return name.contains(pattern) };
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
+    if pattern.contains('*') { glob::fits(pattern, name) } else { name.contains(pattern) }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod contract;
 pub mod explain;
 pub mod explore;
 pub mod generate;
+mod glob;
 pub mod journal;
 pub mod listen;
 pub mod milestones;

@@ -5,7 +5,8 @@
 
 use super::recording::{self, GAVE_UP, Line, Recording, Sender};
 use super::script::todays_name;
-use super::tolerance::{Like, Of, Tolerances, fits};
+use super::tolerance::{Like, Of, Tolerances};
+use crate::glob::fits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
