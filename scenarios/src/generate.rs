@@ -419,8 +419,8 @@ fn unrecorded(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
             turn.late_gap_ms = dice.one(&[0, 1, 20, 60]);
         }
         if dice.strikes(late) {
-            // Sooner than a bridge that gave a silent response up asks for the next one.
-            turn.late_done_ms = dice.ms(20, 400);
+            // Later, too, than a bridge that gave a silent response up would like to ask for the next one.
+            turn.late_done_ms = dice.ms(20, 1_500);
         }
         let items = [CancelledItems::Incomplete, CancelledItems::Completed, CancelledItems::LeftOpen];
         turn.cancelled_items = dice.one(&items);

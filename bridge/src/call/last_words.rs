@@ -16,6 +16,8 @@ const COMMIT: &str = "commit_1";
 pub(super) struct LastWords {
     /// A turn was not committed yet.
     uncommitted: bool,
+    /// The commit was sent, behind all of the caller's audio.
+    commits: bool,
     /// Turns whose words are to come.
     wordless: Vec<String>,
 }
@@ -28,10 +30,17 @@ impl LastWords {
         uncommitted: bool,
         wordless: Vec<String>,
     ) -> Self {
+        let mut last_words = Self { uncommitted, commits: false, wordless };
         if speaks {
+            last_words.commit(desk);
+        }
+        last_words
+    }
+
+    fn commit(&mut self, desk: &mut Desk) {
+        if !std::mem::replace(&mut self.commits, true) {
             desk.tell_model(ClientEvent::CommitAudio { event_id: COMMIT.into() });
         }
-        Self { uncommitted, wordless }
     }
 
     /// All words are there.
@@ -42,6 +51,11 @@ impl LastWords {
     /// The model says something to a caller who is gone.
     pub(super) fn model_event(&mut self, desk: &mut Desk, event: ServerEvent) {
         match event {
+            // Of audio that was on its way: the commit behind it ends this turn.
+            ServerEvent::SpeechStarted { .. } => {
+                self.uncommitted = true;
+                self.commit(desk);
+            }
             // A second commit is ours, which crossed the server's own: there is nothing but silence in it.
             ServerEvent::Committed { item, previous } if self.uncommitted => {
                 self.uncommitted = false;
@@ -86,7 +100,6 @@ impl LastWords {
             }
             ServerEvent::SessionCreated { .. }
             | ServerEvent::SessionUpdated { .. }
-            | ServerEvent::SpeechStarted { .. }
             | ServerEvent::SpeechStopped { .. }
             | ServerEvent::Committed { .. }
             | ServerEvent::ItemAdded { .. }

@@ -105,6 +105,8 @@ pub(crate) struct Responses {
     auto_pending: bool,
     /// ... but the caller interrupted it already.
     auto_fenced: bool,
+    /// The response that was given up last and has not ended yet.
+    given_up: Option<String>,
     welcome: VecDeque<String>,
     /// Responses that were created lately.
     known: VecDeque<String>,
@@ -119,7 +121,8 @@ impl Responses {
 
     /// Asks for the wanted response if nothing stands in the way. Returns the request to send.
     pub(crate) fn ask(&mut self, caller_speaks: bool) -> Option<(Requested, Why)> {
-        if caller_speaks || self.active.is_some() || self.requested.is_some() || self.auto_pending {
+        let busy = self.active.is_some() || self.given_up.is_some();
+        if caller_speaks || busy || self.requested.is_some() || self.auto_pending {
             return None;
         }
         let why = self.wanted.take()?;
@@ -146,6 +149,7 @@ impl Responses {
 
     /// A response came into being. `speaking_over`: the caller is speaking, and that interrupts.
     pub(crate) fn created(&mut self, id: &str, request: Option<u64>, speaking_over: bool) -> Created {
+        self.given_up = None; // the server makes one at a time
         // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.auto_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
@@ -202,6 +206,7 @@ impl Responses {
 
     /// A response ended. `request`: what it says it was made for, if it does.
     pub(crate) fn done(&mut self, id: &str, request: Option<u64>) -> Done {
+        self.given_up.take_if(|given_up| given_up == id);
         let Some(ended) = self.active.take_if(|active| active.id == id) else {
             return if self.known.iter().any(|known| known == id) {
                 Done::Earlier
@@ -276,6 +281,18 @@ impl Responses {
         true
     }
 
+    /// The server has nothing to cancel, although a response that was interrupted before it existed has not ended: the
+    /// server has cancelled that one by itself, and so answers the turn behind it. Returns whether it will.
+    pub(crate) fn cancelled_by_server(&mut self) -> bool {
+        let Some(active) = self.active.as_mut().filter(|active| active.unwanted) else { return false };
+        active.unwanted = false;
+        let answers = self.wanted == Some(Why::Turn);
+        if answers {
+            self.expect_auto();
+        }
+        answers
+    }
+
     /// Our request was refused for another reason. Returns why it was made, if it was ours and still wanted.
     pub(crate) fn refused(&mut self, event_id: &str) -> Option<Why> {
         let ours = self.requested.take_if(|r| r.event_id == event_id)?;
@@ -290,6 +307,8 @@ impl Responses {
         self.auto_fenced = false;
         let running = self.interrupt();
         self.active = None;
+        // One that was interrupted before has had its time to end.
+        self.given_up.clone_from(&running);
         running
     }
 
@@ -299,6 +318,16 @@ impl Responses {
         let running = self.give_up();
         self.wanted = wanted;
         running
+    }
+
+    /// A response was cancelled and has not ended: what is wanted waits for that.
+    pub(crate) fn awaits_an_end(&self) -> bool {
+        self.given_up.is_some() || self.active.as_ref().is_some_and(|active| active.fenced)
+    }
+
+    /// The response that was given up is not waited for any more. Returns whether it was, and kept something back.
+    pub(crate) fn forget_given_up(&mut self) -> bool {
+        self.given_up.take().is_some() && self.wanted.is_some()
     }
 
     /// Another session takes over: what was known of the old one's responses means nothing there. Requests are counted
@@ -524,8 +553,49 @@ mod tests {
         let mut t = Responses::default();
         t.want(Why::Greeting);
         t.ask(false);
+        t.turn_ended();
+        t.created("r1", None, false);
         assert!(t.refused_as_busy(Some("create_1")));
-        assert!(t.ask(false).is_none(), "somebody is speaking already: no greeting");
+        t.done("r1", None);
+        assert!(t.ask(false).is_none(), "the agent has spoken already: no greeting");
+    }
+
+    #[test]
+    fn a_retry_waits_for_the_end_of_the_response_that_was_given_up() {
+        let given_up = || {
+            let mut t = Responses::default();
+            t.expect_auto();
+            t.created("silent", None, false);
+            assert_eq!(t.give_up().as_deref(), Some("silent"));
+            t.want(Why::Retry);
+            assert!(t.is_expected() && t.ask(false).is_none(), "the server makes one at a time");
+            t
+        };
+        let mut t = given_up();
+        assert!(matches!(t.done("silent", None), Done::Earlier));
+        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Retry));
+        let mut t = given_up();
+        assert!(t.forget_given_up(), "a server may never say that it ended");
+        assert!(t.ask(false).is_some() && !t.forget_given_up());
+    }
+
+    #[test]
+    fn a_server_that_cancelled_by_itself_answers_the_turn_by_itself() {
+        let interrupted = || {
+            let mut t = Responses::default();
+            t.created("r1", None, true);
+            t
+        };
+        let mut t = interrupted();
+        t.want(Why::Turn);
+        assert!(t.cancelled_by_server());
+        t.done("r1", None);
+        assert!(t.ask(false).is_none() && t.is_expected());
+        let mut t = interrupted();
+        t.want(Why::Keypad);
+        assert!(!t.cancelled_by_server());
+        t.done("r1", None);
+        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Keypad));
     }
 
     #[test]

@@ -390,8 +390,7 @@ impl Conversation {
     fn want_turn(&mut self, desk: &mut Desk, now: Instant) {
         self.responses.want(Why::Turn);
         self.ask(desk, now);
-        let cancelled = self.responses.active().is_some_and(|active| active.fenced);
-        if self.responses.is_requested() || cancelled {
+        if self.responses.is_requested() || self.responses.awaits_an_end() {
             // It may have to wait for a request that was made before, and that may never be answered; or for the end of
             // a response that was cancelled.
             self.expect_audio(desk, now);
@@ -523,6 +522,8 @@ impl Conversation {
         desk.counts.retries += 1;
         self.responses.want(Why::Retry);
         self.ask(desk, now);
+        // It may have to wait for the end of what was given up.
+        desk.timers.set_if_unset(Timer::FirstAudio, now + ms(desk.config.timeouts.first_audio_ms));
     }
 
     pub(super) fn first_audio_overdue(&mut self, desk: &mut Desk, now: Instant) -> Result<(), Failure> {
@@ -531,6 +532,11 @@ impl Conversation {
             if let Some(response) = self.responses.give_up_filling() {
                 desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
             }
+            self.ask(desk, now);
+            return Ok(());
+        }
+        if self.responses.forget_given_up() {
+            // Nobody said that it had ended. What was wanted behind it is asked for all the same.
             self.ask(desk, now);
             return Ok(());
         }
@@ -565,6 +571,9 @@ impl Conversation {
                 self.ask(desk, now);
             }
             return Ok(());
+        }
+        if name == "response_cancel_not_active" && self.responses.cancelled_by_server() {
+            self.expect_audio(desk, now);
         }
         if name == "conversation_already_has_active_response" {
             // The running response will speak; should it not, the first-audio timer is still there.

@@ -853,7 +853,8 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
             });
             let Some(done) = done else { continue };
             let from = done.max(seen.at).max(turn.at.plus_ms(filler.after_ms));
-            let due = At(from.0 + 2 * way(from));
+            // What is on its way to a caller who is held up may be heard by then, as far as the bridge can know.
+            let due = At(from.0 + 2 * way(from) + terms.slack(Leg::Caller, from));
             let is_way_out = |name: &str| [END_CALL, TRANSFER_CALL].contains(&name);
             // Whatever else was going on by then explains the silence, or ends it.
             let other = sightings.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| {

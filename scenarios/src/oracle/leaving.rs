@@ -121,7 +121,9 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
         let CallerSight::Step { what, .. } = &seen.what else { return None };
         (what == TAKEN_AWAY).then_some(seen.at)
     });
-    let left = taken.or_else(|| terms.closed_by_bridge()).filter(|left| *left > wish.at);
+    // A stream that its caller has ended is closed for that.
+    let closed = terms.closed_by_bridge().filter(|_| terms.caller_gone().is_none());
+    let left = taken.or(closed).filter(|left| *left > wish.at);
     let later = sightings.iter().any(|seen| {
         seen.at > wish.at
             && matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if is_offered(case, name))

@@ -3,13 +3,13 @@
 use super::leaving::may_come_in;
 use super::terms::{Leg, Terms, hears_speech};
 use super::{Case, Findings, Oracle, Violation, each};
-use crate::listen::BYTES_PER_MS;
+use crate::listen::{BYTES_PER_MS, Item};
 use crate::stage::API_KEY;
 use crate::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
 use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::record::{CallerSight, Ending, ItemRecord, ModelSight};
 
 /// From one end's close to the other's, beyond the network.
 const TEARDOWN_US: u64 = 1_000_000;
@@ -19,6 +19,10 @@ const BECAUSE_US: u64 = 2_000_000;
 const HANDOVER_US: u64 = 1_000_000;
 /// How much more text than audio may have been heard, in characters: the word that was being said.
 const ONE_WORD: usize = 16;
+/// No voice says a character in less, ms.
+const CHARACTER_MS: usize = 55;
+/// Words that come this long after their turn need not be waited for when the session is renewed.
+pub(super) const WORDS_US: u64 = 5_000_000;
 
 /// What is heard for longer than this has words that somebody will look for, ms.
 const MOMENT_MS: usize = 1_000;
@@ -448,7 +452,13 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
                 if turn.committed.is_some_and(reached) && line.is_none() && !empty {
                     findings.say(at, format!("the turn {} has no line in the transcript", turn.item));
                 }
+                let renews = terms.config.renewal.is_some();
+                // It may have been given up for another one just before the caller left.
+                let waited_for = |gone: At| {
+                    !renews || turn.committed.is_none_or(|committed| committed.0 + WORDS_US > gone.0)
+                };
                 if let (Some(gone), Some(closed), true) = (terms.caller_gone(), closed, ended_by_caller)
+                    && waited_for(gone)
                     && arrives(turn.started) < gone
                     && words.is_none()
                     && closed >= gone
@@ -528,6 +538,41 @@ fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: 
     }
 }
 
+/// How many characters of an item the caller heard. Words have no times of their own: the text is held against the sound
+/// in proportion, and silence says nothing.
+pub(super) struct WordsHeard {
+    /// At least: words may be out for speech that was never generated.
+    pub(super) least: usize,
+    /// At most.
+    pub(super) most: usize,
+    /// All audio of the item was with the bridge when it stopped. How far words run ahead of audio that has not come can
+    /// only be guessed.
+    known: bool,
+}
+
+pub(super) fn words_heard(case: &Case<'_>, m: usize, record: &ItemRecord, item: &Item) -> WordsHeard {
+    let terms = &case.terms;
+    let heard = case.hearing.heard(item, At(u64::MAX));
+    let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
+    let characters = record.transcript.trim().chars().count();
+    let planned = record.speech * 1_000 * BYTES_PER_MS / (record.rate as usize).max(1);
+    let slack = characters * terms.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
+    let cut_at = case.call.models[m].sightings.iter().find_map(|s| {
+        matches!(&s.what, ModelSight::GotTruncate { item, .. } if *item == record.id).then_some(s.at)
+    });
+    let known = item.done.is_some_and(|done| {
+        let arrived = At(done.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, done));
+        arrived < cut_at.unwrap_or(At(u64::MAX)).min(terms.over()).min(terms.given_up(m))
+    });
+    let fair = characters * heard_sound / sound;
+    let guessed = if known { 0 } else { heard_sound / BYTES_PER_MS / CHARACTER_MS };
+    WordsHeard {
+        least: (characters * heard_sound / sound.max(planned)).saturating_sub(slack),
+        most: (fair.max(guessed) + slack).min(characters),
+        known,
+    }
+}
+
 fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findings) {
     let record =
         case.call.models.iter().enumerate().find_map(|(m, model)| {
@@ -548,39 +593,24 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
         return;
     }
     let heard = case.hearing.heard(item, At(u64::MAX));
-    // Words have no times of their own: the text is held against the sound in proportion. Silence says nothing.
-    let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
-    let characters = said.chars().count();
-    let fair = characters * heard_sound / sound;
-    // Words may be out for speech that was never generated.
-    let planned = record.speech * 1_000 * BYTES_PER_MS / (record.rate as usize).max(1);
-    let least = characters * heard_sound / sound.max(planned);
-    let slack = characters * case.terms.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
+    let WordsHeard { least, most, known } = words_heard(case, m, record, item);
     let count = written.chars().count();
     let (heard_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
-    if count > fair + slack {
+    if count > most {
         findings.say(
             at,
             format!(
-                "the transcript has {count} characters of {}, but only {heard_ms} of {ms} ms were heard (about {fair} \
+                "the transcript has {count} characters of {}, but only {heard_ms} of {ms} ms were heard (at most {most} \
                  characters)",
                 line.item,
             ),
         );
     }
-    // How far words ran ahead of audio that had not come can only be guessed; once all was there it is known.
-    let cut_at = case.call.models[m].sightings.iter().find_map(|s| {
-        matches!(&s.what, ModelSight::GotTruncate { item, .. } if *item == line.item).then_some(s.at)
-    });
-    let known = |done: At| {
-        let arrived = At(done.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, done));
-        arrived < cut_at.unwrap_or(At(u64::MAX)).min(case.terms.over()).min(case.terms.given_up(m))
-    };
-    if count + slack < least && item.done.is_some_and(known) && case.terms.marks_come_back() {
+    if count < least && known && case.terms.marks_come_back() {
         findings.say(
             at,
             format!(
-                "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (about \
+                "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (at least \
                  {least} characters)",
                 line.item,
             ),

@@ -120,6 +120,7 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
                     ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
                 )
             }) || answers_unannounced(&sightings[..index])
+                || hides_its_answer(&sightings[..index])
         }
         // The script refuses it whenever it comes; one that came before its response was over came too early.
         "invalid_tool_call_id" => {
@@ -153,6 +154,18 @@ fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
     let announced =
         after.iter().any(|s| matches!(s.what, ModelSight::SentResponseCreated { auto: true, .. }));
     !over && !announced
+}
+
+/// A turn ended, and instead of the answer that is under way came the end of a response that never began. No bridge can
+/// tell that from an answer that has failed.
+fn hides_its_answer(sightings: &[Sighting<ModelSight>]) -> bool {
+    let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
+    let Some(stopped) = sightings.iter().rposition(ended) else { return false };
+    let stray = |s: &Sighting<ModelSight>| {
+        matches!(&s.what, ModelSight::SentOther { kind } if kind == "done_for_unknown_response")
+    };
+    let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
+    sightings[stopped..].iter().any(stray) && !sightings[stopped..].iter().any(announced)
 }
 
 fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
@@ -196,7 +209,8 @@ fn judge_one(case: &Case<'_>, m: usize, sightings: &[Sighting<ModelSight>], find
         let mut active = BTreeSet::new();
         for seen in known {
             if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
-                active.insert(response.as_str());
+                // The server makes one at a time: one before it, whose end has yet to come, keeps nothing back.
+                active = BTreeSet::from([response.as_str()]);
             } else if let ModelSight::SentResponseDone { response, .. } = &seen.what {
                 active.remove(response.as_str());
             }

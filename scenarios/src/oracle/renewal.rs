@@ -8,6 +8,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the sightings it needs")]
 
 use super::audio::{given_before, spoken_is_loud};
+use super::lifecycle::{WORDS_US, words_heard};
 use super::terms::{Leg, hears_speech};
 use super::{Case, Findings, Oracle, Violation, each, in_ms};
 use crate::listen::BYTES_PER_MS;
@@ -19,12 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond its settings: one turn of its loop, its close and the answer.
 const PROMPT_US: u64 = 1_000_000;
-/// Words that come this long after their turn need not be waited for.
-const WORDS_US: u64 = 5_000_000;
 /// What may be unheard of an item that is taken for heard: two frames, and what a resampler holds back.
 const UNHEARD_MS: f64 = 60.0;
-/// How far text and audio may be apart, in characters: the word that was being said.
-const ONE_WORD: usize = 16;
 /// How long a word may be under way before the model says that it hears one, beyond the network's time.
 const UNNOTICED_US: u64 = 500_000;
 /// Whole seconds, in which the end of a session is told.
@@ -345,9 +342,7 @@ fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
         return None;
     }
     let heard = case.hearing.heard(item, At(u64::MAX));
-    let spoken = item.len.max(record.sent / (record.rate / 8_000).max(1) as usize).max(1);
-    let fair = all * heard / spoken;
-    let unsure = all * case.terms.unsure_ms() * BYTES_PER_MS / spoken + ONE_WORD;
+    let words_heard = words_heard(case, m, record, item);
     let whole = !cut && heard as f64 / BYTES_PER_MS as f64 + UNHEARD_MS >= (item.len / BYTES_PER_MS) as f64;
     let sure = case.terms.ear_works() && case.terms.marks_come_back() && !item.silent;
     let (least, most) = match (sure, whole) {
@@ -355,7 +350,7 @@ fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
         // So short that nothing of it may be unheard.
         (true, true) if heard == 0 => (0, all),
         (true, true) => (all, all),
-        (true, false) => (fair.saturating_sub(unsure), (fair + unsure).min(all)),
+        (true, false) => (words_heard.least, words_heard.most),
     };
     Some(Said { what: What::Agent { words, least, most }, optional: least == 0 })
 }

@@ -58,6 +58,39 @@ fn a_turn_that_goes_on_at_stop_is_committed_and_its_words_are_waited_for() {
 }
 
 #[test]
+fn a_turn_that_began_on_the_way_to_the_model_is_waited_for_too() {
+    let mut t = Bench::transcribed();
+    t.model_detects_speech();
+    t.twilio(STOP);
+    t.expect("commit");
+    t.expect("close Caller 1000");
+    t.committed("item_first");
+    t.model(r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_last"}"#);
+    t.words("item_first", "I see.");
+    t.expect_quiet();
+    t.committed("item_last");
+    t.words("item_last", "Goodbye.");
+    t.expect("close Model 1000");
+    assert_eq!(texts(&t.both_are_gone()), ["I see.", "Goodbye."]);
+}
+
+#[test]
+fn a_turn_heard_behind_a_committed_one_is_committed_once() {
+    let mut t = Bench::transcribed();
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.committed("item_first");
+    t.sent.clear();
+    t.twilio(STOP);
+    t.expect("close Caller 1000");
+    for _ in 0..2 {
+        t.model(r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_last"}"#);
+    }
+    t.expect("commit");
+    t.expect_quiet();
+}
+
+#[test]
 fn a_committed_turn_is_waited_for_and_its_answer_is_cancelled() {
     let mut t = Bench::transcribed();
     t.model_detects_speech();
