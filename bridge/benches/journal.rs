@@ -26,7 +26,7 @@ fn now() -> Instant {
 }
 
 fn beginning() -> Beginning {
-    Beginning { key: 1, unix: 0, up: Duration::ZERO, config: Config::default().into() }
+    Config::default().server().beginning(1, 0, Duration::ZERO)
 }
 
 /// What a frame from the caller makes a call note: the message, and the audio that is passed on.

@@ -12,10 +12,9 @@
 //! | an answer that the other side does not take | `WRITE_TIMEOUT` |
 //! | a connection's life, and its idle time between two requests | `LIFE`, `HEADER_TIMEOUT` |
 
-use crate::driver;
+use crate::clock;
 use crate::http::is_public;
-use crate::seldom::Seldom;
-use crate::serve::Stats;
+use crate::stats::Stats;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::serve::Listener;
@@ -29,7 +28,7 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -139,26 +138,6 @@ impl Peer for () {
     }
 }
 
-/// What became of the connections of all listeners of the process.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) open: AtomicUsize,
-    /// Closed because too many came behind them.
-    pub(crate) evicted: AtomicU64,
-    /// Closed as they came: there were too many, and none was idle.
-    pub(crate) turned_away: AtomicU64,
-    /// Closed because the other side did not take its answers.
-    pub(crate) unread: AtomicU64,
-    /// Attempts to take one that failed.
-    pub(crate) unaccepted: AtomicU64,
-    /// Requests begin one behind the other, and calls have their turn in between: however many are asked for at once,
-    /// they are not what a call has to wait for.
-    entrance: tokio::sync::Mutex<()>,
-    crowded: Seldom,
-    unread_line: Seldom,
-    unaccepted_line: Seldom,
-}
-
 /// A TCP listener that waits a moment when a connection cannot be taken, and says so.
 pub struct Tcp {
     listener: TcpListener,
@@ -232,7 +211,7 @@ struct Connection {
 
 impl Connection {
     fn new() -> Self {
-        Self { phase: Mutex::new((Phase::Idle, driver::now())), upgraded: AtomicBool::new(false) }
+        Self { phase: Mutex::new((Phase::Idle, clock::now())), upgraded: AtomicBool::new(false) }
     }
 
     fn locked(&self) -> MutexGuard<'_, (Phase, Instant)> {
@@ -241,7 +220,7 @@ impl Connection {
     }
 
     fn is_at(&self, phase: Phase) {
-        *self.locked() = (phase, driver::now());
+        *self.locked() = (phase, clock::now());
     }
 }
 
@@ -502,6 +481,7 @@ pub(crate) mod tests {
     use axum::body::Body;
     use axum::routing::get;
     use std::future::pending;
+    use std::sync::atomic::AtomicUsize;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     /// So many connections, all at once, on which nothing comes but what a test writes.
@@ -737,11 +717,11 @@ pub(crate) mod tests {
         let (_cut, _read) =
             tokio::join!(writes.write_all(header.as_bytes()), reads.read_to_string(&mut answer));
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-        let began = driver::now();
+        let began = clock::now();
         while answers(&mut lasting).await {
             passes(HEADER_TIMEOUT / 2).await;
         }
-        let lasted = driver::now().saturating_duration_since(began);
+        let lasted = clock::now().saturating_duration_since(began);
         assert!((LIFE..LIFE + HEADER_TIMEOUT).contains(&lasted), "{lasted:?}");
         assert_eq!(stats.connections_open(), 0);
     }

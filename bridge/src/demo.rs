@@ -4,10 +4,11 @@
 //! that takes real calls, on a loopback address, with its live page. Nothing leaves the machine.
 
 use crate::call::settings::Transcription;
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::connections::Tcp;
 use crate::dial::TlsDial;
 use crate::live::{self, Live};
+use crate::secret::Secret;
 use crate::serve::Server;
 use crate::telemetry::{LogGuard, LogQueue, QUEUE_BYTES};
 use crate::text::Escape;
@@ -91,9 +92,9 @@ pub async fn run<S>(demo: Demo, stop: impl Future<Output = S>) -> anyhow::Result
     screen.show("A scripted caller and a scripted model talk through this bridge, on this machine alone.");
     screen.show(&format!("Look at it:  http://{}/", page.local_addr()?));
 
-    let (config, calls) = (Arc::new(config), Live::default());
-    let server = Server::new(dial, NoTools, calls.clone(), config.clone());
-    let shown = task::spawn(live::serve(page, calls.clone(), server.stats(), config, None));
+    let (settings, calls) = (Arc::new(config.server()), Live::default());
+    let server = Server::new(dial, NoTools, calls.clone(), settings.clone());
+    let shown = task::spawn(live::serve(page, calls.clone(), server.stats(), settings, None));
     let stats = server.stats();
     let (end, ended) = oneshot::channel::<()>();
     let served = task::spawn(server.run(Tcp::new(listener, stats), async move {

@@ -1,8 +1,10 @@
 //! How the model is reached. Production speaks TLS over TCP; the simulator brings its own.
 
-use crate::config::ModelUrl;
+use crate::secret::Secret;
+use crate::url::ModelUrl;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +12,16 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+/// The model's service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelEndpoint {
+    /// Where its WebSocket is.
+    pub url: ModelUrl,
+    /// The key of the project that pays. Better given as `OPENAI_API_KEY` than in a file.
+    pub api_key: Secret,
+}
 
 /// Opens a byte stream to the model's server.
 pub trait Dial: Clone + Send + Sync + 'static {

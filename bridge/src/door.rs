@@ -5,14 +5,15 @@
 //! simulation asks the same door without HTTP.
 
 use crate::call::event::EndReason;
-use crate::config::{Config, Secret};
+use crate::secret::Secret;
 use crate::signature::{self, Body, Signed, Verifier, forms_of};
 use crate::token::{self, Tokens};
 use crate::twiml::{self, After, Stream};
+use crate::url::PublicUrl;
 use crate::webhooks::{Replayed, Webhooks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where Twilio asks what to do with a call.
 pub const VOICE: &str = "/voice";
@@ -44,7 +45,7 @@ pub struct Settings {
     /// `{ redirect = "https://..." }` or `{ dial = "+..." }`.
     pub after_stream: After,
     /// Where Twilio's REST API is.
-    #[serde(serialize_with = "crate::config::serialize_url")]
+    #[serde(serialize_with = "crate::url::serialize_url")]
     pub api_url: String,
     /// The number that calls placed by the bridge come from.
     pub number: String,
@@ -108,7 +109,8 @@ pub enum NoAnswer {
 /// The door of a bridge.
 #[derive(Debug)]
 pub struct Door {
-    config: Arc<Config>,
+    twilio: Settings,
+    public_url: Option<PublicUrl>,
     verifier: Verifier,
     tokens: Tokens,
     webhooks: Mutex<Webhooks>,
@@ -116,20 +118,19 @@ pub struct Door {
 
 impl Door {
     /// The door of a bridge with these settings. `process` is as in [`Tokens::new`].
-    pub fn new(config: Arc<Config>, process: u64) -> Self {
-        let twilio = &config.twilio;
+    pub fn new(twilio: Settings, public_url: Option<PublicUrl>, process: u64) -> Self {
         let verifier = Verifier::new(twilio.auth_token.clone(), twilio.shared_keys.clone());
         let first = || twilio.shared_keys.values().next().cloned().unwrap_or_default();
         let secret = if twilio.auth_token.is_empty() { first() } else { twilio.auth_token.clone() };
         let tokens = Tokens::new(&secret, twilio.token_life_s, process);
         let redirects = matches!(twilio.after_stream, After::Redirect(_));
         let webhooks = Webhooks::new(twilio.token_life_s, redirects.then_some(twilio.return_s));
-        Self { config, verifier, tokens, webhooks: Mutex::new(webhooks) }
+        Self { twilio, public_url, verifier, tokens, webhooks: Mutex::new(webhooks) }
     }
 
     /// Streams have to show a token.
     pub fn is_guarded(&self) -> bool {
-        !self.config.twilio.insecure_no_signature
+        !self.twilio.insecure_no_signature
     }
 
     /// Whether Twilio sent a request to `path` with this query.
@@ -146,9 +147,9 @@ impl Door {
         if !self.is_guarded() {
             return Ok(());
         }
-        let Some(public) = &self.config.public_url else { return Err(signature::Refusal::Mismatch) };
+        let Some(public) = &self.public_url else { return Err(signature::Refusal::Mismatch) };
         let upgrade = path == STREAM;
-        let mut url = if upgrade { public.stream_url() } else { public.url_of(path) };
+        let mut url = if upgrade { public.websocket_of(STREAM) } else { public.url_of(path) };
         if let Some(query) = query {
             url.push('?');
             url.push_str(query);
@@ -176,8 +177,8 @@ impl Door {
     ) -> Result<String, NoAnswer> {
         let value =
             |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
-        let (url, callback) = match (&self.config.public_url, host) {
-            (Some(public), _) => (public.stream_url(), public.url_of(STREAM_STATUS)),
+        let (url, callback) = match (&self.public_url, host) {
+            (Some(public), _) => (public.websocket_of(STREAM), public.url_of(STREAM_STATUS)),
             (None, Some(host)) if !host.is_empty() => {
                 (format!("wss://{host}{STREAM}"), format!("https://{host}{STREAM_STATUS}"))
             }
@@ -201,7 +202,7 @@ impl Door {
             parameters.extend(Some((name, value(key))).filter(|(_, value)| !value.is_empty()));
         }
         let stream = Stream { url: &url, status_callback: Some(&callback), parameters: &parameters };
-        Ok(twiml::connect(&stream, &self.config.twilio.after_stream))
+        Ok(twiml::connect(&stream, &self.twilio.after_stream))
     }
 
     /// Whether a stream may come in. Its token is used up by that; [`Door::left`] has to be told when it has ended.
@@ -212,7 +213,7 @@ impl Door {
         if !self.is_guarded() {
             return Ok(());
         }
-        let ours = &self.config.twilio.account_sid;
+        let ours = &self.twilio.account_sid;
         if !ours.is_empty() && !showing.account_sid.is_empty() && showing.account_sid != *ours {
             return Err(Refusal::Account);
         }
@@ -236,6 +237,7 @@ pub fn form(text: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     const NOW: i64 = 1_767_225_600;
 
@@ -246,7 +248,7 @@ mod tests {
         };
         config.twilio.auth_token = Secret::new("0123456789abcdef0123456789abcdef");
         change(&mut config);
-        Door::new(Arc::new(config), 1)
+        Door::new(config.twilio, config.public_url, 1)
     }
 
     impl Door {

@@ -1,14 +1,14 @@
-//! The one loop that owns a call and its two connections, and the only reader of its clock.
+//! The one loop that owns a call and its two connections.
 //!
 //! Selecting only names what happened; everything else is a plain synchronous call. There are no locks, because
 //! there is nothing to share. When the call is over the loop returns, and with it goes all that was the call's:
 //! both sockets with what waited to be written, a dial in progress, running functions.
 
 use crate::call::event::CallEvent;
-use crate::call::settings::Dialect;
+use crate::call::settings::{CallConfig, Dialect};
 use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
-use crate::config::Config;
-use crate::dial::Dial;
+use crate::clock::now;
+use crate::dial::{Dial, ModelEndpoint};
 use crate::door::{Refusal, Showing};
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
@@ -29,7 +29,10 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 /// What a call is made with.
 pub(crate) struct Parts<D, T> {
-    pub(crate) config: Arc<Config>,
+    pub(crate) call: Arc<CallConfig>,
+    /// Played when the call has to end early, mu-law at 8 kHz.
+    pub(crate) notice: Arc<[u8]>,
+    pub(crate) model: Arc<ModelEndpoint>,
     pub(crate) dial: D,
     pub(crate) tools: T,
     /// Its stream has to show whose it is before anything is done or kept for it.
@@ -56,28 +59,12 @@ const HELD_MAX: usize = 64 * 1024;
 /// What a note counts for beside its text, bytes.
 const HELD_NOTE: usize = 256;
 
-/// The time of a call.
-#[expect(clippy::disallowed_methods, reason = "the one place where a call's clock is read")]
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 /// What a call's driver tells.
 pub(crate) enum News<'a> {
     /// Something happened.
     Event(&'a CallEvent),
     /// So much went through since the last time.
     Traffic(&'a Traffic),
-}
-
-/// Tells for ever, once every `every`, how late the event loop comes to a task that is due: every call is late by as
-/// much.
-pub(crate) async fn lateness(every: Duration, mut tell: impl FnMut(Duration)) {
-    loop {
-        let due = now() + every;
-        tokio::time::sleep_until(due.into()).await;
-        tell(now().saturating_duration_since(due));
-    }
 }
 
 /// Carries one call from its opened WebSocket to its end. `host` hears every event of a call that began, in order.
@@ -87,7 +74,7 @@ where
     D: Dial,
     T: Tools,
 {
-    let Parts { config, dial, tools, guarded, mut control, unix_now } = parts;
+    let Parts { call: config, notice, model, dial, tools, guarded, mut control, unix_now } = parts;
     let began = now();
     let mut begun = !guarded;
     let mut tape = Taping { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
@@ -95,8 +82,7 @@ where
         tape.begins(host.begins());
     }
     let mut meter = Meter::new(began);
-    let mut call =
-        Call::new(Arc::new(config.call.clone()), config.notice.clone(), began, unix_now).guarded(guarded);
+    let mut call = Call::new(config.clone(), notice, began, unix_now).guarded(guarded);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();
@@ -106,7 +92,7 @@ where
 
     loop {
         while let Some(transmit) = call.poll_transmit() {
-            if let Some((leg, text)) = transmit.encode(&config.call) {
+            if let Some((leg, text)) = transmit.encode(&config) {
                 let since = meter.sends(&transmit, leg, text.len());
                 changes.extend(legs.send(leg, Outgoing::Text(text), since));
                 tape.note(|| Note::Done(transmit));
@@ -135,7 +121,7 @@ where
                     verdict = Some(admitted.map_or_else(Control::TurnAway, |()| Control::Welcome));
                 }
                 Transmit::Dial { call_sid } => {
-                    dialing = Some(Box::pin(open(dial.clone(), config.clone(), call_sid)));
+                    dialing = Some(Box::pin(open(dial.clone(), model.clone(), config.clone(), call_sid)));
                 }
                 Transmit::HoldModel(hold) => legs.held = hold,
                 Transmit::RunTool { call_id, name, arguments } => {
@@ -395,10 +381,11 @@ async fn finished<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 /// Dials and upgrades. The words of a failure carry no secret.
 async fn open<D: Dial>(
     dial: D,
-    config: Arc<Config>,
+    model: Arc<ModelEndpoint>,
+    config: Arc<CallConfig>,
     call_sid: String,
 ) -> Result<WebSocketStream<D::Stream>, String> {
-    let request = request(&config, &call_sid)?;
+    let request = request(&model, &config, &call_sid)?;
     let stream = dial.dial().await.map_err(|error| format!("cannot connect: {error}"))?;
     // What the server sends right behind its answer is kept and read first.
     match tokio_tungstenite::client_async_with_config(request, stream, Some(model_limits())).await {
@@ -410,11 +397,11 @@ async fn open<D: Dial>(
     }
 }
 
-fn request(config: &Config, call_sid: &str) -> Result<Request, String> {
-    let url = config.openai.url.with_model(&config.call.model);
+fn request(endpoint: &ModelEndpoint, config: &CallConfig, call_sid: &str) -> Result<Request, String> {
+    let url = endpoint.url.with_model(&config.model);
     let mut request = url.into_client_request().map_err(|error| format!("no usable URL: {error}"))?;
     let headers = request.headers_mut();
-    let bearer = format!("Bearer {}", config.openai.api_key.expose());
+    let bearer = format!("Bearer {}", endpoint.api_key.expose());
     let mut bearer =
         HeaderValue::try_from(bearer).map_err(|_| "the API key is no header value".to_owned())?;
     bearer.set_sensitive(true);
@@ -423,7 +410,7 @@ fn request(config: &Config, call_sid: &str) -> Result<Request, String> {
     if let Ok(id) = HeaderValue::from_str(call_sid) {
         headers.insert("X-Client-Request-Id", id);
     }
-    match config.call.dialect {
+    match config.dialect {
         // The current service refuses connections that send this header.
         Dialect::Ga => {}
         Dialect::Beta => {
@@ -436,17 +423,15 @@ fn request(config: &Config, call_sid: &str) -> Result<Request, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use crate::secret::Secret;
 
-    fn config() -> Config {
-        let mut config = Config::default();
-        config.openai.api_key = Secret::new("sk-hidden");
-        config
+    fn endpoint() -> ModelEndpoint {
+        ModelEndpoint { api_key: Secret::new("sk-hidden"), ..ModelEndpoint::default() }
     }
 
     #[test]
     fn the_request_names_model_key_and_call() {
-        let request = request(&config(), "CA1").unwrap();
+        let request = request(&endpoint(), &CallConfig::default(), "CA1").unwrap();
         assert_eq!(request.uri().to_string(), "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1");
         assert_eq!(request.headers()["Authorization"], "Bearer sk-hidden");
         assert_eq!(request.headers()["X-Client-Request-Id"], "CA1");
@@ -457,9 +442,8 @@ mod tests {
 
     #[test]
     fn only_the_retired_dialect_asks_for_it() {
-        let mut config = config();
-        config.call.dialect = Dialect::Beta;
-        assert_eq!(request(&config, "CA1").unwrap().headers()["OpenAI-Beta"], "realtime=v1");
+        let config = CallConfig { dialect: Dialect::Beta, ..CallConfig::default() };
+        assert_eq!(request(&endpoint(), &config, "CA1").unwrap().headers()["OpenAI-Beta"], "realtime=v1");
     }
 
     #[tokio::test]

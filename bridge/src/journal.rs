@@ -11,8 +11,8 @@ pub mod files;
 pub mod lines;
 
 use crate::call::event::CallEvent;
+use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
-use crate::config::Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,8 +103,14 @@ pub struct Beginning {
     pub unix: i64,
     /// The same moment, counted from when the server began to serve.
     pub up: Duration,
-    /// The settings in force.
-    pub config: std::sync::Arc<Config>,
+    /// `max_calls` of the server.
+    pub max_calls: usize,
+    /// `drain_ms` of the server.
+    pub drain_ms: u64,
+    /// Length of the notice, bytes of mu-law.
+    pub notice_bytes: usize,
+    /// The settings of the call.
+    pub call: std::sync::Arc<CallConfig>,
 }
 
 /// Where journals go.

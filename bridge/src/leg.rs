@@ -5,7 +5,7 @@
 //! the call itself, so nothing has to be stopped, collected or locked when a leg is dropped: it is simply gone.
 
 use crate::call::LegChange;
-use crate::driver;
+use crate::clock;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use std::collections::VecDeque;
 use std::fmt;
@@ -227,7 +227,7 @@ impl<S: Socket> LegIo<S> {
                 self.flushing = false;
                 self.pongs_owed = 0;
                 if !self.handed.is_empty() {
-                    let now = driver::now();
+                    let now = clock::now();
                     self.took.extend(self.handed.drain(..).map(|since| now.saturating_duration_since(since)));
                 }
             }

@@ -9,15 +9,18 @@
 //! it is bounded: lines of a call, calls that are over, watchers.
 
 use crate::call::event::{CallEvent, Floor, Line, RenewalOutcome, Said, Speaker};
-use crate::config::{Config, Secret};
+use crate::clock;
 use crate::connections::{self, Limits, Tcp};
-use crate::driver;
 use crate::meter::Traffic;
+use crate::observe::Observe;
 use crate::operator;
 use crate::registry::CallKey;
+use crate::request::{read_body, shortened};
 use crate::rest::{Carrier, Problem};
+use crate::secret::Secret;
 use crate::seldom::Seldom;
-use crate::serve::{Observe, Stats, read_body, shortened};
+use crate::settings as server;
+use crate::stats::Stats;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
@@ -221,7 +224,7 @@ impl Observe for Live {
     fn gone(&self, call: CallKey) {
         self.change(call, |room, _| {
             if room.ended.is_none() {
-                (room.ended, room.state, room.end) = (Some(driver::now()), "over", Some("cut"));
+                (room.ended, room.state, room.end) = (Some(clock::now()), "over", Some("cut"));
                 room.floor = Floor::default();
             }
         });
@@ -370,7 +373,7 @@ fn shorten(text: &mut String) {
 struct Desk {
     live: Live,
     stats: Stats,
-    config: Arc<Config>,
+    settings: Arc<server::Settings>,
     carrier: Option<Arc<dyn Carrier>>,
     /// What the page may load and run: itself.
     policy: HeaderValue,
@@ -387,11 +390,11 @@ pub async fn serve(
     listener: TcpListener,
     live: Live,
     stats: Stats,
-    config: Arc<Config>,
+    settings: Arc<server::Settings>,
     carrier: Option<Arc<dyn Carrier>>,
 ) -> anyhow::Result<()> {
     let (policy, refused) = (HeaderValue::try_from(policy())?, Arc::default());
-    let desk = Desk { live, stats: stats.clone(), config, carrier, policy, page: put_together(), refused };
+    let desk = Desk { live, stats: stats.clone(), settings, carrier, policy, page: put_together(), refused };
     let listener = Tcp::new(listener, stats.clone());
     match connections::serve(listener, None, router(desk), Limits::of(CONNECTIONS_MAX), stats).await {}
 }
@@ -420,7 +423,7 @@ fn policy() -> String {
 
 /// Who may come in, and with what.
 async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    let token = &desk.config.operator.token;
+    let token = &desk.settings.operator_token;
     let headers = request.headers();
     let refusal = if token.is_empty() && !names_loopback(headers, request.uri()) {
         Some((
@@ -505,11 +508,11 @@ fn put_together() -> Bytes {
 impl Desk {
     /// What is said to a watcher who has seen all up to a version, and the version it brings them to.
     fn news(&self, seen: u64) -> (u64, Value) {
-        let (version, calls, present) = self.live.since(seen, driver::now());
-        let people: Vec<_> = self.config.call.leaving.transfer.iter().map(|person| &person.name).collect();
+        let (version, calls, present) = self.live.since(seen, clock::now());
+        let people: Vec<_> = self.settings.call.leaving.transfer.iter().map(|person| &person.name).collect();
         let value = json!({
             "active": self.stats.active(),
-            "maxCalls": self.config.max_calls,
+            "maxCalls": self.settings.max_calls,
             "total": self.stats.calls(),
             "draining": self.stats.is_draining(),
             "lagMs": self.stats.loop_lag().as_millis() as u64,
@@ -631,7 +634,7 @@ async fn transfer(State(desk): State<Desk>, Path(key): Path<u64>, request: Reque
             "Twilio transfers calls: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
         );
     };
-    let people = &desk.config.call.leaving.transfer;
+    let people = &desk.settings.call.leaving.transfer;
     let number = people.iter().find(|person| person.name == to).map_or(to, |person| person.number.clone());
     match carrier.transfer(&call_sid, &number).await {
         Ok(()) => {
@@ -661,6 +664,7 @@ fn said(status: StatusCode, value: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use futures_util::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
@@ -668,7 +672,7 @@ mod tests {
     const CALL: CallKey = CallKey(7);
 
     fn begun() -> (Live, Instant) {
-        let (live, now) = (Live::default(), driver::now());
+        let (live, now) = (Live::default(), clock::now());
         live.begins(CALL, now, 1_700_000_000);
         let started = CallEvent::Started { call_sid: "CA1".into(), stream_sid: "MZ1".into() };
         live.event(CALL, now, &started);
@@ -819,7 +823,7 @@ mod tests {
     async fn served(config: Config) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener, Live::default(), Stats::default(), Arc::new(config), None));
+        tokio::spawn(serve(listener, Live::default(), Stats::default(), Arc::new(config.server()), None));
         address
     }
 
@@ -913,10 +917,17 @@ mod tests {
 
     #[tokio::test]
     async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
-        let (config, policy) = (Arc::new(Config::default()), HeaderValue::from_static("x"));
+        let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
         let (live, stats) = (Live::default(), Stats::default());
-        let desk =
-            Desk { live, stats, config, carrier: None, policy, page: Bytes::new(), refused: Arc::default() };
+        let desk = Desk {
+            live,
+            stats,
+            settings,
+            carrier: None,
+            policy,
+            page: Bytes::new(),
+            refused: Arc::default(),
+        };
         let mut watching = VecDeque::new();
         for _ in 0..WATCHERS_MAX {
             watching.push_back(events(State(desk.clone())).await.into_body().into_data_stream());
@@ -938,17 +949,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_watcher_is_told_ten_times_a_second_at_most() {
-        let (config, policy) = (Arc::new(Config::default()), HeaderValue::from_static("x"));
+        let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
         let (live, stats) = (Live::default(), Stats::default());
-        let desk =
-            Desk { live, stats, config, carrier: None, policy, page: Bytes::new(), refused: Arc::default() };
-        let began = driver::now();
+        let desk = Desk {
+            live,
+            stats,
+            settings,
+            carrier: None,
+            policy,
+            page: Bytes::new(),
+            refused: Arc::default(),
+        };
+        let began = clock::now();
         let mut stream = events(State(desk.clone())).await.into_body().into_data_stream();
         for n in 0..11 {
-            desk.live.begins(CallKey(n), driver::now(), 0);
+            desk.live.begins(CallKey(n), clock::now(), 0);
             assert!(stream.next().await.is_some());
         }
-        let took = driver::now().saturating_duration_since(began);
+        let took = clock::now().saturating_duration_since(began);
         assert!(took >= EVERY * 10, "{took:?}");
     }
 

@@ -2,6 +2,7 @@
 
 use axum::Router;
 use bridge::capacity;
+use bridge::clock::unix_now;
 use bridge::config::{Args, Command, Config};
 use bridge::connections::Tcp;
 use bridge::demo::{self, Demo};
@@ -13,7 +14,8 @@ use bridge::live::{self, Live};
 use bridge::metrics::{self, Metrics};
 use bridge::otlp::{self, Exporter};
 use bridge::rest::{Carrier, Rest, WithCarrier};
-use bridge::serve::{Server, Stats, unix_now};
+use bridge::serve::Server;
+use bridge::stats::Stats;
 use bridge::store::Writer;
 use bridge::telemetry::{self, LogCalls, LogQueue};
 use bridge::tls::Certificate;
@@ -89,7 +91,7 @@ async fn show(demo: Demo) -> anyhow::Result<()> {
 /// Places a call and prints its name.
 #[tokio::main(flavor = "current_thread")]
 async fn call(config: &Config, to: &str, from: Option<&str>) -> anyhow::Result<()> {
-    let Some(rest) = Rest::new(config, TlsConnect::new()?) else {
+    let Some(rest) = Rest::new(&config.twilio, config.public_url.as_ref(), TlsConnect::new()?) else {
         anyhow::bail!("calls are placed by Twilio: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN");
     };
     Ok(writeln!(std::io::stdout(), "{}", rest.place(to, from).await?)?)
@@ -125,7 +127,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     }
     let certificate = Certificate::read(&config.tls)?;
     tokio::spawn(reload_on_hangup(hangup, certificate.clone()));
-    let carrier = Rest::new(&config, TlsConnect::new()?).map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
+    let carrier = Rest::new(&config.twilio, config.public_url.as_ref(), TlsConnect::new()?)
+        .map(|rest| Arc::new(rest) as Arc<dyn Carrier>);
     // What keeps the bridge from starting is known before it says that it takes calls.
     let store = open_store(&config).await?;
     let webhooks = Webhooks::new(&config.tools, &TlsConnect::new()?, unix_now).map_err(anyhow::Error::msg)?;
@@ -159,16 +162,16 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         tokio::spawn(metrics.clone().watch_loop());
     }
     let traces = exporter.as_ref().map(Exporter::calls);
-    let (config, calls) = (Arc::new(config), Live::default());
+    let (settings, calls) = (Arc::new(config.server()), Live::default());
     let kept = (store.as_ref().map(Writer::calls), traces);
     let observe = ((LogCalls, calls.clone()), (metrics, kept));
-    let server = Server::with_stats(stats.clone(), dial, tools, observe, config.clone())
+    let server = Server::with_stats(stats.clone(), dial, tools, observe, settings.clone())
         .with_journal(journals)
         .with_carrier(carrier.clone())
         .with_routes(pages);
     if config.live.enabled {
         let (at, stats) = (config.live.listen, server.stats());
-        beside("live.listen", at, |listener| live::serve(listener, calls, stats, config, carrier)).await;
+        beside("live.listen", at, |listener| live::serve(listener, calls, stats, settings, carrier)).await;
     }
     let server = server.with_certificate(certificate.as_ref())?;
     tracing::info!(%listen, model, "taking calls");

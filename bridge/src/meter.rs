@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn only_audio_that_passes_through_at_once_is_timed() {
-        let now = crate::driver::now();
+        let now = crate::clock::now();
         let mut meter = Meter::new(now);
         let append = Transmit::Model(ClientEvent::AppendAudio { audio: vec![0; 960] });
         assert_eq!(meter.sends(&media(), Leg::Caller, 300), None, "paced: nothing was read for it");
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_out_is_counted_once() {
-        let now = crate::driver::now();
+        let now = crate::clock::now();
         let mut meter = Meter::new(now);
         meter.received(Leg::Caller, 300, now);
         meter.sends(&media(), Leg::Caller, 200);

@@ -8,14 +8,15 @@
 use crate::call::event::{
     CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
+use crate::clock;
 use crate::connections::{self, Limits, Tcp};
-use crate::driver;
 use crate::journal::files::{Counted, Files};
 use crate::meter::{LegTraffic, Traffic};
+use crate::observe::Observe;
 use crate::otlp;
 use crate::realtime::Usage;
 use crate::registry::CallKey;
-use crate::serve::{Observe, Stats};
+use crate::stats::Stats;
 use crate::store::Gauge;
 use crate::telemetry::LogQueue;
 use axum::Router;
@@ -580,7 +581,7 @@ impl Metrics {
     fn page(&self) -> Response {
         // Writing them down takes a while, and anybody who reaches the listener may ask.
         let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = driver::now();
+        let now = clock::now();
         let text = match &*written {
             Some((at, text)) if now.saturating_duration_since(*at) < WRITTEN_EVERY => text.clone(),
             Some(_) | None => match self.text() {
@@ -594,7 +595,7 @@ impl Metrics {
 
     /// Measures for ever how late the event loop is: a timer of every call is late by as much.
     pub async fn watch_loop(self) {
-        driver::lateness(LAG_EVERY, |late| self.0.lag.observe(late.as_secs_f64())).await;
+        clock::lateness(LAG_EVERY, |late| self.0.lag.observe(late.as_secs_f64())).await;
     }
 }
 
@@ -794,7 +795,7 @@ mod tests {
     }
 
     fn tell(metrics: &Metrics, event: &CallEvent) {
-        metrics.event(CallKey(1), crate::driver::now(), event);
+        metrics.event(CallKey(1), crate::clock::now(), event);
     }
 
     fn ended(counts: Counts) -> CallEvent {
@@ -831,7 +832,7 @@ mod tests {
     #[test]
     fn a_call_is_counted_once_by_why_it_ended() {
         let t = metrics();
-        t.begins(CallKey(1), crate::driver::now(), 0);
+        t.begins(CallKey(1), crate::clock::now(), 0);
         let counts = Counts {
             truncations: 2,
             stale_bytes: 77,
@@ -854,7 +855,7 @@ mod tests {
         assert_eq!(value(&t, "bridge_truncations_total"), 2.0);
         assert_eq!(value(&t, "bridge_stale_audio_bytes_total"), 77.0);
         assert_eq!(value(&t, "bridge_filled_audio_seconds_total"), 1.5);
-        t.begins(CallKey(2), crate::driver::now(), 0);
+        t.begins(CallKey(2), crate::clock::now(), 0);
         t.gone(CallKey(2));
         assert_eq!(value(&t, "bridge_calls_total{reason=\"cut\"}"), 1.0, "it panicked");
     }
@@ -862,7 +863,7 @@ mod tests {
     #[test]
     fn what_waits_is_the_sum_over_calls_and_goes_with_them() {
         let t = metrics();
-        let now = crate::driver::now();
+        let now = crate::clock::now();
         let waits = |queued, downlink_bytes| Traffic {
             model: LegTraffic { queued, sent: 3, ..LegTraffic::default() },
             uplink: vec![Duration::from_micros(300); 2],

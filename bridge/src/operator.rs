@@ -3,20 +3,28 @@
 //! Twilio does all of it, so any replica can be asked about any call. Without a token configured there is nothing
 //! here at all; with one, whoever does not show it is refused before anything is read.
 
-use crate::config::Secret;
+use crate::request::{read_body, shortened};
 use crate::rest::{Carrier, Problem};
+use crate::secret::Secret;
 use crate::seldom::Seldom;
-use crate::serve::{read_body, shortened};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
+
+/// Who may place, end and transfer calls from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// What they show as `Authorization: Bearer ...`; without it nobody may. Better given as `BRIDGE_OPERATOR_TOKEN`.
+    pub token: Secret,
+}
 
 /// What the routes need to know.
 #[derive(Clone)]

@@ -8,15 +8,17 @@
 //! sends batches; a collector that is away is tried again a few times, then its batch is dropped and counted.
 
 mod logs;
+mod settings;
 mod spans;
 mod wire;
 
 pub use logs::LogLayer;
+pub use settings::Settings;
 pub use spans::TraceCalls;
 
-use crate::config::{Otlp, Secret};
+use crate::clock;
 use crate::dial::{Dial, TlsDial};
-use crate::driver;
+use crate::secret::Secret;
 use crate::telemetry::Throttle;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
@@ -208,8 +210,8 @@ impl Exporter {
 ///
 /// # Errors
 /// As for [`Exporter::start`].
-pub fn open(settings: &Otlp, model: &str) -> anyhow::Result<Option<Exporter>> {
-    let Otlp { endpoint, headers, service } = settings;
+pub fn open(settings: &Settings, model: &str) -> anyhow::Result<Option<Exporter>> {
+    let Settings { endpoint, headers, service } = settings;
     let Some(endpoint) = endpoint.clone() else { return Ok(None) };
     let (headers, service, model) = (headers.clone(), service.clone(), model.to_owned());
     Exporter::start(Target { endpoint, headers, service, model }).map(Some)
@@ -274,7 +276,7 @@ impl Clerk {
     fn complain(&mut self) {
         let lost = self.shared.lost.load(SeqCst);
         let times = lost - std::mem::replace(&mut self.counted, lost);
-        if let Some(dropped) = self.losses.count(times, driver::now()) {
+        if let Some(dropped) = self.losses.count(times, clock::now()) {
             let endpoint = &self.target.endpoint;
             tracing::warn!(endpoint, dropped, "traces and logs cannot be sent and are dropped");
         }
@@ -342,7 +344,7 @@ fn random<const N: usize>() -> Vec<u8> {
     let mut bytes = [0; N];
     if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
         for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = RandomState::new().hash_one((at, driver::now())) as u8;
+            *byte = RandomState::new().hash_one((at, clock::now())) as u8;
         }
     }
     bytes.to_vec()

@@ -5,11 +5,12 @@
 //! hung up; it cannot be transferred any more.
 
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};
-use crate::config::{Config, Secret};
 use crate::door;
 use crate::http::{Answer, Client, Connect, Failure, Request, Retry};
+use crate::secret::Secret;
 use crate::tools::Tools;
 use crate::twiml;
+use crate::url::PublicUrl;
 use axum::http::Method;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -82,8 +83,7 @@ pub struct Rest<C> {
 
 impl<C: Connect> Rest<C> {
     /// The REST API for the account of these settings; `None` when they name none, or have no auth token.
-    pub fn new(config: &Config, connect: C) -> Option<Self> {
-        let twilio = &config.twilio;
+    pub fn new(twilio: &door::Settings, public_url: Option<&PublicUrl>, connect: C) -> Option<Self> {
         if twilio.account_sid.is_empty() || twilio.auth_token.is_empty() {
             return None;
         }
@@ -97,7 +97,7 @@ impl<C: Connect> Rest<C> {
             ),
             authorization: Secret::new(format!("Basic {}", BASE64.encode(pair))),
             number: twilio.number.clone(),
-            webhook: config.public_url.as_ref().map(|url| url.url_of(door::VOICE)),
+            webhook: public_url.map(|url| url.url_of(door::VOICE)),
             retry: RETRY,
         })
     }
@@ -238,6 +238,7 @@ fn logged(name: &str, problem: &Problem) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::http::TlsConnect;
     use crate::tools::NoTools;
     use axum::Router;
@@ -284,7 +285,7 @@ mod tests {
         config.twilio.number = "+14155550199".into();
         let router = Router::new().fallback(answer).with_state(twilio.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let rest = Rest::new(&config, TlsConnect::new().unwrap()).unwrap();
+        let rest = Rest::new(&config.twilio, config.public_url.as_ref(), TlsConnect::new().unwrap()).unwrap();
         (rest.retrying(Retry { attempts: 3, wait: Duration::from_millis(1) }), twilio)
     }
 
@@ -392,6 +393,6 @@ mod tests {
 
     #[test]
     fn without_an_account_there_is_no_carrier() {
-        assert!(Rest::new(&Config::default(), TlsConnect::new().unwrap()).is_none());
+        assert!(Rest::new(&door::Settings::default(), None, TlsConnect::new().unwrap()).is_none());
     }
 }

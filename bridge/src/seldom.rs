@@ -3,7 +3,7 @@
 //! The first few of a kind are written, then those that the pace allows; whatever was left out is said with the next one.
 //! What happened is counted elsewhere, whether it was said or not.
 
-use crate::driver;
+use crate::clock;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ struct State {
 impl Seldom {
     /// Whether a line may be written now, and if so how many were left out since the last one.
     pub(crate) fn may(&self) -> Option<u64> {
-        self.may_at(driver::now())
+        self.may_at(clock::now())
     }
 
     fn may_at(&self, now: Instant) -> Option<u64> {
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_said_now_and_then_with_the_number_of_those_left_out() {
-        let (seldom, start) = (Seldom::default(), driver::now());
+        let (seldom, start) = (Seldom::default(), clock::now());
         let mut said = Vec::new();
         for ms in 0..10_000 {
             said.extend(seldom.may_at(start + Duration::from_millis(ms)));

@@ -6,19 +6,21 @@
 
 use crate::call::Control;
 use crate::call::event::{CallEvent, EndReason};
-use crate::config::Config;
-use crate::connections::{self, Counts, HEADER_TIMEOUT, Limits, Peer};
+use crate::clock::{self, unix_now};
+use crate::connections::{self, Limits, Peer};
 use crate::dial::Dial;
 use crate::door::{self, Door, NoAnswer, Refusal, Showing};
 use crate::driver::{self, Host, News, Parts};
-use crate::journal::{Beginning, Journal, Tape};
+use crate::journal::{Journal, Tape};
 use crate::leg::{CALLER_MESSAGE_MAX, CALLER_WRITE_MAX, READ_BUFFER};
-use crate::meter::Traffic;
+use crate::observe::Observe;
 use crate::operator;
-use crate::registry::{CallKey, Registry};
+use crate::registry::CallKey;
+use crate::request::{read_body, shortened};
 use crate::rest::Carrier;
-use crate::seldom::Seldom;
+use crate::settings::Settings;
 use crate::signature::{self, Body, Signed};
+use crate::stats::{Place, Stats, Unadmitted};
 use crate::tls::Certificate;
 use crate::tools::Tools;
 use crate::twiml;
@@ -31,25 +33,19 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
-use hyper::body::Body as _;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{Instrument, Span, field::Empty};
 
-/// Longest body of a request, bytes: what Twilio asks is a thousand or two.
-const BODY_MAX: usize = 16 * 1024;
 /// Most parameters of a form or a query: Twilio's have some thirty. A signature is over all of them, sorted, so that
 /// reading many of them costs much before it is known whose they are.
 const PARAMETERS_MAX: usize = 200;
-/// How often it is measured how late the process comes to its tasks.
-const LAG_EVERY: Duration = Duration::from_millis(100);
 /// Streams that have not shown a token yet, at once. Twilio shows it within a tenth of a second; one more closes the oldest.
 const UNADMITTED_MAX: usize = 256;
 /// Wishes that wait for one call: it is asked to go, to be done by some time, to hang up.
@@ -58,71 +54,6 @@ const CONTROLS_MAX: usize = 8;
 /// (30 s of lead, the notice, its mark) is well below this. Whatever is left then is cut.
 const DRAIN_GRACE: Duration = Duration::from_secs(90);
 
-/// Is told what happens on every call. Called in the call's own task: whoever is slow here slows that call, so whoever
-/// has to wait for something takes a note and leaves, and counts what finds no room.
-///
-/// For each call: `begins`, then events and traffic, then `gone`, whatever became of it. Several observers are one as
-/// a pair, and one that may be missing is an `Option`.
-pub trait Observe: Clone + Send + Sync + 'static {
-    /// A caller's WebSocket was opened at `now`, which is `unix` on the wall clock, in seconds.
-    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
-        let _ = (call, now, unix);
-    }
-
-    /// `event` happened on `call` at `now`.
-    fn event(&self, call: CallKey, now: Instant, event: &CallEvent);
-
-    /// So much went through since the last time. About once a second, and once more behind [`CallEvent::Ended`].
-    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
-        let _ = (call, now, traffic);
-    }
-
-    /// Nothing of the call is left. Without [`CallEvent::Ended`] before it, the call panicked or was cut.
-    fn gone(&self, call: CallKey) {
-        let _ = call;
-    }
-}
-
-impl<A: Observe, B: Observe> Observe for (A, B) {
-    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
-        self.0.begins(call, now, unix);
-        self.1.begins(call, now, unix);
-    }
-
-    fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
-        self.0.event(call, now, event);
-        self.1.event(call, now, event);
-    }
-
-    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
-        self.0.traffic(call, now, traffic);
-        self.1.traffic(call, now, traffic);
-    }
-
-    fn gone(&self, call: CallKey) {
-        self.0.gone(call);
-        self.1.gone(call);
-    }
-}
-
-impl<O: Observe> Observe for Option<O> {
-    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
-        self.iter().for_each(|observe| observe.begins(call, now, unix));
-    }
-
-    fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
-        self.iter().for_each(|observe| observe.event(call, now, event));
-    }
-
-    fn traffic(&self, call: CallKey, now: Instant, traffic: &Traffic) {
-        self.iter().for_each(|observe| observe.traffic(call, now, traffic));
-    }
-
-    fn gone(&self, call: CallKey) {
-        self.iter().for_each(|observe| observe.gone(call));
-    }
-}
-
 /// Sees to it that an observer hears of a call's going, whatever ends it.
 struct Watch<O: Observe>(O, CallKey);
 
@@ -130,14 +61,6 @@ impl<O: Observe> Drop for Watch<O> {
     fn drop(&mut self) {
         self.0.gone(self.1);
     }
-}
-
-/// Observes nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unobserved;
-
-impl Observe for Unobserved {
-    fn event(&self, _call: CallKey, _now: Instant, _event: &CallEvent) {}
 }
 
 /// What a server did, once it has stopped.
@@ -151,240 +74,6 @@ pub struct Served {
     pub refused: u64,
     /// Calls that did not end in time after the drain and were cut.
     pub active_at_end: usize,
-}
-
-/// What a server is doing now. A handle: clones see the same server.
-#[derive(Clone, Default)]
-pub struct Stats(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    active: AtomicUsize,
-    calls: AtomicU64,
-    refused: AtomicU64,
-    panicked: AtomicU64,
-    unsigned: AtomicU64,
-    /// Streams that were closed before they were admitted, and webhooks of calls that are over.
-    rejected: AtomicU64,
-    replayed: AtomicU64,
-    /// WebSockets whose stream was not admitted yet.
-    unadmitted: AtomicUsize,
-    /// How late the process comes to its tasks, microseconds.
-    lag_us: AtomicU64,
-    draining: AtomicBool,
-    /// Connections of every listener that are no calls.
-    connections: Counts,
-    unsigned_line: Seldom,
-    rejected_line: Seldom,
-    refused_line: Seldom,
-    /// A call, or an upgrade on its way to one, has ended.
-    freed: Notify,
-    rooms: Mutex<Rooms>,
-}
-
-#[derive(Default)]
-struct Rooms {
-    registry: Registry,
-    /// Which call carries which stream.
-    streams: BTreeMap<String, CallKey>,
-    controls: BTreeMap<CallKey, mpsc::Sender<Control>>,
-    /// Streams that were not admitted yet, oldest first.
-    unadmitted: BTreeMap<CallKey, AbortHandle>,
-}
-
-impl Stats {
-    /// Calls now, and upgrades on their way to one.
-    pub fn active(&self) -> usize {
-        self.0.active.load(SeqCst)
-    }
-
-    /// Phone calls with an owner: callSids in the registry.
-    pub fn registered(&self) -> usize {
-        self.rooms().registry.len()
-    }
-
-    /// Calls carried so far.
-    pub fn calls(&self) -> u64 {
-        self.0.calls.load(SeqCst)
-    }
-
-    /// Upgrades refused so far.
-    pub fn refused(&self) -> u64 {
-        self.0.refused.load(SeqCst)
-    }
-
-    /// Requests refused because Twilio had not signed them.
-    pub fn unsigned(&self) -> u64 {
-        self.0.unsigned.load(SeqCst)
-    }
-
-    /// Connections now, of every listener, that are no calls.
-    pub fn connections_open(&self) -> usize {
-        self.0.connections.open.load(SeqCst)
-    }
-
-    /// Connections closed because too many came behind them, or as they came because none was idle.
-    pub fn connections_evicted(&self) -> u64 {
-        self.0.connections.evicted.load(SeqCst) + self.0.connections.turned_away.load(SeqCst)
-    }
-
-    /// Connections closed because their answers were not read.
-    pub fn connections_unread(&self) -> u64 {
-        self.0.connections.unread.load(SeqCst)
-    }
-
-    /// Connections that could not be taken, for want of descriptors mostly.
-    pub fn connections_unaccepted(&self) -> u64 {
-        self.0.connections.unaccepted.load(SeqCst)
-    }
-
-    pub(crate) fn connections(&self) -> &Counts {
-        &self.0.connections
-    }
-
-    /// Streams closed before they were admitted: without their token, without `start`, or to make room for another.
-    pub fn rejected(&self) -> u64 {
-        self.0.rejected.load(SeqCst)
-    }
-
-    /// Webhooks refused because they had been answered before and their call was over.
-    pub fn replayed(&self) -> u64 {
-        self.0.replayed.load(SeqCst)
-    }
-
-    /// How late the process comes to its tasks, by its worst of the last second or so.
-    pub fn loop_lag(&self) -> Duration {
-        Duration::from_micros(self.0.lag_us.load(SeqCst))
-    }
-
-    /// Panics so far.
-    pub fn panicked(&self) -> u64 {
-        self.0.panicked.load(SeqCst)
-    }
-
-    /// No new calls are taken any more.
-    pub fn is_draining(&self) -> bool {
-        self.0.draining.load(SeqCst)
-    }
-
-    /// Ends a call politely. Returns whether there was one.
-    pub fn hang_up(&self, call: CallKey) -> bool {
-        self.tell(call, Control::HangUp)
-    }
-
-    fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        // Nothing can panic while this is locked; and if it did, the maps would still be whole.
-        self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A call that has eight wishes unanswered is on its way out already.
-    fn tell(&self, call: CallKey, control: Control) -> bool {
-        self.rooms().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
-    }
-
-    /// Twilio says that this stream has ended; what it was about may be over already, or be somebody else's.
-    fn stream_over(&self, stream_sid: &str, failed: bool) {
-        let call = self.rooms().streams.get(stream_sid).copied();
-        if let Some(call) = call {
-            self.tell(call, Control::StreamOver { failed });
-        }
-    }
-
-    /// Why no further call would be taken now, if none would.
-    fn no_room(&self, config: &Config) -> Option<&'static str> {
-        let late =
-            config.loop_lag_ms_max > 0 && self.loop_lag() > Duration::from_millis(config.loop_lag_ms_max);
-        match () {
-            () if self.is_draining() => Some("shutting down: no new calls"),
-            () if self.active() >= config.max_calls => Some("all lines are busy"),
-            () if late => Some("this machine is too busy for one more call"),
-            () => None,
-        }
-    }
-
-    /// Takes a place for a call, if there is one.
-    fn admit(&self, config: &Config) -> Result<Place, &'static str> {
-        if let Some(why) = self.no_room(config) {
-            return Err(why);
-        }
-        self.line(config)
-    }
-
-    /// The same for a call whose webhook was answered already.
-    fn line(&self, config: &Config) -> Result<Place, &'static str> {
-        let more = |active| (active < config.max_calls).then_some(active + 1);
-        match self.0.active.fetch_update(SeqCst, SeqCst, more) {
-            Ok(_) => Ok(Place(self.clone())),
-            Err(_) => Err("all lines are busy"),
-        }
-    }
-
-    fn refuse(&self, why: &str) {
-        self.0.refused.fetch_add(1, SeqCst);
-        if let Some(left_out) = self.0.refused_line.may() {
-            tracing::warn!(
-                active = self.active(),
-                lag_ms = self.loop_lag().as_millis() as u64,
-                why,
-                left_out,
-                "a call was refused"
-            );
-        }
-    }
-
-    /// Counts a stream or a webhook that got nothing. Not every one is logged: whoever has one signature can have many.
-    fn reject(&self, counter: impl Fn(&Shared) -> &AtomicU64, why: &str) {
-        counter(&self.0).fetch_add(1, SeqCst);
-        if let Some(left_out) = self.0.rejected_line.may() {
-            tracing::warn!(why, left_out, "signed, but rejected");
-        }
-    }
-
-    /// Measures for ever how late the process comes to a task that is due.
-    async fn measure_lag(self) {
-        driver::lateness(LAG_EVERY, |late| {
-            let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-            // A stall is remembered for about a second: what caused it is seldom over with it.
-            let faded = self.0.lag_us.load(SeqCst) / 4 * 3;
-            self.0.lag_us.store(late.max(faded), SeqCst);
-        })
-        .await;
-    }
-
-    pub(crate) fn count_panic(&self, error: &JoinError) {
-        if error.is_panic() {
-            self.0.panicked.fetch_add(1, SeqCst);
-            // The error itself would repeat the panic's words.
-            tracing::error!("a task panicked; the others go on");
-        }
-    }
-}
-
-/// One of `max_calls`, given back when dropped.
-struct Place(Stats);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.active.fetch_sub(1, SeqCst);
-        self.0.0.freed.notify_one();
-    }
-}
-
-/// A WebSocket whose stream was not admitted yet; counted until it is, or is gone.
-struct Unadmitted(Stats);
-
-impl Unadmitted {
-    fn new(stats: &Stats) -> Self {
-        stats.0.unadmitted.fetch_add(1, SeqCst);
-        Self(stats.clone())
-    }
-}
-
-impl Drop for Unadmitted {
-    fn drop(&mut self) {
-        self.0.0.unadmitted.fetch_sub(1, SeqCst);
-        self.0.0.freed.notify_one();
-    }
 }
 
 /// What an upgrade came in with.
@@ -456,7 +145,7 @@ struct Carried<O: Observe> {
     seat: Seat,
     watch: Option<Watch<O>>,
     observe: O,
-    config: Arc<Config>,
+    settings: Arc<Settings>,
     door: Arc<Door>,
     journal: Option<Arc<dyn Journal>>,
     /// When the WebSocket was opened: on the call's clock, on the wall's, and since the server began.
@@ -471,7 +160,7 @@ struct Carried<O: Observe> {
 impl<O: Observe> Carried<O> {
     /// The clock on the wall, as it goes on from the call's beginning.
     fn unix_now(&self) -> i64 {
-        let passed = driver::now().saturating_duration_since(self.began).as_secs();
+        let passed = clock::now().saturating_duration_since(self.began).as_secs();
         self.unix.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX))
     }
 }
@@ -479,7 +168,7 @@ impl<O: Observe> Carried<O> {
 impl<O: Observe> Host for Carried<O> {
     fn admit(&mut self, showing: &Showing) -> Result<(), Refusal> {
         // The line comes first: a token that finds none is still good for the next try.
-        let line = self.seat.stats.line(&self.config).map_err(|why| {
+        let line = self.seat.stats.line(&self.settings).map_err(|why| {
             self.seat.stats.refuse(why);
             Refusal::Busy
         })?;
@@ -496,8 +185,7 @@ impl<O: Observe> Host for Carried<O> {
         self.seat.stats.0.calls.fetch_add(1, SeqCst);
         self.observe.begins(key, self.began, self.unix);
         self.watch = Some(Watch(self.observe.clone(), key));
-        let beginning =
-            || Beginning { key: key.0, unix: self.unix, up: self.up, config: self.config.clone() };
+        let beginning = || self.settings.beginning(key.0, self.unix, self.up);
         self.journal.as_ref().map(|journal| journal.begin(beginning()))
     }
 
@@ -532,7 +220,7 @@ impl<O: Observe> Drop for Carried<O> {
 #[derive(Clone)]
 struct Desk {
     stats: Stats,
-    config: Arc<Config>,
+    settings: Arc<Settings>,
     door: Arc<Door>,
     unix_now: WallClock,
     upgraded: mpsc::UnboundedSender<(WebSocket, Ticket)>,
@@ -546,7 +234,7 @@ pub struct Server<D, T, O> {
     dial: D,
     tools: T,
     observe: O,
-    config: Arc<Config>,
+    settings: Arc<Settings>,
     stats: Stats,
     unix_now: WallClock,
     process: u64,
@@ -562,7 +250,7 @@ pub async fn serve<L, D, T, O>(
     dial: D,
     tools: T,
     observe: O,
-    config: Arc<Config>,
+    settings: Arc<Settings>,
     shutdown: impl Future<Output = ()>,
 ) -> Served
 where
@@ -571,23 +259,23 @@ where
     T: Tools,
     O: Observe,
 {
-    Server::new(dial, tools, observe, config).run(listener, shutdown).await
+    Server::new(dial, tools, observe, settings).run(listener, shutdown).await
 }
 
 impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
     /// A server that looks at the system's clock on the wall.
-    pub fn new(dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
-        Self::with_stats(Stats::default(), dial, tools, observe, config)
+    pub fn new(dial: D, tools: T, observe: O, settings: Arc<Settings>) -> Self {
+        Self::with_stats(Stats::default(), dial, tools, observe, settings)
     }
 
     /// The same, counting in `stats`: for whoever has to know them before there is a server.
-    pub fn with_stats(stats: Stats, dial: D, tools: T, observe: O, config: Arc<Config>) -> Self {
+    pub fn with_stats(stats: Stats, dial: D, tools: T, observe: O, settings: Arc<Settings>) -> Self {
         let unix_now = Arc::new(unix_now);
         Self {
             dial,
             tools,
             observe,
-            config,
+            settings,
             stats,
             unix_now,
             process: process_id(),
@@ -655,21 +343,22 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         shutdown: impl Future<Output = ()>,
     ) -> Served {
         let (upgraded, mut arriving) = mpsc::unbounded_channel(); // bounded by the places
-        let door = Arc::new(Door::new(self.config.clone(), self.process));
+        let door =
+            Arc::new(Door::new(self.settings.twilio.clone(), self.settings.public_url.clone(), self.process));
         let desk = Desk {
             stats: self.stats.clone(),
-            config: self.config.clone(),
+            settings: self.settings.clone(),
             door: door.clone(),
             unix_now: self.unix_now.clone(),
             upgraded,
         };
-        let operators = operator::router(&self.config.operator.token, self.carrier.clone());
+        let operators = operator::router(&self.settings.operator_token, self.carrier.clone());
         let mut lag = JoinSet::new(); // ends with this function
-        if self.config.loop_lag_ms_max > 0 {
+        if self.settings.loop_lag_ms_max > 0 {
             lag.spawn(self.stats.clone().measure_lag());
         }
         let pages = router(desk).merge(operators).merge(self.more.clone());
-        let limits = Limits::from(&self.config.connections);
+        let limits = Limits::from(&self.settings.connections);
         let mut connections =
             pin!(connections::serve(listener, self.tls.clone(), pages, limits, self.stats.clone()));
         let mut calls = JoinSet::new();
@@ -677,21 +366,21 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         let mut give_up = pin!(tokio::time::sleep(Duration::ZERO));
         let mut drain_by: Option<Instant> = None;
         let mut next_key = 0;
-        let began = driver::now();
+        let began = clock::now();
 
         let unadmitted = || self.stats.0.unadmitted.load(SeqCst);
         while drain_by.is_none() || self.stats.active() > 0 || unadmitted() > 0 || !calls.is_empty() {
             tokio::select! {
                 biased;
                 () = &mut shutdown, if drain_by.is_none() => {
-                    let by = driver::now() + Duration::from_millis(self.config.drain_ms);
+                    let by = clock::now() + Duration::from_millis(self.settings.drain_ms);
                     drain_by = Some(by);
                     give_up.as_mut().reset(tokio::time::Instant::from_std(by + DRAIN_GRACE));
                     self.stats.0.draining.store(true, SeqCst);
                     for to in self.stats.rooms().controls.values() {
                         let _ = to.try_send(Control::Drain { by }); // full: it is being told to go already
                     }
-                    tracing::info!(active = self.stats.active(), drain_ms = self.config.drain_ms, "draining");
+                    tracing::info!(active = self.stats.active(), drain_ms = self.settings.drain_ms, "draining");
                 }
                 () = give_up.as_mut(), if drain_by.is_some() => break,
                 Some(ended) = calls.join_next() => {
@@ -734,9 +423,11 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self.stats.rooms().controls.insert(key, control);
         let waits = matches!(ticket, Ticket::None(_));
         let unix_now = (self.unix_now)();
-        let now = driver::now();
+        let now = clock::now();
         let parts = Parts {
-            config: self.config.clone(),
+            call: self.settings.call.clone(),
+            notice: self.settings.notice.clone(),
+            model: self.settings.model.clone(),
             dial: self.dial.clone(),
             tools: self.tools.clone(),
             guarded: waits,
@@ -747,7 +438,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             seat: Seat { stats: self.stats.clone(), key, ticket: Some(ticket), names: None },
             watch: None,
             observe: self.observe.clone(),
-            config: self.config.clone(),
+            settings: self.settings.clone(),
             door: door.clone(),
             journal: self.journal.clone(),
             began: now,
@@ -779,13 +470,6 @@ fn process_id() -> u64 {
         return (u64::from(std::process::id()) << 32) ^ unix_now().unsigned_abs();
     }
     u64::from_le_bytes(bytes)
-}
-
-/// The clock on the wall, Unix seconds.
-#[expect(clippy::disallowed_methods, reason = "the wall clock of production enters here")]
-pub fn unix_now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn router(desk: Desk) -> Router {
@@ -826,9 +510,9 @@ async fn twilio(
         // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
         true => desk
             .stats
-            .no_room(&desk.config)
+            .no_room(&desk.settings)
             .map_or_else(|| Ok(Ticket::None(Unadmitted::new(&desk.stats))), Err),
-        false => desk.stats.admit(&desk.config).map(Ticket::Line),
+        false => desk.stats.admit(&desk.settings).map(Ticket::Line),
     };
     let ticket = match ticket {
         Ok(ticket) => ticket,
@@ -881,7 +565,7 @@ async fn voice(State(desk): State<Desk>, request: Request) -> Response {
         Err(refusal) => return refusal,
     };
     // Said now, while it costs nothing: the stream would be refused, and the caller hear an error.
-    if let Some(why) = desk.stats.no_room(&desk.config) {
+    if let Some(why) = desk.stats.no_room(&desk.settings) {
         desk.stats.refuse(why);
         return xml(twiml::busy());
     }
@@ -924,11 +608,6 @@ async fn stream_status(State(desk): State<Desk>, request: Request) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// So much of what somebody else wrote as a log line should hold.
-pub(crate) fn shortened(text: &str) -> &str {
-    text.char_indices().nth(200).map_or(text, |(at, _)| &text[..at])
-}
-
 /// A request of Twilio's: signed, whole, of bounded size, within bounded time.
 struct Asked {
     form: Vec<(String, String)>,
@@ -969,20 +648,6 @@ impl Asked {
     }
 }
 
-/// Reads the body of a request, of [`BODY_MAX`] bytes and for [`HEADER_TIMEOUT`] at most.
-pub(crate) async fn read_body(body: axum::body::Body) -> Result<axum::body::Bytes, Response> {
-    let too_long = || (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n").into_response();
-    // One that says how long it is need not come first.
-    if body.size_hint().lower() > BODY_MAX as u64 {
-        return Err(too_long());
-    }
-    match tokio::time::timeout(HEADER_TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(too_long()),
-        Err(_late) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response()),
-    }
-}
-
 fn signed(headers: &HeaderMap) -> Signed<'_> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     Signed { signature: text(signature::SIGNATURE), settings: text(signature::SETTINGS) }
@@ -1011,7 +676,7 @@ impl Desk {
 
 /// For load balancers: whether one more call would be taken.
 async fn readyz(State(desk): State<Desk>) -> Response {
-    match desk.stats.no_room(&desk.config) {
+    match desk.stats.no_room(&desk.settings) {
         None => (StatusCode::OK, "ready\n").into_response(),
         Some(why) => busy(why),
     }
@@ -1028,9 +693,11 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Control;
+    use crate::config::Config;
 
-    fn lines(max_calls: usize) -> Config {
-        Config { max_calls, ..Config::default() }
+    fn lines(max_calls: usize) -> Settings {
+        Config { max_calls, ..Config::default() }.server()
     }
 
     fn place(stats: &Stats) -> Place {
@@ -1054,7 +721,7 @@ mod tests {
         let stats = Stats::default();
         stats.0.lag_us.store(251_000, SeqCst);
         assert_eq!(stats.no_room(&lines(9)), Some("this machine is too busy for one more call"));
-        assert_eq!(stats.no_room(&Config { loop_lag_ms_max: 0, ..lines(9) }), None, "not asked for");
+        assert_eq!(stats.no_room(&Settings { loop_lag_ms_max: 0, ..lines(9) }), None, "not asked for");
         stats.0.lag_us.store(250_000, SeqCst);
         assert_eq!(stats.no_room(&lines(9)), None);
     }

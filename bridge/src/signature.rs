@@ -7,7 +7,7 @@
 //!
 //! [`Verifier::check`] is strict about one address; [`forms_of`] lists the ways in which Twilio may have written ours.
 
-use crate::config::Secret;
+use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, Mac as _};

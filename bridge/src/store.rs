@@ -17,11 +17,11 @@ mod sql;
 pub mod sqlite;
 
 use crate::call::event::{CallEvent, Line, Said};
-use crate::driver;
+use crate::clock;
 use crate::journal::lines::{Salt, counted};
+use crate::observe::Observe;
 use crate::realtime::Usage;
 use crate::registry::CallKey;
-use crate::serve::Observe;
 use crate::telemetry::Throttle;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -513,7 +513,7 @@ impl Gauge {
 
 impl Shared {
     fn up(&self) -> Duration {
-        driver::now().saturating_duration_since(self.began)
+        clock::now().saturating_duration_since(self.began)
     }
 
     /// Takes room for a record, if there is some.
@@ -678,7 +678,7 @@ impl Observe for StoreCalls {
     fn gone(&self, call: CallKey) {
         // Only a call that did not end is still there.
         let Some(open) = self.calls().remove(&call) else { return };
-        let at_ms = open.at_ms(driver::now());
+        let at_ms = open.at_ms(clock::now());
         for (tool_call_id, name) in open.tools {
             let output = String::new();
             let what = What::ToolAnswered { tool_call_id, name, outcome: CUT, output, took_ms: None };
@@ -789,7 +789,7 @@ impl Writer {
             lost: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
-            began: driver::now(),
+            began: clock::now(),
             waits_since: AtomicU64::new(0),
             said_lost: AtomicBool::new(false),
         });
@@ -971,7 +971,7 @@ impl<S: Store> Clerk<S> {
                     self.kept += part.len() as u64;
                     self.shared.written.fetch_add(part.len() as u64, SeqCst);
                     if let Some(since) = self.trouble.take() {
-                        let away_ms = driver::now().saturating_duration_since(since).as_millis();
+                        let away_ms = clock::now().saturating_duration_since(since).as_millis();
                         tracing::info!(away_ms, lost = self.shared.lost.load(SeqCst), "the database is back");
                         self.shared.said_lost.store(false, SeqCst);
                     }
@@ -987,7 +987,7 @@ impl<S: Store> Clerk<S> {
                     self.shared.failed.fetch_add(1, SeqCst);
                     self.shared.lost.fetch_add(1, SeqCst);
                     let call = part.first().map_or("", |record| record.call.id.as_str());
-                    if let Some(records) = self.refusals.count(1, driver::now()) {
+                    if let Some(records) = self.refusals.count(1, clock::now()) {
                         tracing::error!(error, call, records, "a record is refused and left out");
                     }
                 }
@@ -1003,7 +1003,7 @@ impl<S: Store> Clerk<S> {
     async fn wait_out(&mut self, error: &StoreError, wait: &mut Duration) {
         self.shared.failed.fetch_add(1, SeqCst);
         if self.trouble.is_none() {
-            self.trouble = Some(driver::now());
+            self.trouble = Some(clock::now());
             tracing::warn!(%error, "transcripts cannot be written; they wait");
         }
         tokio::time::sleep(*wait).await;

@@ -11,10 +11,10 @@ pub(crate) use throttle::Throttle;
 
 use crate::call::event::{CallEvent, Floor, RenewalOutcome, ToolOutcome};
 use crate::call::leaving::{END_CALL, TRANSFER_CALL};
-use crate::config::{Log, LogFormat};
+use crate::observe::Observe;
 use crate::registry::CallKey;
-use crate::serve::Observe;
 use crate::text::Escape;
+use serde::{Deserialize, Serialize};
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 use std::time::{Duration, Instant};
@@ -23,6 +23,32 @@ use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or filters such as `info,bridge=debug`.
+    pub level: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Which lines may be logged at all, whatever `log.level` asks for.
 pub type Ceiling = FilterFn<fn(&Metadata<'_>) -> bool>;
@@ -45,7 +71,7 @@ fn ceiling() -> Ceiling {
 ///
 /// # Errors
 /// When `log.level` is no filter, no thread can be started, or logs were installed before.
-pub fn install(log: &Log, also_to: Option<AlsoTo>) -> anyhow::Result<LogGuard> {
+pub fn install(log: &Settings, also_to: Option<AlsoTo>) -> anyhow::Result<LogGuard> {
     let filter = EnvFilter::try_new(&log.level)?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stderr().is_terminal() && !no_color;
@@ -233,7 +259,7 @@ mod tests {
                 let call = tracing::error_span!("call", call_sid = tracing::field::Empty);
                 call.record("call_sid", hostile);
                 let _call = call.entered();
-                let now = crate::driver::now();
+                let now = crate::clock::now();
                 let what = format!("unknown event {hostile}");
                 LogCalls.event(CallKey(1), now, &CallEvent::Tolerated { what });
                 LogCalls.event(CallKey(1), now, &CallEvent::ModelError { code: hostile.into() });
@@ -273,7 +299,7 @@ mod tests {
             },
         ];
         tracing::subscriber::with_default(log, || {
-            events.iter().for_each(|event| LogCalls.event(CallKey(1), crate::driver::now(), event));
+            events.iter().for_each(|event| LogCalls.event(CallKey(1), crate::clock::now(), event));
         });
         let written = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
         assert!(written.contains("keypad entry") && written.contains("function answered"), "{written}");
@@ -300,7 +326,7 @@ mod tests {
             let _call = tracing::error_span!("call", call_sid = "CA1").entered();
             LogCalls.event(
                 CallKey(1),
-                crate::driver::now(),
+                crate::clock::now(),
                 &CallEvent::Ended {
                     reason: EndReason::Stopped,
                     detail: "stop".into(),

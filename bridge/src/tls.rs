@@ -3,16 +3,26 @@
 //! Handshakes are made and bounded by [`crate::connections`]. The certificate can be read again while calls go on; a
 //! file that cannot be read then leaves the old one in force.
 
-use crate::config::Tls;
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio_rustls::TlsAcceptor;
+
+/// TLS on the listener itself. Both files, or neither; read again on SIGHUP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The certificate and those that vouch for it, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    pub key_file: Option<PathBuf>,
+}
 
 /// The certificate in force. A handle: clones see the same one.
 #[derive(Clone, Debug)]
@@ -20,7 +30,7 @@ pub struct Certificate(Arc<Shown>);
 
 #[derive(Debug)]
 struct Shown {
-    settings: Tls,
+    settings: Settings,
     key: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -29,7 +39,7 @@ impl Certificate {
     ///
     /// # Errors
     /// When a file cannot be read, holds no certificate or key, or the two do not belong together.
-    pub fn read(settings: &Tls) -> anyhow::Result<Option<Self>> {
+    pub fn read(settings: &Settings) -> anyhow::Result<Option<Self>> {
         let (Some(cert), Some(key)) = (&settings.cert_file, &settings.key_file) else { return Ok(None) };
         let key = RwLock::new(Arc::new(load(cert, key)?));
         Ok(Some(Self(Arc::new(Shown { settings: settings.clone(), key }))))
@@ -86,7 +96,7 @@ mod tests {
     use super::*;
     use crate::connections::{self, HANDSHAKE, Limits, Tcp, tests::Comers};
     use crate::dial::trusting;
-    use crate::serve::Stats;
+    use crate::stats::Stats;
     use axum::Router;
     use axum::routing::get;
     use rustls::RootCertStore;
@@ -100,18 +110,18 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     /// A certificate of our own for `localhost`, in two files of this folder, and what trusts it.
-    fn issue(folder: &Path) -> (Tls, RootCertStore) {
+    fn issue(folder: &Path) -> (Settings, RootCertStore) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
         std::fs::write(&cert, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
-        (Tls { cert_file: Some(cert), key_file: Some(key) }, roots)
+        (Settings { cert_file: Some(cert), key_file: Some(key) }, roots)
     }
 
     /// Serves a page with this certificate.
-    async fn serve(settings: &Tls) -> (Certificate, SocketAddr) {
+    async fn serve(settings: &Settings) -> (Certificate, SocketAddr) {
         let certificate = Certificate::read(settings).unwrap().unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stats) = (tcp.local_addr().unwrap(), Stats::default());
@@ -184,9 +194,9 @@ mod tests {
         let folders = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let (one, _) = issue(folders.0.path());
         let (other, _) = issue(folders.1.path());
-        let mixed = Tls { cert_file: one.cert_file, key_file: other.key_file };
+        let mixed = Settings { cert_file: one.cert_file, key_file: other.key_file };
         let error = Certificate::read(&mixed).unwrap_err().to_string();
         assert!(error.contains("does not belong to"), "{error}");
-        assert!(Certificate::read(&Tls::default()).unwrap().is_none());
+        assert!(Certificate::read(&Settings::default()).unwrap().is_none());
     }
 }

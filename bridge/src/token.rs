@@ -5,7 +5,7 @@
 //! Its key is made from the auth token, so every replica of a bridge knows the tokens of the others; that each is
 //! used once is known to the process that took it, and elsewhere it ends by itself.
 
-use crate::config::Secret;
+use crate::secret::Secret;
 use crate::signature::hmac_sha256;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;

@@ -13,7 +13,7 @@ pub enum After {
     #[default]
     Hangup,
     /// Twilio asks at this address what to do next.
-    Redirect(#[serde(serialize_with = "crate::config::serialize_url")] String),
+    Redirect(#[serde(serialize_with = "crate::url::serialize_url")] String),
     /// The caller is put through to this number.
     Dial(String),
 }

@@ -8,10 +8,12 @@ mod common;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::call::event::{CallEvent, EndReason};
-use bridge::config::{Config, Secret};
+use bridge::config::Config;
 use bridge::journal::{Beginning, Journal, Note, Tape};
 use bridge::rest::{Carrier, Doing, Problem};
-use bridge::serve::{Served, Server, Stats};
+use bridge::secret::Secret;
+use bridge::serve::{Served, Server};
+use bridge::stats::Stats;
 use bridge::tools::NoTools;
 use bridge::twiml::After;
 use common::{Pipes, Recorder, close_of, ends, given_up, media, read_head, say, start_with, until};
@@ -707,7 +709,7 @@ impl Bench {
         let recorder = Recorder::default();
         let wall = Arc::new(Mutex::new(Wall(1_700_000_000)));
         let clock = wall.clone();
-        let server = Server::new(Pipes(pipes), NoTools, recorder.clone(), Arc::new(config))
+        let server = Server::new(Pipes(pipes), NoTools, recorder.clone(), Arc::new(config.server()))
             .with_wall_clock(move || clock.lock().unwrap().0);
         let server = more(server);
         let stats = server.stats();

@@ -7,12 +7,15 @@ mod common;
 
 use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use bridge::call::settings::ToolSpec;
-use bridge::config::{Config, Secret};
+use bridge::config::Config;
 use bridge::journal::files::{Counted, Files};
 use bridge::journal::{self, Journal};
 use bridge::meter::Traffic;
+use bridge::observe::Observe;
 use bridge::registry::CallKey;
-use bridge::serve::{Observe, Served, Server, Stats};
+use bridge::secret::Secret;
+use bridge::serve::{Served, Server};
+use bridge::stats::Stats;
 use bridge::tools::{NoTools, Tools};
 use common::{Pipes, Recorder, close_of, ends, given_up, media, read_head, say, start_with, until};
 use futures_util::{SinkExt, StreamExt};
@@ -655,7 +658,7 @@ impl Bench {
         let (shutdown, signal) = oneshot::channel::<()>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::new(Pipes(pipes), tools, observe, Arc::new(config))
+        let server = Server::new(Pipes(pipes), tools, observe, Arc::new(config.server()))
             .with_wall_clock(|| 1_700_000_000)
             .with_journal(journal);
         let stats = server.stats();

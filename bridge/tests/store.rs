@@ -6,9 +6,9 @@
 mod common;
 
 use bridge::call::event::{CallEvent, EndReason, Line, Private, Said, Speaker, ToolOutcome};
+use bridge::observe::Observe;
 use bridge::realtime::Usage;
 use bridge::registry::CallKey;
-use bridge::serve::Observe;
 use bridge::store::memory::Memory;
 use bridge::store::postgres::Postgres;
 use bridge::store::sqlite::Sqlite;

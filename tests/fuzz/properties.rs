@@ -9,10 +9,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::audio::Format;
 use bridge::call::settings::{CallConfig, Dialect};
 use bridge::call::{Leg, ToolResult};
-use bridge::config::{Config, Secret};
+use bridge::config::Config;
 use bridge::journal::lines::{Record, Salt, Scribe, What};
-use bridge::journal::{Beginning, Content, Note};
+use bridge::journal::{Content, Note};
 use bridge::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
+use bridge::secret::Secret;
 use bridge::signature::{self, Body, Signed, Verifier, forms_of};
 use bridge::token::{self, Tokens};
 use bridge::twilio::{self, Envelope, FromTwilio, ToTwilio};
@@ -21,7 +22,6 @@ use scenarios::journal::import::{Timing, import};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A property, by the name of its target and of its folder in `corpus`.
@@ -610,9 +610,9 @@ pub fn journal_lines(data: &[u8]) {
             }
         })
         .collect();
-    let config = Arc::new(Config::default());
+    let config = Config::default().server();
     for content in [Content::Hashes, Content::Full] {
-        let beginning = Beginning { key: 1, unix: 1_767_225_600, up: Duration::ZERO, config: config.clone() };
+        let beginning = config.beginning(1, 1_767_225_600, Duration::ZERO);
         let (mut scribe, header) = Scribe::begin(&beginning, content, Salt::known());
         let mut file = header + "\n";
         let mut told = Vec::new();

@@ -46,7 +46,7 @@ async fn report(playing: &Playing, sessions: &[Session], server: &Server) -> Rep
 fn at(address: SocketAddr) -> Server {
     Server {
         url: format!("ws://{address}/v1/realtime").parse().expect("a URL"),
-        key: bridge::config::Secret::new(KEY),
+        key: bridge::secret::Secret::new(KEY),
         scheme: Scheme::Bearer,
         model: MODEL.to_owned(),
         dialect: Dialect::Ga,
@@ -182,7 +182,7 @@ async fn a_recording_is_a_fixture_and_is_like_the_mock_that_made_it() {
     let all = script::chosen(None, Dialect::Ga).expect("sessions");
     let mock = Mock::serve(&all, Dialect::Ga, false).await.expect("a port");
     let server =
-        Server { key: bridge::config::Secret::new(KEY), ..mock.server(MODEL, Dialect::Ga).expect("one") };
+        Server { key: bridge::secret::Secret::new(KEY), ..mock.server(MODEL, Dialect::Ga).expect("one") };
     let report = report(&playing(), &all, &server).await;
     let folder = tempfile::TempDir::new().expect("a folder");
     for seen in report.outcomes.iter().filter_map(|outcome| outcome.seen.as_ref()) {

@@ -7,7 +7,7 @@
 
 use super::lines::{Salt, Scribe, What};
 use super::{Beginning, Content, Journal, Note, Settings, Tape};
-use crate::driver;
+use crate::clock;
 use crate::telemetry::Throttle;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +138,7 @@ impl Files {
             shared: shared.clone(),
             open: BTreeMap::new(),
             closed_any: false,
-            began: driver::now(),
+            began: clock::now(),
             clock: Clock::new(wall_clock()),
             now: wall_clock(),
             tidied: None,
@@ -324,7 +324,7 @@ impl Clerk {
     }
 
     fn up(&self) -> Duration {
-        driver::now().saturating_duration_since(self.began)
+        clock::now().saturating_duration_since(self.began)
     }
 
     fn take(&mut self, post: Post) {
@@ -673,7 +673,7 @@ impl Folder {
 
     fn cannot_write(&self, why: &dyn std::fmt::Display) {
         let mut failures = self.failures.get();
-        if let Some(times) = failures.count(1, driver::now()) {
+        if let Some(times) = failures.count(1, clock::now()) {
             tracing::warn!(%why, times, dir = %self.dir.display(), "a journal cannot be written");
             self.told.set(true);
         }
@@ -689,7 +689,7 @@ impl Folder {
     /// A journal that was closed lacks lines.
     fn lost_lines(&self, lines: u64, journal: &str) {
         let mut losses = self.losses.get();
-        if let Some(lost) = losses.count(lines, driver::now()) {
+        if let Some(lost) = losses.count(lines, clock::now()) {
             tracing::warn!(lost, journal, "lines of journals are lost");
         }
         self.losses.set(losses);
@@ -812,7 +812,7 @@ mod tests {
     }
 
     fn beginning(key: u64) -> Beginning {
-        Beginning { key, unix: 1_767_225_600, up: Duration::ZERO, config: Config::default().into() }
+        Config::default().server().beginning(key, 1_767_225_600, Duration::ZERO)
     }
 
     fn start(call_sid: &str) -> Note {
@@ -970,7 +970,7 @@ mod tests {
             shared,
             open: BTreeMap::new(),
             closed_any: false,
-            began: driver::now(),
+            began: clock::now(),
             clock: Clock::new(day(20_000)),
             now: day(20_000),
             tidied: None,

@@ -446,8 +446,7 @@ pub struct Remarks {
 impl Scribe {
     /// A scribe, and the line it begins with.
     pub fn begin(beginning: &Beginning, content: Content, salt: Salt) -> (Self, String) {
-        let config = &beginning.config;
-        let mut call = config.call.clone();
+        let mut call = beginning.call.as_ref().clone();
         if content == Content::Hashes {
             // An operator's words may be a secret of theirs; that there are some is not.
             call.instructions = hidden(&call.instructions);
@@ -467,16 +466,16 @@ impl Scribe {
             key: beginning.key,
             unix: beginning.unix,
             up_us: u64::try_from(beginning.up.as_micros()).unwrap_or(u64::MAX),
-            max_calls: config.max_calls,
-            drain_ms: config.drain_ms,
-            notice_bytes: config.notice.len(),
+            max_calls: beginning.max_calls,
+            drain_ms: beginning.drain_ms,
+            notice_bytes: beginning.notice_bytes,
             call,
         };
         let scribe = Self {
             content,
             salt,
             unix: beginning.unix,
-            terminator: config.call.dtmf.terminator,
+            terminator: beginning.call.dtmf.terminator,
             law: Law::Ulaw,
             stream_sid: None,
         };
@@ -997,10 +996,10 @@ mod tests {
 
     fn scribe(content: Content) -> (Scribe, Header) {
         let mut config = Config::default();
-        config.openai.api_key = crate::config::Secret::new("sk-secret");
+        config.openai.api_key = crate::secret::Secret::new("sk-secret");
         config.call.instructions = "secret instructions".into();
         config.call.greeting = Some("secret greeting".into());
-        let beginning = Beginning { key: 1, unix: 1_000, up: Duration::ZERO, config: config.into() };
+        let beginning = config.server().beginning(1, 1_000, Duration::ZERO);
         let (scribe, header) = Scribe::begin(&beginning, content, Salt::known());
         assert!(!header.contains("sk-secret"), "a journal holds no key: {header}");
         assert!(header.starts_with(r#"{"journal":1,"#), "{header}");

@@ -1,9 +1,12 @@
 //! What stands in for the exporter in a bridge that was built without the feature `otlp`: nothing that could be had.
 
+mod settings;
+
+pub use settings::Settings;
+
 use crate::call::event::CallEvent;
-use crate::config::Otlp;
+use crate::observe::Observe;
 use crate::registry::CallKey;
-use crate::serve::Observe;
 use std::time::Instant;
 use tracing::Subscriber;
 use tracing_subscriber::layer::Layer;
@@ -37,7 +40,7 @@ pub enum Exporter {}
 ///
 /// # Errors
 /// When there should be something.
-pub fn open(settings: &Otlp, _model: &str) -> anyhow::Result<Option<Exporter>> {
+pub fn open(settings: &Settings, _model: &str) -> anyhow::Result<Option<Exporter>> {
     anyhow::ensure!(
         settings.endpoint.is_none(),
         "otlp.endpoint is set, but this bridge was built without otlp"

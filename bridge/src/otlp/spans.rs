@@ -3,9 +3,9 @@
 use super::wire::{ArrayValue, Event, KeyValue, Span, Status, Value, attribute};
 use super::{Item, Outbox, names, nanos, random};
 use crate::call::event::{CallEvent, EndReason, ToolOutcome};
-use crate::driver;
+use crate::clock;
+use crate::observe::Observe;
 use crate::registry::CallKey;
-use crate::serve::Observe;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -287,7 +287,7 @@ impl Observe for TraceCalls {
 
     fn gone(&self, call: CallKey) {
         let Some(open) = self.calls().remove(&call) else { return };
-        let at = open.at(driver::now());
+        let at = open.at(clock::now());
         self.send(
             open.end(at, "cut", "the call panicked, or did not end in time", false).into_iter().flatten(),
         );

@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn the_first_is_logged_at_once_and_the_rest_in_one_line_a_minute() {
         let mut throttle = Throttle::new(Duration::from_secs(60));
-        let now = crate::driver::now();
+        let now = crate::clock::now();
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(throttle.count(1, now), Some(1));
         assert_eq!(throttle.count(3, now), None);

@@ -15,8 +15,9 @@
 //! allowed. How long a function may take in all is the call's to watch, who drops the run.
 
 use super::Tools;
-use crate::config::{Secret, shown_url};
 use crate::http::{Answer, Client, Failure, Request, Retry, TlsConnect, is_a_service, is_public};
+use crate::secret::Secret;
+use crate::url::shown_url;
 use axum::http::{HeaderName, Method, StatusCode, Uri};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -57,7 +58,7 @@ impl Default for Settings {
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// An https address; http for loopback addresses, or with `allow_private`.
-    #[serde(serialize_with = "crate::config::serialize_url")]
+    #[serde(serialize_with = "crate::url::serialize_url")]
     pub url: String,
     /// Running it twice does no harm: what fails is tried again, three times in all.
     #[serde(default)]

@@ -4,8 +4,8 @@
 
 use bridge::call::event::{CallEvent, EndReason};
 use bridge::dial::Dial;
+use bridge::observe::Observe;
 use bridge::registry::CallKey;
-use bridge::serve::Observe;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io;

@@ -161,9 +161,7 @@ fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
 fn hides_its_answer(sightings: &[Sighting<ModelSight>]) -> bool {
     let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
     let Some(stopped) = sightings.iter().rposition(ended) else { return false };
-    let stray = |s: &Sighting<ModelSight>| {
-        matches!(&s.what, ModelSight::SentOther { kind } if kind == "done_for_unknown_response")
-    };
+    let stray = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentOther { kind } if kind == "done_for_unknown_response");
     let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
     sightings[stopped..].iter().any(stray) && !sightings[stopped..].iter().any(announced)
 }

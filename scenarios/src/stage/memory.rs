@@ -19,9 +19,10 @@ use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use bridge::config::Config;
 use bridge::door::{self, Door};
-use bridge::journal::{Beginning, Journal as _, Note, Tape};
+use bridge::journal::{Journal as _, Note, Tape};
 use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::registry::{CallKey, Registry};
+use bridge::settings::Settings;
 use bridge::signature::{Body, Signed};
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
@@ -302,7 +303,7 @@ struct World<'a> {
     seed: Seed,
     papers: Option<&'a Papers>,
     /// Of the process; [`Self::config`] is its part for calls.
-    settings: Arc<Config>,
+    settings: Settings,
     door: Door,
     config: Arc<CallConfig>,
     notice: Arc<[u8]>,
@@ -366,12 +367,12 @@ impl<'a> World<'a> {
                 }
             })
             .collect();
-        let settings = Arc::new(Config { call: config.clone(), ..super::settings(scenario) });
+        let settings = Config { call: config.clone(), ..super::settings(scenario) }.server();
         let mut world = Self {
             scenario,
             seed,
             papers,
-            door: Door::new(settings.clone(), 1),
+            door: Door::new(settings.twilio.clone(), settings.public_url.clone(), 1),
             settings,
             config: Arc::new(config),
             notice: bridge::config::notice(),
@@ -657,7 +658,7 @@ impl<'a> World<'a> {
             let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix)
                 .guarded(self.door.is_guarded());
             let up = Duration::from_micros(self.now.0);
-            let beginning = || Beginning { key: call as u64, unix, up, config: self.settings.clone() };
+            let beginning = || self.settings.beginning(call as u64, unix, up);
             let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
             let line = &mut self.lines[call];
             line.tape = tape;

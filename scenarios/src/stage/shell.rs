@@ -14,8 +14,10 @@ use bridge::call::event::CallEvent;
 use bridge::config::Config;
 use bridge::door::TOKEN_PARAMETER;
 use bridge::journal::Journal;
+use bridge::observe::Observe;
 use bridge::registry::CallKey;
-use bridge::serve::{Observe, Served, Server, Stats};
+use bridge::serve::{Served, Server};
+use bridge::stats::Stats;
 use mocks::attach::attach;
 use mocks::cork::Cork;
 use mocks::peer::{At, Frame, Out, Peer};
@@ -485,9 +487,9 @@ where
     L: axum::serve::Listener<Addr: bridge::connections::Peer>,
 {
     let net = play.net.clone();
-    let config = Arc::new(config(&play.scenario, &net.openai_url()));
+    let settings = Arc::new(config(&play.scenario, &net.openai_url()).server());
     let papers = play.papers.clone().map(|papers| Arc::new(papers) as Arc<dyn Journal>);
-    let server = Server::new(play.clone(), play.clone(), play.clone(), config)
+    let server = Server::new(play.clone(), play.clone(), play.clone(), settings)
         .with_wall_clock(move || unix_now(net.now()))
         .with_process(1)
         .with_journal(papers);

@@ -1,0 +1,42 @@
+//! What a server needs to know of the settings of the process.
+
+use crate::call::settings::CallConfig;
+use crate::connections;
+use crate::dial::ModelEndpoint;
+use crate::door;
+use crate::journal::Beginning;
+use crate::secret::Secret;
+use crate::url::PublicUrl;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The settings of a server; [`crate::config::Config`] says what each of them means.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is described where it is read from a file")]
+pub struct Settings {
+    pub public_url: Option<PublicUrl>,
+    pub max_calls: usize,
+    pub loop_lag_ms_max: u64,
+    pub drain_ms: u64,
+    pub twilio: door::Settings,
+    pub operator_token: Secret,
+    pub connections: connections::Settings,
+    pub model: Arc<ModelEndpoint>,
+    pub call: Arc<CallConfig>,
+    pub notice: Arc<[u8]>,
+}
+
+impl Settings {
+    /// What the journal of a call begins with. `key`, `unix` and `up` are those of [`Beginning`].
+    pub fn beginning(&self, key: u64, unix: i64, up: Duration) -> Beginning {
+        Beginning {
+            key,
+            unix,
+            up,
+            max_calls: self.max_calls,
+            drain_ms: self.drain_ms,
+            notice_bytes: self.notice.len(),
+            call: self.call.clone(),
+        }
+    }
+}
