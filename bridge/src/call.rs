@@ -308,7 +308,7 @@ impl Desk {
                 if let Some(id) = id.clone() {
                     self.event(CallEvent::Session { id });
                 }
-                let settings = Box::new(self.config.as_ref().clone());
+                let settings = Box::new(self.config.session());
                 self.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
                 return Ok(Configured::Asked { expires_at: *expires_at });
             }
@@ -371,11 +371,10 @@ impl Desk {
                         "turn_detection.type is {kind} where {SERVER_VAD} was asked for"
                     ));
                 }
-                let (creates, interrupts) =
-                    (self.config.vad.create_response, realtime::asks_to_interrupt(&self.config));
+                let vad = self.config.session().vad;
                 for (field, got, asked) in [
-                    ("create_response", create_response, creates),
-                    ("interrupt_response", interrupt_response, interrupts),
+                    ("create_response", create_response, vad.create_response),
+                    ("interrupt_response", interrupt_response, vad.interrupt_response),
                 ] {
                     if got.is_some_and(|got| got != asked) {
                         return refused(format!(
@@ -388,7 +387,7 @@ impl Desk {
         }
         // A server may offer functions of its own beside ours.
         if let Some(tools) = &session.tools {
-            let own = leaving::offered(&self.config.leaving);
+            let own = self.config.leaving.functions();
             let lacks = |name: &&str| tools.iter().all(|tool| tool != name);
             let asked = self.config.tools.iter().chain(&own).map(|tool| tool.name.as_str());
             let lacking: Vec<&str> = asked.filter(lacks).collect();

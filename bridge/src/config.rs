@@ -4,8 +4,8 @@
 //! what would be right, and all of it at once.
 
 use crate::audio::{FRAME_BYTES, Law};
-use crate::call::leaving::{END_CALL, TRANSFER_CALL};
 use crate::call::settings::{CallConfig, Person, Until};
+use crate::call::settings::{END_CALL, TRANSFER_CALL};
 use crate::connections;
 use crate::dial::ModelEndpoint;
 use crate::door;
@@ -17,6 +17,7 @@ use crate::operator;
 use crate::otlp;
 use crate::secret::Secret;
 use crate::settings;
+use crate::stats::CallLimits;
 use crate::store;
 use crate::telemetry;
 use crate::tls;
@@ -128,8 +129,7 @@ impl Config {
     pub fn server(&self) -> settings::Settings {
         settings::Settings {
             public_url: self.public_url.clone(),
-            max_calls: self.max_calls,
-            loop_lag_ms_max: self.loop_lag_ms_max,
+            limits: CallLimits { max_calls: self.max_calls, loop_lag_ms_max: self.loop_lag_ms_max },
             drain_ms: self.drain_ms,
             twilio: self.twilio.clone(),
             operator_token: self.operator.token.clone(),

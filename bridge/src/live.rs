@@ -512,7 +512,7 @@ impl Desk {
         let people: Vec<_> = self.settings.call.leaving.transfer.iter().map(|person| &person.name).collect();
         let value = json!({
             "active": self.stats.active(),
-            "maxCalls": self.settings.max_calls,
+            "maxCalls": self.settings.limits.max_calls,
             "total": self.stats.calls(),
             "draining": self.stats.is_draining(),
             "lagMs": self.stats.loop_lag().as_millis() as u64,

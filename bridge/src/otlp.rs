@@ -8,11 +8,14 @@
 //! sends batches; a collector that is away is tried again a few times, then its batch is dropped and counted.
 
 mod logs;
+pub mod names;
+mod outbox;
 mod settings;
 mod spans;
 mod wire;
 
 pub use logs::LogLayer;
+pub use outbox::{Counted, Gauge};
 pub use settings::Settings;
 pub use spans::TraceCalls;
 
@@ -24,14 +27,14 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use outbox::{Item, Outbox, Shared, THREAD};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
-use wire::{LogRecord, Span};
+use tokio::sync::mpsc;
 
 /// Spans and log records that may wait.
 const QUEUE: usize = 8_192;
@@ -49,92 +52,6 @@ const ATTEMPTS: u32 = 4;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping process waits for its collector.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
-
-/// The thread that sends.
-const THREAD: &str = "otlp";
-
-/// What the conventions call things.
-pub mod names {
-    /// Names this revision of the conventions.
-    pub const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
-    /// `chat` for a response, `execute_tool` for a function.
-    pub const OPERATION: &str = "gen_ai.operation.name";
-    /// `openai`.
-    pub const PROVIDER: &str = "gen_ai.provider.name";
-    /// The model that was asked for.
-    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
-    /// The session.
-    pub const CONVERSATION: &str = "gen_ai.conversation.id";
-    /// `speech`.
-    pub const OUTPUT_TYPE: &str = "gen_ai.output.type";
-    /// The response.
-    pub const RESPONSE: &str = "gen_ai.response.id";
-    /// Its status.
-    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
-    /// Tokens read.
-    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
-    /// Tokens written.
-    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
-    /// The function.
-    pub const TOOL: &str = "gen_ai.tool.name";
-    /// Its call.
-    pub const TOOL_CALL: &str = "gen_ai.tool.call.id";
-    /// What went wrong, in one word.
-    pub const ERROR: &str = "error.type";
-}
-
-/// What became of spans and log records so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Taken by the collector.
-    pub sent: u64,
-    /// Found no room, or could not be sent.
-    pub lost: u64,
-}
-
-#[derive(Default)]
-struct Shared {
-    sent: AtomicU64,
-    lost: AtomicU64,
-    stopping: Notify,
-}
-
-impl Shared {
-    fn counted(&self) -> Counted {
-        Counted { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
-    }
-}
-
-enum Item {
-    Span(Box<Span>),
-    Log(Box<LogRecord>),
-}
-
-/// The end of the queue that calls and log lines hold.
-#[derive(Clone)]
-struct Outbox {
-    queue: mpsc::Sender<Item>,
-    shared: Arc<Shared>,
-}
-
-impl Outbox {
-    fn put(&self, item: Item) {
-        if self.queue.try_send(item).is_err() {
-            self.shared.lost.fetch_add(1, SeqCst);
-        }
-    }
-}
-
-/// Figures of an exporter that outlive it. A handle.
-#[derive(Clone)]
-pub struct Gauge(Arc<Shared>);
-
-impl Gauge {
-    /// What became of spans and log records so far.
-    pub fn counted(&self) -> Counted {
-        self.0.counted()
-    }
-}
 
 /// The thread that sends.
 pub struct Exporter {
@@ -330,22 +247,4 @@ impl Clerk {
             }
         }
     }
-}
-
-/// Nanoseconds since 1970 at a moment `after` one that is known in seconds.
-fn nanos(unix: i64, after: Duration) -> u64 {
-    let base = u64::try_from(unix).unwrap_or(0).saturating_mul(1_000_000_000);
-    base.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// Fresh ids. Nobody has to be unable to guess them, but no two may be alike.
-fn random<const N: usize>() -> Vec<u8> {
-    use std::hash::{BuildHasher as _, RandomState};
-    let mut bytes = [0; N];
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = RandomState::new().hash_one((at, clock::now())) as u8;
-        }
-    }
-    bytes.to_vec()
 }

@@ -6,14 +6,91 @@
 //! could refuse: one unknown key makes it discard a whole `session.update`.
 
 use crate::audio::Format;
-use crate::call::leaving;
-use crate::call::settings::{CallConfig, Dialect};
 use crate::payload;
 use crate::redact;
 use crate::twilio::{object, shape_of};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+
+/// Which event names are written to the model. Both are always understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// The current protocol.
+    #[default]
+    Ga,
+    /// The retired beta names and flat session object.
+    Beta,
+}
+
+/// Transcription of the caller's speech.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transcription {
+    /// The transcription model.
+    pub model: String,
+    /// ISO 639-1 language; naming it keeps noise from flipping the language.
+    pub language: Option<String>,
+}
+
+/// Server-side voice activity detection. Every field is always sent, because the server's defaults differ by model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vad {
+    /// `server_vad` threshold, 0 to 1. Higher ignores more noise.
+    pub threshold: f64,
+    /// Audio kept from before the detected start, ms.
+    pub prefix_padding_ms: u32,
+    /// Silence that ends a turn, ms.
+    pub silence_duration_ms: u32,
+    /// The server answers each turn by itself.
+    pub create_response: bool,
+    /// The server cancels its response when the caller speaks.
+    pub interrupt_response: bool,
+}
+
+impl Default for Vad {
+    fn default() -> Self {
+        Self {
+            threshold: 0.5,
+            prefix_padding_ms: 300,
+            silence_duration_ms: 500,
+            create_response: true,
+            interrupt_response: true,
+        }
+    }
+}
+
+/// A function the model may call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FunctionSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for, told to the model.
+    pub description: String,
+    /// JSON schema of its arguments.
+    pub parameters: Value,
+}
+
+/// What a session is asked to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionSettings {
+    /// Both ways.
+    pub format: Format,
+    /// The system instructions.
+    pub instructions: String,
+    /// `None` leaves the server's default.
+    pub voice: Option<String>,
+    /// `near_field`, `far_field` or none.
+    pub noise_reduction: Option<String>,
+    /// Transcription of the caller; `None` switches it off.
+    pub transcription: Option<Transcription>,
+    /// Voice activity detection.
+    pub vad: Vad,
+    /// The functions.
+    pub tools: Vec<FunctionSpec>,
+}
 
 /// An event from the model, with what the bridge uses of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -612,7 +689,7 @@ pub enum ClientEvent {
         /// Names the event, so that a refusal can be matched.
         event_id: String,
         /// All that the update says.
-        settings: Box<CallConfig>,
+        settings: Box<SessionSettings>,
     },
     /// Caller audio in the session's input format.
     AppendAudio {
@@ -794,22 +871,15 @@ impl ClientEvent {
     }
 }
 
-/// The response is to be cancelled by the server when the caller speaks.
-pub(crate) const fn asks_to_interrupt(settings: &CallConfig) -> bool {
-    settings.vad.interrupt_response && settings.barge_in
-}
-
-fn tools(settings: &CallConfig) -> Value {
-    let own = leaving::offered(&settings.leaving);
+fn tools(settings: &SessionSettings) -> Value {
     settings
         .tools
         .iter()
-        .chain(&own)
         .map(|t| json!({ "type": "function", "name": t.name, "description": t.description, "parameters": t.parameters }))
         .collect()
 }
 
-fn vad(settings: &CallConfig) -> Value {
+fn vad(settings: &SessionSettings) -> Value {
     let vad = &settings.vad;
     json!({
         "type": SERVER_VAD,
@@ -817,11 +887,11 @@ fn vad(settings: &CallConfig) -> Value {
         "prefix_padding_ms": vad.prefix_padding_ms,
         "silence_duration_ms": vad.silence_duration_ms,
         "create_response": vad.create_response,
-        "interrupt_response": asks_to_interrupt(settings),
+        "interrupt_response": vad.interrupt_response,
     })
 }
 
-fn transcription(settings: &CallConfig) -> Value {
+fn transcription(settings: &SessionSettings) -> Value {
     settings.transcription.as_ref().map_or(Value::Null, |t| {
         let mut value = json!({ "model": t.model });
         if let Some(language) = &t.language {
@@ -831,7 +901,7 @@ fn transcription(settings: &CallConfig) -> Value {
     })
 }
 
-fn session_ga(settings: &CallConfig) -> Value {
+fn session_ga(settings: &SessionSettings) -> Value {
     // PCM needs its rate spelled out, although the published types call it optional.
     let format = match settings.format {
         Format::Pcm24k => json!({ "type": "audio/pcm", "rate": 24_000 }),
@@ -859,7 +929,7 @@ fn session_ga(settings: &CallConfig) -> Value {
     })
 }
 
-fn session_beta(settings: &CallConfig) -> Value {
+fn session_beta(settings: &SessionSettings) -> Value {
     let format = match settings.format {
         Format::Pcm24k => "pcm16",
         Format::Pcmu => "g711_ulaw",
@@ -887,6 +957,18 @@ fn session_beta(settings: &CallConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked() -> SessionSettings {
+        SessionSettings {
+            format: Format::default(),
+            instructions: "Be brief.".into(),
+            voice: None,
+            noise_reduction: None,
+            transcription: None,
+            vad: Vad::default(),
+            tools: Vec::new(),
+        }
+    }
 
     #[test]
     fn a_past_call_is_as_long_as_all_its_texts() {
@@ -1000,7 +1082,7 @@ mod tests {
 
     #[test]
     fn the_session_update_says_every_vad_field_and_the_pcm_rate() {
-        let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings: Box::default() };
+        let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings: Box::new(asked()) };
         let v: Value = serde_json::from_str(&event.encode(Dialect::Ga)).unwrap();
         let input = &v["session"]["audio"]["input"];
         assert_eq!(input["format"], json!({ "type": "audio/pcm", "rate": 24_000 }));
@@ -1014,7 +1096,7 @@ mod tests {
         for (format, ga, beta) in
             [(Format::Pcmu, "audio/pcmu", "g711_ulaw"), (Format::Pcma, "audio/pcma", "g711_alaw")]
         {
-            let settings = Box::new(CallConfig { format, ..CallConfig::default() });
+            let settings = Box::new(SessionSettings { format, ..asked() });
             let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings };
             for dialect in [Dialect::Ga, Dialect::Beta] {
                 let v: Value = serde_json::from_str(&event.encode(dialect)).unwrap();
@@ -1037,8 +1119,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_read_back_in_both_dialects() {
-        let tool = |name: &str| serde_json::from_value(json!({ "name": name })).unwrap();
-        let mut settings = CallConfig { tools: vec![tool("one"), tool("two")], ..CallConfig::default() };
+        let tool = |name: &str| FunctionSpec {
+            name: name.into(),
+            description: String::new(),
+            parameters: json!({}),
+        };
+        let mut settings = SessionSettings { tools: vec![tool("one"), tool("two")], ..asked() };
         settings.vad.create_response = false;
         let event = ClientEvent::SessionUpdate { event_id: "c1".into(), settings: Box::new(settings) };
         for dialect in [Dialect::Ga, Dialect::Beta] {

@@ -4,7 +4,7 @@
 //! cannot have begun with them, for the second try would ring a second time. A call that is over already has been
 //! hung up; it cannot be transferred any more.
 
-use crate::call::leaving::{END_CALL, TRANSFER_CALL};
+use crate::call::settings::{END_CALL, TRANSFER_CALL};
 use crate::door;
 use crate::http::{Answer, Client, Connect, Failure, Request, Retry};
 use crate::secret::Secret;

@@ -168,7 +168,7 @@ impl<O: Observe> Carried<O> {
 impl<O: Observe> Host for Carried<O> {
     fn admit(&mut self, showing: &Showing) -> Result<(), Refusal> {
         // The line comes first: a token that finds none is still good for the next try.
-        let line = self.seat.stats.line(&self.settings).map_err(|why| {
+        let line = self.seat.stats.line(self.settings.limits).map_err(|why| {
             self.seat.stats.refuse(why);
             Refusal::Busy
         })?;
@@ -354,7 +354,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         };
         let operators = operator::router(&self.settings.operator_token, self.carrier.clone());
         let mut lag = JoinSet::new(); // ends with this function
-        if self.settings.loop_lag_ms_max > 0 {
+        if self.settings.limits.loop_lag_ms_max > 0 {
             lag.spawn(self.stats.clone().measure_lag());
         }
         let pages = router(desk).merge(operators).merge(self.more.clone());
@@ -510,9 +510,9 @@ async fn twilio(
         // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
         true => desk
             .stats
-            .no_room(&desk.settings)
+            .no_room(desk.settings.limits)
             .map_or_else(|| Ok(Ticket::None(Unadmitted::new(&desk.stats))), Err),
-        false => desk.stats.admit(&desk.settings).map(Ticket::Line),
+        false => desk.stats.admit(desk.settings.limits).map(Ticket::Line),
     };
     let ticket = match ticket {
         Ok(ticket) => ticket,
@@ -565,7 +565,7 @@ async fn voice(State(desk): State<Desk>, request: Request) -> Response {
         Err(refusal) => return refusal,
     };
     // Said now, while it costs nothing: the stream would be refused, and the caller hear an error.
-    if let Some(why) = desk.stats.no_room(&desk.settings) {
+    if let Some(why) = desk.stats.no_room(desk.settings.limits) {
         desk.stats.refuse(why);
         return xml(twiml::busy());
     }
@@ -676,7 +676,7 @@ impl Desk {
 
 /// For load balancers: whether one more call would be taken.
 async fn readyz(State(desk): State<Desk>) -> Response {
-    match desk.stats.no_room(&desk.settings) {
+    match desk.stats.no_room(desk.settings.limits) {
         None => (StatusCode::OK, "ready\n").into_response(),
         Some(why) => busy(why),
     }
@@ -694,36 +694,36 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 mod tests {
     use super::*;
     use crate::call::Control;
-    use crate::config::Config;
+    use crate::stats::CallLimits;
 
-    fn lines(max_calls: usize) -> Settings {
-        Config { max_calls, ..Config::default() }.server()
+    const fn lines(max_calls: usize) -> CallLimits {
+        CallLimits { max_calls, loop_lag_ms_max: 250 }
     }
 
     fn place(stats: &Stats) -> Place {
-        stats.admit(&lines(9)).unwrap_or_else(|why| panic!("no place: {why}"))
+        stats.admit(lines(9)).unwrap_or_else(|why| panic!("no place: {why}"))
     }
 
     #[test]
     fn places_are_limited_and_given_back() {
         let stats = Stats::default();
         let first = place(&stats);
-        assert_eq!(stats.admit(&lines(1)).err(), Some("all lines are busy"));
+        assert_eq!(stats.admit(lines(1)).err(), Some("all lines are busy"));
         drop(first);
         assert_eq!(stats.active(), 0);
-        assert!(stats.admit(&lines(1)).is_ok());
+        assert!(stats.admit(lines(1)).is_ok());
         stats.0.draining.store(true, SeqCst);
-        assert_eq!(stats.admit(&lines(1)).err(), Some("shutting down: no new calls"));
+        assert_eq!(stats.admit(lines(1)).err(), Some("shutting down: no new calls"));
     }
 
     #[test]
     fn a_machine_that_comes_too_late_to_its_tasks_takes_no_further_call() {
         let stats = Stats::default();
         stats.0.lag_us.store(251_000, SeqCst);
-        assert_eq!(stats.no_room(&lines(9)), Some("this machine is too busy for one more call"));
-        assert_eq!(stats.no_room(&Settings { loop_lag_ms_max: 0, ..lines(9) }), None, "not asked for");
+        assert_eq!(stats.no_room(lines(9)), Some("this machine is too busy for one more call"));
+        assert_eq!(stats.no_room(CallLimits { loop_lag_ms_max: 0, ..lines(9) }), None, "not asked for");
         stats.0.lag_us.store(250_000, SeqCst);
-        assert_eq!(stats.no_room(&lines(9)), None);
+        assert_eq!(stats.no_room(lines(9)), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::dial::ModelEndpoint;
 use crate::door;
 use crate::journal::Beginning;
 use crate::secret::Secret;
+use crate::stats::CallLimits;
 use crate::url::PublicUrl;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,7 @@ use std::time::Duration;
 #[expect(missing_docs, reason = "each is described where it is read from a file")]
 pub struct Settings {
     pub public_url: Option<PublicUrl>,
-    pub max_calls: usize,
-    pub loop_lag_ms_max: u64,
+    pub limits: CallLimits,
     pub drain_ms: u64,
     pub twilio: door::Settings,
     pub operator_token: Secret,
@@ -33,7 +33,7 @@ impl Settings {
             key,
             unix,
             up,
-            max_calls: self.max_calls,
+            max_calls: self.limits.max_calls,
             drain_ms: self.drain_ms,
             notice_bytes: self.notice.len(),
             call: self.call.clone(),

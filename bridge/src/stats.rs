@@ -4,7 +4,6 @@ use crate::call::Control;
 use crate::clock;
 use crate::registry::{CallKey, Registry};
 use crate::seldom::Seldom;
-use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +32,15 @@ pub(crate) struct Counts {
     pub(crate) crowded: Seldom,
     pub(crate) unread_line: Seldom,
     pub(crate) unaccepted_line: Seldom,
+}
+
+/// When no further call is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Most calls at once.
+    pub max_calls: usize,
+    /// How late the process may come to its tasks, ms; 0 for no limit.
+    pub loop_lag_ms_max: u64,
 }
 
 /// What a server is doing now. A handle: clones see the same server.
@@ -173,28 +181,28 @@ impl Stats {
     }
 
     /// Why no further call would be taken now, if none would.
-    pub(crate) fn no_room(&self, settings: &Settings) -> Option<&'static str> {
+    pub(crate) fn no_room(&self, limits: CallLimits) -> Option<&'static str> {
         let late =
-            settings.loop_lag_ms_max > 0 && self.loop_lag() > Duration::from_millis(settings.loop_lag_ms_max);
+            limits.loop_lag_ms_max > 0 && self.loop_lag() > Duration::from_millis(limits.loop_lag_ms_max);
         match () {
             () if self.is_draining() => Some("shutting down: no new calls"),
-            () if self.active() >= settings.max_calls => Some("all lines are busy"),
+            () if self.active() >= limits.max_calls => Some("all lines are busy"),
             () if late => Some("this machine is too busy for one more call"),
             () => None,
         }
     }
 
     /// Takes a place for a call, if there is one.
-    pub(crate) fn admit(&self, settings: &Settings) -> Result<Place, &'static str> {
-        if let Some(why) = self.no_room(settings) {
+    pub(crate) fn admit(&self, limits: CallLimits) -> Result<Place, &'static str> {
+        if let Some(why) = self.no_room(limits) {
             return Err(why);
         }
-        self.line(settings)
+        self.line(limits)
     }
 
     /// The same for a call whose webhook was answered already.
-    pub(crate) fn line(&self, settings: &Settings) -> Result<Place, &'static str> {
-        let more = |active| (active < settings.max_calls).then_some(active + 1);
+    pub(crate) fn line(&self, limits: CallLimits) -> Result<Place, &'static str> {
+        let more = |active| (active < limits.max_calls).then_some(active + 1);
         match self.0.active.fetch_update(SeqCst, SeqCst, more) {
             Ok(_) => Ok(Place(self.clone())),
             Err(_) => Err("all lines are busy"),

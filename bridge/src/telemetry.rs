@@ -10,7 +10,7 @@ pub use queue::{FLUSH_PATIENCE, LogGuard, LogQueue, QUEUE_BYTES};
 pub(crate) use throttle::Throttle;
 
 use crate::call::event::{CallEvent, Floor, RenewalOutcome, ToolOutcome};
-use crate::call::leaving::{END_CALL, TRANSFER_CALL};
+use crate::call::settings::{END_CALL, TRANSFER_CALL};
 use crate::observe::Observe;
 use crate::registry::CallKey;
 use crate::text::Escape;

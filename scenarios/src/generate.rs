@@ -12,7 +12,7 @@ use crate::seed::Seed;
 use crate::stage::{API_KEY, StageKind};
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
-use bridge::call::leaving::END_CALL;
+use bridge::call::settings::END_CALL;
 use bridge::call::settings::{
     CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
 };

@@ -21,7 +21,7 @@ use crate::scenario::{Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
-use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
+use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use bridge::call::{Control, Leg, LegChange, ToolResult};
 use bridge::config::Config;
 use bridge::secret::Secret;

@@ -169,7 +169,7 @@ pub fn realtime(data: &[u8]) {
         CallConfig { instructions: text.to_owned(), format: Format::Pcmu, ..CallConfig::default() };
     for dialect in [Dialect::Ga, Dialect::Beta] {
         let update =
-            ClientEvent::SessionUpdate { event_id: text.into(), settings: Box::new(settings.clone()) };
+            ClientEvent::SessionUpdate { event_id: text.into(), settings: Box::new(settings.session()) };
         let told: Value = serde_json::from_str(&update.encode(dialect)).expect("JSON");
         assert_eq!((&told["event_id"], &told["session"]["instructions"]), (&json!(text), &json!(text)));
     }

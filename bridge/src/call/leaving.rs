@@ -6,13 +6,8 @@
 //! with a failure, and the call goes on. Which number a name stands for is the operator's to say, never the model's.
 
 use super::event::EndReason;
-use super::settings::{Leaving, ToolSpec};
+use super::settings::{END_CALL, Leaving, TRANSFER_CALL};
 use serde_json::{Value, json};
-
-/// Ends the call.
-pub const END_CALL: &str = "end_call";
-/// Puts the caller through to somebody.
-pub const TRANSFER_CALL: &str = "transfer_call";
 
 /// A way for a call to leave the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,37 +43,6 @@ pub(crate) struct Farewell {
     pub(crate) response: String,
 }
 
-/// What the model is told it may call.
-pub(crate) fn offered(leaving: &Leaving) -> Vec<ToolSpec> {
-    let spec = |name: &str, description: &str, parameters| ToolSpec {
-        name: name.into(),
-        description: description.into(),
-        parameters,
-        timeout_ms: leaving.carrier_ms,
-    };
-    let mut offered = Vec::new();
-    if leaving.end_call {
-        let about =
-            "Ends the call once the caller has heard what you say. Say goodbye first, in the same answer.";
-        offered.push(spec(END_CALL, about, json!({"type": "object", "properties": {}})));
-    }
-    if !leaving.transfer.is_empty() {
-        let names: Vec<&str> = leaving.transfer.iter().map(|person| person.name.as_str()).collect();
-        let about =
-            "Puts the caller through once they have heard what you say. Tell them first, in the same answer.";
-        offered.push(spec(
-            TRANSFER_CALL,
-            about,
-            json!({
-                "type": "object",
-                "properties": { "to": { "type": "string", "enum": names, "description": "Whom." } },
-                "required": ["to"],
-            }),
-        ));
-    }
-    offered
-}
-
 /// The way a function of this name leads, if it is offered.
 pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<Way> {
     match name {
@@ -101,26 +65,5 @@ pub(crate) fn resolved(way: Way, arguments: &Value, leaving: &Leaving) -> Result
             let person = person.ok_or("there is nobody of that name to put the caller through to")?;
             Ok(json!({ "to": person.name, "number": person.number }).to_string())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::settings::Person;
-    use super::*;
-
-    #[test]
-    fn the_model_is_offered_what_the_operator_allows() {
-        let names = |leaving: &Leaving| -> Vec<String> {
-            offered(leaving).into_iter().map(|function| function.name).collect()
-        };
-        let nothing = Leaving::default();
-        let end = Leaving { end_call: true, ..Leaving::default() };
-        let sales = Person { name: "sales".into(), number: "+15550100".into() };
-        let both = Leaving { end_call: true, transfer: vec![sales], ..Leaving::default() };
-        assert_eq!(names(&nothing), Vec::<String>::new());
-        assert_eq!(names(&end), [END_CALL]);
-        assert_eq!(names(&both), [END_CALL, TRANSFER_CALL]);
-        assert_eq!(offered(&both)[1].parameters["properties"]["to"]["enum"], json!(["sales"]));
     }
 }

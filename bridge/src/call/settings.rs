@@ -4,8 +4,16 @@
 //! of the configuration. Durations are whole milliseconds and end in `_ms`.
 
 use crate::audio::Format;
+pub use crate::realtime::{Dialect, Transcription, Vad};
+use crate::realtime::{FunctionSpec, SessionSettings};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::time::Duration;
+
+/// Ends the call.
+pub const END_CALL: &str = "end_call";
+/// Puts the caller through to somebody.
+pub const TRANSFER_CALL: &str = "transfer_call";
 
 /// Settings of one call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,21 +101,30 @@ impl CallConfig {
         ms(self.timeouts.dead_air_ms.max(longest.saturating_add(self.timeouts.first_audio_ms)))
     }
 
+    /// What the session is asked to be. Where the caller may not interrupt, the server is not to do it either.
+    pub fn session(&self) -> SessionSettings {
+        let interrupt_response = self.vad.interrupt_response && self.barge_in;
+        let own = self.leaving.functions();
+        let spec = |tool: &ToolSpec| FunctionSpec {
+            name: tool.name.clone(),
+            description: tool.description.clone(),
+            parameters: tool.parameters.clone(),
+        };
+        SessionSettings {
+            format: self.format,
+            instructions: self.instructions.clone(),
+            voice: self.voice.clone(),
+            noise_reduction: self.noise_reduction.clone(),
+            transcription: self.transcription.clone(),
+            vad: Vad { interrupt_response, ..self.vad.clone() },
+            tools: self.tools.iter().chain(&own).map(spec).collect(),
+        }
+    }
+
     /// The protection that is in force: one that lasts until the greeting was heard needs a greeting.
     pub(crate) fn protects(&self) -> Option<Protection> {
         self.protection.filter(|protection| protection.until == Until::Time || self.greeting.is_some())
     }
-}
-
-/// Which event names are written to the model. Both are always understood.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// The current protocol.
-    #[default]
-    Ga,
-    /// The retired beta names and flat session object.
-    Beta,
 }
 
 /// When to dial the model.
@@ -119,44 +136,6 @@ pub enum DialWhen {
     OnMedia,
     /// On `start`: a few milliseconds earlier.
     OnStart,
-}
-
-/// Transcription of the caller's speech.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Transcription {
-    /// The transcription model.
-    pub model: String,
-    /// ISO 639-1 language; naming it keeps noise from flipping the language.
-    pub language: Option<String>,
-}
-
-/// Server-side voice activity detection. Every field is always sent, because the server's defaults differ by model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Vad {
-    /// `server_vad` threshold, 0 to 1. Higher ignores more noise.
-    pub threshold: f64,
-    /// Audio kept from before the detected start, ms.
-    pub prefix_padding_ms: u32,
-    /// Silence that ends a turn, ms.
-    pub silence_duration_ms: u32,
-    /// The server answers each turn by itself.
-    pub create_response: bool,
-    /// The server cancels its response when the caller speaks.
-    pub interrupt_response: bool,
-}
-
-impl Default for Vad {
-    fn default() -> Self {
-        Self {
-            threshold: 0.5,
-            prefix_padding_ms: 300,
-            silence_duration_ms: 500,
-            create_response: true,
-            interrupt_response: true,
-        }
-    }
 }
 
 /// A window at the beginning of the call in which the line is not believed: a speakerphone returns the agent's own
@@ -213,7 +192,7 @@ pub struct ToolSpec {
 }
 
 fn empty_schema() -> serde_json::Value {
-    serde_json::json!({"type": "object", "properties": {}})
+    json!({"type": "object", "properties": {}})
 }
 
 const fn tool_timeout() -> u64 {
@@ -258,6 +237,37 @@ pub struct Leaving {
     pub carrier_ms: u64,
     /// Offers the function `transfer_call`, to these. The model knows their names, never their numbers.
     pub transfer: Vec<Person>,
+}
+
+impl Leaving {
+    /// The functions of the bridge's own that the model may call.
+    pub(crate) fn functions(&self) -> Vec<ToolSpec> {
+        let spec = |name: &str, description: &str, parameters| ToolSpec {
+            name: name.into(),
+            description: description.into(),
+            parameters,
+            timeout_ms: self.carrier_ms,
+        };
+        let mut offered = Vec::new();
+        if self.end_call {
+            let about = "Ends the call once the caller has heard what you say. Say goodbye first, in the same answer.";
+            offered.push(spec(END_CALL, about, json!({"type": "object", "properties": {}})));
+        }
+        if !self.transfer.is_empty() {
+            let names: Vec<&str> = self.transfer.iter().map(|person| person.name.as_str()).collect();
+            let about = "Puts the caller through once they have heard what you say. Tell them first, in the same answer.";
+            offered.push(spec(
+                TRANSFER_CALL,
+                about,
+                json!({
+                    "type": "object",
+                    "properties": { "to": { "type": "string", "enum": names, "description": "Whom." } },
+                    "required": ["to"],
+                }),
+            ));
+        }
+        offered
+    }
 }
 
 impl Default for Leaving {
@@ -497,11 +507,25 @@ pub(crate) const fn ms(ms: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[test]
+    fn the_model_is_offered_what_the_operator_allows() {
+        let names = |leaving: &Leaving| -> Vec<String> {
+            leaving.functions().into_iter().map(|function| function.name).collect()
+        };
+        let nothing = Leaving::default();
+        let end = Leaving { end_call: true, ..Leaving::default() };
+        let sales = Person { name: "sales".into(), number: "+15550100".into() };
+        let both = Leaving { end_call: true, transfer: vec![sales], ..Leaving::default() };
+        assert_eq!(names(&nothing), Vec::<String>::new());
+        assert_eq!(names(&end), [END_CALL]);
+        assert_eq!(names(&both), [END_CALL, TRANSFER_CALL]);
+        assert_eq!(both.functions()[1].parameters["properties"]["to"]["enum"], json!(["sales"]));
+    }
 
     #[test]
     fn a_function_without_parameters_takes_an_empty_object() {
         let tool: ToolSpec = serde_json::from_str(r#"{"name": "time"}"#).unwrap();
-        assert_eq!(tool.parameters, serde_json::json!({"type": "object", "properties": {}}));
+        assert_eq!(tool.parameters, json!({"type": "object", "properties": {}}));
         assert_eq!(tool.timeout_ms, 15_000);
     }
 

@@ -1,7 +1,8 @@
 //! A trace of every call.
 
+use super::names;
+use super::outbox::{Item, Outbox};
 use super::wire::{ArrayValue, Event, KeyValue, Span, Status, Value, attribute};
-use super::{Item, Outbox, names, nanos, random};
 use crate::call::event::{CallEvent, EndReason, ToolOutcome};
 use crate::clock;
 use crate::observe::Observe;
@@ -292,4 +293,22 @@ impl Observe for TraceCalls {
             open.end(at, "cut", "the call panicked, or did not end in time", false).into_iter().flatten(),
         );
     }
+}
+
+/// Nanoseconds since 1970 at a moment `after` one that is known in seconds.
+fn nanos(unix: i64, after: Duration) -> u64 {
+    let base = u64::try_from(unix).unwrap_or(0).saturating_mul(1_000_000_000);
+    base.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Fresh ids. Nobody has to be unable to guess them, but no two may be alike.
+fn random<const N: usize>() -> Vec<u8> {
+    use std::hash::{BuildHasher as _, RandomState};
+    let mut bytes = [0; N];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = RandomState::new().hash_one((at, clock::now())) as u8;
+        }
+    }
+    bytes.to_vec()
 }

@@ -7,7 +7,7 @@ use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
-use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
+use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, MicFrame, ModelSight, Sighting};
 use std::collections::{BTreeMap, BTreeSet};

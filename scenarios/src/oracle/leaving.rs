@@ -4,7 +4,7 @@ use super::terms::Leg;
 use super::{Case, Findings, Oracle, Violation, each, in_ms};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
-use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
+use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ModelSight};
 use mocks::twilio::{Credentials, TAKEN_AWAY};

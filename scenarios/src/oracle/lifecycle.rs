@@ -7,7 +7,7 @@ use crate::listen::{BYTES_PER_MS, Item};
 use crate::stage::API_KEY;
 use crate::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
-use bridge::call::leaving::{END_CALL, TRANSFER_CALL};
+use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerSight, Ending, ItemRecord, ModelSight};
 

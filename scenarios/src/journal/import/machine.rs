@@ -4,7 +4,7 @@
 
 use super::timeline::{Timeline, bytes};
 use crate::journal::Recorded;
-use bridge::call::leaving::TRANSFER_CALL;
+use bridge::call::settings::TRANSFER_CALL;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
 use bridge::journal::lines::{Blob, Event, Side, What};
 use mocks::realtime::{

@@ -1,0 +1,62 @@
+//! The bounded queue between calls and log lines, and the thread that sends.
+
+use super::wire::{LogRecord, Span};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use tokio::sync::{Notify, mpsc};
+
+/// The thread that sends.
+pub(super) const THREAD: &str = "otlp";
+
+/// Figures of an exporter that outlive it. A handle.
+#[derive(Clone)]
+pub struct Gauge(pub(super) Arc<Shared>);
+
+impl Gauge {
+    /// What became of spans and log records so far.
+    pub fn counted(&self) -> Counted {
+        self.0.counted()
+    }
+}
+
+/// What became of spans and log records so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Taken by the collector.
+    pub sent: u64,
+    /// Found no room, or could not be sent.
+    pub lost: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) sent: AtomicU64,
+    pub(super) lost: AtomicU64,
+    pub(super) stopping: Notify,
+}
+
+impl Shared {
+    pub(super) fn counted(&self) -> Counted {
+        Counted { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
+    }
+}
+
+pub(super) enum Item {
+    Span(Box<Span>),
+    Log(Box<LogRecord>),
+}
+
+/// The end of the queue that calls and log lines hold.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    pub(super) queue: mpsc::Sender<Item>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Outbox {
+    pub(super) fn put(&self, item: Item) {
+        if self.queue.try_send(item).is_err() {
+            self.shared.lost.fetch_add(1, SeqCst);
+        }
+    }
+}
