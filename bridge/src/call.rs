@@ -14,9 +14,11 @@
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
 mod audio_clock;
+mod context;
 mod downlink;
 pub mod event;
 mod fifo;
+pub mod io;
 mod keypad;
 mod last_words;
 pub mod leaving;
@@ -32,22 +34,23 @@ mod tools;
 mod transcript;
 mod uplink;
 
-use crate::audio::Law;
-use crate::door::{self, Showing};
-use crate::realtime::{self, ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
+use crate::realtime::{self, ServerEvent};
 use crate::redact;
-use crate::twilio::{self, FromTwilio, ToTwilio};
+use crate::twilio::{self, FromTwilio};
+use crate::twiml::TOKEN_PARAMETER;
+use context::{Configured, Desk, Failure, Stream};
 use downlink::Downlink;
 use event::{
     CallEvent, Counts, DialOutcome, EndReason, Floor, Private, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
+pub use io::{Control, Incoming, Leg, LegChange, StreamCredentials, ToolResult, Transmit, Waiting};
 use phase::Phase;
 use playback::Returned;
 use settings::{CallConfig, Until, ms};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use talk::{Conversation, Failure};
+use talk::Conversation;
 use timers::{Timer, Timers};
 use tools::{Leftover, Run};
 use transcript::Transcript;
@@ -59,181 +62,8 @@ const NORMAL: u16 = 1_000;
 const PINGS_MAX: usize = 16;
 /// Keys kept for a model that is not ready, however many of them make an entry.
 const EARLY_KEYS: usize = 256;
-/// Characters of a server's word that are repeated in a log.
-const NAME_MAX: usize = 40;
 /// Close code towards whoever may not come in.
 const POLICY_VIOLATION: u16 = 1_008;
-
-/// One of the two connections of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Leg {
-    /// Towards Twilio.
-    Caller,
-    /// Towards the model.
-    Model,
-}
-
-/// Something happened to a connection itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LegChange {
-    /// The model's WebSocket is open. (The caller's is open when the call begins.)
-    Open,
-    /// The model could not be reached: refused, an HTTP status instead of the upgrade, a TLS failure.
-    DialFailed {
-        /// In words, without secrets.
-        why: String,
-    },
-    /// The other side sent a close frame.
-    Closed {
-        /// Its code, if it named one.
-        code: Option<u16>,
-        /// Its reason.
-        reason: String,
-    },
-    /// The connection ended without a close frame, or broke the WebSocket protocol (an oversized frame, too).
-    Lost {
-        /// In words.
-        why: String,
-    },
-    /// The writer's queue is filling up: send only what must go.
-    Clogged,
-    /// The writer has room again.
-    Flowing,
-    /// The pong of our ping came back.
-    Pong,
-    /// The other side pinged.
-    Ping,
-}
-
-/// The world outside the two legs wants something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Another stream of the same call took over: this one ends without touching it.
-    Replaced,
-    /// The server is shutting down; calls may finish until then.
-    Drain {
-        /// The end of the drain time.
-        by: Instant,
-    },
-    /// The operator ends the call.
-    HangUp,
-    /// The stream that was shown at the door is the call's: it may come in.
-    Welcome,
-    /// It is not: nothing is to be done for it.
-    TurnAway(door::Refusal),
-    /// Twilio reports that the stream has ended; `failed`: with an error. Its socket may look open for a while yet.
-    StreamOver {
-        /// It reported an error.
-        failed: bool,
-    },
-}
-
-/// How a function call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolResult {
-    /// The call.
-    pub call_id: String,
-    /// The output for the model, or why there is none (in words for the model).
-    pub output: Result<String, String>,
-}
-
-/// Something to do, in order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Transmit {
-    /// Send to the caller leg.
-    Caller {
-        /// The stream it belongs to.
-        stream_sid: Arc<str>,
-        /// The message.
-        message: ToTwilio,
-    },
-    /// Take back what waits to be written on the caller leg: nobody is to hear it any more, and the `clear` that
-    /// follows must not wait behind it.
-    WithdrawAudio,
-    /// Send to the model leg.
-    Model(ClientEvent),
-    /// Send a ping.
-    Ping(Leg),
-    /// Find out whether this stream may come in; answer with [`Control::Welcome`] or [`Control::TurnAway`].
-    Show(Showing),
-    /// Dial the model; answer with [`LegChange::Open`] or [`LegChange::DialFailed`].
-    Dial {
-        /// For the request id header, so that both sides can name the call.
-        call_sid: String,
-    },
-    /// Send a close frame after everything queued; answer with [`LegChange::Closed`] or [`LegChange::Lost`].
-    Close {
-        /// Which.
-        leg: Leg,
-        /// The close code.
-        code: u16,
-        /// At most 123 bytes.
-        reason: &'static str,
-    },
-    /// Drop the connection now, whatever is queued; stop dialling if it is not open yet. Nothing is answered.
-    Drop(Leg),
-    /// Stop (`true`) or go on (`false`) reading from the model.
-    HoldModel(bool),
-    /// Run a function; answer with [`Call::handle_tool`], exactly once, unless it is cancelled.
-    RunTool {
-        /// The call.
-        call_id: String,
-        /// The function.
-        name: String,
-        /// A JSON object.
-        arguments: String,
-    },
-    /// Stop running this function: nobody waits for it any more.
-    CancelTool {
-        /// The call.
-        call_id: String,
-    },
-}
-
-impl Transmit {
-    /// The text frame to send and the leg to send it on, for messages.
-    pub fn encode(&self, config: &CallConfig) -> Option<(Leg, String)> {
-        match self {
-            Self::Caller { stream_sid, message } => Some((Leg::Caller, message.encode(stream_sid))),
-            Self::Model(event) => Some((Leg::Model, event.encode(config.dialect))),
-            Self::WithdrawAudio
-            | Self::Ping(_)
-            | Self::Show(_)
-            | Self::Dial { .. }
-            | Self::Close { .. }
-            | Self::Drop(_)
-            | Self::HoldModel(_)
-            | Self::RunTool { .. }
-            | Self::CancelTool { .. } => None,
-        }
-    }
-}
-
-/// Audio a call holds, bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// The caller's, until the model takes it; in the session's format.
-    pub uplink_bytes: usize,
-    /// The model's, until the ear is near enough; G.711.
-    pub downlink_bytes: usize,
-}
-
-/// What arrived on a leg.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Incoming<'a> {
-    /// A text frame.
-    Text(&'a str),
-    /// A binary frame of this many bytes: neither protocol has them.
-    Binary(usize),
-}
-
-/// The stream Twilio announced.
-#[derive(Clone, Debug)]
-struct Stream {
-    sid: Arc<str>,
-    call_sid: String,
-    law: Law,
-}
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,166 +80,6 @@ enum LegState {
 struct LegStatus {
     state: LegState,
     clogged: bool,
-}
-
-/// What every phase writes to.
-struct Desk {
-    config: Arc<CallConfig>,
-    timers: Timers,
-    outbox: VecDeque<Transmit>,
-    events: VecDeque<CallEvent>,
-    counts: Counts,
-    transcript: Transcript,
-    scratch: Vec<ToTwilio>,
-}
-
-impl Desk {
-    fn event(&mut self, event: CallEvent) {
-        self.events.push_back(event);
-    }
-
-    fn tolerate(&mut self, what: &str) {
-        self.event(CallEvent::Tolerated { what: what.to_owned() });
-    }
-
-    fn tell_model(&mut self, event: ClientEvent) {
-        self.outbox.push_back(Transmit::Model(event));
-    }
-
-    fn tell_caller(&mut self, stream: &Stream, message: ToTwilio) {
-        if let ToTwilio::Media { audio } = &message {
-            self.counts.sent_ms += audio.len() as u64 / 8;
-        }
-        self.outbox.push_back(Transmit::Caller { stream_sid: stream.sid.clone(), message });
-    }
-
-    /// Sends the audio that may be sent and sets the timers for the rest.
-    fn pump(&mut self, downlink: &mut Downlink, stream: &Stream, clogged: bool, now: Instant) {
-        self.timers.stop(Timer::Pace);
-        if !clogged {
-            let mut out = std::mem::take(&mut self.scratch);
-            if let Some(at) = downlink.pump(now, &mut out) {
-                self.timers.set(Timer::Pace, at);
-            }
-            out.drain(..).for_each(|message| self.tell_caller(stream, message));
-            self.scratch = out;
-        }
-        match downlink.marks_due(ms(self.config.timeouts.mark_ms)) {
-            Some(at) => self.timers.set(Timer::Mark, at),
-            None => self.timers.stop(Timer::Mark),
-        }
-    }
-
-    /// One complete `session.update` after `session.created`; caller audio only once what it asks for is confirmed.
-    /// `asked`: it was sent.
-    fn configure(&mut self, asked: bool, event: &ServerEvent) -> Result<Configured, Failure> {
-        match event {
-            ServerEvent::SessionCreated { id, expires_at } if !asked => {
-                if let Some(id) = id.clone() {
-                    self.event(CallEvent::Session { id });
-                }
-                let settings = Box::new(self.config.session());
-                self.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
-                return Ok(Configured::Asked { expires_at: *expires_at });
-            }
-            ServerEvent::SessionUpdated { session, expires_at } if asked => {
-                self.check_session(session)?;
-                return Ok(Configured::Confirmed { expires_at: *expires_at });
-            }
-            ServerEvent::Error(error) => {
-                let refused = if asked { EndReason::SessionRefused } else { EndReason::ModelRefused };
-                let reason = talk::fatal(error.name()).unwrap_or(refused);
-                return Err(Failure { reason, detail: error.in_words() });
-            }
-            ServerEvent::Other { kind, known: false } => {
-                self.counts.unknown += 1;
-                self.tolerate(&format!("unknown event {kind}"));
-            }
-            // Nothing else means anything before the session is configured.
-            ServerEvent::SessionCreated { .. }
-            | ServerEvent::SessionUpdated { .. }
-            | ServerEvent::SpeechStarted { .. }
-            | ServerEvent::SpeechStopped { .. }
-            | ServerEvent::Committed { .. }
-            | ServerEvent::ItemAdded { .. }
-            | ServerEvent::Truncated { .. }
-            | ServerEvent::Transcribed { .. }
-            | ServerEvent::TranscriptionFailed { .. }
-            | ServerEvent::ResponseCreated { .. }
-            | ServerEvent::ResponseDone(_)
-            | ServerEvent::AudioDelta { .. }
-            | ServerEvent::AudioDone { .. }
-            | ServerEvent::AgentWords { .. }
-            | ServerEvent::AgentWordsDone { .. }
-            | ServerEvent::OutputItemDone { .. }
-            | ServerEvent::Other { .. } => {}
-        }
-        Ok(Configured::NotYet)
-    }
-
-    /// The session is as it was asked for. Formats have to be confirmed, because audio in another one is noise. Of the
-    /// rest only what the server echoes is held against what was asked for, because not every server echoes all of it.
-    fn check_session(&self, session: &Effective) -> Result<(), Failure> {
-        let refused = |detail: String| Err(Failure { reason: EndReason::SessionRefused, detail });
-        let asked = self.config.format.wire_name();
-        for (way, got) in [("input", &session.formats.input), ("output", &session.formats.output)] {
-            if got.as_deref() != Some(asked) {
-                let got = got.as_deref().unwrap_or("none");
-                return refused(format!("the {way} format is {got} where {asked} was asked for"));
-            }
-        }
-        // A session that tells no turns, or answers otherwise than is reckoned with, leaves both ends waiting.
-        match &session.turns {
-            TurnDetection::NotEchoed => {}
-            TurnDetection::Off => {
-                return refused(format!("turn_detection is off where {SERVER_VAD} was asked for"));
-            }
-            TurnDetection::By { kind, create_response, interrupt_response } => {
-                if let Some(kind) = kind.as_ref().filter(|kind| *kind != SERVER_VAD) {
-                    let kind: String = kind.chars().take(NAME_MAX).collect();
-                    return refused(format!(
-                        "turn_detection.type is {kind} where {SERVER_VAD} was asked for"
-                    ));
-                }
-                let vad = self.config.session().vad;
-                for (field, got, asked) in [
-                    ("create_response", create_response, vad.create_response),
-                    ("interrupt_response", interrupt_response, vad.interrupt_response),
-                ] {
-                    if got.is_some_and(|got| got != asked) {
-                        return refused(format!(
-                            "turn_detection.{field} is {} where {asked} was asked for",
-                            !asked
-                        ));
-                    }
-                }
-            }
-        }
-        // A server may offer functions of its own beside ours.
-        if let Some(tools) = &session.tools {
-            let own = self.config.leaving.functions();
-            let lacks = |name: &&str| tools.iter().all(|tool| tool != name);
-            let asked = self.config.tools.iter().chain(&own).map(|tool| tool.name.as_str());
-            let lacking: Vec<&str> = asked.filter(lacks).collect();
-            if !lacking.is_empty() {
-                return refused(format!("tools lack {}", lacking.join(", ")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How far the settling of a session has come.
-enum Configured {
-    NotYet,
-    /// The `session.update` was sent.
-    Asked {
-        expires_at: Option<i64>,
-    },
-    /// It was accepted: the formats are the wire's.
-    Confirmed {
-        expires_at: Option<i64>,
-    },
 }
 
 /// One phone call. Does no I/O, reads no clock, draws no randomness.
@@ -437,8 +107,8 @@ pub struct Call {
     expires: Option<Instant>,
     /// The call's identity, once `start` has come and was believed.
     call_sid: Option<String>,
-    /// A stream has to be let in before anything is done for it.
-    guarded: bool,
+    /// A stream has to be admitted before anything is done for it.
+    requires_auth: bool,
     /// When the dial that goes on began.
     dialing_since: Option<Instant>,
     /// When the renewal that goes on began.
@@ -488,7 +158,7 @@ impl Call {
             model: LegStatus { state: LegState::Absent, clogged: false },
             expires: None,
             call_sid: None,
-            guarded: false,
+            requires_auth: false,
             dialing_since: None,
             renewing_since: None,
             renewable: false,
@@ -499,11 +169,10 @@ impl Call {
         }
     }
 
-    /// The stream has to show itself at the door: nothing is sent, dialled or claimed for it before
-    /// [`Control::Welcome`].
+    /// The stream has to be admitted: nothing is sent, dialled or claimed for it before [`Control::Admitted`].
     #[must_use]
-    pub const fn guarded(mut self, guarded: bool) -> Self {
-        self.guarded = guarded;
+    pub const fn requires_auth(mut self, requires_auth: bool) -> Self {
+        self.requires_auth = requires_auth;
         self
     }
 
@@ -601,8 +270,8 @@ impl Call {
             Control::Replaced => self.end(EndReason::Replaced, "another stream of this call", now),
             Control::HangUp => self.end(EndReason::HungUp, "by the operator", now),
             Control::Drain { by } => self.desk.timers.set(Timer::Drain, by),
-            Control::Welcome => self.welcome(now),
-            Control::TurnAway(refusal) => self.turn_away(refusal, now),
+            Control::Admitted => self.admitted(now),
+            Control::Rejected { why } => self.rejected(why, now),
             Control::StreamOver { failed: true } => {
                 self.lost_caller(EndReason::CallerLost, "Twilio reports that the stream failed", now);
             }
@@ -660,7 +329,7 @@ impl Call {
                     talk.key(&mut self.desk, stream, digit, self.uplink.is_protected(), now);
                 }
                 Phase::AwaitingStart
-                | Phase::AtTheDoor { .. }
+                | Phase::AwaitingAdmission { .. }
                 | Phase::AwaitingMedia { .. }
                 | Phase::Dialing { .. }
                 | Phase::Configuring { .. }
@@ -698,33 +367,33 @@ impl Call {
             // The first one stands: the stream's identity is settled.
             return self.desk.tolerate("a second start");
         }
-        if self.guarded {
-            self.desk.outbox.push_back(Transmit::Show(Showing {
+        if self.requires_auth {
+            self.desk.outbox.push_back(Transmit::VerifyStream(StreamCredentials {
                 call_sid: start.call_sid.clone(),
                 account_sid: start.account_sid.clone(),
-                token: start.parameters.get(door::TOKEN_PARAMETER).cloned(),
+                token: start.parameters.get(TOKEN_PARAMETER).cloned(),
             }));
-            // The time limit of `start` goes on: whoever is at the door has not come in.
-            self.phase = Phase::AtTheDoor { start };
+            // The time limit of `start` goes on until the stream is admitted.
+            self.phase = Phase::AwaitingAdmission { start };
             return;
         }
-        self.came_in(start, now);
+        self.begin_stream(start, now);
     }
 
-    fn welcome(&mut self, now: Instant) {
-        if let Phase::AtTheDoor { start } = &self.phase {
+    fn admitted(&mut self, now: Instant) {
+        if let Phase::AwaitingAdmission { start } = &self.phase {
             let start = start.clone();
-            self.came_in(start, now);
+            self.begin_stream(start, now);
         }
     }
 
-    fn turn_away(&mut self, refusal: door::Refusal, now: Instant) {
-        if matches!(self.phase, Phase::AtTheDoor { .. }) {
-            self.end(EndReason::Unauthenticated, &refusal.to_string(), now);
+    fn rejected(&mut self, why: &str, now: Instant) {
+        if matches!(self.phase, Phase::AwaitingAdmission { .. }) {
+            self.end(EndReason::Unauthenticated, why, now);
         }
     }
 
-    fn came_in(&mut self, start: twilio::Start, now: Instant) {
+    fn begin_stream(&mut self, start: twilio::Start, now: Instant) {
         self.desk.timers.stop(Timer::Start);
         self.call_sid = Some(start.call_sid.clone());
         // The first ping goes at once: the round trip is wanted before the first word is spoken.
@@ -801,7 +470,7 @@ impl Call {
                 talk.caller_audio(&mut self.desk, &mut self.uplink, self.model.clogged, now);
             }
             Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingAdmission { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
             | Phase::Renewing { .. } => {}
@@ -837,7 +506,7 @@ impl Call {
             }
             Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.desk, event),
             Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Notice { .. }
@@ -962,7 +631,7 @@ impl Call {
             Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, clogged, now),
             Phase::Notice { stream, downlink, .. } => self.desk.pump(downlink, stream, clogged, now),
             Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
@@ -1230,7 +899,7 @@ impl Call {
                 downlink
             }
             Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }
@@ -1290,7 +959,7 @@ impl Call {
                 (reason, detail)
             }
             Phase::AwaitingStart
-            | Phase::AtTheDoor { .. }
+            | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
             | Phase::Dialing { .. }
             | Phase::Configuring { .. }

@@ -4,11 +4,12 @@
 //! The HTTP face asks it before anything is answered, a call's driver asks it before anything is dialled, and a
 //! simulation asks the same door without HTTP.
 
+use crate::call::StreamCredentials;
 use crate::call::event::EndReason;
 use crate::secret::Secret;
 use crate::signature::{self, Body, Signed, Verifier, forms_of};
 use crate::token::{self, Tokens};
-use crate::twiml::{self, After, Stream};
+use crate::twiml::{self, After, Stream, TOKEN_PARAMETER};
 use crate::url::PublicUrl;
 use crate::webhooks::{Replayed, Webhooks};
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,6 @@ pub const VOICE: &str = "/voice";
 pub const STREAM: &str = "/twilio";
 /// Where Twilio tells what became of a stream.
 pub const STREAM_STATUS: &str = "/stream-status";
-/// The `<Parameter>` that carries the token.
-pub const TOKEN_PARAMETER: &str = "token";
 
 /// The Twilio account, and what becomes of its calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,29 +66,27 @@ impl Default for Settings {
     }
 }
 
-/// What a stream says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Showing {
-    /// The call it claims to belong to.
-    pub call_sid: String,
-    /// The account; empty when it names none.
-    pub account_sid: String,
-    /// The token it carries.
-    pub token: Option<String>,
-}
-
-/// Why a stream may not come in.
+/// Why a stream is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[error("{}", self.why())]
 pub enum Refusal {
     /// Its token is not good.
-    #[error(transparent)]
     Token(#[from] token::Refusal),
     /// It belongs to another account.
-    #[error("the stream belongs to another account")]
     Account,
     /// No further call is taken now.
-    #[error("all lines are busy")]
     Busy,
+}
+
+impl Refusal {
+    /// In words.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Token(refusal) => refusal.why(),
+            Self::Account => "the stream belongs to another account",
+            Self::Busy => "all lines are busy",
+        }
+    }
 }
 
 /// Why a webhook has no answer.
@@ -129,7 +126,7 @@ impl Door {
     }
 
     /// Streams have to show a token.
-    pub fn is_guarded(&self) -> bool {
+    pub fn requires_auth(&self) -> bool {
         !self.twilio.insecure_no_signature
     }
 
@@ -144,7 +141,7 @@ impl Door {
         signed: Signed<'_>,
         body: Body<'_>,
     ) -> Result<(), signature::Refusal> {
-        if !self.is_guarded() {
+        if !self.requires_auth() {
             return Ok(());
         }
         let Some(public) = &self.public_url else { return Err(signature::Refusal::Mismatch) };
@@ -185,7 +182,7 @@ impl Door {
             (None, _) => return Err(NoAnswer::Host),
         };
         let call_sid = value("CallSid");
-        let token = match self.is_guarded() {
+        let token = match self.requires_auth() {
             true if call_sid.is_empty() => return Err(NoAnswer::Call),
             true => {
                 let signature = signed.bytes().unwrap_or_default();
@@ -209,17 +206,17 @@ impl Door {
     ///
     /// # Errors
     /// When it may not.
-    pub fn admit(&self, showing: &Showing, unix_now: i64) -> Result<(), Refusal> {
-        if !self.is_guarded() {
+    pub fn admit(&self, credentials: &StreamCredentials, unix_now: i64) -> Result<(), Refusal> {
+        if !self.requires_auth() {
             return Ok(());
         }
         let ours = &self.twilio.account_sid;
-        if !ours.is_empty() && !showing.account_sid.is_empty() && showing.account_sid != *ours {
+        if !ours.is_empty() && !credentials.account_sid.is_empty() && credentials.account_sid != *ours {
             return Err(Refusal::Account);
         }
-        self.tokens.redeem(showing.token.as_deref(), &showing.call_sid, unix_now)?;
-        let token = showing.token.as_deref().unwrap_or_default();
-        self.webhooks().admitted(&showing.call_sid, token, unix_now);
+        self.tokens.redeem(credentials.token.as_deref(), &credentials.call_sid, unix_now)?;
+        let token = credentials.token.as_deref().unwrap_or_default();
+        self.webhooks().admitted(&credentials.call_sid, token, unix_now);
         Ok(())
     }
 
@@ -267,8 +264,8 @@ mod tests {
         Some(rest.split_once('"')?.0.to_owned())
     }
 
-    fn showing(call_sid: &str, token: Option<String>) -> Showing {
-        Showing { call_sid: call_sid.into(), account_sid: "AC1".into(), token }
+    fn credentials(call_sid: &str, token: Option<String>) -> StreamCredentials {
+        StreamCredentials { call_sid: call_sid.into(), account_sid: "AC1".into(), token }
     }
 
     #[test]
@@ -281,17 +278,17 @@ mod tests {
             twiml.contains("<Parameter name=\"from\" value=\"+14155550123\"/>") && !twiml.contains("\"to\"")
         );
         let token = token_in(&twiml);
-        assert!(t.admit(&showing("CA2", token.clone()), NOW).is_err());
-        assert_eq!(t.admit(&showing("CA1", token.clone()), NOW), Ok(()));
-        assert_eq!(t.admit(&showing("CA1", token), NOW), Err(Refusal::Token(token::Refusal::Used)));
-        assert_eq!(t.admit(&showing("CA1", None), NOW), Err(Refusal::Token(token::Refusal::Missing)));
+        assert!(t.admit(&credentials("CA2", token.clone()), NOW).is_err());
+        assert_eq!(t.admit(&credentials("CA1", token.clone()), NOW), Ok(()));
+        assert_eq!(t.admit(&credentials("CA1", token), NOW), Err(Refusal::Token(token::Refusal::Used)));
+        assert_eq!(t.admit(&credentials("CA1", None), NOW), Err(Refusal::Token(token::Refusal::Missing)));
     }
 
     #[test]
     fn a_stream_of_another_account_is_turned_away() {
         let t = door(|config| config.twilio.account_sid = "AC2".into());
         let token = token_in(&t.answers(&asked("CA1"), None).unwrap());
-        assert_eq!(t.admit(&showing("CA1", token), NOW), Err(Refusal::Account));
+        assert_eq!(t.admit(&credentials("CA1", token), NOW), Err(Refusal::Account));
     }
 
     #[test]
@@ -308,7 +305,7 @@ mod tests {
         );
         assert_eq!(open.answers(&[], None), Err(NoAnswer::Host));
         assert_eq!(open.answers(&[], Some("")), Err(NoAnswer::Host));
-        assert_eq!(open.admit(&showing("CA1", None), NOW), Ok(()));
+        assert_eq!(open.admit(&credentials("CA1", None), NOW), Ok(()));
         assert_eq!(open.knows(VOICE, None, Signed::default(), Body::None), Ok(()));
     }
 

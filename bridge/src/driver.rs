@@ -6,10 +6,9 @@
 
 use crate::call::event::CallEvent;
 use crate::call::settings::{CallConfig, Dialect};
-use crate::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use crate::call::{Call, Control, Incoming, Leg, LegChange, StreamCredentials, ToolResult, Transmit};
 use crate::clock::now;
 use crate::dial::{Dial, ModelEndpoint};
-use crate::door::{Refusal, Showing};
 use crate::journal::{Note, Tape};
 use crate::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::meter::{Meter, Traffic};
@@ -36,7 +35,7 @@ pub(crate) struct Parts<D, T> {
     pub(crate) dial: D,
     pub(crate) tools: T,
     /// Its stream has to show whose it is before anything is done or kept for it.
-    pub(crate) guarded: bool,
+    pub(crate) requires_auth: bool,
     pub(crate) control: mpsc::Receiver<Control>,
     /// The wall clock at the beginning, Unix seconds.
     pub(crate) unix_now: i64,
@@ -44,8 +43,9 @@ pub(crate) struct Parts<D, T> {
 
 /// Who a call is carried for.
 pub(crate) trait Host {
-    /// Whether a stream may come in. Asked of a guarded call only, and before [`Host::begins`].
-    fn admit(&mut self, showing: &Showing) -> Result<(), Refusal>;
+    /// Whether a stream is admitted, and if not, why. Asked of a call that requires it only, and before
+    /// [`Host::begins`].
+    fn admit(&mut self, credentials: &StreamCredentials) -> Result<(), &'static str>;
 
     /// The call begins: its stream was admitted, or has to show nothing. Returns its journal, if it has one.
     fn begins(&mut self) -> Option<Box<dyn Tape>>;
@@ -74,15 +74,15 @@ where
     D: Dial,
     T: Tools,
 {
-    let Parts { call: config, notice, model, dial, tools, guarded, mut control, unix_now } = parts;
+    let Parts { call: config, notice, model, dial, tools, requires_auth, mut control, unix_now } = parts;
     let began = now();
-    let mut begun = !guarded;
+    let mut begun = !requires_auth;
     let mut tape = Taping { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
     if begun {
         tape.begins(host.begins());
     }
     let mut meter = Meter::new(began);
-    let mut call = Call::new(config.clone(), notice, began, unix_now).guarded(guarded);
+    let mut call = Call::new(config.clone(), notice, began, unix_now).requires_auth(requires_auth);
     let mut legs = Legs { caller: Some(LegIo::new(socket)), model: None, held: false, model_first: false };
     let mut dialing: Option<Dialing<D>> = None;
     let mut functions = Functions::default();
@@ -112,13 +112,14 @@ where
                         dialing = None;
                     }
                 }
-                Transmit::Show(showing) => {
-                    let admitted = host.admit(&showing);
+                Transmit::VerifyStream(credentials) => {
+                    let admitted = host.admit(&credentials);
                     if admitted.is_ok() && !begun {
                         begun = true;
                         tape.begins(host.begins());
                     }
-                    verdict = Some(admitted.map_or_else(Control::TurnAway, |()| Control::Welcome));
+                    verdict =
+                        Some(admitted.map_or_else(|why| Control::Rejected { why }, |()| Control::Admitted));
                 }
                 Transmit::Dial { call_sid } => {
                     dialing = Some(Box::pin(open(dial.clone(), model.clone(), config.clone(), call_sid)));

@@ -4,12 +4,12 @@
 //! simulation differ in those and in nothing else. Connections are served and bounded by [`crate::connections`] until
 //! they become calls.
 
-use crate::call::Control;
 use crate::call::event::{CallEvent, EndReason};
+use crate::call::{Control, StreamCredentials};
 use crate::clock::{self, unix_now};
 use crate::connections::{self, Limits, Peer};
 use crate::dial::Dial;
-use crate::door::{self, Door, NoAnswer, Refusal, Showing};
+use crate::door::{self, Door, NoAnswer, Refusal};
 use crate::driver::{self, Host, News, Parts};
 use crate::journal::{Journal, Tape};
 use crate::leg::{CALLER_MESSAGE_MAX, CALLER_WRITE_MAX, READ_BUFFER};
@@ -166,16 +166,17 @@ impl<O: Observe> Carried<O> {
 }
 
 impl<O: Observe> Host for Carried<O> {
-    fn admit(&mut self, showing: &Showing) -> Result<(), Refusal> {
+    fn admit(&mut self, credentials: &StreamCredentials) -> Result<(), &'static str> {
         // The line comes first: a token that finds none is still good for the next try.
         let line = self.seat.stats.line(self.settings.limits).map_err(|why| {
             self.seat.stats.refuse(why);
-            Refusal::Busy
+            Refusal::Busy.why()
         })?;
-        self.door.admit(showing, self.unix_now()).inspect_err(|refusal| {
-            tracing::debug!(call_sid = showing.call_sid, %refusal, "a stream was turned away");
+        self.door.admit(credentials, self.unix_now()).map_err(|refusal| {
+            tracing::debug!(call_sid = credentials.call_sid, %refusal, "a stream was turned away");
+            refusal.why()
         })?;
-        self.call_sid = Some(showing.call_sid.clone());
+        self.call_sid = Some(credentials.call_sid.clone());
         self.seat.admitted(line);
         Ok(())
     }
@@ -430,7 +431,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             model: self.settings.model.clone(),
             dial: self.dial.clone(),
             tools: self.tools.clone(),
-            guarded: waits,
+            requires_auth: waits,
             control: wishes,
             unix_now,
         };
@@ -499,14 +500,14 @@ async fn twilio(
         return desk.forbidden(door::STREAM, why);
     }
     // Twilio's is no browser. Where nothing is signed, any page that a browser of this machine shows could come in.
-    if !desk.door.is_guarded() && is_foreign_page(&headers) {
+    if !desk.door.requires_auth() && is_foreign_page(&headers) {
         return desk.foreign(door::STREAM);
     }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(refusal) => return no_upgrade(&refusal.body_text()),
     };
-    let ticket = match desk.door.is_guarded() {
+    let ticket = match desk.door.requires_auth() {
         // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
         true => desk
             .stats

@@ -24,22 +24,31 @@ const PURPOSE: &[u8] = b"bridge: token of a stream, 1";
 
 /// Why a stream's token was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[error("{}", self.why())]
 pub enum Refusal {
     /// The stream showed none.
-    #[error("the stream shows no token")]
     Missing,
-    /// It was made by somebody else, for another call, or is no token at all.
-    #[error("the token is not this call's")]
+    /// It was made elsewhere, for another call, or is no token at all.
     Forged,
     /// Its time is over.
-    #[error("the token has expired")]
     Expired,
     /// Another stream has shown it.
-    #[error("the token was used before")]
     Used,
     /// Too many are remembered to know whether it was used.
-    #[error("too many tokens to remember")]
     Crowded,
+}
+
+impl Refusal {
+    /// In words.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Missing => "the stream shows no token",
+            Self::Forged => "the token is not this call's",
+            Self::Expired => "the token has expired",
+            Self::Used => "the token was used before",
+            Self::Crowded => "too many tokens to remember",
+        }
+    }
 }
 
 /// Makes tokens and takes them back.

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The `<Parameter>` that carries the token of a stream.
+pub const TOKEN_PARAMETER: &str = "token";
+
 /// Twilio takes a name and its value together up to below this many characters.
 pub const PARAMETER_MAX: usize = 499;
 

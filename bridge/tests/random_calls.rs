@@ -134,7 +134,7 @@ impl World {
                 | Transmit::Model(_)
                 | Transmit::WithdrawAudio
                 | Transmit::Ping(_)
-                | Transmit::Show(_)
+                | Transmit::VerifyStream(_)
                 | Transmit::Close { .. }
                 | Transmit::Drop(_)
                 | Transmit::HoldModel(_)

@@ -976,8 +976,8 @@ struct LetsEverybodyIn;
 
 impl Defect for LetsEverybodyIn {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        let turned_away = matches!(told, Told::Control(Control::TurnAway(_)));
-        vec![(0, Act::Hear(if turned_away { Told::Control(Control::Welcome) } else { told }))]
+        let turned_away = matches!(told, Told::Control(Control::Rejected { .. }));
+        vec![(0, Act::Hear(if turned_away { Told::Control(Control::Admitted) } else { told }))]
     }
 }
 
@@ -986,8 +986,8 @@ struct LetsNobodyIn;
 
 impl Defect for LetsNobodyIn {
     fn hears(&mut self, told: Told, _now: At) -> Vec<(u64, Act)> {
-        let welcome = told == Told::Control(Control::Welcome);
-        let turned_away = Told::Control(Control::TurnAway(bridge::door::Refusal::Account));
+        let welcome = told == Told::Control(Control::Admitted);
+        let turned_away = Told::Control(Control::Rejected { why: "another account" });
         vec![(0, Act::Hear(if welcome { turned_away } else { told }))]
     }
 }

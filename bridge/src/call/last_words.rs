@@ -4,7 +4,7 @@
 //! kept for a moment: the turn that was going on is committed as it is, which costs no answer, and the words of
 //! committed turns are waited for. Nothing else is sent but the cancel of a response that has no listener.
 
-use super::Desk;
+use super::context::Desk;
 use super::event::{CallEvent, Speaker};
 use crate::realtime::{ClientEvent, ServerEvent};
 

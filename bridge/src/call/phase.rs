@@ -1,10 +1,9 @@
 //! Where a call can be. What makes sense only there lives inside.
 
-use super::Stream;
+use super::context::Stream;
 use super::downlink::Downlink;
 use super::event::EndReason;
 use super::last_words::LastWords;
-use super::renewal::Renewing;
 use super::talk::Conversation;
 use crate::twilio::Start;
 
@@ -12,8 +11,8 @@ use crate::twilio::Start;
 pub(super) enum Phase {
     /// The socket is open; Twilio has not said which call this is.
     AwaitingStart,
-    /// The stream has said whose it is; whether that is true is being found out.
-    AtTheDoor { start: Start },
+    /// The stream has said whose it is; whether that is true is being verified.
+    AwaitingAdmission { start: Start },
     /// The stream is known; the model is dialled when audio flows.
     AwaitingMedia { stream: Stream },
     /// The model is being dialled; what the caller says meanwhile waits in the uplink.
@@ -32,6 +31,27 @@ pub(super) enum Phase {
     Over,
 }
 
+/// How far a renewal has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewing {
+    pub(super) step: Step,
+    /// Tries begun.
+    pub(super) tries: u32,
+}
+
+/// What a renewal waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The connection before this one is closing.
+    Closing,
+    /// A try failed a moment ago.
+    Resting,
+    /// The connection.
+    Dialing,
+    /// The session; `asked`: the `session.update` was sent.
+    Configuring { asked: bool },
+}
+
 impl Phase {
     /// The stream, while there is one to speak to.
     pub(super) const fn stream(&self) -> Option<&Stream> {
@@ -42,7 +62,7 @@ impl Phase {
             | Self::Live { stream, .. }
             | Self::Renewing { stream, .. }
             | Self::Notice { stream, .. } => Some(stream),
-            Self::AwaitingStart | Self::AtTheDoor { .. } | Self::Closing { .. } | Self::Over => None,
+            Self::AwaitingStart | Self::AwaitingAdmission { .. } | Self::Closing { .. } | Self::Over => None,
         }
     }
 
@@ -52,7 +72,7 @@ impl Phase {
             Self::Live { talk, .. } | Self::Renewing { talk, .. } => Some(&mut talk.downlink),
             Self::Notice { downlink, .. } => Some(downlink),
             Self::AwaitingStart
-            | Self::AtTheDoor { .. }
+            | Self::AwaitingAdmission { .. }
             | Self::AwaitingMedia { .. }
             | Self::Dialing { .. }
             | Self::Configuring { .. }

@@ -6,35 +6,15 @@
 //! says meanwhile waits in the uplink, as it does while the first one is dialled, and so do keys. A try that fails is
 //! repeated; when none succeeds the call ends as if the model had been lost.
 
+use super::context::{Configured, Failure};
 use super::event::{CallEvent, DialOutcome, EndReason, RenewalOutcome};
-use super::phase::Phase;
+use super::io::Leg;
+use super::phase::{Phase, Renewing, Step};
 use super::settings::{Renewal, ms};
-use super::talk::Failure;
 use super::timers::Timer;
-use super::{Call, Configured, Leg, LegState, NORMAL};
+use super::{Call, LegState, NORMAL};
 use crate::realtime::{ClientEvent, ServerEvent};
 use std::time::Instant;
-
-/// How far a renewal has come.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Renewing {
-    step: Step,
-    /// Tries begun.
-    tries: u32,
-}
-
-/// What a renewal waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// The connection before this one is closing.
-    Closing,
-    /// A try failed a moment ago.
-    Resting,
-    /// The connection.
-    Dialing,
-    /// The session; `asked`: the `session.update` was sent.
-    Configuring { asked: bool },
-}
 
 impl Call {
     /// Plans to renew the session, which begins now.

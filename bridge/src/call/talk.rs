@@ -1,8 +1,10 @@
 //! Both ends can hear each other: turns, barge-in, keypad, function calls.
 
 use super::audio_clock::AudioClock;
+use super::context::{Desk, Failure, Stream, fatal};
 use super::downlink::{Downlink, Interruption};
 use super::event::{CallEvent, EndReason, Floor, Private, ProtectionEnd, Speaker, ToolOutcome};
+use super::io::{ToolResult, Transmit};
 use super::keypad::Keypad;
 use super::last_words::LastWords;
 use super::leaving::{Farewell, Way};
@@ -11,7 +13,6 @@ use super::settings::ms;
 use super::timers::{Timer, Timers};
 use super::tools::{self, Leftover, Run, ToSend, Tools, Verdict};
 use super::uplink::Uplink;
-use super::{Desk, Stream, ToolResult, Transmit};
 use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
 use crate::twilio::ToTwilio;
 use std::collections::VecDeque;
@@ -23,12 +24,6 @@ const WORDS_PATIENCE: Duration = Duration::from_secs(5);
 const TURN_NAMES_MAX: usize = 16;
 /// Turns without words that are remembered; older ones are waited for no longer.
 const WORDLESS_MAX: usize = 16;
-
-/// Why the conversation cannot go on.
-pub(super) struct Failure {
-    pub(super) reason: EndReason,
-    pub(super) detail: String,
-}
 
 /// The first response that says anything: the greeting, or what came in its place.
 enum FirstWords {
@@ -991,21 +986,4 @@ fn is_hopeless(code: &str) -> bool {
 fn no_answer_is_due(desk: &mut Desk) {
     desk.timers.stop(Timer::FirstAudio);
     desk.timers.stop(Timer::Retry);
-}
-
-/// Errors that end the session, and what to call it.
-pub(super) fn fatal(code: &str) -> Option<EndReason> {
-    match code {
-        "invalid_api_key"
-        | "insufficient_permissions"
-        | "missing_model"
-        | "invalid_model"
-        | "model_not_found"
-        | "beta_api_shape_disabled"
-        | "insufficient_quota"
-        | "billing_hard_limit_reached"
-        | "account_deactivated" => Some(EndReason::ModelRefused),
-        "session_expired" => Some(EndReason::SessionExpired),
-        _ => None,
-    }
 }

@@ -11,6 +11,8 @@ use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, Filler, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
+use crate::realtime::ClientEvent;
+use crate::twilio::ToTwilio;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -237,7 +239,7 @@ impl Bench {
                 }
                 Transmit::Model(ClientEvent::Past(past)) => format!("past {past:?}"),
                 Transmit::Model(ClientEvent::SessionUpdate { .. }) => "update".into(),
-                Transmit::Show(Showing { call_sid, account_sid, token }) => {
+                Transmit::VerifyStream(StreamCredentials { call_sid, account_sid, token }) => {
                     format!("show {call_sid} {account_sid} {}", token.unwrap_or_default())
                 }
                 Transmit::Dial { .. } => "dial".into(),

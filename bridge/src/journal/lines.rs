@@ -525,8 +525,8 @@ impl Scribe {
                     Control::Replaced => "replaced",
                     Control::Drain { .. } => "drain",
                     Control::HangUp => "hang_up",
-                    Control::Welcome => "welcome",
-                    Control::TurnAway(_) => "turn_away",
+                    Control::Admitted => "welcome",
+                    Control::Rejected { .. } => "turn_away",
                     Control::StreamOver { failed: true } => "stream_failed",
                     Control::StreamOver { failed: false } => "stream_stopped",
                 }
@@ -726,7 +726,7 @@ impl Scribe {
             Transmit::WithdrawAudio => bridge("withdraw", Side::Caller),
             Transmit::Model(event) => What::SentModel(Box::new(self.client_event(event))),
             Transmit::Ping(leg) => bridge("ping", (*leg).into()),
-            Transmit::Show(_) => bridge("show", Side::Caller),
+            Transmit::VerifyStream(_) => bridge("show", Side::Caller),
             Transmit::Dial { .. } => bridge("dial", Side::Model),
             Transmit::Close { leg, code, reason } => What::Bridge {
                 does: "close".into(),

@@ -18,12 +18,13 @@ use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
 use bridge::config::Config;
-use bridge::door::{self, Door};
+use bridge::door::{self, Door, Refusal};
 use bridge::journal::{Journal as _, Note, Tape};
 use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::registry::{CallKey, Registry};
 use bridge::settings::Settings;
 use bridge::signature::{Body, Signed};
+use bridge::twiml::TOKEN_PARAMETER;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
 use mocks::twilio::{Caller, Connect};
@@ -656,7 +657,7 @@ impl<'a> World<'a> {
         if refused.is_none() {
             let unix = self.unix();
             let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix)
-                .guarded(self.door.is_guarded());
+                .requires_auth(self.door.requires_auth());
             let up = Duration::from_micros(self.now.0);
             let beginning = || self.settings.beginning(call as u64, unix, up);
             let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
@@ -677,7 +678,7 @@ impl<'a> World<'a> {
 
     /// What the webhook and the upgrade of a call come to: its token is in its hands, or it is refused with a status.
     fn shows_itself(&mut self, call: usize) -> Result<(), u16> {
-        if !self.door.is_guarded() {
+        if !self.door.requires_auth() {
             return Ok(());
         }
         let identity = self.lines[call].planned.identity.clone();
@@ -694,12 +695,12 @@ impl<'a> World<'a> {
         let answered = self.door.answer(&pairs, None, signed(webhook.as_deref()), self.unix());
         let twiml = answered.map_err(|_| 403_u16)?;
         let connect = Connect::read(&twiml).ok_or(503_u16)?;
-        let token = connect.parameter(door::TOKEN_PARAMETER).map(str::to_owned);
+        let token = connect.parameter(TOKEN_PARAMETER).map(str::to_owned);
         let before = call.checked_sub(1).and_then(|before| self.lines[before].token.clone());
         self.lines[call].token.clone_from(&token);
         let shown = credentials.token(token, before);
         let line = &mut self.lines[call];
-        line.caller.carries(shown.map(|token| (door::TOKEN_PARAMETER.to_owned(), token)));
+        line.caller.carries(shown.map(|token| (TOKEN_PARAMETER.to_owned(), token)));
         let upgrade = credentials.of_upgrade(AUTH_TOKEN, STREAM_URL);
         let known = self.door.knows(door::STREAM, None, signed(upgrade.as_deref()), Body::None);
         known.map_err(|_| 403_u16)
@@ -851,9 +852,10 @@ impl<'a> World<'a> {
             Transmit::Ping(leg) => self.spoil(call, BridgeOut::Ping(leg)),
             Transmit::Close { leg, code, .. } => self.spoil(call, BridgeOut::Close(leg, code)),
             Transmit::Drop(leg) => self.spoil(call, BridgeOut::Drop(leg)),
-            Transmit::Show(showing) => {
-                let admitted = self.door.admit(&showing, self.unix());
-                let verdict = admitted.map_or_else(Control::TurnAway, |()| Control::Welcome);
+            Transmit::VerifyStream(credentials) => {
+                let admitted = self.door.admit(&credentials, self.unix());
+                let rejected = |refusal: Refusal| Control::Rejected { why: refusal.why() };
+                let verdict = admitted.map_or_else(rejected, |()| Control::Admitted);
                 self.told(call, Told::Control(verdict));
             }
             Transmit::Dial { call_sid } => self.dial(call, &call_sid),

@@ -1,14 +1,12 @@
 //! A stream that has to be let in.
 
 use super::*;
-use crate::door::Refusal;
-use crate::token;
 
 const START: &str = r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","accountSid":"AC1","customParameters":{"token":"t"},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#;
 
-fn guarded(change: impl FnOnce(&mut CallConfig)) -> Bench {
+fn requires_auth(change: impl FnOnce(&mut CallConfig)) -> Bench {
     let mut t = Bench::with(change);
-    t.call = std::mem::replace(&mut t.call, Bench::with(|_| {}).call).guarded(true);
+    t.call = std::mem::replace(&mut t.call, Bench::with(|_| {}).call).requires_auth(true);
     t
 }
 
@@ -25,7 +23,7 @@ fn started(t: &Bench) -> bool {
 #[test]
 fn nothing_is_dialled_sent_or_claimed_for_a_stream_at_the_door() {
     for dial in [settings::DialWhen::OnMedia, settings::DialWhen::OnStart] {
-        let mut t = guarded(|c| c.dial = dial);
+        let mut t = requires_auth(|c| c.dial = dial);
         t.twilio(START);
         t.expect("show CA1 AC1 t");
         t.caller_frame();
@@ -33,7 +31,7 @@ fn nothing_is_dialled_sent_or_claimed_for_a_stream_at_the_door() {
         t.twilio(r#"{"event":"dtmf","dtmf":{"digit":"5"},"streamSid":"MZ1"}"#);
         t.expect_quiet();
         assert!(!started(&t) && t.call.call_sid().is_none());
-        told(&mut t, Control::Welcome);
+        told(&mut t, Control::Admitted);
         assert!(started(&t) && t.call.call_sid() == Some("CA1"));
         t.expect("dial");
     }
@@ -41,10 +39,10 @@ fn nothing_is_dialled_sent_or_claimed_for_a_stream_at_the_door() {
 
 #[test]
 fn what_was_said_at_the_door_is_not_lost() {
-    let mut t = guarded(|_| {});
+    let mut t = requires_auth(|_| {});
     t.twilio(START);
     t.caller_frame();
-    told(&mut t, Control::Welcome);
+    told(&mut t, Control::Admitted);
     t.model_opens();
     t.model(r#"{"type":"session.created","session":{}}"#);
     t.model(r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#);
@@ -58,11 +56,11 @@ fn what_was_said_at_the_door_is_not_lost() {
 
 #[test]
 fn a_stream_that_is_turned_away_is_closed_with_1008_and_was_never_a_call() {
-    let mut t = guarded(|_| {});
+    let mut t = requires_auth(|_| {});
     t.twilio(START);
     t.caller_frame();
     t.expect("show CA1 AC1 t");
-    told(&mut t, Control::TurnAway(Refusal::Token(token::Refusal::Used)));
+    told(&mut t, Control::Rejected { why: "the token was used before" });
     t.expect("close Caller 1008");
     t.expect_quiet();
     t.leg(Leg::Caller, LegChange::Closed { code: Some(1008), reason: String::new() });
@@ -72,22 +70,22 @@ fn a_stream_that_is_turned_away_is_closed_with_1008_and_was_never_a_call() {
 
 #[test]
 fn nobody_waits_at_the_door_for_ever() {
-    let mut t = guarded(|_| {});
+    let mut t = requires_auth(|_| {});
     t.twilio(START);
     t.advance(5_000);
     assert_eq!(
         t.events.iter().filter(|event| matches!(event, CallEvent::TimerFired(Timer::Start))).count(),
         1
     );
-    told(&mut t, Control::Welcome);
+    told(&mut t, Control::Admitted);
     assert!(!started(&t), "too late");
 }
 
 #[test]
 fn a_welcome_nobody_waits_for_changes_nothing() {
     let mut t = Bench::live();
-    told(&mut t, Control::Welcome);
-    told(&mut t, Control::TurnAway(Refusal::Account));
+    told(&mut t, Control::Admitted);
+    told(&mut t, Control::Rejected { why: "another account" });
     t.expect_quiet();
     assert_eq!(t.end_reason(), None);
 }
