@@ -6,7 +6,7 @@ use allocation_counter::measure;
 use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Incoming, Leg, LegChange};
-use bridge::payload;
+use bridge::wire::base64;
 use scenarios::catalogue;
 use scenarios::journal::{self, Papers};
 use scenarios::seed::Seed;
@@ -108,7 +108,7 @@ impl Live {
 
 fn media(chunk: u64, timestamp_ms: u64) -> String {
     let mut payload = String::new();
-    payload::write(&noise(FRAME_BYTES), &mut payload);
+    base64::write(&noise(FRAME_BYTES), &mut payload);
     format!(
         r#"{{"event":"media","media":{{"chunk":"{chunk}","timestamp":"{timestamp_ms}","payload":"{payload}"}},"streamSid":"MZ1"}}"#
     )
@@ -195,7 +195,7 @@ fn a_delta_of_the_model_takes_at_most_a_dozen_allocations_from_text_to_text() {
     for format in FORMATS {
         let mut live = Live::new(format);
         let mut audio = String::new();
-        payload::write(&noise(format.bytes_per_ms() as usize * 100), &mut audio);
+        base64::write(&noise(format.bytes_per_ms() as usize * 100), &mut audio);
         let delta = format!(
             r#"{{"type":"response.output_audio.delta","response_id":"r","item_id":"i","output_index":0,"content_index":0,"delta":"{audio}"}}"#
         );

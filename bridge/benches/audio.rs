@@ -4,11 +4,12 @@
 //! samples of a frame in either direction, and 1.4 µs with its JSON and base64, built for the baseline of the
 //! architecture. `docs/dev/audio.md` has the figures, and the command that puts other libraries' beside them.
 
+use bridge::audio;
 use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::Dialect;
-use bridge::realtime::{self, ClientEvent, ServerEvent};
-use bridge::twilio::{self, FromTwilio, ToTwilio};
-use bridge::{audio, payload};
+use bridge::wire::base64;
+use bridge::wire::realtime::{self, ClientEvent, ServerEvent};
+use bridge::wire::twilio::{self, FromTwilio, ToTwilio};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -37,14 +38,14 @@ fn frame_bytes(format: Format) -> usize {
 /// A frame as Twilio sends it.
 fn media(codes: &[u8]) -> String {
     let mut text = r#"{"event":"media","sequenceNumber":"4711","media":{"track":"inbound","chunk":"4710","timestamp":"94205","payload":""#.to_owned();
-    payload::write(codes, &mut text);
+    base64::write(codes, &mut text);
     text + &format!(r#""}},"streamSid":"{STREAM_SID}"}}"#)
 }
 
 /// 100 ms as the model sends them.
 fn delta(bytes: &[u8]) -> String {
     let mut text = r#"{"type":"response.output_audio.delta","event_id":"event_BGnTAeEJLG3qjWYRjrC3q","response_id":"resp_BGnT9cUpNrIuUc0z2Fnkw","item_id":"item_BGnT9EVRWLlvJXj3GLBNm","output_index":0,"content_index":0,"delta":""#.to_owned();
-    payload::write(bytes, &mut text);
+    base64::write(bytes, &mut text);
     text + r#""}"#
 }
 
@@ -85,16 +86,16 @@ fn text(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("text");
     for size in [160, 960] {
         let bytes = noise(size);
-        let mut text = String::with_capacity(payload::text_len(size));
+        let mut text = String::with_capacity(base64::text_len(size));
         group.bench_function(format!("base64 of {size} bytes, writing"), |bench| {
             bench.iter(|| {
                 text.clear();
-                payload::write(black_box(&bytes), &mut text);
+                base64::write(black_box(&bytes), &mut text);
                 black_box(text.len())
             });
         });
         group.bench_function(format!("base64 of {size} bytes, reading"), |bench| {
-            bench.iter(|| payload::read(black_box(&text)).map_or(0, |bytes| bytes.len()));
+            bench.iter(|| base64::read(black_box(&text)).map_or(0, |bytes| bytes.len()));
         });
     }
     let media = media(&noise(FRAME_BYTES));

@@ -4,13 +4,14 @@
 //! queue. `line` is what the thread spends on it afterwards: the message is read, hashed and written as a line.
 
 use base64::Engine as _;
+use bridge::app::config::Config;
 use bridge::audio::FRAME_BYTES;
 use bridge::call::{Leg, Transmit};
-use bridge::config::Config;
-use bridge::journal::files::Files;
-use bridge::journal::lines::{Salt, Scribe};
-use bridge::journal::{Beginning, Content, Journal, Note, Settings};
-use bridge::realtime::ClientEvent;
+use bridge::export::journal::files::Files;
+use bridge::export::journal::lines::{Salt, Scribe};
+use bridge::export::journal::{Content, Settings};
+use bridge::runtime::journal::{Beginning, Journal, Note};
+use bridge::wire::realtime::ClientEvent;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -34,10 +34,10 @@ mod tools;
 mod transcript;
 mod uplink;
 
-use crate::realtime::{self, ServerEvent};
-use crate::redact;
-use crate::twilio::{self, FromTwilio};
-use crate::twiml::TOKEN_PARAMETER;
+use crate::base::redact;
+use crate::wire::realtime::{self, ServerEvent};
+use crate::wire::twilio::{self, FromTwilio};
+use crate::wire::twiml::TOKEN_PARAMETER;
 use context::{Configured, Desk, Failure, Stream};
 use downlink::Downlink;
 use event::{

@@ -1,25 +1,26 @@
 //! The process: parse, log, bind, serve, wait for the signal.
 
 use axum::Router;
-use bridge::capacity;
-use bridge::clock::unix_now;
-use bridge::config::{Args, Command, Config};
-use bridge::connections::Tcp;
-use bridge::demo::{self, Demo};
-use bridge::dial::TlsDial;
-use bridge::http::TlsConnect;
-use bridge::journal::files::Files;
-use bridge::journal::{Content, Journal};
-use bridge::live::{self, Live};
-use bridge::metrics::{self, Metrics};
-use bridge::otlp::{self, Exporter};
-use bridge::rest::{Carrier, Rest, WithCarrier};
-use bridge::serve::Server;
-use bridge::stats::Stats;
-use bridge::store::Writer;
-use bridge::telemetry::{self, LogCalls, LogQueue};
-use bridge::tls::Certificate;
-use bridge::tools::webhook::Webhooks;
+use bridge::app::capacity;
+use bridge::app::config::{Args, Command, Config};
+use bridge::app::demo::{self, Demo};
+use bridge::base::clock::unix_now;
+use bridge::export::journal::Content;
+use bridge::export::journal::files::Files;
+use bridge::export::logs::{self, LogCalls, LogQueue};
+use bridge::export::metrics::{self, Metrics};
+use bridge::export::otlp::{self, Exporter};
+use bridge::export::store::Writer;
+use bridge::net::dial::TlsDial;
+use bridge::net::http_client::TlsConnect;
+use bridge::net::tls::Certificate;
+use bridge::net::tool_webhooks::Webhooks;
+use bridge::net::twilio_rest::{Carrier, Rest, WithCarrier};
+use bridge::runtime::journal::Journal;
+use bridge::server::connections::Tcp;
+use bridge::server::live::{self, Live};
+use bridge::server::serve::Server;
+use bridge::server::stats::Stats;
 use clap::Parser;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -49,7 +50,7 @@ fn with_config(args: &Args, run: impl FnOnce(Config) -> anyhow::Result<()>) -> E
         Ok(config) => ended(run(config)),
         Err(error) => {
             for problem in error.problems() {
-                telemetry::last_words(&format!("bridge: {problem}"));
+                logs::last_words(&format!("bridge: {problem}"));
             }
             ExitCode::from(2)
         }
@@ -60,7 +61,7 @@ fn ended(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::last_words(&format!("bridge: {error:#}"));
+            logs::last_words(&format!("bridge: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -104,7 +105,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     // One provider for the whole process: a second one in the graph would make rustls refuse to choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = otlp::open(&config.otlp, &config.call.model)?;
-    let log = telemetry::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
+    let log = logs::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
     capacity::fit(&mut config)?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {
@@ -226,7 +227,7 @@ async fn told_to_stop(mut term: Signal, mut int: Signal, lines: LogQueue) {
         tracing::info!("SIGINT: draining; once more ends the calls");
         int.recv().await;
         tracing::warn!("SIGINT again: leaving without waiting for the calls");
-        lines.flush(telemetry::FLUSH_PATIENCE);
+        lines.flush(logs::FLUSH_PATIENCE);
         std::process::exit(1);
     });
 }
@@ -255,7 +256,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 #[cfg(feature = "store")]
 async fn open_store(config: &Config) -> anyhow::Result<Option<Writer>> {
-    bridge::store::open(&config.store).await
+    bridge::export::store::open(&config.store).await
 }
 
 /// A bridge that was built without a store keeps nothing.
@@ -267,6 +268,6 @@ async fn open_store(_config: &Config) -> anyhow::Result<Option<Writer>> {
 
 #[cfg(feature = "store")]
 #[tokio::main(flavor = "current_thread")]
-async fn calls(config: &Config, calls: &bridge::store::cli::Calls) -> anyhow::Result<()> {
-    bridge::store::cli::run(&config.store, calls, &mut std::io::stdout().lock()).await
+async fn calls(config: &Config, calls: &bridge::export::store::cli::Calls) -> anyhow::Result<()> {
+    bridge::export::store::cli::run(&config.store, calls, &mut std::io::stdout().lock()).await
 }

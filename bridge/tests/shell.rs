@@ -5,18 +5,19 @@
 
 mod common;
 
+use bridge::app::config::Config;
+use bridge::base::secret::Secret;
 use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use bridge::call::settings::ToolSpec;
-use bridge::config::Config;
-use bridge::journal::files::{Counted, Files};
-use bridge::journal::{self, Journal};
-use bridge::meter::Traffic;
-use bridge::observe::Observe;
-use bridge::registry::CallKey;
-use bridge::secret::Secret;
-use bridge::serve::{Served, Server};
-use bridge::stats::Stats;
-use bridge::tools::{NoTools, Tools};
+use bridge::export::journal::files::{Counted, Files};
+use bridge::export::journal::{self};
+use bridge::net::tools::{NoTools, Tools};
+use bridge::runtime::journal::Journal;
+use bridge::runtime::meter::Traffic;
+use bridge::runtime::observe::Observe;
+use bridge::runtime::registry::CallKey;
+use bridge::server::serve::{Served, Server};
+use bridge::server::stats::Stats;
 use common::{Pipes, Recorder, close_of, ends, given_up, media, read_head, say, start_with, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};

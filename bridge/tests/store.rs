@@ -6,16 +6,16 @@
 mod common;
 
 use bridge::call::event::{CallEvent, EndReason, Line, Private, Said, Speaker, ToolOutcome};
-use bridge::observe::Observe;
-use bridge::realtime::Usage;
-use bridge::registry::CallKey;
-use bridge::store::memory::Memory;
-use bridge::store::postgres::Postgres;
-use bridge::store::sqlite::Sqlite;
-use bridge::store::{
+use bridge::export::store::memory::Memory;
+use bridge::export::store::postgres::Postgres;
+use bridge::export::store::sqlite::Sqlite;
+use bridge::export::store::{
     CallName, Counted, Gauge, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall,
     Tokens, Url, What, Writer,
 };
+use bridge::runtime::observe::Observe;
+use bridge::runtime::registry::CallKey;
+use bridge::wire::realtime::Usage;
 use common::until;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -233,7 +233,7 @@ impl Store for Moody {
         self.inner.write(batch).await
     }
 
-    async fn list(&self, page: &Page) -> Result<Vec<bridge::store::CallRow>, StoreError> {
+    async fn list(&self, page: &Page) -> Result<Vec<bridge::export::store::CallRow>, StoreError> {
         self.inner.list(page).await
     }
 
@@ -579,7 +579,8 @@ async fn a_file_that_is_no_database_is_refused_at_the_start_and_waited_for_later
     let folder = Folder::new();
     std::fs::write(folder.file(), "no database at all".repeat(1_000)).unwrap();
     let url = || Url::new(format!("sqlite:{}", folder.file().display()));
-    let refused = bridge::store::open(&Settings { url: url(), ..Settings::default() }).await.unwrap_err();
+    let refused =
+        bridge::export::store::open(&Settings { url: url(), ..Settings::default() }).await.unwrap_err();
     let words = format!("{refused:#}");
     assert!(words.contains("calls.db") && words.contains("not a database"), "{words}");
 
@@ -607,7 +608,7 @@ async fn a_place_that_cannot_be_written_to_is_refused_at_the_start() {
     let url = |path: &Path| Url::new(format!("sqlite:{}", path.display()));
     for path in [folder.file(), folder.0.path().to_owned(), folder.0.path().join("nowhere/calls.db")] {
         let settings = Settings { url: url(&path), ..Settings::default() };
-        let words = format!("{:#}", bridge::store::open(&settings).await.unwrap_err());
+        let words = format!("{:#}", bridge::export::store::open(&settings).await.unwrap_err());
         assert!(words.contains("name a file this process may write to"), "{words}");
     }
 }

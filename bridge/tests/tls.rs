@@ -4,7 +4,7 @@
 
 mod common;
 
-use bridge::dial::{Dial as _, TlsDial};
+use bridge::net::dial::{Dial as _, TlsDial};
 use common::given_up;
 use rustls::RootCertStore;
 use std::path::Path;

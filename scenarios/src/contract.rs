@@ -26,7 +26,7 @@ use self::tolerance::Tolerances;
 use crate::output::{put, say};
 use crate::stage::real::Lag;
 use anyhow::{Context as _, bail, ensure};
-use bridge::secret::Secret;
+use bridge::base::secret::Secret;
 use clap::ValueEnum;
 use mocks::net::{Roots, Url};
 use mocks::realtime::Dialect;

@@ -264,7 +264,7 @@ fn drain(list: &mut Value, from: usize, end: usize) {
 fn as_scenario(name: &str, value: &Value) -> Option<Scenario> {
     let smaller = Scenario::from_toml(name, &toml::to_string(value).ok()?).ok()?;
     // Settings that production refuses make another bug than the one that was found.
-    bridge::config::problems_of(&smaller.bridge).is_empty().then_some(smaller)
+    bridge::app::config::problems_of(&smaller.bridge).is_empty().then_some(smaller)
 }
 
 /// The value at this path, if there is one.

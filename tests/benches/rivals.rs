@@ -11,9 +11,9 @@
 use audio_codec::{Decoder as _, Encoder as _};
 use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::Dialect;
-use bridge::payload;
-use bridge::realtime::{self, ClientEvent, ServerEvent};
-use bridge::twilio::{self, FromTwilio, ToTwilio};
+use bridge::wire::base64;
+use bridge::wire::realtime::{self, ClientEvent, ServerEvent};
+use bridge::wire::twilio::{self, FromTwilio, ToTwilio};
 use criterion::Criterion;
 use golden::codec;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
@@ -318,14 +318,14 @@ fn next<'a, T: ?Sized>(frames: &mut impl Iterator<Item = &'a T>) -> &'a T {
 /// A frame as Twilio sends it.
 fn media(codes: &[u8]) -> String {
     let mut text = r#"{"event":"media","sequenceNumber":"4711","media":{"track":"inbound","chunk":"4710","timestamp":"94205","payload":""#.to_owned();
-    payload::write(codes, &mut text);
+    base64::write(codes, &mut text);
     text + r#""},"streamSid":"MZ0123456789abcdef0123456789abcdef"}"#
 }
 
 /// Some frames as the model sends them.
 fn delta(bytes: &[u8]) -> String {
     let mut text = r#"{"type":"response.output_audio.delta","event_id":"event_BGnTAeEJLG3qjWYRjrC3q","response_id":"resp_BGnT9cUpNrIuUc0z2Fnkw","item_id":"item_BGnT9EVRWLlvJXj3GLBNm","output_index":0,"content_index":0,"delta":""#.to_owned();
-    payload::write(bytes, &mut text);
+    base64::write(bytes, &mut text);
     text + r#""}"#
 }
 

@@ -6,18 +6,19 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bridge::app::config::Config;
 use bridge::audio::Format;
+use bridge::auth::signature::{self, Body, Signed, Verifier, forms_of};
+use bridge::auth::token::{self, Tokens};
+use bridge::base::secret::Secret;
 use bridge::call::settings::{CallConfig, Dialect};
 use bridge::call::{Leg, ToolResult};
-use bridge::config::Config;
-use bridge::journal::lines::{Record, Salt, Scribe, What};
-use bridge::journal::{Content, Note};
-use bridge::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
-use bridge::secret::Secret;
-use bridge::signature::{self, Body, Signed, Verifier, forms_of};
-use bridge::token::{self, Tokens};
-use bridge::twilio::{self, Envelope, FromTwilio, ToTwilio};
-use bridge::twiml::{self, After, Stream};
+use bridge::export::journal::Content;
+use bridge::export::journal::lines::{Record, Salt, Scribe, What};
+use bridge::runtime::journal::Note;
+use bridge::wire::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
+use bridge::wire::twilio::{self, Envelope, FromTwilio, ToTwilio};
+use bridge::wire::twiml::{self, After, Stream};
 use scenarios::journal::import::{Timing, import};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};

@@ -6,9 +6,9 @@ use golden::wire::{self, Sender};
 fn the_bridge_reads_every_sample_twilio_sends() {
     let mut read = 0;
     for sample in wire::twilio().iter().filter(|s| s.from == Sender::Twilio) {
-        let envelope = bridge::twilio::decode(&sample.text)
+        let envelope = bridge::wire::twilio::decode(&sample.text)
             .unwrap_or_else(|e| panic!("{} ({}): {e}", sample.name, sample.source));
-        if let bridge::twilio::FromTwilio::Unknown { event } = envelope.message {
+        if let bridge::wire::twilio::FromTwilio::Unknown { event } = envelope.message {
             panic!("{}: `{event}` is documented and not known", sample.name);
         }
         read += 1;
@@ -20,9 +20,9 @@ fn the_bridge_reads_every_sample_twilio_sends() {
 fn the_bridge_reads_every_sample_the_model_sends() {
     let mut read = 0;
     for sample in wire::realtime().iter().filter(|s| s.from == Sender::OpenAi) {
-        let event = bridge::realtime::decode(&sample.text)
+        let event = bridge::wire::realtime::decode(&sample.text)
             .unwrap_or_else(|e| panic!("{} ({}): {e}", sample.name, sample.source));
-        if let bridge::realtime::ServerEvent::Other { kind, known: false } = event {
+        if let bridge::wire::realtime::ServerEvent::Other { kind, known: false } = event {
             panic!("{}: `{kind}` is documented and not known", sample.name);
         }
         read += 1;
@@ -48,7 +48,7 @@ fn shape(value: &serde_json::Value) -> String {
 
 #[test]
 fn the_bridge_writes_what_twilio_documents() {
-    use bridge::twilio::ToTwilio;
+    use bridge::wire::twilio::ToTwilio;
     let samples = wire::twilio();
     for (event, message) in [
         ("media", ToTwilio::Media { audio: vec![0xFF; 160] }),

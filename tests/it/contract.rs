@@ -46,7 +46,7 @@ async fn report(playing: &Playing, sessions: &[Session], server: &Server) -> Rep
 fn at(address: SocketAddr) -> Server {
     Server {
         url: format!("ws://{address}/v1/realtime").parse().expect("a URL"),
-        key: bridge::secret::Secret::new(KEY),
+        key: bridge::base::secret::Secret::new(KEY),
         scheme: Scheme::Bearer,
         model: MODEL.to_owned(),
         dialect: Dialect::Ga,
@@ -181,8 +181,10 @@ async fn a_run_that_lasts_too_long_is_left() {
 async fn a_recording_is_a_fixture_and_is_like_the_mock_that_made_it() {
     let all = script::chosen(None, Dialect::Ga).expect("sessions");
     let mock = Mock::serve(&all, Dialect::Ga, false).await.expect("a port");
-    let server =
-        Server { key: bridge::secret::Secret::new(KEY), ..mock.server(MODEL, Dialect::Ga).expect("one") };
+    let server = Server {
+        key: bridge::base::secret::Secret::new(KEY),
+        ..mock.server(MODEL, Dialect::Ga).expect("one")
+    };
     let report = report(&playing(), &all, &server).await;
     let folder = tempfile::TempDir::new().expect("a folder");
     for seen in report.outcomes.iter().filter_map(|outcome| outcome.seen.as_ref()) {
@@ -196,9 +198,10 @@ async fn a_recording_is_a_fixture_and_is_like_the_mock_that_made_it() {
         // What reads the golden samples reads this, and the bridge knows every event.
         for sample in golden::wire::parse(&text).expect("samples") {
             if sample.from == golden::wire::Sender::OpenAi && !sample.text.contains("\"websocket.") {
-                let event = bridge::realtime::decode(&sample.text);
+                let event = bridge::wire::realtime::decode(&sample.text);
                 let event = event.unwrap_or_else(|error| panic!("{}: {error}", sample.name));
-                let unknown = matches!(event, bridge::realtime::ServerEvent::Other { known: false, .. });
+                let unknown =
+                    matches!(event, bridge::wire::realtime::ServerEvent::Other { known: false, .. });
                 assert!(!unknown, "{}", sample.name);
                 decoded += 1;
             }

@@ -27,7 +27,7 @@ fn variables(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_variable_that_deploy_sets_is_read_by_the_bridge() {
-    let config = read("bridge/src/config.rs");
+    let config = read("bridge/src/app/config.rs");
     let known: BTreeSet<_> = variables(&config).into_iter().collect();
     for file in FILES {
         for name in variables(&read(file)) {
@@ -39,9 +39,9 @@ fn every_variable_that_deploy_sets_is_read_by_the_bridge() {
 
 #[test]
 fn ports_and_paths_are_those_the_bridge_has() {
-    let config = bridge::config::Config::default();
+    let config = bridge::app::config::Config::default();
     let ports = [config.listen, config.live.listen, config.metrics.listen].map(|at| at.port().to_string());
-    let serve = read("bridge/src/serve.rs");
+    let serve = read("bridge/src/server/serve.rs");
     for file in ["deploy/Dockerfile", "deploy/compose.yaml", "deploy/kubernetes/bridge.yaml"] {
         let text = read(file);
         assert!(ports.iter().all(|port| text.contains(port.as_str())), "{file} names the ports {ports:?}");
@@ -56,7 +56,7 @@ fn ports_and_paths_are_those_the_bridge_has() {
 
 #[test]
 fn whoever_stops_the_bridge_waits_longer_than_it_drains() {
-    let drain_s = bridge::config::Config::default().drain_ms / 1_000;
+    let drain_s = bridge::app::config::Config::default().drain_ms / 1_000;
     // The grace behind the drain time, and the sleep before the signal.
     let least = drain_s + 90 + 10;
     let manifest = read("deploy/kubernetes/bridge.yaml");

@@ -2,8 +2,8 @@
 //! same of both. And whatever can be wrong with a file has a clear answer.
 
 use bridge::call::Leg;
-use bridge::journal::Content;
-use bridge::journal::lines::What;
+use bridge::export::journal::Content;
+use bridge::export::journal::lines::What;
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, ModelSight};
 use mocks::twilio::CallerStep;

@@ -35,6 +35,7 @@ mod determinism;
 mod fuzz;
 mod golden_calls;
 mod journals;
+mod layers;
 mod loopback;
 mod quality;
 mod readme;

@@ -9,7 +9,7 @@ use super::playback::{Playback, Returned};
 use super::settings::{CallConfig, Pacing, ms};
 use super::sound::Sound;
 use crate::audio::{self, FRAME_BYTES, Format, Law};
-use crate::twilio::ToTwilio;
+use crate::wire::twilio::ToTwilio;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 //! the transcript and behind [`Private`], which does not print.
 
 use super::timers::Timer;
-use crate::realtime::Usage;
+use crate::wire::realtime::Usage;
 use std::fmt;
 use std::time::Duration;
 

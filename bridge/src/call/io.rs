@@ -1,8 +1,8 @@
 //! What goes into a call and comes out of it: its inputs, and what it wants done.
 
 use super::settings::CallConfig;
-use crate::realtime::ClientEvent;
-use crate::twilio::ToTwilio;
+use crate::wire::realtime::ClientEvent;
+use crate::wire::twilio::ToTwilio;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -6,7 +6,7 @@
 
 use super::context::Desk;
 use super::event::{CallEvent, Speaker};
-use crate::realtime::{ClientEvent, ServerEvent};
+use crate::wire::realtime::{ClientEvent, ServerEvent};
 
 /// Names the commit, so that its refusal can be matched.
 const COMMIT: &str = "commit_1";

@@ -5,7 +5,7 @@ use super::downlink::Downlink;
 use super::event::EndReason;
 use super::last_words::LastWords;
 use super::talk::Conversation;
-use crate::twilio::Start;
+use crate::wire::twilio::Start;
 
 /// The phases, in the order a call meets them. Any of them may go straight to `Closing`.
 pub(super) enum Phase {

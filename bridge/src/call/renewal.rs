@@ -13,7 +13,7 @@ use super::phase::{Phase, Renewing, Step};
 use super::settings::{Renewal, ms};
 use super::timers::Timer;
 use super::{Call, LegState, NORMAL};
-use crate::realtime::{ClientEvent, ServerEvent};
+use crate::wire::realtime::{ClientEvent, ServerEvent};
 use std::time::Instant;
 
 impl Call {

@@ -321,7 +321,7 @@ impl Responses {
     }
 
     /// A response was cancelled and has not ended: what is wanted waits for that.
-    pub(crate) fn awaits_an_end(&self) -> bool {
+    pub(crate) fn waits_for_an_end(&self) -> bool {
         self.given_up.is_some() || self.active.as_ref().is_some_and(|active| active.fenced)
     }
 

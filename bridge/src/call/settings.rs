@@ -4,8 +4,8 @@
 //! of the configuration. Durations are whole milliseconds and end in `_ms`.
 
 use crate::audio::Format;
-pub use crate::realtime::{Dialect, Transcription, Vad};
-use crate::realtime::{FunctionSpec, SessionSettings};
+pub use crate::wire::realtime::{Dialect, Transcription, Vad};
+use crate::wire::realtime::{FunctionSpec, SessionSettings};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;

@@ -13,8 +13,8 @@ use super::settings::ms;
 use super::timers::{Timer, Timers};
 use super::tools::{self, Leftover, Run, ToSend, Tools, Verdict};
 use super::uplink::Uplink;
-use crate::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
-use crate::twilio::ToTwilio;
+use crate::wire::realtime::{ApiError, ClientEvent, FunctionCall, ResponseDone, ServerEvent};
+use crate::wire::twilio::ToTwilio;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -385,7 +385,7 @@ impl Conversation {
     fn want_turn(&mut self, desk: &mut Desk, now: Instant) {
         self.responses.want(Why::Turn);
         self.ask(desk, now);
-        if self.responses.is_requested() || self.responses.awaits_an_end() {
+        if self.responses.is_requested() || self.responses.waits_for_an_end() {
             // It may have to wait for a request that was made before, and that may never be answered; or for the end of
             // a response that was cancelled.
             self.expect_audio(desk, now);

@@ -11,8 +11,8 @@ use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, Filler, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
-use crate::realtime::ClientEvent;
-use crate::twilio::ToTwilio;
+use crate::wire::realtime::ClientEvent;
+use crate::wire::twilio::ToTwilio;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 

@@ -12,7 +12,7 @@
 
 use super::leaving::{self, Way};
 use super::settings::{CallConfig, ms};
-use crate::realtime::FunctionCall;
+use crate::wire::realtime::FunctionCall;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

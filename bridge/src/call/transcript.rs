@@ -11,7 +11,7 @@
 use super::downlink::{Cut, Voice};
 use super::event::{Line, Private, Said, Speaker, UNTRANSCRIBED};
 use super::settings::{Limits, Renewal};
-use crate::realtime::{FunctionCall, Past};
+use crate::wire::realtime::{FunctionCall, Past};
 
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;

@@ -17,7 +17,7 @@
 use super::settings::CallConfig;
 use crate::audio::dtmf::Mute;
 use crate::audio::{self, Format, Law};
-use crate::twilio::Media;
+use crate::wire::twilio::Media;
 use std::collections::VecDeque;
 use std::time::Instant;
 

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each bench uses what it needs")]
 
 use bridge::call::event::{CallEvent, EndReason};
-use bridge::dial::Dial;
-use bridge::observe::Observe;
-use bridge::registry::CallKey;
+use bridge::net::dial::Dial;
+use bridge::runtime::observe::Observe;
+use bridge::runtime::registry::CallKey;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io;

@@ -6,7 +6,7 @@ use super::play::{Scheme, Server, expected, in_memory};
 use super::recording::Recording;
 use super::script::{self, Session};
 use super::tolerance::Tolerances;
-use bridge::secret::Secret;
+use bridge::base::secret::Secret;
 use mocks::net::Roots;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{CloseAfter, Dialect, Model, ModelIdentity, ModelScript, Opening, Turn};

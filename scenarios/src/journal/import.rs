@@ -17,7 +17,7 @@ mod timeline;
 
 use super::Recorded;
 use crate::scenario::{CallPlan, Scenario, ToolScript};
-use bridge::journal::lines::What;
+use bridge::export::journal::lines::What;
 use mocks::twilio::Credentials;
 use timeline::Timeline;
 

@@ -1,7 +1,8 @@
 //! The journals of simulated calls: the lines production would write to files, kept in memory, without a thread.
 
-use bridge::journal::lines::{Salt, Scribe, What};
-use bridge::journal::{Beginning, Content, Journal, Note, Tape};
+use bridge::export::journal::Content;
+use bridge::export::journal::lines::{Salt, Scribe, What};
+use bridge::runtime::journal::{Beginning, Journal, Note, Tape};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Reads a journal as it is found: whole, torn, with holes, or not ours at all.
 
 use anyhow::Context as _;
-use bridge::journal::lines::{Blob, Event, Header, Record, VERSION, What};
+use bridge::export::journal::lines::{Blob, Event, Header, Record, VERSION, What};
 use serde::Deserialize;
 use std::fmt;
 use std::fs::File;

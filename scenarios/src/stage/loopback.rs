@@ -12,7 +12,7 @@ use super::{Stage, StageKind};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::trace::Trace;
-use bridge::dial::{Dial as _, MaybeTls, TlsDial};
+use bridge::net::dial::{Dial as _, MaybeTls, TlsDial};
 use mocks::net::{self, Throwaway, Url};
 use mocks::peer::At;
 use std::collections::BTreeMap;

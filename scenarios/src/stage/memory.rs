@@ -14,17 +14,17 @@ use crate::scenario::{PlannedCall, Scenario};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Network, Trace};
 use crate::weather::LegWeather;
+use bridge::app::config::Config;
+use bridge::auth::signature::{Body, Signed};
+use bridge::auth::stream_auth::{self, Door, Refusal};
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
-use bridge::config::Config;
-use bridge::door::{self, Door, Refusal};
-use bridge::journal::{Journal as _, Note, Tape};
-use bridge::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
-use bridge::registry::{CallKey, Registry};
-use bridge::settings::Settings;
-use bridge::signature::{Body, Signed};
-use bridge::twiml::TOKEN_PARAMETER;
+use bridge::runtime::journal::{Journal as _, Note, Tape};
+use bridge::runtime::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
+use bridge::runtime::registry::{CallKey, Registry};
+use bridge::server::settings::Settings;
+use bridge::wire::twiml::TOKEN_PARAMETER;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
 use mocks::twilio::{Caller, Connect};
@@ -376,7 +376,7 @@ impl<'a> World<'a> {
             door: Door::new(settings.twilio.clone(), settings.public_url.clone(), 1),
             settings,
             config: Arc::new(config),
-            notice: bridge::config::notice(),
+            notice: bridge::app::config::notice(),
             base: Instant::now(),
             now: At(0),
             heap: BinaryHeap::new(),
@@ -690,7 +690,7 @@ impl<'a> World<'a> {
         let pairs: Vec<_> =
             form.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let signed = |signature| Signed { signature, settings: None };
-        let known = self.door.knows(door::VOICE, None, signed(webhook.as_deref()), Body::Form(&pairs));
+        let known = self.door.knows(stream_auth::VOICE, None, signed(webhook.as_deref()), Body::Form(&pairs));
         known.map_err(|_| 403_u16)?;
         let answered = self.door.answer(&pairs, None, signed(webhook.as_deref()), self.unix());
         let twiml = answered.map_err(|_| 403_u16)?;
@@ -702,7 +702,7 @@ impl<'a> World<'a> {
         let line = &mut self.lines[call];
         line.caller.carries(shown.map(|token| (TOKEN_PARAMETER.to_owned(), token)));
         let upgrade = credentials.of_upgrade(AUTH_TOKEN, STREAM_URL);
-        let known = self.door.knows(door::STREAM, None, signed(upgrade.as_deref()), Body::None);
+        let known = self.door.knows(stream_auth::STREAM, None, signed(upgrade.as_deref()), Body::None);
         known.map_err(|_| 403_u16)
     }
 

@@ -1,6 +1,6 @@
 //! What the two stages over the production shell share: everything but the network, its clock and how time goes on.
 //!
-//! [`bridge::serve::Server`] is played as it ships, between mocks that speak through real WebSockets. A [`Net`] gives
+//! [`bridge::server::serve::Server`] is played as it ships, between mocks that speak through real WebSockets. A [`Net`] gives
 //! it a listener and connections; the rest, who is dialled, what each end saw and what became of the server, is the
 //! same whatever the bytes travel through.
 
@@ -10,14 +10,14 @@ use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
 use crate::trace::{CallTrace, Network, Trace};
 use anyhow::bail;
+use bridge::app::config::Config;
 use bridge::call::event::CallEvent;
-use bridge::config::Config;
-use bridge::journal::Journal;
-use bridge::observe::Observe;
-use bridge::registry::CallKey;
-use bridge::serve::{Served, Server};
-use bridge::stats::Stats;
-use bridge::twiml::TOKEN_PARAMETER;
+use bridge::runtime::journal::Journal;
+use bridge::runtime::observe::Observe;
+use bridge::runtime::registry::CallKey;
+use bridge::server::serve::{Served, Server};
+use bridge::server::stats::Stats;
+use bridge::wire::twiml::TOKEN_PARAMETER;
 use mocks::attach::attach;
 use mocks::cork::Cork;
 use mocks::peer::{At, Frame, Out, Peer};
@@ -403,7 +403,7 @@ impl<N: Net> Observe for Play<N> {
     }
 }
 
-impl<N: Net> bridge::dial::Dial for Play<N> {
+impl<N: Net> bridge::net::dial::Dial for Play<N> {
     type Stream = N::Stream;
 
     async fn dial(&self) -> io::Result<N::Stream> {
@@ -451,7 +451,7 @@ impl<N: Net> Drop for Attempt<N> {
     }
 }
 
-impl<N: Net> bridge::tools::Tools for Play<N> {
+impl<N: Net> bridge::net::tools::Tools for Play<N> {
     async fn run(
         &self,
         call_sid: &str,
@@ -484,7 +484,7 @@ fn config(scenario: &Scenario, openai_url: &str) -> Config {
 pub(super) async fn serve<N, L>(play: Play<N>, listener: L, shutdown: oneshot::Receiver<()>)
 where
     N: Net,
-    L: axum::serve::Listener<Addr: bridge::connections::Peer>,
+    L: axum::serve::Listener<Addr: bridge::server::connections::Peer>,
 {
     let net = play.net.clone();
     let settings = Arc::new(config(&play.scenario, &net.openai_url()).server());

@@ -1,7 +1,7 @@
 //! The production server in a simulated network: listener and dialler are simulated, everything between is what
 //! ships.
 //!
-//! Three hosts: `bridge` runs [`bridge::serve::Server`], `openai` accepts its dials, `callers` holds every caller. Each has
+//! Three hosts: `bridge` runs [`bridge::server::serve::Server`], `openai` accepts its dials, `callers` holds every caller. Each has
 //! a runtime of its own with a clock of its own, all of them stepped by the world, so no real time passes and the
 //! same seed gives the same bytes. Each play runs on a fresh thread: nothing leaks from one seed into the next.
 //!

@@ -6,7 +6,7 @@ use super::timeline::{Timeline, bytes};
 use crate::journal::Recorded;
 use bridge::call::settings::TRANSFER_CALL;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
-use bridge::journal::lines::{Blob, Event, Side, What};
+use bridge::export::journal::lines::{Blob, Event, Side, What};
 use mocks::realtime::{
     Again, AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
     Refusal, SESSION_S, Stall, TimedEvent, Transcription, Turn, When,
@@ -97,7 +97,7 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
         script.again.push(another);
     }
     script.turns = turns;
-    if journal.header.content == bridge::journal::Content::Hashes
+    if journal.header.content == bridge::export::journal::Content::Hashes
         && replies.iter().any(|r| !r.calls.is_empty())
     {
         say("the arguments of functions were hidden (journal.content = \"hashes\"): they are empty objects now".into());

@@ -5,7 +5,7 @@
 use super::Timing;
 use super::timeline::{QUIET_US, Timeline, Utterance, signed};
 use crate::journal::Recorded;
-use bridge::journal::lines::{Side, What};
+use bridge::export::journal::lines::{Side, What};
 use mocks::sound::Sound;
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle, MediaFormat};
 use std::collections::BTreeSet;
@@ -376,7 +376,7 @@ fn unnamed(journal: &Recorded, text: &str) -> String {
 
 /// When the caller stopped reading: since then the writer has filled up.
 fn stopped_reading(journal: &Recorded, clogged_us: u64) -> i64 {
-    let waiting = bridge::leg::QUEUE_HIGH + 8;
+    let waiting = bridge::runtime::leg::QUEUE_HIGH + 8;
     let sent = journal.records.iter().filter(|record| {
         record.us <= clogged_us
             && matches!(record.what, What::SentMedia { .. } | What::SentMark { .. } | What::SentClear)

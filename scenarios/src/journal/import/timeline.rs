@@ -9,7 +9,7 @@
 use crate::journal::Recorded;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bridge::journal::lines::{Blob, Side, What};
+use bridge::export::journal::lines::{Blob, Side, What};
 use mocks::sound::Sound;
 
 /// One way, when no ping came back: caller and model.

@@ -1,0 +1,1100 @@
+//! Transcripts that outlive a call: who said what, what was pressed, called and spent, and why the call ended.
+//!
+//! Calls only ever put a record into a bounded queue, and only if there is room. One thread of its own takes them out
+//! in batches and writes each batch in one transaction, on the way through the call and not after it. A database that
+//! is away is tried again while the queue fills; what finds no room is counted, and the end of a call says all of its
+//! transcript once more, so that a call whose end is written is whole. Everything that is written may be written
+//! twice.
+
+#[cfg(feature = "store")]
+pub mod cli;
+pub mod memory;
+#[cfg(feature = "store")]
+pub mod postgres;
+#[cfg(feature = "store")]
+mod sql;
+#[cfg(feature = "store")]
+pub mod sqlite;
+
+use crate::base::clock;
+use crate::base::throttle::Throttle;
+use crate::call::event::{CallEvent, Line, Said};
+use crate::export::journal::lines::{Salt, counted};
+use crate::runtime::observe::Observe;
+use crate::runtime::registry::CallKey;
+use crate::wire::realtime::Usage;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Records in one transaction.
+const BATCH: usize = 256;
+/// How long a batch may take before it counts as failed.
+const WRITE_MAX: Duration = Duration::from_secs(20);
+/// From one attempt to write a batch to the next: this at first, doubling.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// And never longer than this.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How a call ended that did not come to its end, and so did its functions.
+const CUT: &str = "cut";
+/// At most one log line in this time says that records are refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// How long a stopping process waits for its database.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where transcripts are kept, and how much may wait for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `sqlite:FILE`, or `postgres://user:password@host/database`; empty, and nothing is kept.
+    pub url: Url,
+    /// Most records that wait for the database.
+    pub queue_records: usize,
+    /// Most bytes that they may hold together.
+    pub queue_bytes: usize,
+    /// Most bytes of one call's records; what comes beyond is left out, but for the end of the call.
+    pub call_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let url = Url::new("sqlite:bridge.db");
+        Self { url, queue_records: 65_536, queue_bytes: 64 << 20, call_bytes: 16 << 20 }
+    }
+}
+
+/// Where a store is. It prints without the password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// Takes `text` as it is.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// All of it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn shown(&self) -> String {
+        let (url, query) = self.0.split_once('?').map_or((self.0.as_str(), ""), |(url, query)| (url, query));
+        let url = match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, rest)), Some((_, host))) => {
+                let user = rest.split([':', '@']).next().unwrap_or_default();
+                format!("{scheme}://{user}:{HIDDEN}@{host}")
+            }
+            (_, _) => url.to_owned(),
+        };
+        match query {
+            "" => url,
+            query if query.contains("password") => format!("{url}?{HIDDEN}"),
+            query => format!("{url}?{query}"),
+        }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl Serialize for Url {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.shown())
+    }
+}
+
+/// Stands for what is not shown.
+const HIDDEN: &str = "***";
+
+/// What `store.url` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing is kept.
+    Nowhere,
+    /// A SQLite file.
+    File(std::path::PathBuf),
+    /// A Postgres database, by its URL.
+    Server(Url),
+}
+
+impl Settings {
+    /// What the URL says.
+    ///
+    /// # Errors
+    /// When it is none that is understood. The words do not quote a URL that may hold a password.
+    pub fn place(&self) -> Result<Place, String> {
+        let url = self.url.expose();
+        let wanted = "write sqlite:FILE, postgres://user:password@host/database, or \"\" to keep nothing";
+        if url.is_empty() {
+            return Ok(Place::Nowhere);
+        }
+        if url.contains(HIDDEN) {
+            return Err(format!("store.url holds {HIDDEN}, which stands for a password that is not shown"));
+        }
+        if let Some(file) = url.strip_prefix("sqlite:") {
+            let file = file.strip_prefix("//").unwrap_or(file);
+            if file.is_empty() || file.contains('?') || file.starts_with(":memory:") {
+                return Err(format!("store.url names no file; {wanted}"));
+            }
+            return Ok(Place::File(file.into()));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Place::Server(self.url.clone()));
+        }
+        Err(format!("store.url is of no kind that is known; {wanted}"))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- records
+
+/// The call a record belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallName {
+    /// Names the call among all calls of all bridges; in order of beginning.
+    pub id: String,
+    /// The bridge process it is on.
+    pub process: String,
+    /// Twilio's name for the phone call.
+    pub call_sid: String,
+    /// Twilio's name for the stream.
+    pub stream_sid: String,
+    /// When it began, Unix ms.
+    pub began_ms: i64,
+}
+
+/// Something to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The call.
+    pub call: Arc<CallName>,
+    /// When it happened, Unix ms.
+    pub at_ms: i64,
+    /// What.
+    pub what: What,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// The stream is known.
+    Began,
+    /// The model's session is known.
+    Session {
+        /// Its id.
+        id: String,
+    },
+    /// A line of the transcript, in place of what it was.
+    Line(LineRow),
+    /// A function call.
+    ToolCalled {
+        /// Its id.
+        tool_call_id: String,
+        /// The function.
+        name: String,
+        /// With what.
+        arguments: String,
+    },
+    /// Its answer.
+    ToolAnswered {
+        /// Its id.
+        tool_call_id: String,
+        /// The function.
+        name: String,
+        /// How it ended.
+        outcome: &'static str,
+        /// What the model was told.
+        output: String,
+        /// How long it ran, ms.
+        took_ms: Option<i64>,
+    },
+    /// A keypad entry.
+    Keypad {
+        /// Counts the entries of the call.
+        number: i64,
+        /// The keys.
+        entry: String,
+    },
+    /// A response of the model.
+    Response {
+        /// Its id.
+        response_id: String,
+        /// How it ended.
+        status: String,
+        /// What it cost.
+        tokens: Tokens,
+    },
+    /// The call is over; all of it that one record can say.
+    Ended {
+        /// The model's session.
+        session_id: Option<String>,
+        /// Why.
+        reason: String,
+        /// More about why.
+        detail: String,
+        /// What the call counted, a JSON object.
+        counts: Option<String>,
+        /// The whole transcript.
+        lines: Vec<LineRow>,
+    },
+}
+
+impl Record {
+    /// What it holds beyond its own size, bytes, roughly.
+    fn weight(&self) -> usize {
+        let line = |line: &LineRow| size_of::<LineRow>() + line.text.len() + line.item.len();
+        size_of::<Self>()
+            + match &self.what {
+                What::Began => 0,
+                What::Session { id } => id.len(),
+                What::Line(row) => line(row),
+                What::ToolCalled { arguments: text, .. } | What::ToolAnswered { output: text, .. } => {
+                    text.len()
+                }
+                What::Keypad { entry, .. } => entry.len(),
+                What::Response { response_id, .. } => response_id.len(),
+                What::Ended { lines, .. } => 1_000 + lines.iter().map(line).sum::<usize>(),
+            }
+    }
+}
+
+/// A call as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CallRow {
+    /// Names the call among all calls of all bridges.
+    pub id: String,
+    /// The bridge process it was on.
+    pub process: String,
+    /// Twilio's name for the phone call.
+    pub call_sid: String,
+    /// Twilio's name for the stream.
+    pub stream_sid: String,
+    /// The model's name for the session.
+    pub session_id: Option<String>,
+    /// When it began, Unix ms.
+    pub began_ms: i64,
+    /// When it ended.
+    pub ended_ms: Option<i64>,
+    /// Why it ended.
+    pub reason: Option<String>,
+    /// More about why.
+    pub detail: Option<String>,
+    /// What it counted.
+    pub counts: Option<Value>,
+}
+
+/// A line of a transcript as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LineRow {
+    /// The item.
+    pub item: String,
+    /// Orders the lines.
+    pub place: i64,
+    /// When its first words came, Unix ms.
+    pub at_ms: i64,
+    /// `caller`, `keypad` or `agent`.
+    pub speaker: String,
+    /// What, as heard.
+    pub text: String,
+    /// Cut by a barge-in.
+    pub cut: bool,
+}
+
+/// A function call as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ToolRow {
+    /// Its id.
+    pub tool_call_id: String,
+    /// When, Unix ms.
+    pub at_ms: i64,
+    /// The function.
+    pub name: String,
+    /// With what.
+    pub arguments: Option<String>,
+    /// How it ended; missing as long as it runs.
+    pub outcome: Option<String>,
+    /// What the model was told.
+    pub output: Option<String>,
+    /// How long it ran.
+    pub took_ms: Option<i64>,
+}
+
+/// A keypad entry as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeypadRow {
+    /// Counts the entries of the call.
+    pub number: i64,
+    /// When, Unix ms.
+    pub at_ms: i64,
+    /// The keys.
+    pub entry: String,
+}
+
+/// A response as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ResponseRow {
+    /// Its id.
+    pub response_id: String,
+    /// When it ended, Unix ms.
+    pub at_ms: i64,
+    /// How.
+    pub status: String,
+    /// What it cost.
+    pub tokens: Tokens,
+}
+
+/// What a response cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tokens {
+    /// Text read.
+    pub input_text: i64,
+    /// Audio read.
+    pub input_audio: i64,
+    /// Of the text read, from the cache.
+    pub cached_text: i64,
+    /// Of the audio read, from the cache.
+    pub cached_audio: i64,
+    /// Text written.
+    pub output_text: i64,
+    /// Audio written.
+    pub output_audio: i64,
+}
+
+impl From<Usage> for Tokens {
+    fn from(usage: Usage) -> Self {
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Self {
+            input_text: count(usage.input_text),
+            input_audio: count(usage.input_audio),
+            cached_text: count(usage.cached_text),
+            cached_audio: count(usage.cached_audio),
+            output_text: count(usage.output_text),
+            output_audio: count(usage.output_audio),
+        }
+    }
+}
+
+/// A call with all that is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StoredCall {
+    /// The call.
+    #[serde(flatten)]
+    pub call: CallRow,
+    /// Who said what, in conversation order.
+    pub lines: Vec<LineRow>,
+    /// Its function calls.
+    pub tools: Vec<ToolRow>,
+    /// Its keypad entries.
+    pub keypad: Vec<KeypadRow>,
+    /// Its responses.
+    pub responses: Vec<ResponseRow>,
+}
+
+/// Which calls to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// At most so many.
+    pub limit: usize,
+    /// Only those that began before this one: its beginning and its id.
+    pub before: Option<(i64, String)>,
+    /// Only those of this callSid, unless it is empty.
+    pub call_sid: String,
+}
+
+/// Why something could not be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It may work later: the database is away, full, or busy.
+    #[error("{0}")]
+    Later(String),
+    /// It will work when somebody has mended it: the file is corrupt, no database, or not writable.
+    #[error("{0}")]
+    Broken(String),
+    /// It will never work.
+    #[error("{0}")]
+    Never(String),
+}
+
+/// Keeps transcripts.
+pub trait Store: Send + Sync + 'static {
+    /// Makes the tables, or changes them to what this version writes. Needed once before anything is written.
+    fn prepare(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Finds out whether what was written has gone, with the place it was written to. Then the store begins anew, must be
+    /// prepared again, and `true` is returned.
+    fn recover(&self) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(false))
+    }
+
+    /// Writes all of the batch, or nothing. What was written before may be written again.
+    fn write(&self, batch: &[Record]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Calls, the newest first.
+    fn list(&self, page: &Page) -> impl Future<Output = Result<Vec<CallRow>, StoreError>> + Send;
+
+    /// The call of this id, or the newest of this callSid.
+    fn find(&self, name: &str) -> impl Future<Output = Result<Option<StoredCall>, StoreError>> + Send;
+
+    /// Puts everything down, so that the process can end.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+// ---------------------------------------------------------------------------------------------- the queue
+
+/// What became of the records of a process so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Records written.
+    pub written: u64,
+    /// Records that found no room, or that the database will never take.
+    pub lost: u64,
+    /// Attempts to write that failed.
+    pub failed: u64,
+    /// How often the file was removed or replaced under the bridge.
+    pub replaced: u64,
+    /// Records that wait.
+    pub queued: usize,
+    /// Bytes that they hold.
+    pub queued_bytes: usize,
+}
+
+struct Shared {
+    limits: (usize, usize),
+    call_bytes: usize,
+    queued: AtomicUsize,
+    queued_bytes: AtomicUsize,
+    written: AtomicU64,
+    lost: AtomicU64,
+    failed: AtomicU64,
+    replaced: AtomicU64,
+    began: Instant,
+    /// Since when the oldest record waits, ms from `began`, plus one; 0 while none does.
+    waits_since: AtomicU64,
+    /// Records are being lost, and that was said.
+    said_lost: AtomicBool,
+}
+
+/// Figures of a store that outlive it. A handle.
+#[derive(Clone)]
+pub struct Gauge(Arc<Shared>);
+
+impl Gauge {
+    /// What became of the records so far.
+    pub fn counted(&self) -> Counted {
+        let Shared { queued, queued_bytes, written, lost, failed, replaced, .. } = &*self.0;
+        Counted {
+            written: written.load(SeqCst),
+            lost: lost.load(SeqCst),
+            failed: failed.load(SeqCst),
+            replaced: replaced.load(SeqCst),
+            queued: queued.load(SeqCst),
+            queued_bytes: queued_bytes.load(SeqCst),
+        }
+    }
+
+    /// How long the oldest record has been waiting.
+    pub fn lag(&self) -> Duration {
+        match self.0.waits_since.load(SeqCst) {
+            0 => Duration::ZERO,
+            since => self.0.up().saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+}
+
+impl Shared {
+    fn up(&self) -> Duration {
+        clock::now().saturating_duration_since(self.began)
+    }
+
+    /// Takes room for a record, if there is some.
+    fn admit(&self, weight: usize) -> bool {
+        let (records, bytes) = self.limits;
+        let fits = |queued: usize, more: usize, most: usize| (queued + more <= most).then_some(queued + more);
+        if self.queued.fetch_update(SeqCst, SeqCst, |queued| fits(queued, 1, records)).is_err() {
+            return false;
+        }
+        let heavy =
+            self.queued_bytes.fetch_update(SeqCst, SeqCst, |queued| fits(queued, weight, bytes)).is_err();
+        if heavy {
+            self.queued.fetch_sub(1, SeqCst);
+        }
+        !heavy
+    }
+
+    fn release(&self, records: usize, weight: usize) {
+        self.queued.fetch_sub(records, SeqCst);
+        self.queued_bytes.fetch_sub(weight, SeqCst);
+    }
+
+    fn lose(&self, records: usize) {
+        self.lost.fetch_add(records as u64, SeqCst);
+        if !self.said_lost.swap(true, SeqCst) {
+            tracing::error!("transcripts are being lost: the database has been away for too long");
+        }
+    }
+}
+
+/// Takes records from calls, and never makes one wait. A handle: clones share a queue.
+#[derive(Clone)]
+pub struct StoreCalls {
+    queue: mpsc::UnboundedSender<(u64, Record)>, // bounded by what `admit` lets in
+    shared: Arc<Shared>,
+    process: Arc<str>,
+    calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
+}
+
+/// What is known of a call that goes on.
+struct Open {
+    began: Instant,
+    /// Without its sids until they are known.
+    name: Arc<CallName>,
+    session_id: Option<String>,
+    keypads: i64,
+    /// Function calls without an answer: their ids and names.
+    tools: Vec<(String, String)>,
+    /// Bytes of its records so far.
+    bytes: usize,
+    /// There were too many, and further ones are left out.
+    is_full: bool,
+}
+
+impl Open {
+    /// Whether one more record of this weight is stored.
+    fn admits(&mut self, weight: usize, most: usize) -> bool {
+        let admits = self.bytes.saturating_add(weight) <= most;
+        if admits {
+            self.bytes += weight;
+        } else if !std::mem::replace(&mut self.is_full, true) {
+            let call = &self.name.id;
+            tracing::warn!(call, "a call stores more than store.call_bytes: what else it adds is left out");
+        }
+        admits
+    }
+
+    /// The call as far as it is known here.
+    fn so_far(&self) -> Vec<Record> {
+        let (call, at_ms) = (&self.name, self.name.began_ms);
+        let session = self.session_id.clone().map(|id| What::Session { id });
+        let whats = std::iter::once(What::Began).chain(session);
+        whats.map(|what| Record { call: call.clone(), at_ms, what }).collect()
+    }
+
+    /// Takes note of what the event tells of the call itself.
+    fn learn(&mut self, event: &CallEvent) {
+        if let CallEvent::Started { call_sid, stream_sid } = event {
+            let (call_sid, stream_sid) = (clean(call_sid), clean(stream_sid));
+            self.name = Arc::new(CallName { call_sid, stream_sid, ..(*self.name).clone() });
+        } else if let CallEvent::Session { id } = event {
+            self.session_id = Some(clean(id));
+        } else if let CallEvent::Keypad { .. } = event {
+            self.keypads += 1;
+        } else if let CallEvent::ToolCalled { call_id, name, .. } = event {
+            self.tools.push((clean(call_id), clean(name)));
+        } else if let CallEvent::ToolAnswered { call_id, .. } = event {
+            let answered = clean(call_id);
+            self.tools.retain(|(id, _)| *id != answered);
+        }
+    }
+
+    fn at_ms(&self, now: Instant) -> i64 {
+        let after = now.saturating_duration_since(self.began).as_millis();
+        self.name.began_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
+    }
+}
+
+impl StoreCalls {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<CallKey, Open>> {
+        // Nothing can panic while this is locked; and if it did, the map would still be whole.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, record: Record) {
+        let weight = record.weight();
+        if !self.shared.admit(weight) {
+            return self.shared.lose(1);
+        }
+        let since = u64::try_from(self.shared.up().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        // The first to wait; the writer sets it anew with each batch.
+        let _ = self.shared.waits_since.compare_exchange(0, since, SeqCst, SeqCst);
+        if self.queue.send((since, record)).is_err() {
+            self.shared.release(1, weight);
+            self.shared.lose(1);
+        }
+    }
+}
+
+impl Observe for StoreCalls {
+    fn begins(&self, call: CallKey, now: Instant, unix: i64) {
+        let name = CallName {
+            id: format!("{unix:010}-{}-{}", self.process, call.0),
+            process: self.process.to_string(),
+            began_ms: unix.saturating_mul(1_000),
+            ..CallName::default()
+        };
+        let open = Open {
+            began: now,
+            name: Arc::new(name),
+            session_id: None,
+            keypads: 0,
+            tools: Vec::new(),
+            bytes: 0,
+            is_full: false,
+        };
+        self.calls().insert(call, open);
+    }
+
+    fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
+        // Locked for what is known of the call alone: a long transcript is copied while no other call waits for it.
+        let known = |calls: &mut BTreeMap<CallKey, Open>| {
+            let open = calls.get_mut(&call)?;
+            open.learn(event);
+            Some((open.name.clone(), open.at_ms(now), open.session_id.clone(), open.keypads))
+        };
+        let Some((name, at_ms, session_id, keypads)) = known(&mut self.calls()) else { return };
+        let Some(what) = what_of(event, session_id, keypads) else { return };
+        let record = Record { call: name, at_ms, what };
+        if let What::Ended { .. } = record.what {
+            self.calls().remove(&call);
+            return self.put(record);
+        }
+        let admits = |open: &mut Open| open.admits(record.weight(), self.shared.call_bytes);
+        if self.calls().get_mut(&call).is_none_or(admits) {
+            self.put(record);
+        } else {
+            self.shared.lost.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn gone(&self, call: CallKey) {
+        // Only a call that did not end is still there.
+        let Some(open) = self.calls().remove(&call) else { return };
+        let at_ms = open.at_ms(clock::now());
+        for (tool_call_id, name) in open.tools {
+            let output = String::new();
+            let what = What::ToolAnswered { tool_call_id, name, outcome: CUT, output, took_ms: None };
+            self.put(Record { call: open.name.clone(), at_ms, what });
+        }
+        let what = What::Ended {
+            session_id: open.session_id,
+            reason: CUT.to_owned(),
+            detail: "the call panicked, or did not end in time".to_owned(),
+            counts: None,
+            lines: Vec::new(),
+        };
+        self.put(Record { call: open.name, at_ms, what });
+    }
+}
+
+/// What is to be written of an event, once the call is known.
+fn what_of(event: &CallEvent, session_id: Option<String>, keypads: i64) -> Option<What> {
+    Some(match event {
+        CallEvent::Started { .. } => What::Began,
+        CallEvent::Session { id } => What::Session { id: clean(id) },
+        CallEvent::Said(Said::Line(line)) => What::Line(row(line)),
+        CallEvent::ToolCalled { call_id, name, arguments } => What::ToolCalled {
+            tool_call_id: clean(call_id),
+            name: clean(name),
+            arguments: clean(arguments.expose()),
+        },
+        CallEvent::ToolAnswered { call_id, name, outcome, took, output, why: _ } => What::ToolAnswered {
+            tool_call_id: clean(call_id),
+            name: clean(name),
+            outcome: outcome.name(),
+            output: clean(output.expose()),
+            took_ms: took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX)),
+        },
+        CallEvent::Keypad { entry, .. } => What::Keypad { number: keypads, entry: clean(entry.expose()) },
+        CallEvent::ResponseDone { response, status, usage } => What::Response {
+            response_id: clean(response),
+            status: clean(status),
+            tokens: usage.unwrap_or_default().into(),
+        },
+        CallEvent::Ended { reason, detail, counts, transcript, .. } => What::Ended {
+            session_id,
+            reason: reason.name().to_owned(),
+            detail: clean(detail),
+            counts: Some(counted(counts).to_string()),
+            lines: transcript.iter().map(row).collect(),
+        },
+        CallEvent::Dialing
+        | CallEvent::Dialed { .. }
+        | CallEvent::Live { .. }
+        | CallEvent::Unprotected { .. }
+        | CallEvent::SpeechStarted
+        | CallEvent::SpeechStopped
+        | CallEvent::BargeIn { .. }
+        | CallEvent::Silenced { .. }
+        | CallEvent::Said(Said::More { .. })
+        | CallEvent::Floor(_)
+        | CallEvent::Speaking { .. }
+        | CallEvent::ModelError { .. }
+        | CallEvent::Tolerated { .. }
+        | CallEvent::TimerFired(_)
+        | CallEvent::ExpiringSoon
+        | CallEvent::Renewing
+        | CallEvent::Renewal { .. }
+        | CallEvent::ToolLoop { .. }
+        | CallEvent::Notice { .. } => return None,
+    })
+}
+
+/// Text as every database takes it: Postgres has no zero byte.
+fn clean(text: &str) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text.to_owned() }
+}
+
+fn row(line: &Line) -> LineRow {
+    LineRow {
+        item: clean(&line.item),
+        place: i64::try_from(line.place).unwrap_or(i64::MAX),
+        at_ms: 0,
+        speaker: line.speaker.name().to_owned(),
+        text: clean(&line.text),
+        cut: line.cut,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- the writer
+
+/// A store with the thread that writes to it.
+pub struct Writer {
+    calls: StoreCalls,
+    /// Says when the thread has ended.
+    ended: Receiver<()>,
+    stopping: Arc<tokio::sync::Notify>,
+}
+
+impl Writer {
+    /// Starts the thread. `process` tells this bridge from others that write to the same store.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start<S: Store>(store: S, settings: &Settings, process: &str) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            limits: (settings.queue_records, settings.queue_bytes),
+            call_bytes: settings.call_bytes,
+            queued: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            written: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            began: clock::now(),
+            waits_since: AtomicU64::new(0),
+            said_lost: AtomicBool::new(false),
+        });
+        let (queue, records) = mpsc::unbounded_channel();
+        let (done, ended) = sync_channel(0);
+        let stopping = Arc::new(tokio::sync::Notify::new());
+        let calls: Arc<Mutex<BTreeMap<CallKey, Open>>> = Arc::default();
+        let clerk = Clerk {
+            store,
+            records,
+            calls: calls.clone(),
+            shared: shared.clone(),
+            stopping: stopping.clone(),
+            trouble: None,
+            prepared: false,
+            kept: 0,
+            refusals: Throttle::new(COMPLAIN_EVERY),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("store".into()).spawn(move || {
+            runtime.block_on(clerk.run());
+            drop(done);
+        })?;
+        let calls = StoreCalls { queue, shared, process: process.into(), calls };
+        Ok(Self { calls, ended, stopping })
+    }
+
+    /// Takes the records of calls.
+    pub fn calls(&self) -> StoreCalls {
+        self.calls.clone()
+    }
+
+    /// Figures.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(self.calls.shared.clone())
+    }
+
+    /// Waits until everything is written, but not for ever: a database that is away does not keep a process alive.
+    /// What is not written by then is lost.
+    pub fn stop(self) -> Counted {
+        self.stop_within(STOP_PATIENCE)
+    }
+
+    /// The same, with a patience of one's own.
+    pub fn stop_within(self, patience: Duration) -> Counted {
+        let Self { calls, ended, stopping } = self;
+        let gauge = Gauge(calls.shared.clone());
+        drop(calls);
+        stopping.notify_one();
+        // Nothing is ever sent: the other end is dropped with the thread.
+        if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the database does not answer: what waited for it is lost");
+        }
+        let mut counted = gauge.counted();
+        counted.lost += counted.queued as u64;
+        counted
+    }
+}
+
+/// The thread that writes.
+struct Clerk<S> {
+    store: S,
+    records: mpsc::UnboundedReceiver<(u64, Record)>,
+    calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
+    shared: Arc<Shared>,
+    stopping: Arc<tokio::sync::Notify>,
+    /// Since when nothing can be written.
+    trouble: Option<Instant>,
+    /// The tables are there.
+    prepared: bool,
+    /// Records that this process has written to where it writes now.
+    kept: u64,
+    refusals: Throttle,
+}
+
+impl<S: Store> Clerk<S> {
+    async fn run(mut self) {
+        let mut stamped = Vec::with_capacity(BATCH);
+        let mut stopping = false;
+        let stop = self.stopping.clone();
+        loop {
+            if stopping {
+                // Whoever observes calls still holds the queue; what is in it now is what there is.
+                while stamped.len() < BATCH
+                    && let Ok(record) = self.records.try_recv()
+                {
+                    stamped.push(record);
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    _ = self.records.recv_many(&mut stamped, BATCH) => {}
+                    () = stop.notified() => stopping = true,
+                }
+            }
+            if stamped.is_empty() {
+                if (stopping && self.records.is_empty()) || self.records.is_closed() {
+                    break;
+                }
+                continue;
+            }
+            self.shared.waits_since.store(stamped[0].0, SeqCst);
+            let batch: Vec<Record> = stamped.drain(..).map(|(_, record)| record).collect();
+            self.write(&batch).await;
+            let weight = batch.iter().map(Record::weight).sum();
+            self.shared.release(batch.len(), weight);
+            self.shared.waits_since.store(0, SeqCst);
+        }
+        if self.kept > 0 {
+            let _ = self.recover().await;
+        }
+        let _ = tokio::time::timeout(RETRY_MAX, self.store.close()).await;
+    }
+
+    /// Counts as lost what was written to a place that is gone. Returns whether it is.
+    async fn recover(&mut self) -> Result<bool, StoreError> {
+        let is_gone = self.within(self.store.recover()).await?;
+        if is_gone {
+            let lost = std::mem::take(&mut self.kept);
+            self.prepared = false;
+            self.shared.lost.fetch_add(lost, SeqCst);
+            self.shared.replaced.fetch_add(1, SeqCst);
+            tracing::error!(
+                lost,
+                "the file of the transcripts was removed or replaced: what was in it is gone"
+            );
+        }
+        Ok(is_gone)
+    }
+
+    /// Waits until records can be written, and makes what they need.
+    async fn ready(&mut self) {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let ready = match self.recover().await {
+                Ok(_) if self.prepared => return,
+                Ok(_) => self.prepare().await,
+                Err(error) => Err(error),
+            };
+            match ready {
+                Ok(()) => self.prepared = true,
+                Err(error) => self.wait_out(&error, &mut wait).await,
+            }
+        }
+    }
+
+    /// Makes the tables. Calls that go on are not in them yet, except at the start, when there are none.
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.within(self.store.prepare()).await?;
+        if self.shared.replaced.load(SeqCst) == 0 {
+            return Ok(());
+        }
+        let again: Vec<Record> = {
+            let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = calls.values().filter(|open| !open.name.call_sid.is_empty());
+            known.flat_map(Open::so_far).collect()
+        };
+        self.within(self.store.write(&again)).await
+    }
+
+    async fn within<T>(&self, attempt: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| Err(StoreError::Later(format!("no answer in {} s", WRITE_MAX.as_secs())));
+        tokio::time::timeout(WRITE_MAX, attempt).await.unwrap_or_else(late)
+    }
+
+    /// Writes a batch, however long that takes, but for records that nobody will ever take.
+    async fn write(&mut self, batch: &[Record]) {
+        let mut wait = RETRY_FIRST;
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            self.ready().await;
+            match self.within(self.store.write(part)).await {
+                Ok(()) => {
+                    if self.recover().await != Ok(false) {
+                        // It went the way of what was written before.
+                        parts.push(part);
+                        continue;
+                    }
+                    self.kept += part.len() as u64;
+                    self.shared.written.fetch_add(part.len() as u64, SeqCst);
+                    if let Some(since) = self.trouble.take() {
+                        let away_ms = clock::now().saturating_duration_since(since).as_millis();
+                        tracing::info!(away_ms, lost = self.shared.lost.load(SeqCst), "the database is back");
+                        self.shared.said_lost.store(false, SeqCst);
+                    }
+                    wait = RETRY_FIRST;
+                }
+                Err(StoreError::Never(error)) if part.len() > 1 => {
+                    self.shared.failed.fetch_add(1, SeqCst);
+                    tracing::debug!(error, "a batch is refused; its records are tried in smaller ones");
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(StoreError::Never(error)) => {
+                    self.shared.failed.fetch_add(1, SeqCst);
+                    self.shared.lost.fetch_add(1, SeqCst);
+                    let call = part.first().map_or("", |record| record.call.id.as_str());
+                    if let Some(records) = self.refusals.count(1, clock::now()) {
+                        tracing::error!(error, call, records, "a record is refused and left out");
+                    }
+                }
+                Err(error @ (StoreError::Later(_) | StoreError::Broken(_))) => {
+                    parts.push(part);
+                    self.wait_out(&error, &mut wait).await;
+                }
+            }
+        }
+    }
+
+    /// Says once that there is trouble, and waits a little.
+    async fn wait_out(&mut self, error: &StoreError, wait: &mut Duration) {
+        self.shared.failed.fetch_add(1, SeqCst);
+        if self.trouble.is_none() {
+            self.trouble = Some(clock::now());
+            tracing::warn!(%error, "transcripts cannot be written; they wait");
+        }
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// Opens what the settings name and starts to write there. `None` when nothing is to be kept.
+///
+/// # Errors
+/// When a file cannot be opened, is corrupt or cannot be written to, or the URL is none. A database that is away is no
+/// error, nor is a disk that is full: both may pass.
+#[cfg(feature = "store")]
+pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
+    use anyhow::Context as _;
+    let process = process_tag();
+    match settings.place().map_err(anyhow::Error::msg)? {
+        Place::Nowhere => Ok(None),
+        Place::File(path) => {
+            let name = path.display();
+            let hint = || {
+                format!("store.url sqlite:{name}: name a file this process may write to, or set it to \"\"")
+            };
+            let store = sqlite::Sqlite::open(&path).with_context(hint)?.written_by(&process);
+            match store.prepare().await {
+                // A full disk is no reason to take no calls: it passes, and the writer prepares it once more. A file that
+                // somebody has to mend is one.
+                Err(error @ StoreError::Later(_)) => {
+                    tracing::warn!(file = %name, %error, "transcripts cannot be written now; they will wait");
+                }
+                prepared => prepared.with_context(hint)?,
+            }
+            tracing::info!(file = %name, "transcripts are kept in a file");
+            Ok(Some(Writer::start(store, settings, &process)?))
+        }
+        Place::Server(url) => {
+            let store =
+                postgres::Postgres::open(url.expose()).map_err(anyhow::Error::msg).context("store.url")?;
+            tracing::info!("transcripts are kept in Postgres");
+            Ok(Some(Writer::start(store, settings, &process)?))
+        }
+    }
+}
+
+/// Eight digits that tell this process from others.
+pub fn process_tag() -> String {
+    Salt::secret().tag()
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("counted", &self.gauge().counted()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str) -> Result<Place, String> {
+        Settings { url: Url::new(url), ..Settings::default() }.place()
+    }
+
+    #[test]
+    fn a_url_names_a_file_a_server_or_nothing() {
+        assert_eq!(place(""), Ok(Place::Nowhere));
+        for url in ["sqlite:/var/lib/bridge.db", "sqlite:///var/lib/bridge.db"] {
+            assert_eq!(place(url), Ok(Place::File("/var/lib/bridge.db".into())));
+        }
+        let url = "postgresql://u:p@h/d";
+        assert_eq!(place(url), Ok(Place::Server(Url::new(url))));
+        for (url, problem) in [
+            ("mysql://u:secret@h/d", "of no kind that is known"),
+            ("sqlite:", "names no file"),
+            ("sqlite::memory:", "names no file"),
+            ("postgres://u:***@h/d", "stands for a password"),
+        ] {
+            let error = place(url).unwrap_err();
+            assert!(error.contains(problem) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_prints_without_its_password() {
+        for (url, shown) in [
+            ("sqlite:bridge.db", "sqlite:bridge.db"),
+            ("postgres://u:se@cret@h:1/d?sslmode=require", "postgres://u:***@h:1/d?sslmode=require"),
+            ("postgres://u@h/d?password=secret", "postgres://u:***@h/d?***"),
+            ("postgres://h/d", "postgres://h/d"),
+        ] {
+            assert_eq!(format!("{:?}", Url::new(url)), shown);
+        }
+    }
+}
