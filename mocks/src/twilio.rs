@@ -20,7 +20,7 @@ mod script;
 mod wire;
 mod words;
 
-pub use account::{Connect, Credentials, signature};
+pub use account::{Connect, Credentials, Identity, signature};
 pub use script::{CallerScript, CallerStep, EchoMarks, Idle, MediaFormat};
 pub use words::in_words;
 
@@ -46,17 +46,6 @@ const NORMAL: u16 = 1_000;
 
 /// What [`CallerSight::Step`] says when Twilio ends a stream because it was asked to by REST.
 pub const TAKEN_AWAY: &str = "the stream ends: Twilio was asked by REST";
-
-/// Who is calling: the ids of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// `AC` and 32 hexadecimal digits.
-    pub account_sid: String,
-    /// `CA` and 32 hexadecimal digits.
-    pub call_sid: String,
-    /// `MZ` and 32 hexadecimal digits.
-    pub stream_sid: String,
-}
 
 /// The Twilio end of one call. See the module.
 #[derive(Debug)]

@@ -50,7 +50,7 @@ fn modules(below: &Path, above: &[String], found: &mut Vec<(Module, String)>) {
 
 /// The text without comments and test modules.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
@@ -99,6 +99,17 @@ fn paths(code: &str) -> Vec<String> {
     paths.into_iter().map(|path| path.chars().filter(|c| !c.is_whitespace()).collect()).collect()
 }
 
+/// The modules below `from` that its code names without a `use`: `child::item`.
+fn children(code: &str, from: &Module, known: &BTreeSet<Module>) -> Vec<Module> {
+    let named = |child: &str| {
+        code.match_indices(&format!("{child}::")).any(|(at, _)| {
+            code[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':')
+        })
+    };
+    let below = |module: &&Module| module.len() == from.len() + 1 && module.starts_with(from);
+    known.iter().filter(below).filter(|module| module.last().is_some_and(|child| named(child))).cloned().collect()
+}
+
 /// The module of this crate that a path of `from` leads to.
 fn leads_to(path: &str, from: &Module, known: &BTreeSet<Module>) -> Option<Module> {
     let mut parts: Vec<&str> = path.split("::").collect();
@@ -136,7 +147,9 @@ fn imports_of(source: &Path) -> Imports {
         .into_iter()
         .filter(|(module, _)| !module.is_empty())
         .map(|(module, code)| {
-            let imported = paths(&code).iter().filter_map(|path| leads_to(path, &module, &known)).collect();
+            let mut imported: BTreeSet<_> =
+                paths(&code).iter().filter_map(|path| leads_to(path, &module, &known)).collect();
+            imported.extend(children(&code, &module, &known));
             (module, imported)
         })
         .collect()

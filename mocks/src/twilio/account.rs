@@ -9,6 +9,17 @@ use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
+/// Who is calling: the ids of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `AC` and 32 hexadecimal digits.
+    pub account_sid: String,
+    /// `CA` and 32 hexadecimal digits.
+    pub call_sid: String,
+    /// `MZ` and 32 hexadecimal digits.
+    pub stream_sid: String,
+}
+
 /// What a caller's end shows of the account it belongs to. Everything but `proper` is somebody else's doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

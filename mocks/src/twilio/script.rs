@@ -357,7 +357,7 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// TOML has no null, so "never" is written as 0.
 mod zero_is_never {
-    use super::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub(super) fn serialize<S: Serializer>(limit: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
         limit.unwrap_or(0).serialize(to)

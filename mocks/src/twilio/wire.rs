@@ -2,7 +2,7 @@
 //!
 //! Every counter goes out as a string; `sampleRate` and `channels` are the only true numbers of the protocol.
 
-use super::Identity;
+use super::account::Identity;
 use super::script::MediaFormat;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

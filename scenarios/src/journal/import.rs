@@ -24,15 +24,6 @@ use timeline::Timeline;
 /// Longest acceptable time to an answer in a call whose budget nobody knows.
 const BUDGET_MS: u64 = 20_000;
 
-/// How the caller's steps are timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timing {
-    /// From what was heard: "two seconds into the answer".
-    Heard,
-    /// By the clock, as recorded: for seeing where today's bridge parts from that of then.
-    Recorded,
-}
-
 /// What an import came to.
 #[derive(Clone, Debug)]
 pub struct Imported {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a reader picks the lines it needs")]
 
-use super::Timing;
+use super::timeline::Timing;
 use super::timeline::{QUIET_US, Timeline, Utterance, signed};
 use crate::journal::Recorded;
 use bridge::export::journal::lines::{Side, What};

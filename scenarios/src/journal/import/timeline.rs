@@ -12,6 +12,15 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::export::journal::lines::{Blob, Side, What};
 use mocks::sound::Sound;
 
+/// How the caller's steps are timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// From what was heard: "two seconds into the answer".
+    Heard,
+    /// By the clock, as recorded: for seeing where today's bridge parts from that of then.
+    Recorded,
+}
+
 /// One way, when no ping came back: caller and model.
 const USUAL_LATENCY_US: [u64; 2] = [20_000, 30_000];
 /// A silence of the ear this long ends an utterance of the agent, as the mock caller has it.
