@@ -1,7 +1,10 @@
 //! `scn`, the command line.
 
+pub mod bugs;
 mod renamed;
+mod shrink;
 
+use crate::backend::StageKind;
 use crate::catalogue;
 use crate::conform;
 use crate::contract;
@@ -20,9 +23,8 @@ use crate::report::{self, Files, Outcome, Report, Sheet};
 use crate::sabotage::{self, Sabotage};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
-use crate::shrink;
+use crate::stage;
 use crate::stage::choice::{OneStage, Stages, stage_of};
-use crate::stage::{self, StageKind};
 use crate::trace::Trace;
 use crate::zoo;
 use anyhow::{Context as _, bail};
@@ -126,7 +128,7 @@ enum Task {
     #[command(subcommand)]
     Regress(Regress),
     /// Plants known bugs of other bridges around ours: which oracle catches each, after how many seeds.
-    Bugs(zoo::Options),
+    Bugs(bugs::Options),
     /// Injects every fault and checks that its oracle catches it.
     Faults,
     /// Measures the audio path, and compares recorded calls with `golden/calls`.
@@ -272,7 +274,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Explore(options) => explore::run(&options),
         Task::Shrink(options) => shrink::run(&options),
         Task::Regress(Regress::Add(options)) => regressions::run(&options),
-        Task::Bugs(options) => zoo::run(&options),
+        Task::Bugs(options) => bugs::run(&options),
         Task::Faults => Ok(try_saboteurs()),
         Task::Audio(Audio::Check { pattern, save }) => {
             let met = pattern.is_some() || measure_audio(save.as_deref())?;

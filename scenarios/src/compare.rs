@@ -5,7 +5,6 @@
 //! looks like noise until it is named. Lag, likeness and gain are taken where the recordings differ, so that a
 //! small spoiled part is not averaged away by a long good one.
 
-use crate::recording::Recording;
 use std::fmt;
 
 /// The recordings may be shifted against each other by this much, ms: a frame.
@@ -20,6 +19,17 @@ const SEGMENT_DB: (f64, f64) = (-20.0, 80.0);
 const SILENT_MS: usize = 60;
 /// Samples up to this size are silence: the smallest steps of mu-law.
 const SILENT: u16 = 8;
+
+/// Linear audio with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Its file below `golden/calls`, without the ending.
+    pub name: String,
+    /// Samples a second.
+    pub rate: u32,
+    /// The audio; G.711 is kept decoded, which loses nothing but the sign of zero.
+    pub samples: Vec<i16>,
+}
 
 /// How a recording differs from the one before it.
 #[derive(Clone, Debug, PartialEq)]

@@ -588,7 +588,8 @@ fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{self, StageKind};
+    use crate::backend::StageKind;
+    use crate::stage;
 
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {

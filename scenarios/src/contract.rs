@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod compare;
+pub mod difference;
 pub mod play;
 pub mod recording;
 pub mod report;

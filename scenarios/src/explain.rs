@@ -160,9 +160,10 @@ pub fn around(trace: &Trace, violation: &Violation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StageKind;
     use crate::catalogue;
     use crate::seed::Seed;
-    use crate::stage::{self, StageKind};
+    use crate::stage;
 
     fn trace() -> Trace {
         stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1))

@@ -2,14 +2,15 @@
 //!
 //! A seed is a lottery ticket: what it found is written to a file at once, and the file is what gets shrunk and kept.
 
+use crate::backend::StageKind;
 use crate::generate::generate_for;
 use crate::milestones;
 use crate::output::say;
 use crate::report::{self, Folder, Outcome, Report, Sheet};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
+use crate::stage;
 use crate::stage::choice::Stages;
-use crate::stage::{self, StageKind};
 use crate::trace::Trace;
 use anyhow::{Context as _, bail};
 use std::collections::{BTreeMap, BTreeSet};

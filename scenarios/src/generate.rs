@@ -7,9 +7,10 @@
 //! Each concern draws from a stream of its own, so a new draw in one leaves the others of the same seed alone. A seed
 //! still means another world after this file has changed; what is to be kept is the scenario, not the seed.
 
+use crate::backend::StageKind;
 use crate::scenario::{CallPlan, Scenario, ToolScript};
 use crate::seed::Seed;
-use crate::stage::{API_KEY, StageKind};
+use crate::stage::API_KEY;
 use crate::weather::{LegWeather, Stall};
 use bridge::audio::Format;
 use bridge::call::settings::END_CALL;

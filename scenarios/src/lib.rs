@@ -18,6 +18,7 @@
 //!
 //! This is the only crate that knows both the bridge and its two witnesses.
 
+pub mod backend;
 pub mod catalogue;
 pub mod cli;
 pub mod compare;

@@ -4,13 +4,13 @@
 //! computed from what the two ends saw (and from the name of the end, which only the bridge knows). A milestone
 //! that no scenario and no seed reaches is a failure of the suite.
 
+use crate::backend::StageKind;
 use crate::listen::Hearing;
-use crate::oracle::Case;
 use crate::oracle::barge_in::{BargeIn, barge_ins, cuts};
+use crate::oracle::case::Case;
 use crate::oracle::greet::window;
-use crate::oracle::renewal::followed;
+use crate::oracle::sessions::followed;
 use crate::oracle::terms::Terms;
-use crate::stage::StageKind;
 use crate::trace::Trace;
 use bridge::call::event::{CallEvent, EndReason};
 use mocks::peer::At;

@@ -7,11 +7,13 @@
 //!
 //! `scn audio check` shows what changed, and `scn audio accept` writes the files; nothing else writes them.
 
+use crate::backend::StageKind;
 use crate::catalogue;
 use crate::compare::Difference;
+pub use crate::compare::Recording;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
-use crate::stage::{self, StageKind};
+use crate::stage;
 use crate::trace::{CallTrace, Trace};
 use anyhow::{Context as _, ensure};
 use golden::{Entry, Manifest};
@@ -51,17 +53,6 @@ pub const CHOSEN: &[Chosen] = &[
     Chosen { scenario: "turns/odd_deltas", received: false },
     Chosen { scenario: "audio/tones_muted", received: true },
 ];
-
-/// Linear audio with a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recording {
-    /// Its file below `golden/calls`, without the ending.
-    pub name: String,
-    /// Samples a second.
-    pub rate: u32,
-    /// The audio; G.711 is kept decoded, which loses nothing but the sign of zero.
-    pub samples: Vec<i16>,
-}
 
 /// A chosen call, played.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@
 //! Everything has a default, so a file shows only what is particular about it, and what is written back is the
 //! same short file. A misspelt field is refused by name.
 
+use crate::backend::StageKind;
 use crate::seed::Seed;
-use crate::stage::StageKind;
 use crate::weather::Weather;
 use bridge::call::settings::CallConfig;
 use mocks::realtime::ModelScript;

@@ -7,8 +7,8 @@
 //!
 //! Behind the feature `proptest`, so that `scn` does not carry it.
 
+use crate::backend::StageKind;
 use crate::scenario::{CallPlan, Scenario, ToolScript};
-use crate::stage::StageKind;
 use crate::weather::{LegWeather, Stall, Weather};
 use bridge::audio::Format;
 use bridge::call::settings::{CallConfig, DialWhen, Dialect, ToolSpec};

@@ -3,9 +3,9 @@
 //! A trace holds decoded messages with scenario time, never raw frames, ids of tasks or addresses, so the same
 //! seed gives the same trace, byte for byte. [`Trace::lines`] is its canonical text and [`Trace::hash`] its name.
 
+use crate::backend::StageKind;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
-use crate::stage::StageKind;
 use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, Ending, ModelRecord, ModelSight};

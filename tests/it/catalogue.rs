@@ -1,7 +1,7 @@
 //! Every scenario on every stage it names, judged by every oracle; every milestone reached.
 
+use scenarios::backend::StageKind;
 use scenarios::seed::Seed;
-use scenarios::stage::StageKind;
 use scenarios::{catalogue, milestones, oracle, stage};
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -6,7 +6,7 @@ use super::walk::built;
 use mocks::net::Roots;
 use mocks::realtime::{CloseAfter, Dialect, ModelScript, Opening};
 use scenarios::contract::client::{Budget, Limits};
-use scenarios::contract::compare::What;
+use scenarios::contract::difference::What;
 use scenarios::contract::play::{Mock, Scheme, Server};
 use scenarios::contract::recording::{REFUSED, Redaction};
 use scenarios::contract::report::Report;

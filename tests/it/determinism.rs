@@ -2,9 +2,9 @@
 //!
 //! Without this no other failure means anything: a seed that gives another run tomorrow reproduces nothing.
 
+use scenarios::backend::StageKind;
 use scenarios::scenario::Scenario;
 use scenarios::seed::Seed;
-use scenarios::stage::StageKind;
 use scenarios::{catalogue, stage};
 use std::process::Command;
 use std::sync::Mutex;

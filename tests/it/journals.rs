@@ -7,6 +7,7 @@ use bridge::export::journal::lines::What;
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, ModelSight};
 use mocks::twilio::CallerStep;
+use scenarios::backend::StageKind;
 use scenarios::catalogue;
 use scenarios::generate::generate;
 use scenarios::journal::import::{Timing, import};
@@ -16,7 +17,7 @@ use scenarios::oracle;
 use scenarios::sabotage::{self, How};
 use scenarios::scenario::Scenario;
 use scenarios::seed::Seed;
-use scenarios::stage::{Act, BridgeOut, Defect, StageKind, Told, memory, pipes, play, simulated};
+use scenarios::stage::{Act, BridgeOut, Defect, Told, memory, pipes, play, simulated};
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 

@@ -107,7 +107,12 @@ fn children(code: &str, from: &Module, known: &BTreeSet<Module>) -> Vec<Module> 
         })
     };
     let below = |module: &&Module| module.len() == from.len() + 1 && module.starts_with(from);
-    known.iter().filter(below).filter(|module| module.last().is_some_and(|child| named(child))).cloned().collect()
+    known
+        .iter()
+        .filter(below)
+        .filter(|module| module.last().is_some_and(|child| named(child)))
+        .cloned()
+        .collect()
 }
 
 /// The module of this crate that a path of `from` leads to.

@@ -1,11 +1,12 @@
 //! A handful of calls over real sockets, in real time, with and without TLS, judged like all others.
 
+use scenarios::backend::StageKind;
 use scenarios::catalogue;
 use scenarios::oracle;
 use scenarios::oracle::slack::LAG_MAX_US;
 use scenarios::seed::Seed;
+use scenarios::stage::Stage as _;
 use scenarios::stage::loopback::Loopback;
-use scenarios::stage::{Stage as _, StageKind};
 use scenarios::trace::Trace;
 
 /// What is played: an answer, an interruption, keys, a function, both G.711 and transcoded audio, every way to lose

@@ -1,7 +1,7 @@
 //! Every bug that was found and mended stays mended, on every stage.
 
+use scenarios::backend::StageKind;
 use scenarios::scenario::Scenario;
-use scenarios::stage::StageKind;
 use scenarios::{oracle, regressions, stage};
 
 fn play_all(kind: StageKind) {

@@ -1,10 +1,11 @@
 //! Generated worlds: valid, the same every time, and none of them breaks a rule.
 
+use scenarios::backend::StageKind;
 use scenarios::explore;
 use scenarios::generate::{generate, generate_for};
 use scenarios::scenario::Scenario;
 use scenarios::seed::Seed;
-use scenarios::stage::{self, StageKind};
+use scenarios::stage;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

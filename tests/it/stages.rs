@@ -1,9 +1,10 @@
 //! What one stage says of a scenario, the others say, too: three engines that agree are hard to fool.
 
+use scenarios::backend::StageKind;
 use scenarios::generate::generate;
 use scenarios::scenario::Scenario;
 use scenarios::seed::Seed;
-use scenarios::stage::{self, StageKind};
+use scenarios::stage;
 use scenarios::weather::WayWeather;
 use scenarios::{catalogue, oracle};
 use std::collections::BTreeSet;

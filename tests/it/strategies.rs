@@ -5,10 +5,11 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestError, TestRunner};
+use scenarios::backend::StageKind;
 use scenarios::oracle::{self, Oracle};
 use scenarios::scenario::Scenario;
 use scenarios::seed::Seed;
-use scenarios::stage::{self, StageKind};
+use scenarios::stage;
 use scenarios::trace::Trace;
 use scenarios::{shrink, strategy, zoo};
 use std::fmt;

@@ -3,8 +3,9 @@
 //! A change here is a change in what a call does or in how it is told. Verdicts do not show that: an oracle says
 //! that nothing is wrong, a timeline says what happened.
 
+use scenarios::backend::StageKind;
 use scenarios::seed::Seed;
-use scenarios::stage::{self, StageKind};
+use scenarios::stage;
 use scenarios::{catalogue, explain};
 
 /// One call for each thing the bridge does, in memory: exact to the microsecond and independent of a tick.

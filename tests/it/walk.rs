@@ -2,8 +2,9 @@
 
 use super::readme::blocks;
 use super::tidy::root;
+use scenarios::backend::StageKind;
 use scenarios::oracle;
-use scenarios::stage::{StageKind, play};
+use scenarios::stage::play;
 use scenarios::{regressions, shrink, zoo};
 use std::fs;
 use std::net::TcpListener;

@@ -38,7 +38,7 @@ fn every_bug_is_caught_by_its_oracle_in_its_scenario() {
 fn every_scenario_of_a_bug_is_passed_without_it() {
     let accused = complaints(|bug| match bug.home() {
         Ok(scenario) => {
-            let trace = scenarios::stage::play(scenarios::stage::StageKind::Memory, &scenario, zoo::SEED);
+            let trace = scenarios::stage::play(scenarios::backend::StageKind::Memory, &scenario, zoo::SEED);
             let found = scenarios::oracle::judge(&trace);
             found.first().map(|violation| format!("{}: {violation}", bug.scenario))
         }
@@ -49,17 +49,17 @@ fn every_scenario_of_a_bug_is_passed_without_it() {
 
 #[test]
 fn the_table_shows_these_bugs() {
-    let table: Vec<_> = zoo::recorded().expect("the table can be read");
+    let table: Vec<_> = scenarios::cli::bugs::recorded().expect("the table can be read");
     let shown: Vec<_> = table.iter().map(|row| [&*row.name, &*row.oracle, &*row.scenario]).collect();
     let bugs = zoo::all();
     let wanted: Vec<_> = bugs.iter().map(|bug| [bug.name, bug.oracle, bug.scenario]).collect();
-    assert_eq!(shown, wanted, "write {} anew with `cargo scn bugs --write`", zoo::TABLE);
+    assert_eq!(shown, wanted, "write {} anew with `cargo scn bugs --write`", scenarios::cli::bugs::TABLE);
     assert!(table.iter().filter(|row| row.seed.is_some()).count() >= 30, "too few were found by seeds");
 }
 
 #[test]
 fn every_bug_is_found_by_its_seed_or_soon_by_another() {
-    let table = zoo::recorded().expect("the table can be read");
+    let table = scenarios::cli::bugs::recorded().expect("the table can be read");
     let lost = complaints(|bug| {
         let seed = table.iter().find(|row| row.name == bug.name)?.seed?;
         let most = SEEDS.max(2 * seed);

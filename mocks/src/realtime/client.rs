@@ -2,7 +2,7 @@
 
 use super::ids::Kind;
 use super::items::{Body, Item, text_of};
-use super::reply::{Cause, Params};
+use super::response::{Cause, Params};
 use super::rules::{self, Rejection};
 use super::script::AudioFormat;
 use super::voice;

@@ -2,7 +2,7 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item};
-use super::reply::{Cause, Params};
+use super::response::{Cause, Params};
 use super::script::When;
 use super::vad::Heard;
 use super::{Model, Scribble, Task};

@@ -5,10 +5,11 @@
 
 use super::ids::{Kind, pieces};
 use super::items::{Body, Item, Spoken};
+use super::response::{Cause, Gen, GenKind, Params, Pending, Response, Step};
 use super::script::{
     AudioFormat, Call, CancelledItems, CloseAfter, Dialect, ErrorSpec, MESSAGE_MS_MAX, Outcome, Turn,
 };
-use super::session::{self, Session};
+use super::session;
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};
 use crate::peer::At;
@@ -40,120 +41,6 @@ const REASONING_TOKENS: u64 = 24;
 
 /// Prompts are kept in blocks of so many tokens.
 const CACHE_BLOCK: u64 = 64;
-
-/// What a response was asked to be.
-#[derive(Clone, Debug)]
-pub(super) struct Params {
-    pub(super) in_conversation: bool,
-    /// No functions may be called.
-    no_calls: bool,
-    text: bool,
-    format: AudioFormat,
-    pub(super) voice: Value,
-    max_output_tokens: Value,
-    temperature: Value,
-    metadata: Value,
-}
-
-impl Params {
-    /// The session's settings with what the request says laid over them.
-    pub(super) fn of(session: &Session, asked: &Value, dialect: Dialect) -> Self {
-        let or = |value: &Value, fallback: &Value| {
-            if value.is_null() { fallback.clone() } else { value.clone() }
-        };
-        let (modalities, format, voice, tokens) = match dialect {
-            Dialect::Ga => {
-                let output = &asked["audio"]["output"];
-                (
-                    &asked["output_modalities"],
-                    &output["format"]["type"],
-                    &output["voice"],
-                    "max_output_tokens",
-                )
-            }
-            Dialect::Beta => (
-                &asked["modalities"],
-                &asked["output_audio_format"],
-                &asked["voice"],
-                "max_response_output_tokens",
-            ),
-        };
-        Self {
-            in_conversation: asked["conversation"] != "none",
-            no_calls: asked["tool_choice"] == "none",
-            text: modalities.as_array().map_or(session.text, |list| !list.iter().any(|m| m == "audio")),
-            format: format.as_str().and_then(AudioFormat::named).unwrap_or(session.output),
-            voice: or(voice, &session.voice),
-            max_output_tokens: or(&asked[tokens], &session.max_output_tokens),
-            temperature: or(&asked["temperature"], &session.temperature),
-            metadata: asked["metadata"].clone(),
-        }
-    }
-}
-
-/// Why a response came to be.
-#[derive(Clone, Debug)]
-pub(super) enum Cause {
-    /// The caller finished a turn.
-    Turn,
-    /// The client asked, in an event with this id.
-    Client(Option<String>),
-}
-
-/// A response that was asked for and is not created yet.
-#[derive(Clone, Debug)]
-pub(super) struct Pending {
-    id: String,
-    pub(super) params: Params,
-    cause: Cause,
-    turn: Turn,
-}
-
-/// A response that was created and is not over.
-#[derive(Debug)]
-pub(super) struct Response {
-    id: String,
-    params: Params,
-    turn: Turn,
-    items: Vec<Gen>,
-    plan: VecDeque<(At, Step)>,
-    wake: Option<At>,
-    cancelled: Option<&'static str>,
-    done: bool,
-}
-
-/// An item in the making.
-#[derive(Debug)]
-struct Gen {
-    id: String,
-    kind: GenKind,
-    /// `response.output_item.added` was sent, when there had been so many sightings.
-    added: Option<usize>,
-    closed: bool,
-    /// Text or arguments sent so far.
-    said: String,
-}
-
-#[derive(Debug)]
-enum GenKind {
-    Spoken { source: Source, speech: usize, samples: usize, words: Vec<String> },
-    Written { words: Vec<String> },
-    Call { name: String, call_id: String, arguments: String },
-}
-
-/// One step of a plan. Numbers are places in `Response::items`.
-#[derive(Clone, Debug)]
-enum Step {
-    Add(usize),
-    OpenPart(usize),
-    Word { item: usize, word: usize },
-    Audio { item: usize, from: usize, to: usize },
-    Arguments { item: usize, from: usize, to: usize },
-    Close(usize),
-    Error(ErrorSpec),
-    Done,
-    RateLimits,
-}
 
 impl Model {
     // ------------------------------------------------------------------------------------------ creating

@@ -12,7 +12,7 @@
 
 use super::account::Credentials;
 use crate::sound::Sound;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 

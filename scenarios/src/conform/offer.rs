@@ -270,8 +270,9 @@ impl fmt::Display for Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StageKind;
     use crate::seed::Seed;
-    use crate::stage::{self, StageKind};
+    use crate::stage;
 
     #[test]
     fn a_plain_call_shows_what_a_bridge_offers() {

@@ -6,10 +6,11 @@
 //! caller is greeted, the names of functions, the words in which a key is told.
 
 use super::offer::{Function, Offer};
+use crate::backend::StageKind;
 use crate::scenario::{CallPlan, Expect, Scenario};
 use crate::seed::Seed;
+use crate::stage;
 use crate::stage::real::needs_a_made_network;
-use crate::stage::{self, StageKind};
 use bridge::audio::Format;
 use bridge::call::settings::{self, CallConfig, ToolSpec};
 use mocks::realtime::{Dial, Dialect, Happening, ModelScript, Opening, TimedEvent, Turn};

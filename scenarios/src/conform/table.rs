@@ -442,11 +442,12 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StageKind;
     use crate::catalogue;
     use crate::conform::verdict::{self, Measure};
     use crate::seed::Seed;
+    use crate::stage;
     use crate::stage::attach::Played;
-    use crate::stage::{self, StageKind};
 
     fn table() -> Table {
         let trace = stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));

@@ -199,9 +199,10 @@ fn measure(trace: &Trace, outcome: &Outcome) -> Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StageKind;
     use crate::catalogue;
     use crate::seed::Seed;
-    use crate::stage::{self, StageKind};
+    use crate::stage;
     use mocks::record::Sighting;
 
     /// A good call whose model is given audio before its settings.

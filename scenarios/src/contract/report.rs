@@ -1,6 +1,7 @@
 //! What a comparison came to: for people, and as JSON.
 
-use super::compare::{Comparison, Difference, Measure};
+use super::compare::{Comparison, Measure};
+use super::difference::Difference;
 use super::recording::Recording;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -240,7 +241,7 @@ fn table(title: &str, rows: &[(Difference, Option<String>, String)], because: Op
 
 #[cfg(test)]
 mod tests {
-    use super::super::compare::What;
+    use super::super::difference::What;
     use super::*;
 
     fn difference(place: &str) -> Difference {

@@ -1,7 +1,8 @@
 //! Servers that drift from the mock, each found by name. All of it in memory, on a clock that does not wait.
 
 use super::client::{Budget, Limits};
-use super::compare::{Comparison, Known, Rules, What, compare};
+use super::compare::{Comparison, Known, Rules, compare};
+use super::difference::What;
 use super::play::{Scheme, Server, expected, in_memory};
 use super::recording::Recording;
 use super::script::{self, Session};

@@ -2,7 +2,7 @@
 //!
 //! Each entry has a reason, and the evidence there is for it. What no entry names has to be alike.
 
-use super::compare::{Difference, What};
+use super::difference::{Difference, What};
 use crate::glob::fits;
 use anyhow::Context as _;
 use serde::Deserialize;

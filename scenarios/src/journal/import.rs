@@ -20,6 +20,7 @@ use crate::scenario::{CallPlan, Scenario, ToolScript};
 use bridge::export::journal::lines::What;
 use mocks::twilio::Credentials;
 use timeline::Timeline;
+pub use timeline::Timing;
 
 /// Longest acceptable time to an answer in a call whose budget nobody knows.
 const BUDGET_MS: u64 = 20_000;

@@ -9,6 +9,7 @@
 
 use super::import::{Timing, import};
 use super::{Papers, Recorded, load, read};
+use crate::backend::StageKind;
 use crate::explain;
 use crate::explore;
 use crate::oracle;
@@ -18,7 +19,7 @@ use crate::report::{Outcome, Report};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::stage::choice::{OneStage, stage_of};
-use crate::stage::{self, StageKind, memory, pipes, simulated};
+use crate::stage::{self, memory, pipes, simulated};
 use crate::trace::Trace;
 use anyhow::{Context as _, bail};
 use bridge::call::settings::CallConfig;
@@ -256,7 +257,7 @@ impl Replayed {
     pub fn report(&self, command: &str) -> Report {
         let mut outcome = Outcome::of(&self.trace, "replay", None);
         outcome.replayed = Some(command.to_owned());
-        outcome.compared.clone_from(&self.compared);
+        outcome.compared = self.compared.iter().map(Compared::told).collect();
         let mut report = Report::new(command);
         report.add(&self.trace, &outcome);
         report

@@ -1,9 +1,10 @@
 //! What was said is what was heard, on both legs, in time.
 
 use super::barge_in::{barge_ins, cuts, stale};
+use super::case::{Case, Findings, Oracle, each, in_ms};
 use super::greet::window;
+use super::speech::{ON_ITS_WAY_US, anchors, given_before, spoken_is_loud};
 use super::terms::Leg;
-use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
@@ -39,8 +40,6 @@ const FILL_MS: f64 = 20.0;
 const PAUSE_FILL_MS: f64 = 500.0;
 /// A pause is known this long after the last frame that was given, at the latest.
 const PAUSE_SEEN_US: u64 = 2_000_000;
-/// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.
-pub(crate) const ON_ITS_WAY_US: u64 = 60_000;
 
 /// See [`Oracle::about`].
 pub const BYTES_OUT: Oracle = Oracle {
@@ -84,7 +83,7 @@ pub const AUDIBLE: Oracle = Oracle {
 
 // ------------------------------------------------------------------------------------------- bytes out
 
-fn bytes_out(trace: &Trace) -> Vec<super::Violation> {
+fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, BYTES_OUT.name, |case, findings| {
         let interruptions = barge_ins(case);
         let mut last_begin: Option<(usize, &Item)> = None;
@@ -283,12 +282,12 @@ const fn is_item(source: Source) -> bool {
 
 // -------------------------------------------------------------------------------------------- bytes in
 
-fn bytes_in(trace: &Trace) -> Vec<super::Violation> {
+fn bytes_in(trace: &Trace) -> Vec<super::case::Violation> {
     bytes_in_granting(trace, Wander::IsNoGap)
 }
 
 /// The same, for a bridge that takes each step of the timestamps for a gap: what it fills in is not held against it.
-pub(crate) fn bytes_in_but_for_wander(trace: &Trace) -> Vec<super::Violation> {
+pub(crate) fn bytes_in_but_for_wander(trace: &Trace) -> Vec<super::case::Violation> {
     bytes_in_granting(trace, Wander::MayBeFilled)
 }
 
@@ -300,7 +299,7 @@ enum Wander {
     MayBeFilled,
 }
 
-fn bytes_in_granting(trace: &Trace, wander: Wander) -> Vec<super::Violation> {
+fn bytes_in_granting(trace: &Trace, wander: Wander) -> Vec<super::case::Violation> {
     each(trace, BYTES_IN.name, |case, findings| {
         for m in 0..case.call.models.len() {
             judge_given(case, m, wander, findings);
@@ -388,12 +387,6 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
     }
 }
 
-/// How much of what the microphone sent had been given to the sessions before this one.
-pub(super) fn given_before(case: &Case<'_>, m: usize) -> usize {
-    let given = case.hearing.given[..m].iter().flatten();
-    given.filter_map(|given| given.spoken.map(|spoken| spoken + given.len)).max().unwrap_or(0)
-}
-
 /// A session that was ready and a caller who spoke, but no audio at all.
 fn judge_deafness(case: &Case<'_>, m: usize, findings: &mut Findings) {
     let Some(ready) = case.terms.ready_at(m) else { return };
@@ -405,12 +398,6 @@ fn judge_deafness(case: &Case<'_>, m: usize, findings: &mut Findings) {
     if spoke && due < end && case.terms.session_fits(m) {
         findings.say(due, "the session was ready and the caller spoke, but the model was given nothing");
     }
-}
-
-/// Where a frame of speech lies in what the model was given.
-pub(crate) struct Anchor {
-    pub(crate) frame: usize,
-    given: usize,
 }
 
 /// From one frame of speech to the next, what the model was given lasts as long as the timestamps say, and no
@@ -483,27 +470,6 @@ fn judge_distances(
     }
 }
 
-/// The frames of speech that were recognised in what the model was given.
-pub(crate) fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
-    let mic = &case.call.caller.mic;
-    let mut anchors: Vec<Anchor> = Vec::new();
-    for given in tape {
-        let Some(spoken) = given.spoken else { continue };
-        let first = mic.partition_point(|frame| frame.offset + DELAY < spoken);
-        for (i, frame) in mic.iter().enumerate().skip(first) {
-            if frame.offset + frame.len > spoken + given.len + DELAY {
-                break;
-            }
-            let newer = anchors.last().is_none_or(|last| last.frame < i);
-            if frame.speech && newer && spoken_is_loud(case, frame) {
-                anchors
-                    .push(Anchor { frame: i, given: (given.offset + frame.offset).saturating_sub(spoken) });
-            }
-        }
-    }
-    anchors
-}
-
 fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
     let mut seen = None;
     mic.iter().filter(|f| f.offset + f.len > from && f.offset < to).any(|frame| {
@@ -514,15 +480,9 @@ fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
     })
 }
 
-pub(crate) fn spoken_is_loud(case: &Case<'_>, frame: &MicFrame) -> bool {
-    let bytes = &case.call.caller.spoken[frame.offset..frame.offset + frame.len];
-    let power: f64 = bytes.iter().map(|b| f64::from(mocks::ulaw::decode(*b)).powi(2)).sum();
-    power / frame.len as f64 > 250_000.0
-}
-
 // ------------------------------------------------------------------------------------------------ pace
 
-fn pace(trace: &Trace) -> Vec<super::Violation> {
+fn pace(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, PACE.name, |case, findings| {
         judge_holes(case, findings);
         judge_lead(case, findings);
@@ -739,7 +699,7 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
     answers
 }
 
-fn latency(trace: &Trace) -> Vec<super::Violation> {
+fn latency(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, LATENCY.name, |case, findings| {
         if !case.terms.is_calm() {
             return;
@@ -800,7 +760,7 @@ struct Wait {
     why: &'static str,
 }
 
-fn audible(trace: &Trace) -> Vec<super::Violation> {
+fn audible(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, AUDIBLE.name, |case, findings| {
         if !case.terms.ear_works() {
             return;
@@ -1026,7 +986,7 @@ pub fn figures(trace: &Trace) -> Figures {
 mod tests {
     use super::super::bench::Bench;
     use super::*;
-    use crate::stage::StageKind;
+    use crate::backend::StageKind;
     use mocks::record::{Ending, ModelRecord};
 
     #[test]

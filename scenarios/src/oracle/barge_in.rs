@@ -1,8 +1,8 @@
 //! A caller who interrupts gets silence at once, hears nothing stale, and the model remembers what was heard.
 
+use super::case::{Case, Findings, Oracle, each, in_ms};
 use super::greet::window;
 use super::terms::Leg;
-use super::{Case, Findings, Oracle, each, in_ms};
 use crate::listen::{self, BYTES_PER_MS, Clear, Hearing, Item};
 use crate::trace::Trace;
 use mocks::peer::At;
@@ -224,7 +224,7 @@ fn unsure_us(case: &Case<'_>, at: At) -> u64 {
         + terms.behind_a_mark_us()
 }
 
-fn clear(trace: &Trace) -> Vec<super::Violation> {
+fn clear(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, CLEAR.name, |case, findings| {
         let barge_ins = barge_ins(case);
         for barge_in in barge_ins.iter().filter(|b| b.spoken && b.owed) {
@@ -283,7 +283,7 @@ fn is_agent(hearing: &Hearing, at: At, unheard: usize) -> bool {
     (from..end).step_by(BYTES_PER_MS).any(|offset| hearing.item_at(offset).is_some())
 }
 
-fn fence(trace: &Trace) -> Vec<super::Violation> {
+fn fence(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, FENCE.name, |case, findings| {
         // A key that silenced nothing is not bound to have stopped anything.
         let silences = |b: &BargeIn| b.owed && (b.spoken || !b.clears.is_empty());
@@ -376,7 +376,7 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
     cuts
 }
 
-fn heard(trace: &Trace) -> Vec<super::Violation> {
+fn heard(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, HEARD.name, |case, findings| {
         let barge_ins = barge_ins(case);
         let cuts = cuts(case, &barge_ins);

@@ -3,10 +3,10 @@
 //! The bench is not a bridge and not a mock. It writes down what the two ends would have seen of a good call, and
 //! its verbs spoil one thing each.
 
+use crate::backend::StageKind;
 use crate::listen::{BYTES_PER_MS, WINDOW};
 use crate::scenario::Scenario;
 use crate::seed::Seed;
-use crate::stage::StageKind;
 use crate::trace::{CallTrace, Network, Trace};
 use bridge::call::event::{CallEvent, Counts, EndReason, Line, Speaker};
 use mocks::peer::At;

@@ -1,8 +1,8 @@
 //! What the line says at the beginning of a call is not believed: the protected window.
 
-use super::audio::{ON_ITS_WAY_US, anchors, spoken_is_loud};
+use super::case::{Case, Findings, Oracle, Violation, each};
+use super::speech::{ON_ITS_WAY_US, anchors, spoken_is_loud};
 use super::terms::Leg;
-use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::{BYTES_PER_MS, DELAY, Item, WINDOW};
 use crate::trace::Trace;
 use bridge::call::settings::Until;

@@ -3,9 +3,9 @@
 //! How a bridge words it is its own affair, and how long it waits for more keys is a setting of ours, so this is asked
 //! of our bridge alone.
 
-use super::renewal::news;
+use super::case::{Case, Findings, Oracle, Violation, each};
+use super::sessions::news;
 use super::terms::Leg;
-use super::{Case, Findings, Oracle, Violation, each};
 use crate::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};

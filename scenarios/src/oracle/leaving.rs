@@ -1,7 +1,7 @@
 //! How a call begins and how its model ends it: who is let in, and that a farewell is heard.
 
+use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
 use super::terms::Leg;
-use super::{Case, Findings, Oracle, Violation, each, in_ms};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};

@@ -1,8 +1,8 @@
 //! A call begins, survives what it can, ends with a name, and leaves nothing behind.
 
+use super::case::{Case, Findings, Oracle, Violation, each};
 use super::leaving::may_come_in;
 use super::terms::{Leg, Terms, hears_speech};
-use super::{Case, Findings, Oracle, Violation, each};
 use crate::listen::{BYTES_PER_MS, Item};
 use crate::stage::API_KEY;
 use crate::trace::{CallTrace, Trace};
@@ -149,7 +149,7 @@ pub fn teardowns(trace: &Trace) -> Vec<f64> {
         let Some(gone) = case.terms.caller_gone() else { return };
         let ends: Vec<At> = (0..case.call.models.len()).map(|m| case.terms.model_over(m)).collect();
         if let Some(last) = ends.into_iter().max().filter(|last| *last != At(u64::MAX) && *last >= gone) {
-            took.borrow_mut().push(super::in_ms(last.since(gone)));
+            took.borrow_mut().push(super::case::in_ms(last.since(gone)));
         }
     });
     took.into_inner()

@@ -1,6 +1,6 @@
 //! Everything has a limit.
 
-use super::{Oracle, Violation, each};
+use super::case::{Oracle, Violation, each};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 

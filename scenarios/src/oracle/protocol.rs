@@ -1,8 +1,8 @@
 //! Both vendors' rules, kept in the state each end was really in.
 
-use super::renewal::past;
+use super::case::{Case, Findings, Oracle, each};
+use super::sessions::past;
 use super::terms::{Leg, hears_speech};
-use super::{Case, Findings, Oracle, each};
 use crate::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::DialWhen;
@@ -67,7 +67,7 @@ pub const START: Oracle = Oracle {
 
 // ----------------------------------------------------------------------------------------------- legal
 
-fn legal(trace: &Trace) -> Vec<super::Violation> {
+fn legal(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, LEGAL.name, |case, findings| {
         for seen in &case.call.caller.sightings {
             if let CallerSight::Warned { code: code @ (31_950 | 31_951), detail } = &seen.what {
@@ -184,7 +184,7 @@ fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
 
 // ------------------------------------------------------------------------------------------------- one
 
-fn one(trace: &Trace) -> Vec<super::Violation> {
+fn one(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, ONE.name, |case, findings| {
         for (m, model) in case.call.models.iter().enumerate() {
             judge_one(case, m, &model.sightings, findings);
@@ -277,7 +277,7 @@ fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bo
 
 // ---------------------------------------------------------------------------------------------- format
 
-fn format(trace: &Trace) -> Vec<super::Violation> {
+fn format(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, FORMAT.name, |case, findings| {
         for (m, model) in case.call.models.iter().enumerate() {
             let mut confirmed: Option<At> = None;
@@ -345,7 +345,7 @@ fn judge_formats(
 
 // ------------------------------------------------------------------------------------------------ mark
 
-fn mark(trace: &Trace) -> Vec<super::Violation> {
+fn mark(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, MARK.name, |case, findings| {
         let mut outstanding: BTreeMap<&str, At> = BTreeMap::new();
         for seen in &case.call.caller.sightings {
@@ -363,7 +363,7 @@ fn mark(trace: &Trace) -> Vec<super::Violation> {
 
 // ------------------------------------------------------------------------------------------------ tool
 
-fn tool(trace: &Trace) -> Vec<super::Violation> {
+fn tool(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, TOOL.name, |case, findings| {
         for m in 0..case.call.models.len() {
             judge_tools(case, m, findings);
@@ -600,7 +600,7 @@ fn done_of<'a>(sightings: &'a [Sighting<ModelSight>], response: &str) -> Option<
 
 // ----------------------------------------------------------------------------------------------- start
 
-fn start(trace: &Trace) -> Vec<super::Violation> {
+fn start(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, START.name, |case, findings| {
         let terms = &case.terms;
         let timeouts = &terms.config.timeouts;
@@ -655,7 +655,7 @@ mod tests {
     use super::super::bench::Bench;
     use super::*;
 
-    fn first_of(found: &[super::super::Violation]) -> &str {
+    fn first_of(found: &[super::super::case::Violation]) -> &str {
         found.first().map_or("", |v| v.what.as_str())
     }
 

@@ -7,15 +7,16 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the sightings it needs")]
 
-use super::audio::{given_before, spoken_is_loud};
+use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
 use super::lifecycle::{WORDS_US, words_heard};
+use super::sessions::{followed, news, past};
+use super::speech::{given_before, spoken_is_loud};
 use super::terms::{Leg, hears_speech};
-use super::{Case, Findings, Oracle, Violation, each, in_ms};
 use crate::listen::BYTES_PER_MS;
-use crate::trace::{CallTrace, Trace};
+use crate::trace::Trace;
 use bridge::call::settings::Renewal;
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
+use mocks::record::{CallerSight, Ending, ModelSight};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond its settings: one turn of its loop, its close and the answer.
@@ -35,38 +36,6 @@ pub const RENEW: Oracle = Oracle {
             session.",
     judge: renew,
 };
-
-/// What a session was told of those before it: the items written into it before anything else.
-pub(crate) fn past(call: &CallTrace, m: usize) -> &[Sighting<ModelSight>] {
-    let ready = |m: &mocks::record::ModelRecord| {
-        m.sightings.iter().position(|seen| matches!(seen.what, ModelSight::SentSessionUpdated))
-    };
-    if !call.models[..m].iter().any(|before| ready(before).is_some()) {
-        return &[];
-    }
-    let sightings = &call.models[m].sightings;
-    let from = ready(&call.models[m]).map_or(sightings.len(), |at| at + 1);
-    let live = |seen: &Sighting<ModelSight>| {
-        matches!(seen.what, ModelSight::GotAppend { .. } | ModelSight::GotCreate { .. })
-    };
-    let len = sightings[from..].iter().position(live).unwrap_or(sightings.len() - from);
-    &sightings[from..from + len]
-}
-
-/// What happened in a session beside what it was told of those before it.
-pub(crate) fn news(call: &CallTrace, m: usize) -> impl Iterator<Item = &Sighting<ModelSight>> {
-    let past = past(call, m).as_ptr_range();
-    call.models[m].sightings.iter().filter(move |seen| !past.contains(&std::ptr::from_ref(*seen)))
-}
-
-/// The sessions of a call that the caller was given to, in order, each with the one it was followed by.
-pub(crate) fn followed(call: &CallTrace) -> Vec<(usize, usize)> {
-    let heard = |m: &usize| {
-        call.models[*m].sightings.iter().any(|seen| matches!(seen.what, ModelSight::GotAppend { .. }))
-    };
-    let used: Vec<usize> = (0..call.models.len()).filter(heard).collect();
-    used.windows(2).map(|pair| (pair[0], pair[1])).collect()
-}
 
 fn renew(trace: &Trace) -> Vec<Violation> {
     each(trace, RENEW.name, |case, findings| {

@@ -4,11 +4,11 @@
 //! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
 //! it is zero.
 
-use super::renewal::{followed, news};
+use super::sessions::{followed, news};
 use super::slack;
+use crate::backend::StageKind;
 use crate::listen::Hearing;
 use crate::scenario::{CallPlan, Scenario};
-use crate::stage::StageKind;
 use crate::trace::{CallTrace, Trace};
 use crate::weather::LegWeather;
 use bridge::audio::Format;

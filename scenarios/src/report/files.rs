@@ -1,6 +1,7 @@
 //! The files that a command line asks for.
 
-use super::{Folder, Report};
+use super::folder::Folder;
+use super::runs::Report;
 use crate::output::{put, say};
 use std::path::PathBuf;
 

@@ -1,8 +1,7 @@
 //! One JSON file for other programs. `docs/dev/report.md` documents its schema; a change of meaning is a new version.
 
-use super::folder::{Report, Run};
-use super::milestones;
-use crate::journal::replay::Compared;
+use super::runs::{Report, Run};
+use crate::milestones;
 use crate::oracle;
 use serde_json::{Value, json};
 
@@ -40,7 +39,7 @@ pub(crate) fn stages(report: &Report) -> Vec<Value> {
             .spreads()
             .into_iter()
             .map(|(what, spread)| {
-                let super::Spread { count, least, middle, p95, most } = spread;
+                let super::outcome::Spread { count, least, middle, p95, most } = spread;
                 let round = |ms: f64| (ms * 1e3).round() / 1e3;
                 json!({
                     "what": what.trim_start(), "part": what.starts_with(' '), "count": count, "least_ms": round(least),
@@ -69,7 +68,7 @@ pub(crate) fn problems(run: &Run) -> Vec<Value> {
             "at_ms": violation.at.0 as f64 / 1e3,
         })
     });
-    let said: Vec<_> = run.outcome.violations.iter().map(super::said).collect();
+    let said: Vec<_> = run.outcome.violations.iter().map(super::outcome::said).collect();
     let others = run.outcome.problems.iter().filter(|(what, _)| !said.contains(what));
     placed.chain(others.map(|(what, _)| json!({"what": what}))).collect()
 }
@@ -108,7 +107,7 @@ fn run(run: &Run) -> Value {
         "calls": calls,
     });
     if !outcome.compared.is_empty() {
-        told["compared"] = outcome.compared.iter().map(Compared::told).collect();
+        told["compared"] = outcome.compared.clone().into();
     }
     told
 }

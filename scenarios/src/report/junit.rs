@@ -1,6 +1,6 @@
 //! JUnit XML, as CI systems read it: a suite for each stage, a case for each run.
 
-use super::folder::{Report, Run};
+use super::runs::{Report, Run};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn case(run: &Run) -> TestCase {
     if let Some((first, _)) = outcome.problems.first() {
         status = TestCaseStatus::non_success(NonSuccessKind::Failure);
         status.set_type(first.split(':').next().unwrap_or_default()).set_message(first.clone());
-        status.set_description(super::failure(outcome));
+        status.set_description(super::outcome::failure(outcome));
     }
     let mut case = TestCase::new(outcome.scenario.clone(), status);
     case.set_classname(format!("scn.{}", outcome.stage)).set_time(Duration::from_millis(outcome.call_ms));

@@ -5,9 +5,9 @@
 //! The page's own policy names its style and script by digest and forbids everything else, the network included.
 //! The list is read when the page opens, each run when it is looked at, so a long report opens as fast as a short one.
 
-use super::folder::{Report, Run};
-use super::{json, milestones, wavs};
-use crate::journal::replay::Compared;
+use super::runs::{Report, Run};
+use super::{json, wavs};
+use crate::milestones;
 use crate::oracle;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -89,7 +89,7 @@ fn told(run: &Run) -> serde_json::Value {
     json!({
         "problems": json::problems(run), "again": run.outcome.again(),
         "explains": run.outcome.explains(), "replayed": run.outcome.replayed.is_some(),
-        "compared": run.outcome.compared.iter().map(Compared::told).collect::<Vec<_>>(), "budget_ms": sheet.budget_ms,
+        "compared": run.outcome.compared, "budget_ms": sheet.budget_ms,
         "milestones": run.outcome.reached, "scenario": sheet.scenario, "weather": sheet.weather,
         "calls": sheet.calls,
     })

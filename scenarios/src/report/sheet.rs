@@ -6,7 +6,8 @@
 use super::wavs;
 use crate::explain;
 use crate::listen::{BYTES_PER_MS, Hearing, Item as Voice};
-use crate::oracle::{self, Case, audio};
+use crate::oracle::audio;
+use crate::oracle::case::{Case, each};
 use crate::recording;
 use crate::trace::{CallTrace, End, Trace, Way, event_in_words};
 use crate::weather::{LegWeather, Weather};
@@ -180,7 +181,7 @@ impl Sheet {
     /// Draws a trace.
     pub fn of(trace: &Trace) -> Self {
         let calls = RefCell::new(Vec::with_capacity(trace.calls.len()));
-        oracle::each(trace, "report", |case, _| calls.borrow_mut().push(drawn(case)));
+        each(trace, "report", |case, _| calls.borrow_mut().push(drawn(case)));
         let scenario = &trace.scenario;
         Self {
             purpose: scenario.purpose.clone(),
@@ -499,9 +500,10 @@ fn without_voices(toml: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StageKind;
     use crate::catalogue;
     use crate::seed::Seed;
-    use crate::stage::{self, StageKind};
+    use crate::stage;
 
     fn sheet() -> Sheet {
         Sheet::of(&stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))

@@ -8,9 +8,9 @@
 //! Nothing here waits for the bridge without an end: a call that is not answered is a refused call, and a play has a
 //! limit.
 
-use super::StageKind;
 use super::real::{Clock, Crowd, Lag, on_this_machine, processors};
 use super::shell::{self, Dialled, Ending, Invited, Net, Play};
+use crate::backend::StageKind;
 use crate::scenario::{PlannedCall, Scenario};
 use crate::seed::Seed;
 use crate::trace::Trace;

@@ -1,6 +1,6 @@
 //! The backends a command line names.
 
-use super::StageKind;
+use crate::backend::StageKind;
 use crate::scenario::Scenario;
 use anyhow::bail;
 use clap::ValueEnum;

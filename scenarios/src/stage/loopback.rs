@@ -6,9 +6,10 @@
 //! scenarios is played here, and the oracles grant what [`crate::oracle::slack`] names. The network is this
 //! machine's: weather that is made to order cannot be had.
 
+use super::common::Stage;
 use super::real::{Clock, Lag, needs_a_made_network, on_this_machine};
 use super::shell::{self, BRIDGE, Dialled, Ending, Invited, Net, Play};
-use super::{Stage, StageKind};
+use crate::backend::StageKind;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
 use crate::trace::Trace;
@@ -238,7 +239,7 @@ fn play(scenario: &Scenario, seed: Seed, tls: bool) -> Trace {
     let at = play.net.now();
     let (finished, broken) = match ended {
         Ok(finished) => (finished, Vec::new()),
-        Err(panic) => (None, vec![super::panic_text(&*panic)]),
+        Err(panic) => (None, vec![super::common::panic_text(&*panic)]),
     };
     let cut = finished.is_none() && broken.is_empty();
     let ending = Ending { at, finished, cut, broken };

@@ -5,10 +5,9 @@
 //! pings and close frames, bounds the writer's queue, runs the functions, admits calls and replaces streams.
 //! A call takes about a millisecond, so this is where seeds are spent.
 
-use super::{
-    API_KEY, AUTH_TOKEN, Act, BridgeOut, Defect, EPOCH_UNIX, Mouth, STREAM_URL, Saboteur, Stage, StageKind,
-    Told, UPGRADE_PATIENCE_MS, WEBHOOK_URL,
-};
+use super::adapter::{Act, BridgeOut, Defect, Mouth, Saboteur, Told};
+use super::common::{API_KEY, AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, Stage, UPGRADE_PATIENCE_MS, WEBHOOK_URL};
+use crate::backend::StageKind;
 use crate::journal::Papers;
 use crate::scenario::{PlannedCall, Scenario};
 use crate::seed::Seed;
@@ -338,7 +337,7 @@ impl<'a> World<'a> {
         defect: Option<&dyn Fn(usize) -> Box<dyn Defect>>,
         papers: Option<&'a Papers>,
     ) -> Self {
-        super::watch_panics();
+        super::common::watch_panics();
         let lines: Vec<_> = scenario
             .planned(seed)
             .into_iter()
@@ -368,7 +367,7 @@ impl<'a> World<'a> {
                 }
             })
             .collect();
-        let settings = Config { call: config.clone(), ..super::settings(scenario) }.server();
+        let settings = Config { call: config.clone(), ..super::common::settings(scenario) }.server();
         let mut world = Self {
             scenario,
             seed,
@@ -452,7 +451,7 @@ impl<'a> World<'a> {
             seed: self.seed,
             ended_at: self.now,
             leftovers,
-            panics: super::panics_seen(),
+            panics: super::common::panics_seen(),
             cut,
             network: Network::default(),
             lag_us: 0,
@@ -685,7 +684,7 @@ impl<'a> World<'a> {
         let plan = &self.scenario.calls[self.lines[call].planned.plan];
         let credentials = plan.caller.credentials;
         let before = self.lines[..call].iter().map(|line| &line.planned.identity);
-        let form = super::webhook_form(&identity, credentials, before);
+        let form = super::common::webhook_form(&identity, credentials, before);
         let webhook = credentials.of_webhook(AUTH_TOKEN, WEBHOOK_URL, &form);
         let pairs: Vec<_> =
             form.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -866,7 +865,7 @@ impl<'a> World<'a> {
                 }
             }
             Transmit::RunTool { call_id, name, .. } => {
-                let script = super::function(self.scenario, &name);
+                let script = super::common::function(self.scenario, &name);
                 let output = match (&script.output, &script.error) {
                     (Some(output), _) => Ok(output.clone()),
                     (None, error) => Err(error.clone().unwrap_or_default()),
@@ -874,7 +873,7 @@ impl<'a> World<'a> {
                 self.lines[call].running.insert(call_id.clone());
                 if !script.never {
                     let at = self.now.plus_ms(script.after_ms);
-                    if super::takes_away(&name) && output.is_ok() {
+                    if super::common::takes_away(&name) && output.is_ok() {
                         self.push(at, call, Happens::TakenAway(call_id.clone()));
                     }
                     self.push(at, call, Happens::Tool(ToolResult { call_id, output }));

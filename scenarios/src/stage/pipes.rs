@@ -7,11 +7,14 @@
 //! What this network cannot do: no host crashes by itself, and all share one clock. Times are seen in whole
 //! milliseconds, the steps of tokio's timers.
 
+mod clock;
 mod pipe;
 
+use self::clock::Clock;
 use self::pipe::{Dialling, Pipe, Place};
+use super::common::Stage;
 use super::shell::{self, Dialled, Ending, Net, Play};
-use super::{Stage, StageKind};
+use crate::backend::StageKind;
 use crate::journal::Papers;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
@@ -22,13 +25,11 @@ use std::future::pending;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// How often the world looks whether the bridge and the models are done, once every caller's end is.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -61,40 +62,6 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 /// When schedules are not seeded, see `shell::seeded`.
 pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
     shell::on_a_fresh_thread(|| play(scenario, seed, Some(papers))).0
-}
-
-/// Scenario time. Clones show the same.
-#[derive(Clone)]
-struct Clock {
-    began: Instant,
-    /// What it shows for ever, once the world has ended and its runtime with it.
-    stopped: Arc<AtomicU64>,
-}
-
-impl Clock {
-    /// Begins at zero, now.
-    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
-    fn start() -> Self {
-        Self { began: Instant::now(), stopped: Arc::new(AtomicU64::new(u64::MAX)) }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
-    fn now(&self) -> At {
-        match self.stopped.load(Ordering::Relaxed) {
-            u64::MAX => {
-                At(u64::try_from(Instant::now().duration_since(self.began).as_micros()).unwrap_or(u64::MAX))
-            }
-            stopped => At(stopped),
-        }
-    }
-
-    fn instant(&self, at: At) -> Instant {
-        self.began + Duration::from_micros(at.0)
-    }
-
-    fn stop(&self) {
-        self.stopped.store(self.now().0, Ordering::Relaxed);
-    }
 }
 
 /// The network of one world. Clones see the same one.
@@ -227,7 +194,7 @@ fn play(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Trace {
     }
     let (finished, broken) = match ended {
         Ok(finished) => (finished, Vec::new()),
-        Err(panic) => (None, vec![super::panic_text(&*panic)]),
+        Err(panic) => (None, vec![super::common::panic_text(&*panic)]),
     };
     let cut = finished.is_none() && broken.is_empty();
     let ending = Ending { at: clock.now(), finished, cut, broken };

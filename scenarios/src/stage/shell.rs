@@ -4,7 +4,9 @@
 //! it a listener and connections; the rest, who is dialled, what each end saw and what became of the server, is the
 //! same whatever the bytes travel through.
 
-use super::{AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, StageKind, UPGRADE_PATIENCE_MS, WEBHOOK_URL, thread_cpu};
+use super::common::thread_cpu;
+use super::common::{AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, UPGRADE_PATIENCE_MS, WEBHOOK_URL};
+use crate::backend::StageKind;
 use crate::journal::Papers;
 use crate::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::seed::Seed;
@@ -233,7 +235,7 @@ pub(super) struct Ending {
 impl<N: Net> Play<N> {
     /// Everybody in place, nothing begun. From now on panics of this thread are noted.
     pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Self {
-        super::watch_panics();
+        super::common::watch_panics();
         let planned: Arc<[PlannedCall]> = scenario.planned(seed).into();
         let people = planned
             .iter()
@@ -347,7 +349,7 @@ impl<N: Net> Play<N> {
             leftovers.push("a host of the world could not be taken down".to_owned());
         }
         let mut shared = self.shared();
-        let mut panics = super::panics_seen();
+        let mut panics = super::common::panics_seen();
         if panics.is_empty() {
             panics.extend(broken);
         }
@@ -459,13 +461,13 @@ impl<N: Net> bridge::net::tools::Tools for Play<N> {
         name: &str,
         _arguments: &str,
     ) -> Result<String, String> {
-        let ToolScript { after_ms, output, error, never, .. } = super::function(&self.scenario, name);
+        let ToolScript { after_ms, output, error, never, .. } = super::common::function(&self.scenario, name);
         if never {
             return pending().await;
         }
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         let Some(output) = output else { return Err(error.unwrap_or_default()) };
-        if super::takes_away(name) {
+        if super::common::takes_away(name) {
             // Its socket hears of it when it next has something to do, a frame later at most.
             let streams = self.planned.iter().filter(|planned| planned.identity.call_sid == call_sid);
             streams.for_each(|planned| self.callers[planned.index].get().taken_away(self.net.now()));
@@ -475,7 +477,7 @@ impl<N: Net> bridge::net::tools::Tools for Play<N> {
 }
 
 fn config(scenario: &Scenario, openai_url: &str) -> Config {
-    let mut config = super::settings(scenario);
+    let mut config = super::common::settings(scenario);
     config.openai.url = openai_url.parse().expect("a stage knows where its model is");
     config
 }
@@ -610,7 +612,7 @@ fn corked<S>(line: S, dial: &Dial) -> Cork<S> {
 async fn webhook<N: Net>(play: &Play<N>, planned: &PlannedCall) -> Result<(), u16> {
     let credentials = play.scenario.calls[planned.plan].caller.credentials;
     let before = play.planned[..planned.index].iter().map(|planned| &planned.identity);
-    let form = super::webhook_form(&planned.identity, credentials, before);
+    let form = super::common::webhook_form(&planned.identity, credentials, before);
     let body: Vec<String> =
         form.iter().map(|(name, value)| format!("{name}={}", value.replace('+', "%2B"))).collect();
     let body = body.join("&");

@@ -8,8 +8,9 @@
 //! What this network cannot do: it resends nothing (so outages are held back, never lost), it has no bandwidth, and
 //! one write is one read. Times are seen in steps of [`crate::scenario::WorldKnobs::tick_us`] at the worst.
 
+use super::common::{EPOCH_UNIX, Stage};
 use super::shell::{self, BRIDGE, BRIDGE_PORT, Dialled, Ending, Net, Play};
-use super::{EPOCH_UNIX, Stage, StageKind};
+use crate::backend::StageKind;
 use crate::journal::Papers;
 use crate::scenario::Scenario;
 use crate::seed::Seed;
@@ -221,7 +222,7 @@ impl World<'_> {
             match catch_unwind(AssertUnwindSafe(|| self.sim.step())) {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => broken.push(format!("a host of the world ended: {error}")),
-                Err(panic) => broken.push(super::panic_text(&*panic)),
+                Err(panic) => broken.push(super::common::panic_text(&*panic)),
             }
             if !broken.is_empty() {
                 break;

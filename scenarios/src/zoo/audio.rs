@@ -1,7 +1,7 @@
 //! Bugs of samples and of time.
 
+use super::bug::{Bug, bug};
 use super::seam::{Acts, View, wrong};
-use super::{Bug, bug};
 use crate::stage::{Act, BridgeOut};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

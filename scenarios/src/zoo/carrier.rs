@@ -1,7 +1,7 @@
 //! Bugs of the caller's stream: how it begins, who owns it, how it ends.
 
+use super::bug::{Bug, bug};
 use super::seam::{Acts, Wrong, hangs_up, hears, wrong};
-use super::{Bug, bug};
 use crate::stage::{BridgeOut, Defect, Told};
 use bridge::call::{Control, Leg, LegChange};
 use mocks::peer::At;

@@ -1,7 +1,7 @@
 //! Bugs of responses, functions and the session.
 
+use super::bug::{Bug, bug};
 use super::seam::{Heard, hangs_up, hears, to_model, wrong};
-use super::{Bug, bug};
 use crate::stage::Told;
 use bridge::call::event::{CallEvent, Speaker};
 use bridge::call::settings::Dialect;

@@ -2,8 +2,9 @@
 
 use super::memory::Memory;
 use super::postgres::Postgres;
+use super::rows::{CallRow, Page, Store, StoredCall};
 use super::sqlite::Sqlite;
-use super::{CallRow, Page, Place, Settings, Store, StoredCall};
+use super::{Place, Settings};
 use crate::base::text::{shown, shown_json};
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -117,7 +118,8 @@ fn call_page(stored: &StoredCall, out: &mut impl Write) -> std::io::Result<()> {
     let detail = call.detail.as_deref().filter(|detail| !detail.is_empty());
     let detail = detail.map(|detail| format!(" ({})", shown(detail))).unwrap_or_default();
     writeln!(out, "end       {}{detail}", shown(call.reason.as_deref().unwrap_or("goes on")))?;
-    let sum = |of: fn(&super::Tokens) -> i64| stored.responses.iter().map(|r| of(&r.tokens)).sum::<i64>();
+    let sum =
+        |of: fn(&super::rows::Tokens) -> i64| stored.responses.iter().map(|r| of(&r.tokens)).sum::<i64>();
     let (read, written) = (sum(|t| t.input_text + t.input_audio), sum(|t| t.output_text + t.output_audio));
     writeln!(out, "tokens    {read} read, {written} written, in {} responses", stored.responses.len())?;
     writeln!(out)?;

@@ -1,6 +1,6 @@
 //! A store that is gone with its process: for simulated worlds, and as the plainest statement of what a store does.
 
-use super::{
+use super::rows::{
     CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, ToolRow, What,
 };
 use std::collections::BTreeMap;

@@ -1,10 +1,10 @@
 //! Transcripts in Postgres: for more than one bridge, and for whoever already runs one.
 
-use super::sql::{self, speaks_sql};
-use super::{
+use super::rows::{
     CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, Tokens, ToolRow,
     What,
 };
+use super::sql::{self, speaks_sql};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Connection as _, Row as _};

@@ -1,10 +1,10 @@
 //! Transcripts in a file beside the bridge: nothing to install, nothing to operate.
 
-use super::sql::{self, speaks_sql};
-use super::{
+use super::rows::{
     CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, Tokens, ToolRow,
     What,
 };
+use super::sql::{self, speaks_sql};
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,

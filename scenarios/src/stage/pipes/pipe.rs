@@ -4,7 +4,7 @@
 //! the weather: when they arrive, in which pieces, how many may be on their way, and how the end comes. Nothing here
 //! runs by itself: when something arrives is settled as it is sent, and whoever reads or writes looks at the clock.
 
-use super::Clock;
+use super::clock::Clock;
 use crate::seed::Seed;
 use crate::trace::Network;
 use crate::weather::{LegWeather, WayWeather};

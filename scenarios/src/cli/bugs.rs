@@ -1,6 +1,6 @@
 //! `scn bugs`: the table, and one bug at a time.
 
-use super::{Bug, Hunt, SEED, all, hunt, wanted};
+use crate::backend::StageKind;
 use crate::catalogue;
 use crate::explore;
 use crate::oracle;
@@ -8,7 +8,7 @@ use crate::output::say;
 use crate::parallel::in_parallel;
 use crate::report::{self, Outcome};
 use crate::shrink;
-use crate::stage::StageKind;
+use crate::zoo::{Bug, Hunt, SEED, all, hunt, wanted};
 use anyhow::Context as _;
 use std::fmt::Write as _;
 use std::fs;
