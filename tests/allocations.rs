@@ -7,10 +7,11 @@ use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Incoming, Leg, LegChange};
 use bridge::wire::base64;
-use scenarios::catalogue;
-use scenarios::journal::{self, Papers};
-use scenarios::seed::Seed;
-use scenarios::stage::memory;
+use scenarios::field::{self};
+use scenarios::model::catalogue;
+use scenarios::model::seed::Seed;
+use scenarios::sim::in_memory_journal::Papers;
+use scenarios::sim::memory;
 use std::io::{BufReader, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
     let mut kept = None;
     let taken = measure(|| {
         let long = header.as_bytes().chain(Again { text: body.as_bytes(), at: 0, left: HUNDRED_MB });
-        kept = Some(journal::read(BufReader::new(long)).expect("a journal"));
+        kept = Some(field::read(BufReader::new(long)).expect("a journal"));
     });
     let bytes = taken.bytes_max;
     println!("a journal of 100 MB takes {} MB at most", bytes >> 20);
@@ -161,7 +162,7 @@ fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
 fn a_file_without_an_end_of_line_takes_no_more_than_the_longest_line() {
     let taken = measure(|| {
         let rubbish = Again { text: b"call", at: 0, left: HUNDRED_MB };
-        let error = journal::read(BufReader::new(rubbish)).expect_err("no journal").to_string();
+        let error = field::read(BufReader::new(rubbish)).expect_err("no journal").to_string();
         assert!(error.contains("no header"), "{error}");
     });
     // A vector grows by doubling.

@@ -4,29 +4,29 @@ pub mod bugs;
 mod renamed;
 mod shrink;
 
-use crate::backend::StageKind;
-use crate::catalogue;
+use crate::audio::diff_svg;
+use crate::audio::golden_audio::{self, Standing};
+use crate::audio::quality;
+use crate::base::output::say;
+use crate::base::parallel::{in_parallel, threads};
 use crate::conform;
 use crate::contract;
-use crate::explain;
-use crate::explore;
-use crate::generate::generate_for;
-use crate::journal::replay;
+use crate::faults::injection::{self, Sabotage};
+use crate::faults::known_bugs;
+use crate::field::replay;
+use crate::model::backend::StageKind;
+use crate::model::catalogue;
+use crate::model::scenario::Scenario;
+use crate::model::seed::Seed;
 use crate::oracle;
-use crate::output::say;
-use crate::parallel::{in_parallel, threads};
-use crate::picture;
-use crate::quality;
-use crate::recording::{self, Standing};
-use crate::regressions;
+use crate::oracle::explain;
 use crate::report::{self, Files, Outcome, Report, Sheet};
-use crate::sabotage::{self, Sabotage};
-use crate::scenario::Scenario;
-use crate::seed::Seed;
-use crate::stage;
-use crate::stage::choice::{OneStage, Stages, stage_of};
-use crate::trace::Trace;
-use crate::zoo;
+use crate::search::explore;
+use crate::search::generate::generate_for;
+use crate::search::regressions;
+use crate::sim;
+use crate::sim::choice::{OneStage, Stages, stage_of};
+use crate::sim::trace::Trace;
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -94,7 +94,7 @@ enum Task {
         #[command(flatten)]
         files: Files,
         /// Inject this fault into the bridge, to see what a failure looks like: a name of `scn faults`.
-        #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with_all = ["twice", "processes"])]
+        #[arg(long, hide = true, value_parser = injection::named, conflicts_with_all = ["twice", "processes"])]
         fault: Option<Sabotage>,
     },
     /// Tells a call line by line: the caller on the left, the model on the right.
@@ -117,7 +117,7 @@ enum Task {
         #[arg(long)]
         bug: Option<String>,
         /// With this fault injected, as in `scn run --fault`.
-        #[arg(long, hide = true, value_parser = sabotage::named, conflicts_with = "bug")]
+        #[arg(long, hide = true, value_parser = injection::named, conflicts_with = "bug")]
         fault: Option<Sabotage>,
     },
     /// Plays generated scenarios, seed after seed.
@@ -257,7 +257,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
                 Some(fault) => one_of(spoilt(fault, Some(&name))?, &name)?,
                 None => only(&name)?,
             };
-            let bug = bug.as_deref().map(zoo::wanted).transpose()?;
+            let bug = bug.as_deref().map(known_bugs::wanted).transpose()?;
             let spoiled = bug.is_some() || fault.is_some();
             let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
             if spoiled && asked != Some(StageKind::Memory) {
@@ -266,8 +266,8 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             let kind = stage_of(&scenario, asked)?;
             let trace = match (bug, &fault) {
                 (Some(bug), _) => bug.play(&scenario, seed),
-                (None, Some(fault)) => sabotage::play(fault, &scenario, seed),
-                (None, None) => stage::play(kind, &scenario, seed),
+                (None, Some(fault)) => injection::play(fault, &scenario, seed),
+                (None, None) => sim::play(kind, &scenario, seed),
             };
             explain(&scenario, &trace, call, raw)
         }
@@ -345,7 +345,7 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
     if plays.is_empty() {
         bail!("none of these scenarios is played on backend {}", what.stage.name());
     }
-    plays.iter().try_for_each(|(_, kind)| stage::ready(*kind))?;
+    plays.iter().try_for_each(|(_, kind)| sim::ready(*kind))?;
     Ok(plays)
 }
 
@@ -365,7 +365,7 @@ fn run(
         let (mut outcome, trace) = if twice {
             explore::play_twice(*kind, scenario, what.seed, shown_as)
         } else {
-            let (trace, cpu) = stage::play_timed(*kind, scenario, what.seed);
+            let (trace, cpu) = sim::play_timed(*kind, scenario, what.seed);
             (Outcome::of(&trace, shown_as, cpu), trace)
         };
         if processes {
@@ -422,7 +422,7 @@ fn spoil(
     let folder = files.check()?;
     let file = what.pattern.as_deref().filter(|pattern| is_file(pattern));
     let played = in_parallel(&spoilt(sabotage, what.pattern.as_deref())?, threads(jobs), |scenario| {
-        let trace = sabotage::play(sabotage, scenario, what.seed);
+        let trace = injection::play(sabotage, scenario, what.seed);
         let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), None);
         outcome.sabotage = Some(sabotage.name);
         (outcome, Sheet::of(&trace))
@@ -430,7 +430,8 @@ fn spoil(
     let (outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     tell(&outcomes, false);
     let passed = outcomes.iter().all(Outcome::passed);
-    let mut report = Report::new(format!("{} --fault {}", what.command(), sabotage::word(sabotage.name)));
+    let mut report =
+        Report::new(format!("{} --fault {}", what.command(), crate::base::output::word(sabotage.name)));
     outcomes.into_iter().zip(sheets).for_each(|(outcome, sheet)| report.put(outcome, sheet));
     files.write(report, folder.as_ref())?;
     Ok(passed)
@@ -438,7 +439,7 @@ fn spoil(
 
 /// The scenarios a saboteur is tried in.
 fn spoilt(sabotage: &Sabotage, pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
-    let ground = sabotage::ground(sabotage.scenario).context("a saboteur names a scenario")?;
+    let ground = injection::ground(sabotage.scenario).context("a saboteur names a scenario")?;
     match pattern {
         Some(pattern) if pattern != ground.name => chosen(Some(pattern)),
         Some(_) | None => Ok(vec![ground]),
@@ -480,7 +481,7 @@ fn compare_processes(
 fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scenario, StageKind, Seed)>> {
     let Some(seeds) = seeds.all() else { bail!("`--seeds` needs an end here: write `1..201` or `1..+200`") };
     let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
-    kinds.iter().try_for_each(|kind| stage::ready(*kind))?;
+    kinds.iter().try_for_each(|kind| sim::ready(*kind))?;
     Ok(seeds
         .flat_map(|seed| kinds.iter().map(move |kind| (generate_for(seed, *kind), *kind, seed)))
         .collect())
@@ -489,7 +490,7 @@ fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scena
 /// A line for each run: name, stage, seed and hash.
 fn hashes(plays: &[(Scenario, StageKind, Seed)]) -> String {
     in_parallel(plays, threads(None), |(scenario, kind, seed)| {
-        let hash = stage::play(*kind, scenario, *seed).hash();
+        let hash = sim::play(*kind, scenario, *seed).hash();
         format!("{} {kind} {seed} {hash}\n", scenario.name)
     })
     .concat()
@@ -574,9 +575,9 @@ fn measure_audio(save: Option<&Path>) -> anyhow::Result<bool> {
 
 /// Compares each recorded call with its files; true when all are the same, or were made the same.
 fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<bool> {
-    let chosen = recording::chosen(pattern)?;
+    let chosen = golden_audio::chosen(pattern)?;
     if chosen.is_empty() {
-        let names: Vec<_> = recording::CHOSEN.iter().map(|chosen| chosen.scenario).collect();
+        let names: Vec<_> = golden_audio::CHOSEN.iter().map(|chosen| chosen.scenario).collect();
         bail!(
             "no recorded call is named like `{}`; there are {}",
             pattern.unwrap_or_default(),
@@ -585,7 +586,7 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
     }
     let (mut same, mut unlike) = (0, 0);
     for (chosen, scenario) in chosen {
-        let played = recording::play(chosen, &scenario)?;
+        let played = golden_audio::play(chosen, &scenario)?;
         for recording in &played.recordings {
             let file = recording.file();
             match recording.standing(&played.drains)? {
@@ -595,7 +596,7 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
                 }
                 Standing::New => say(&format!("{file} is not there yet\n")),
                 Standing::Changed { before, difference } => {
-                    let picture = picture::save(&before, recording, &difference)?;
+                    let picture = diff_svg::save(&before, recording, &difference)?;
                     say(&format!("{file} differs\n{difference}\n  picture    {picture}\n"));
                 }
             }
@@ -610,11 +611,11 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
         }
     }
     // What one pattern leaves out is not astray.
-    for stray in if pattern.is_none() { recording::strays()? } else { Vec::new() } {
+    for stray in if pattern.is_none() { golden_audio::strays()? } else { Vec::new() } {
         unlike += 1;
         say(&format!("{} belongs to no recorded call\n", stray.display()));
         if accept {
-            recording::remove(&stray)?;
+            golden_audio::remove(&stray)?;
             say("  accepted   and removed\n");
         }
     }
@@ -628,9 +629,9 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
 
 /// Whether every saboteur was caught and nobody was accused without one.
 fn try_saboteurs() -> bool {
-    let all = sabotage::all();
+    let all = injection::all();
     let width = all.iter().map(|sabotage| sabotage.name.len()).max().unwrap_or(0);
-    let caught = in_parallel(&all, threads(None), |one| sabotage::run(one).into_iter().next());
+    let caught = in_parallel(&all, threads(None), |one| injection::run(one).into_iter().next());
     let mut free = 0;
     for (sabotage, violation) in all.iter().zip(&caught) {
         let verdict = match violation {
@@ -641,8 +642,8 @@ fn try_saboteurs() -> bool {
         say(&format!("{:<10} {:<width$}  {verdict}\n", sabotage.oracle, sabotage.name));
     }
     let mut accused = 0;
-    for ground in sabotage::grounds().filter_map(sabotage::ground) {
-        for violation in oracle::judge(&stage::play(StageKind::Memory, &ground, sabotage::SEED)) {
+    for ground in injection::grounds().filter_map(injection::ground) {
+        for violation in oracle::judge(&sim::play(StageKind::Memory, &ground, injection::SEED)) {
             accused += 1;
             say(&format!("ACCUSED WITHOUT CAUSE in {}: {violation}\n", ground.name));
         }

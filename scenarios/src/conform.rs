@@ -1,6 +1,6 @@
 //! `scn conform`: judges any bridge, in any language, by the rules our own is judged by.
 //!
-//! The suite is played over real sockets, in real time, against a process: see `stage::attach` for how, `offer` for what
+//! The suite is played over real sockets, in real time, against a process: see `sim::attach` for how, `offer` for what
 //! the bridge is found to offer, [`suite`] for which scenarios it is played, [`verdict`] for what a play says about it,
 //! and [`table`] for how that is told. `docs/dev/conformance.md` is written for people who have never seen this tree.
 //!
@@ -20,15 +20,15 @@ use self::process::{Output, Process};
 use self::suite::{Demands, Fit, Part};
 use self::table::{Row, Table};
 use self::verdict::{Judged, Measure, Verdict};
-use crate::catalogue;
+use crate::base::output::{put, say};
+use crate::base::parallel::in_parallel;
+use crate::model::catalogue;
+use crate::model::scenario::Scenario;
+use crate::model::seed::Seed;
 use crate::oracle;
-use crate::output::{put, say};
-use crate::parallel::in_parallel;
 use crate::report::Files;
 use crate::report::{Folder, Report};
-use crate::scenario::Scenario;
-use crate::seed::Seed;
-use crate::stage::attach::{Bridge, Played, Target};
+use crate::sim::attach::{Bridge, Played, Target};
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use mocks::net::{Roots, Throwaway, Url};
@@ -588,12 +588,12 @@ fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StageKind;
-    use crate::stage;
+    use crate::model::backend::StageKind;
+    use crate::sim;
 
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
-        let trace = stage::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
+        let trace = sim::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
         let played = Played::undisturbed(trace);
         let judged = verdict::judge(&played, "x", &Measure::default());
         Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }

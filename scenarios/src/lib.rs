@@ -1,51 +1,30 @@
-//! Plays one scenario, as data, on every stage, and judges what the two ends really heard.
+//! Plays one scenario, as data, on every backend, and judges what the two ends really heard.
 //!
-//! In the order a run goes:
-//! * [`scenario`], [`weather`], [`seed`]: what is played; [`catalogue`]: what was written down to be played.
-//! * [`generate`]: a scenario made of a seed; [`explore`]: one seed after the other.
-//! * `strategy` (feature `proptest`): wider worlds, for properties that must hold in all of them.
-//! * [`shrink`]: the smallest scenario that fails alike; [`regressions`]: those that are kept for ever.
-//! * [`stage`]: where it is played, in memory, in a simulated network or over pipes; [`trace`]: what came of it.
-//! * [`conform`]: somebody else's bridge, judged over real sockets by the same rules.
+//! A folder imports from those below it in this list, never from one above; `tests/it/layers.rs` holds that.
+//! * [`cli`]: `scn`, one file a group of commands.
 //! * [`contract`]: the mock of the model, compared with the real service or a recording of it.
-//! * [`listen`]: whose voice each byte at the ear was; [`oracle`]: what must be true of every call.
-//! * [`sabotage`]: every oracle has been seen to fail; [`milestones`]: what a suite must have reached.
-//! * [`zoo`]: bugs of other people's bridges, planted around ours, and how soon they are found.
-//! * [`recording`], [`compare`], [`picture`]: the audio of chosen calls is the same as before, sample for sample.
-//! * [`journal`]: calls of the field: read, imported as scenarios, replayed against today's bridge.
-//! * [`quality`]: the goals of the audio path, measured.
-//! * [`cli`], [`report`], [`explain`]: for people.
+//! * [`conform`]: any bridge, judged over real sockets by the same rules.
+//! * [`faults`]: known bugs and injected faults: every oracle has been seen to fail.
+//! * [`field`]: journals of production calls: read, imported as scenarios, replayed.
+//! * [`search`]: a scenario made of a seed, one seed after the other, the smallest that fails alike, those that are kept.
+//! * [`report`]: what a run came to, for a terminal, a browser, CI.
+//! * [`audio`]: fidelity: goals, and golden audio.
+//! * [`oracle`]: what must be true of every call; whose voice each byte was; milestones.
+//! * [`sim`]: the backends: memory, a simulated network, pipes, loopback, a process; and the trace of a run.
+//! * [`model`]: scenarios, network conditions, seeds, the catalogue.
+//! * `base`: small things.
 //!
-//! This is the only crate that knows both the bridge and its two witnesses.
+//! This is the only crate that knows both the bridge and the two mocks.
 
-pub mod backend;
-pub mod catalogue;
+pub mod audio;
+pub(crate) mod base;
 pub mod cli;
-pub mod compare;
 pub mod conform;
 pub mod contract;
-pub mod explain;
-pub mod explore;
-pub mod generate;
-mod glob;
-pub mod journal;
-pub mod listen;
-pub mod milestones;
+pub mod faults;
+pub mod field;
+pub mod model;
 pub mod oracle;
-pub(crate) mod output;
-pub(crate) mod parallel;
-pub mod picture;
-pub mod quality;
-pub mod recording;
-pub mod regressions;
 pub mod report;
-pub mod sabotage;
-pub mod scenario;
-pub mod seed;
-pub mod shrink;
-pub mod stage;
-#[cfg(feature = "proptest")]
-pub mod strategy;
-pub mod trace;
-pub mod weather;
-pub mod zoo;
+pub mod search;
+pub mod sim;

@@ -4,7 +4,7 @@
 //! except where the ends cannot know: the name of an end, the final transcript, the memory held. It knows the
 //! scenario's weather, so its tolerances are computed, named, and tight when the weather is calm.
 //!
-//! Every oracle is judged itself: [`crate::sabotage`] holds a spoiled bridge that it must catch.
+//! Every oracle is judged itself: [`crate::faults::injection`] holds a spoiled bridge that it must catch.
 //!
 //! * [`barge_in`][]: clear, fence, heard.
 //! * [`audio`][]: bytes out, bytes in, pace, latency, audible.
@@ -18,13 +18,16 @@
 //! * [`terms`][]: what the scenario grants: weather, settings, slack; [`slack`][]: what real time grants.
 
 pub mod audio;
+pub mod audio_attribution;
 pub mod barge_in;
 pub(crate) mod case;
+pub mod explain;
 pub mod greet;
 pub mod keypad;
 pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
+pub mod milestones;
 pub mod protocol;
 pub mod renewal;
 pub(crate) mod sessions;
@@ -34,7 +37,7 @@ pub mod terms;
 
 pub use case::{Oracle, Violation};
 
-use crate::trace::Trace;
+use crate::sim::trace::Trace;
 
 /// Every oracle, in the order of a report: the ear first, then the protocol, then the life of the call.
 pub const ALL: &[Oracle] = &[

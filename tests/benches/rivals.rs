@@ -18,7 +18,7 @@ use criterion::Criterion;
 use golden::codec;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Async, Fft, FixedAsync, FixedSync, SincInterpolationParameters};
-use scenarios::quality::{Bridge, Character, Resampler};
+use scenarios::audio::quality::{Bridge, Character, Resampler};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

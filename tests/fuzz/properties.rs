@@ -19,7 +19,7 @@ use bridge::runtime::journal::Note;
 use bridge::wire::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
 use bridge::wire::twilio::{self, Envelope, FromTwilio, ToTwilio};
 use bridge::wire::twiml::{self, After, Stream};
-use scenarios::journal::import::{Timing, import};
+use scenarios::field::import::{Timing, import};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -632,7 +632,7 @@ pub fn journal_lines(data: &[u8]) {
             file += &line;
             file.push('\n');
         }
-        match scenarios::journal::read(file.as_bytes()) {
+        match scenarios::field::read(file.as_bytes()) {
             Ok(recorded) => assert_eq!(recorded.records, told),
             Err(error) => assert!(told.is_empty(), "{error}"),
         }
@@ -683,13 +683,13 @@ fn agrees_with_the_call(note: &Note, what: &What) {
 /// A journal as a file, whole or not: what is read of it is read the same when it is written again, and a scenario can
 /// be made of it.
 pub fn journal_file(data: &[u8]) {
-    let Ok(recorded) = scenarios::journal::read(data) else { return };
+    let Ok(recorded) = scenarios::field::read(data) else { return };
     let mut file = serde_json::to_string(&recorded.header).expect("JSON");
     for record in &recorded.records {
         file.push('\n');
         file += &serde_json::to_string(record).expect("JSON");
     }
-    let again = scenarios::journal::read(file.as_bytes()).expect("what was read can be read");
+    let again = scenarios::field::read(file.as_bytes()).expect("what was read can be read");
     // The last digit of a float may differ.
     if object(&file[..file.find('\n').unwrap_or(file.len())]).is_some()
         && file.lines().all(|line| object(line).is_some())

@@ -1,8 +1,11 @@
 //! Every scenario on every stage it names, judged by every oracle; every milestone reached.
 
-use scenarios::backend::StageKind;
-use scenarios::seed::Seed;
-use scenarios::{catalogue, milestones, oracle, stage};
+use scenarios::model::backend::StageKind;
+use scenarios::model::catalogue;
+use scenarios::model::seed::Seed;
+use scenarios::oracle;
+use scenarios::oracle::milestones;
+use scenarios::sim;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +21,7 @@ fn play_all(kind: StageKind) {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let trace = stage::play(kind, scenario, Seed(1));
+                    let trace = sim::play(kind, scenario, Seed(1));
                     let mut found = Vec::new();
                     for oracle in oracle::ALL {
                         found.extend((oracle.judge)(&trace).into_iter().map(|v| {
@@ -58,7 +61,7 @@ fn every_scenario_passes_over_pipes() {
 fn every_scenario_reaches_what_it_was_written_for() {
     for scenario in catalogue::all().iter().filter(|scenario| !scenario.milestones.is_empty()) {
         for kind in &scenario.stages {
-            let reached = milestones::reached(&stage::play(*kind, scenario, Seed(1)));
+            let reached = milestones::reached(&sim::play(*kind, scenario, Seed(1)));
             let missed: Vec<_> =
                 scenario.milestones.iter().filter(|name| !reached.contains(&name.as_str())).collect();
             assert!(missed.is_empty(), "{} on {kind} does not reach {missed:?}", scenario.name);
@@ -73,7 +76,7 @@ fn the_catalogue_is_well_formed() {
     assert_eq!(names.len(), all.len(), "two scenarios share a name");
     for scenario in &all {
         assert!(scenario.purpose.ends_with('.'), "{}: the purpose is one sentence", scenario.name);
-        let again = scenarios::scenario::Scenario::from_toml(&scenario.name, &scenario.to_toml())
+        let again = scenarios::model::scenario::Scenario::from_toml(&scenario.name, &scenario.to_toml())
             .unwrap_or_else(|e| panic!("{}: what was written does not read back: {e}", scenario.name));
         assert_eq!(&again, scenario, "{} does not round-trip", scenario.name);
     }

@@ -2,10 +2,11 @@
 //!
 //! Without this no other failure means anything: a seed that gives another run tomorrow reproduces nothing.
 
-use scenarios::backend::StageKind;
-use scenarios::scenario::Scenario;
-use scenarios::seed::Seed;
-use scenarios::{catalogue, stage};
+use scenarios::model::backend::StageKind;
+use scenarios::model::catalogue;
+use scenarios::model::scenario::Scenario;
+use scenarios::model::seed::Seed;
+use scenarios::sim;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +33,7 @@ fn hashes() -> Vec<String> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((scenario, kind)) = plays.get(index) else { return };
-                    let hash = stage::play(*kind, scenario, SEED).hash();
+                    let hash = sim::play(*kind, scenario, SEED).hash();
                     lines
                         .lock()
                         .expect("no thread panicked")
@@ -92,7 +93,7 @@ fn hashes_of_this_process() {
 fn another_seed_gives_other_bytes() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
     for kind in StageKind::ALL {
-        let hash = |seed| stage::play(kind, scenario, seed).hash();
+        let hash = |seed| sim::play(kind, scenario, seed).hash();
         assert_ne!(hash(Seed(1)), hash(Seed(2)), "{kind}");
     }
 }

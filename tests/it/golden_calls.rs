@@ -2,19 +2,20 @@
 //!
 //! The recordings are below `golden/calls`. `cargo scn audio check` shows what changed, and `cargo scn audio accept` writes them.
 
-use scenarios::compare::Difference;
-use scenarios::recording::{self, Recording, Standing};
-use scenarios::{picture, recording::Played};
+use scenarios::audio::diff::Difference;
+use scenarios::audio::diff_svg;
+use scenarios::audio::golden_audio::Played;
+use scenarios::audio::golden_audio::{self, Recording, Standing};
 use std::fmt::Write as _;
 use std::fs;
 
 fn played() -> Vec<(String, Played)> {
-    let chosen = recording::chosen(None).expect("every recorded call is in the catalogue");
+    let chosen = golden_audio::chosen(None).expect("every recorded call is in the catalogue");
     chosen
         .into_iter()
         .map(|(chosen, scenario)| {
             let played =
-                recording::play(chosen, &scenario).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
+                golden_audio::play(chosen, &scenario).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
             (scenario.name, played)
         })
         .collect()
@@ -29,19 +30,19 @@ fn recorded_calls_sound_as_they_sounded() {
                 Standing::Same => {}
                 Standing::New => writeln!(unlike, "{} is not there", now.file()).unwrap(),
                 Standing::Changed { before, difference } => {
-                    let picture = picture::save(&before, now, &difference).expect("a picture");
+                    let picture = diff_svg::save(&before, now, &difference).expect("a picture");
                     writeln!(unlike, "{} differs\n{difference}\n  picture    {picture}", now.file()).unwrap();
                 }
             }
         }
     }
     assert!(unlike.is_empty(), "\n{unlike}when today's audio is right: cargo scn audio accept\n");
-    assert_eq!(recording::strays().expect("a readable folder"), Vec::<std::path::PathBuf>::new());
+    assert_eq!(golden_audio::strays().expect("a readable folder"), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
 fn recordings_stay_small_enough_for_a_repository() {
-    let files = fs::read_dir(recording::folder()).expect("golden/calls");
+    let files = fs::read_dir(golden_audio::folder()).expect("golden/calls");
     let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!((500_000..6_000_000).contains(&bytes), "{bytes} bytes of recordings");
 }
@@ -67,8 +68,8 @@ fn recorded_interruptions_drain_as_they_drained() {
 /// What an agent said in a recorded call, its first second and a half.
 fn good() -> Recording {
     let (chosen, scenario) =
-        recording::chosen(Some("greeting/plain")).expect("a recorded call").pop().expect("one of them");
-    let mut heard = recording::play(chosen, &scenario).expect("a recording").recordings.swap_remove(0);
+        golden_audio::chosen(Some("greeting/plain")).expect("a recorded call").pop().expect("one of them");
+    let mut heard = golden_audio::play(chosen, &scenario).expect("a recording").recordings.swap_remove(0);
     let first = heard.samples.iter().position(|sample| *sample != 0).expect("a greeting");
     heard.samples = heard.samples[first - 1_600..first + 10_400].to_vec();
     heard
@@ -84,10 +85,10 @@ fn spoiled(name: &str, spoil: impl FnOnce(&mut Vec<i16>)) -> Difference {
     after.name = format!("spoiled__{name}");
     spoil(&mut after.samples);
     let difference = Difference::between(&before, &after, &[]).expect("a difference");
-    let svg = picture::draw(&before, &after, &difference);
+    let svg = diff_svg::draw(&before, &after, &difference);
     well_formed(&svg);
     assert!(svg.len() < 500_000, "a picture of {} bytes", svg.len());
-    let path = recording::root().join(picture::save(&before, &after, &difference).expect("a picture"));
+    let path = golden_audio::root().join(diff_svg::save(&before, &after, &difference).expect("a picture"));
     assert_eq!(fs::read_to_string(path).expect("the picture"), svg);
     difference
 }

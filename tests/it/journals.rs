@@ -7,17 +7,18 @@ use bridge::export::journal::lines::What;
 use mocks::peer::At;
 use mocks::record::{CallerRecord, CallerSight, ModelSight};
 use mocks::twilio::CallerStep;
-use scenarios::backend::StageKind;
-use scenarios::catalogue;
-use scenarios::generate::generate;
-use scenarios::journal::import::{Timing, import};
-use scenarios::journal::replay::{Row, replay};
-use scenarios::journal::{Damage, Papers, ReadError, Recorded, read};
+use scenarios::faults::injection::{self, How};
+use scenarios::field::import::{Timing, import};
+use scenarios::field::replay::{Row, replay};
+use scenarios::field::{Damage, ReadError, Recorded, read};
+use scenarios::model::backend::StageKind;
+use scenarios::model::catalogue;
+use scenarios::model::scenario::Scenario;
+use scenarios::model::seed::Seed;
 use scenarios::oracle;
-use scenarios::sabotage::{self, How};
-use scenarios::scenario::Scenario;
-use scenarios::seed::Seed;
-use scenarios::stage::{Act, BridgeOut, Defect, Told, memory, pipes, play, simulated};
+use scenarios::search::generate::generate;
+use scenarios::sim::in_memory_journal::Papers;
+use scenarios::sim::{Act, BridgeOut, Defect, Told, memory, pipes, play, simulated};
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 
@@ -158,14 +159,14 @@ fn generated_calls_come_back_without_breaking_a_rule() {
 fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
     let mut missed = Vec::new();
     let mut caught = BTreeSet::new();
-    for case in sabotage::all() {
+    for case in injection::all() {
         let How::Wire(make) = case.how else { continue };
-        let scenario = sabotage::ground(case.scenario).expect("a ground");
+        let scenario = injection::ground(case.scenario).expect("a ground");
         let papers = Papers::default();
-        memory::play_journalled(&scenario, sabotage::SEED, Some(&|_| make()), &papers);
+        memory::play_journalled(&scenario, injection::SEED, Some(&|_| make()), &papers);
         let mut imported = import(&journals(&papers), Timing::Heard).scenario;
         imported.expect = scenario.expect.clone();
-        let again = memory::play_spoiled(&imported, sabotage::SEED, &|_| make());
+        let again = memory::play_spoiled(&imported, injection::SEED, &|_| make());
         let name = format!("{} ({} on {})", case.name, case.oracle, case.scenario);
         if oracle::judge(&again).iter().any(|violation| violation.oracle == case.oracle) {
             caught.insert(case.oracle);
@@ -190,7 +191,7 @@ fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same
         papers
     };
     let story = |papers: &Papers| {
-        let said = scenarios::journal::replay::said(&journals(papers)[0]);
+        let said = scenarios::field::replay::said(&journals(papers)[0]);
         said.into_iter().map(|said| said.what).collect::<Vec<_>>()
     };
     let told = story(&play(StageKind::Memory));
@@ -224,9 +225,9 @@ fn a_replay_of_a_healthy_call_says_what_was_said_then() {
 fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
     // The bridge of then told the model nothing about what was heard.
     let mut case =
-        sabotage::all().into_iter().filter(|case| case.oracle == "heard" && case.scenario == "barge_in");
+        injection::all().into_iter().filter(|case| case.oracle == "heard" && case.scenario == "barge_in");
     let How::Wire(make) = case.next().expect("a saboteur of `heard`").how else { panic!("of the wire") };
-    let scenario = sabotage::ground("barge_in").expect("a ground");
+    let scenario = injection::ground("barge_in").expect("a ground");
     let papers = Papers::default();
     memory::play_journalled(&scenario, Seed(1), Some(&|_| make()), &papers);
     // A saboteur stands between the bridge and the wire, so the journal has what the bridge meant to say.

@@ -1,13 +1,13 @@
 //! A handful of calls over real sockets, in real time, with and without TLS, judged like all others.
 
-use scenarios::backend::StageKind;
-use scenarios::catalogue;
+use scenarios::model::backend::StageKind;
+use scenarios::model::catalogue;
+use scenarios::model::seed::Seed;
 use scenarios::oracle;
 use scenarios::oracle::slack::LAG_MAX_US;
-use scenarios::seed::Seed;
-use scenarios::stage::Stage as _;
-use scenarios::stage::loopback::Loopback;
-use scenarios::trace::Trace;
+use scenarios::sim::Stage as _;
+use scenarios::sim::loopback::Loopback;
+use scenarios::sim::trace::Trace;
 
 /// What is played: an answer, an interruption, keys, a function, both G.711 and transcoded audio, every way to lose
 /// either end, a full server.

@@ -3,7 +3,7 @@
 
 use super::tidy::root;
 use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
-use scenarios::quality::{self, DIGESTS, Material};
+use scenarios::audio::quality::{self, DIGESTS, Material};
 use std::fs;
 
 #[test]

@@ -1,15 +1,17 @@
 //! Every bug that was found and mended stays mended, on every stage.
 
-use scenarios::backend::StageKind;
-use scenarios::scenario::Scenario;
-use scenarios::{oracle, regressions, stage};
+use scenarios::model::backend::StageKind;
+use scenarios::model::scenario::Scenario;
+use scenarios::oracle;
+use scenarios::search::regressions;
+use scenarios::sim;
 
 fn play_all(kind: StageKind) {
     let all = regressions::all().expect("the regressions can be read");
     assert!(all.len() >= 10, "only {} regressions are left", all.len());
     let mut violations = Vec::new();
     for kept in all.iter().filter(|kept| kept.scenario.stages.contains(&kind)) {
-        let trace = stage::play(kind, &kept.scenario, kept.seed);
+        let trace = sim::play(kind, &kept.scenario, kept.seed);
         let name = &kept.scenario.name;
         violations.extend(oracle::judge(&trace).into_iter().map(|v| format!("{name} on {kind}: {v}")));
     }
@@ -36,7 +38,7 @@ fn each_says_what_must_hold_and_stays_small() {
     for kept in regressions::all().expect("the regressions can be read") {
         let scenario = &kept.scenario;
         assert!(scenario.purpose.ends_with('.'), "{}: the purpose is one sentence", scenario.name);
-        assert!(scenarios::shrink::steps(scenario) <= 15, "{}: shrink it first", scenario.name);
+        assert!(scenarios::search::shrink::steps(scenario) <= 15, "{}: shrink it first", scenario.name);
         let again = Scenario::from_toml(&scenario.name, &scenario.to_toml()).expect("it reads back");
         assert_eq!(&again, scenario, "{} does not round-trip", scenario.name);
     }

@@ -1,11 +1,11 @@
 //! Generated worlds: valid, the same every time, and none of them breaks a rule.
 
-use scenarios::backend::StageKind;
-use scenarios::explore;
-use scenarios::generate::{generate, generate_for};
-use scenarios::scenario::Scenario;
-use scenarios::seed::Seed;
-use scenarios::stage;
+use scenarios::model::backend::StageKind;
+use scenarios::model::scenario::Scenario;
+use scenarios::model::seed::Seed;
+use scenarios::search::explore;
+use scenarios::search::generate::{generate, generate_for};
+use scenarios::sim;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -83,7 +83,7 @@ fn generated_worlds_break_no_rule_over_pipes() {
 #[test]
 fn the_same_world_played_twice_leaves_the_same_trace() {
     let hashes = |kind, count| -> Vec<String> {
-        seeds(count).map(|seed| stage::play(kind, &generate_for(seed, kind), seed).hash()).collect()
+        seeds(count).map(|seed| sim::play(kind, &generate_for(seed, kind), seed).hash()).collect()
     };
     for (kind, count) in [(StageKind::Memory, 40), (StageKind::Simulated, 4), (StageKind::Pipes, 20)] {
         let (one, other) = std::thread::scope(|scope| {

@@ -1,12 +1,13 @@
 //! What one stage says of a scenario, the others say, too: three engines that agree are hard to fool.
 
-use scenarios::backend::StageKind;
-use scenarios::generate::generate;
-use scenarios::scenario::Scenario;
-use scenarios::seed::Seed;
-use scenarios::stage;
-use scenarios::weather::WayWeather;
-use scenarios::{catalogue, oracle};
+use scenarios::model::backend::StageKind;
+use scenarios::model::catalogue;
+use scenarios::model::network::WayWeather;
+use scenarios::model::scenario::Scenario;
+use scenarios::model::seed::Seed;
+use scenarios::oracle;
+use scenarios::search::generate::generate;
+use scenarios::sim;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ const GENERATED: u64 = 40;
 
 /// How the calls ended, and which oracles object.
 fn said(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Vec<Option<String>>, BTreeSet<&'static str>) {
-    let trace = stage::play(kind, scenario, seed);
+    let trace = sim::play(kind, scenario, seed);
     (trace.ends(), oracle::judge(&trace).into_iter().map(|violation| violation.oracle).collect())
 }
 

@@ -7,11 +7,11 @@ use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use mocks::net::Roots;
+use scenarios::model::scenario::Scenario;
+use scenarios::model::seed::Seed;
 use scenarios::oracle;
 use scenarios::oracle::slack::LAG_MAX_US;
-use scenarios::scenario::Scenario;
-use scenarios::seed::Seed;
-use scenarios::stage::attach::{Bridge, Target};
+use scenarios::sim::attach::{Bridge, Target};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, accept, client};

@@ -2,10 +2,12 @@
 
 use super::readme::blocks;
 use super::tidy::root;
-use scenarios::backend::StageKind;
+use scenarios::faults::known_bugs;
+use scenarios::model::backend::StageKind;
 use scenarios::oracle;
-use scenarios::stage::play;
-use scenarios::{regressions, shrink, zoo};
+use scenarios::search::regressions;
+use scenarios::search::shrink;
+use scenarios::sim::play;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -50,7 +52,7 @@ fn the_regression_that_the_walk_left_still_shows_its_bug() {
 }
 
 fn shows_the_bug(kept: &regressions::Regression, what: &str) {
-    let bug = zoo::named("interrupts_although_told_not_to").expect("a bug of the zoo");
+    let bug = known_bugs::named("interrupts_although_told_not_to").expect("a bug of the zoo");
     let (scenario, seed) = (&kept.scenario, kept.seed);
     let steps = shrink::steps(scenario);
     assert!(steps <= STEPS_MAX, "{what} has {steps} steps:\n{}", scenario.to_toml());

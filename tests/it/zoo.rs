@@ -1,6 +1,6 @@
 //! Bugs of the field are caught by the suite, by name, and found in generated worlds.
 
-use scenarios::zoo::{self, Bug};
+use scenarios::faults::known_bugs::{self, Bug};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ const SEEDS: u64 = 400;
 
 /// What `complains` has to say about each bug, on as many threads as there are processors.
 fn complaints(complains: impl Fn(&Bug) -> Option<String> + Sync) -> Vec<String> {
-    let bugs = zoo::all();
+    let bugs = known_bugs::all();
     let next = AtomicUsize::new(0);
     let said = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -38,7 +38,11 @@ fn every_bug_is_caught_by_its_oracle_in_its_scenario() {
 fn every_scenario_of_a_bug_is_passed_without_it() {
     let accused = complaints(|bug| match bug.home() {
         Ok(scenario) => {
-            let trace = scenarios::stage::play(scenarios::backend::StageKind::Memory, &scenario, zoo::SEED);
+            let trace = scenarios::sim::play(
+                scenarios::model::backend::StageKind::Memory,
+                &scenario,
+                known_bugs::SEED,
+            );
             let found = scenarios::oracle::judge(&trace);
             found.first().map(|violation| format!("{}: {violation}", bug.scenario))
         }
@@ -51,7 +55,7 @@ fn every_scenario_of_a_bug_is_passed_without_it() {
 fn the_table_shows_these_bugs() {
     let table: Vec<_> = scenarios::cli::bugs::recorded().expect("the table can be read");
     let shown: Vec<_> = table.iter().map(|row| [&*row.name, &*row.oracle, &*row.scenario]).collect();
-    let bugs = zoo::all();
+    let bugs = known_bugs::all();
     let wanted: Vec<_> = bugs.iter().map(|bug| [bug.name, bug.oracle, bug.scenario]).collect();
     assert_eq!(shown, wanted, "write {} anew with `cargo scn bugs --write`", scenarios::cli::bugs::TABLE);
     assert!(table.iter().filter(|row| row.seed.is_some()).count() >= 30, "too few were found by seeds");

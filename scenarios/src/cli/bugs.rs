@@ -1,14 +1,14 @@
 //! `scn bugs`: the table, and one bug at a time.
 
-use crate::backend::StageKind;
-use crate::catalogue;
-use crate::explore;
+use crate::base::output::say;
+use crate::base::parallel::in_parallel;
+use crate::faults::known_bugs::{Bug, Hunt, SEED, all, hunt, wanted};
+use crate::model::backend::StageKind;
+use crate::model::catalogue;
 use crate::oracle;
-use crate::output::say;
-use crate::parallel::in_parallel;
 use crate::report::{self, Outcome};
-use crate::shrink;
-use crate::zoo::{Bug, Hunt, SEED, all, hunt, wanted};
+use crate::search::explore;
+use crate::search::shrink;
 use anyhow::Context as _;
 use std::fmt::Write as _;
 use std::fs;

@@ -1,17 +1,17 @@
 //! `scn shrink`.
 
-use crate::backend::StageKind;
-use crate::catalogue;
-use crate::explore;
-use crate::generate::generate_for;
+use crate::base::output::say;
+use crate::faults::known_bugs;
+use crate::model::backend::StageKind;
+use crate::model::catalogue;
+use crate::model::scenario::Scenario;
+use crate::model::seed::Seed;
 use crate::oracle::{self, Oracle};
-use crate::output::say;
-use crate::scenario::Scenario;
-use crate::seed::Seed;
-use crate::shrink::{PLAYS_MAX, objects, shrink, steps};
-use crate::stage;
-use crate::stage::choice::{OneStage, stage_of};
-use crate::zoo;
+use crate::search::explore;
+use crate::search::generate::generate_for;
+use crate::search::shrink::{PLAYS_MAX, objects, shrink, steps};
+use crate::sim;
+use crate::sim::choice::{OneStage, stage_of};
 use anyhow::{Context as _, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,16 +44,16 @@ pub(crate) struct Options {
 /// Shrinks what the command line names; true when there was something to shrink.
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
-    let bug = options.bug.as_deref().map(zoo::wanted).transpose()?;
+    let bug = options.bug.as_deref().map(known_bugs::wanted).transpose()?;
     let asked = if bug.is_some() { Some(StageKind::Memory) } else { options.stage.map(StageKind::from) };
     let asked = stage_of(&scenario, asked)?;
     let play = |kind, scenario: &Scenario, seed| match &bug {
         Some(bug) => bug.play(scenario, seed),
-        None => stage::play(kind, scenario, seed),
+        None => sim::play(kind, scenario, seed),
     };
     // What is objected to without the bug as well is not the bug's doing.
     let innocent = |oracle: &Oracle, scenario: &Scenario, seed| {
-        bug.is_none() || !objects(oracle, &stage::play(StageKind::Memory, scenario, seed))
+        bug.is_none() || !objects(oracle, &sim::play(StageKind::Memory, scenario, seed))
     };
     let objecting = |kind| -> Vec<&'static Oracle> {
         let trace = play(kind, &scenario, seed);

@@ -2,9 +2,9 @@
 
 use super::offer::{Function, Offer};
 use super::suite::{Demands, Fit, fit};
-use crate::catalogue;
+use crate::faults::known_bugs;
+use crate::model::catalogue;
 use crate::oracle;
-use crate::zoo;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -35,7 +35,7 @@ fn replaced(text: &str, name: &str, list: &str) -> anyhow::Result<String> {
 
 /// Every rule, why it is one, and where it was seen broken.
 fn rules() -> String {
-    let bugs = zoo::all();
+    let bugs = known_bugs::all();
     let mut text = String::new();
     for oracle in oracle::ALL {
         let _infallible = writeln!(text, "* **{}**: {}", oracle.name, oracle.about);
@@ -81,7 +81,7 @@ fn scenarios() -> String {
         offers(true, false, false, "audio/pcmu", false),
     ];
     let demands = Demands { longest_ms: u64::MAX, strict: false };
-    let bugs = zoo::all();
+    let bugs = known_bugs::all();
     let mut text =
         String::from("| scenario | against foreign bridges | what it shows | seen |\n|---|---|---|---|\n");
     for scenario in catalogue::all() {

@@ -1,8 +1,8 @@
 //! What a bridge offers, found out by one plain call: nobody is blamed for not doing what he does not claim to do.
 
-use crate::scenario::Scenario;
-use crate::stage::attach::Played;
-use crate::trace::CallTrace;
+use crate::model::scenario::Scenario;
+use crate::sim::attach::Played;
+use crate::sim::trace::CallTrace;
 use mocks::peer::At;
 use mocks::realtime::Dialect;
 use mocks::record::{CallerSight, ModelSight};
@@ -270,15 +270,15 @@ impl fmt::Display for Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StageKind;
-    use crate::seed::Seed;
-    use crate::stage;
+    use crate::model::backend::StageKind;
+    use crate::model::seed::Seed;
+    use crate::sim;
 
     #[test]
     fn a_plain_call_shows_what_a_bridge_offers() {
         let mut scenario = probe(Dialect::Ga);
         scenario.bridge.greeting = Some("Greet the caller.".into());
-        let trace = stage::play(StageKind::Memory, &scenario, Seed(1));
+        let trace = sim::play(StageKind::Memory, &scenario, Seed(1));
         let session = serde_json::json!({
             "tools": [{"type": "function", "name": "lookup_order"}],
             "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 500}}},
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(offer.formats.0, "audio/pcm");
 
         let scenario = probe(Dialect::Ga);
-        played.trace = stage::play(StageKind::Memory, &scenario, Seed(1));
+        played.trace = sim::play(StageKind::Memory, &scenario, Seed(1));
         assert!(!Offer::of(&played).unwrap().greets, "nobody greeted");
         played.trace.calls[0].models.clear();
         played.notes.push("a note".into());

@@ -6,11 +6,11 @@
 //! caller is greeted, the names of functions, the words in which a key is told.
 
 use super::offer::{Function, Offer};
-use crate::backend::StageKind;
-use crate::scenario::{CallPlan, Expect, Scenario};
-use crate::seed::Seed;
-use crate::stage;
-use crate::stage::real::needs_a_made_network;
+use crate::model::backend::StageKind;
+use crate::model::scenario::{CallPlan, Expect, Scenario};
+use crate::model::seed::Seed;
+use crate::sim;
+use crate::sim::real::needs_a_made_network;
 use bridge::audio::Format;
 use bridge::call::settings::{self, CallConfig, ToolSpec};
 use mocks::realtime::{Dial, Dialect, Happening, ModelScript, Opening, TimedEvent, Turn};
@@ -76,7 +76,7 @@ pub fn fit(scenario: &Scenario, offer: &Offer, demands: Demands) -> Fit {
     if offer.deaf_at_first && fitted.calls.iter().any(at_once) {
         return Fit::NotOffered("listening while it greets".into());
     }
-    let takes_ms = stage::play(StageKind::Memory, scenario, Seed(1)).call_ms();
+    let takes_ms = sim::play(StageKind::Memory, scenario, Seed(1)).call_ms();
     let longest = takes_ms / scenario.planned(Seed(1)).len().max(1) as u64;
     if longest > demands.longest_ms {
         let (s, most) = (longest / 1_000, demands.longest_ms / 1_000);
@@ -405,7 +405,7 @@ fn terms(written: &CallConfig, offer: &Offer) -> CallConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue;
+    use crate::model::catalogue;
 
     fn offer() -> Offer {
         Offer {

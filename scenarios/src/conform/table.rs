@@ -442,15 +442,15 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StageKind;
-    use crate::catalogue;
     use crate::conform::verdict::{self, Measure};
-    use crate::seed::Seed;
-    use crate::stage;
-    use crate::stage::attach::Played;
+    use crate::model::backend::StageKind;
+    use crate::model::catalogue;
+    use crate::model::seed::Seed;
+    use crate::sim;
+    use crate::sim::attach::Played;
 
     fn table() -> Table {
-        let trace = stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
+        let trace = sim::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
         let good = Played::undisturbed(trace);
         let bad = Played { notes: vec!["the bridge's process <ended>".into()], ..good.clone() };
         let judged = |played| verdict::judge(played, "barge_in/mid_answer", &Measure::default());

@@ -3,8 +3,8 @@
 use crate::oracle::slack::LAG_MAX_US;
 use crate::oracle::{self, Oracle, Violation};
 use crate::report::{Outcome, Sheet};
-use crate::stage::attach::Played;
-use crate::trace::Trace;
+use crate::sim::attach::Played;
+use crate::sim::trace::Trace;
 use mocks::record::{CallerSight, ModelSight};
 use std::collections::BTreeSet;
 
@@ -199,15 +199,15 @@ fn measure(trace: &Trace, outcome: &Outcome) -> Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StageKind;
-    use crate::catalogue;
-    use crate::seed::Seed;
-    use crate::stage;
+    use crate::model::backend::StageKind;
+    use crate::model::catalogue;
+    use crate::model::seed::Seed;
+    use crate::sim;
     use mocks::record::Sighting;
 
     /// A good call whose model is given audio before its settings.
     fn early_audio(name: &str) -> Judged {
-        let mut trace = stage::play(StageKind::Memory, &catalogue::find(name)[0], Seed(1));
+        let mut trace = sim::play(StageKind::Memory, &catalogue::find(name)[0], Seed(1));
         let sightings = &mut trace.calls[0].models[0].sightings;
         let set = sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotUpdate { .. }));
         let set = set.expect("a session that is configured");

@@ -7,7 +7,7 @@ use super::difference::{Difference, What};
 use super::recording::{self, GAVE_UP, Line, Recording, Sender};
 use super::script::todays_name;
 use super::tolerance::{Like, Of, Tolerances};
-use crate::glob::fits;
+use crate::base::glob::fits;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 use super::client::{Client, Limits};
 use super::recording::{REFUSED, Recording, Redaction, Sender};
 use super::script::Session;
-use crate::stage::real::Clock;
+use crate::sim::real::Clock;
 use bridge::base::secret::Secret;
 use mocks::attach::attach;
 use mocks::net::{self, Roots, Throwaway, Url};

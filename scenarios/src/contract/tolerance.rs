@@ -3,7 +3,7 @@
 //! Each entry has a reason, and the evidence there is for it. What no entry names has to be alike.
 
 use super::difference::{Difference, What};
-use crate::glob::fits;
+use crate::base::glob::fits;
 use anyhow::Context as _;
 use serde::Deserialize;
 

@@ -5,8 +5,8 @@ use super::case::{Case, Findings, Oracle, each, in_ms};
 use super::greet::window;
 use super::speech::{ON_ITS_WAY_US, anchors, given_before, spoken_is_loud};
 use super::terms::Leg;
-use crate::listen::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
-use crate::trace::Trace;
+use crate::oracle::audio_attribution::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
+use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
@@ -518,7 +518,7 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         }
         // Silence that comes late is heard by nobody.
         let goes_on = &case.call.caller.received[after.offset..after.offset + after.len.min(WINDOW)];
-        if listen::is_quiet(goes_on) {
+        if audio_attribution::is_quiet(goes_on) {
             continue;
         }
         let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };
@@ -986,7 +986,7 @@ pub fn figures(trace: &Trace) -> Figures {
 mod tests {
     use super::super::bench::Bench;
     use super::*;
-    use crate::backend::StageKind;
+    use crate::model::backend::StageKind;
     use mocks::record::{Ending, ModelRecord};
 
     #[test]

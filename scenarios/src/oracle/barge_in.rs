@@ -3,8 +3,8 @@
 use super::case::{Case, Findings, Oracle, each, in_ms};
 use super::greet::window;
 use super::terms::Leg;
-use crate::listen::{self, BYTES_PER_MS, Clear, Hearing, Item};
-use crate::trace::Trace;
+use crate::oracle::audio_attribution::{self, BYTES_PER_MS, Clear, Hearing, Item};
+use crate::sim::trace::Trace;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};
 use std::collections::BTreeSet;
@@ -315,7 +315,7 @@ pub(crate) fn stale<'a>(case: &Case<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Ite
     for stretch in hearing.stretches.iter().filter(|s| s.end() > offset) {
         let from = stretch.offset.max(offset);
         let audio = &case.call.caller.received[from..stretch.end()];
-        if audio.len() < listen::TELLING || listen::is_quiet(audio) {
+        if audio.len() < audio_attribution::TELLING || audio_attribution::is_quiet(audio) {
             continue;
         }
         let Some((item, _)) = hearing.item_at(from) else { continue };

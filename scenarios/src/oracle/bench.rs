@@ -3,11 +3,11 @@
 //! The bench is not a bridge and not a mock. It writes down what the two ends would have seen of a good call, and
 //! its verbs spoil one thing each.
 
-use crate::backend::StageKind;
-use crate::listen::{BYTES_PER_MS, WINDOW};
-use crate::scenario::Scenario;
-use crate::seed::Seed;
-use crate::trace::{CallTrace, Network, Trace};
+use crate::model::backend::StageKind;
+use crate::model::scenario::Scenario;
+use crate::model::seed::Seed;
+use crate::oracle::audio_attribution::{BYTES_PER_MS, WINDOW};
+use crate::sim::trace::{CallTrace, Network, Trace};
 use bridge::call::event::{CallEvent, Counts, EndReason, Line, Speaker};
 use mocks::peer::At;
 use mocks::record::{

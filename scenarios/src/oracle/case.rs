@@ -1,8 +1,8 @@
 //! One rule, one call before its judge, and what was found.
 
 use super::terms::Terms;
-use crate::listen::Hearing;
-use crate::trace::{CallTrace, Trace};
+use crate::oracle::audio_attribution::Hearing;
+use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use std::fmt;
 

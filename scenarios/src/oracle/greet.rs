@@ -3,8 +3,8 @@
 use super::case::{Case, Findings, Oracle, Violation, each};
 use super::speech::{ON_ITS_WAY_US, anchors, spoken_is_loud};
 use super::terms::Leg;
-use crate::listen::{BYTES_PER_MS, DELAY, Item, WINDOW};
-use crate::trace::Trace;
+use crate::oracle::audio_attribution::{BYTES_PER_MS, DELAY, Item, WINDOW};
+use crate::sim::trace::Trace;
 use bridge::call::settings::Until;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight};
@@ -276,10 +276,10 @@ fn judge_the_words(case: &Case<'_>, window: Window, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sabotage::ground;
-    use crate::seed::Seed;
-    use crate::stage::Stage as _;
-    use crate::stage::memory::Memory;
+    use crate::faults::injection::ground;
+    use crate::model::seed::Seed;
+    use crate::sim::Stage as _;
+    use crate::sim::memory::Memory;
     use mocks::record::Sighting;
     use std::cell::Cell;
 

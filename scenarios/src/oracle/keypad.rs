@@ -6,7 +6,7 @@
 use super::case::{Case, Findings, Oracle, Violation, each};
 use super::sessions::news;
 use super::terms::Leg;
-use crate::trace::{CallTrace, Trace};
+use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight, Sighting};
 

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
 use super::terms::Leg;
-use crate::trace::Trace;
+use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
@@ -181,7 +181,7 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
 /// How long Twilio takes for what it is asked, microseconds.
 fn carrier_us(case: &Case<'_>, name: &str) -> u64 {
     let script = case.trace.scenario.tools.iter().find(|tool| tool.name == name);
-    script.map_or(crate::stage::CARRIER_MS, |script| script.after_ms) * 1_000
+    script.map_or(crate::sim::CARRIER_MS, |script| script.after_ms) * 1_000
 }
 
 /// A transfer that fails leaves the caller where they are; a hang-up that fails does not.

@@ -3,9 +3,9 @@
 use super::case::{Case, Findings, Oracle, Violation, each};
 use super::leaving::may_come_in;
 use super::terms::{Leg, Terms, hears_speech};
-use crate::listen::{BYTES_PER_MS, Item};
-use crate::stage::API_KEY;
-use crate::trace::{CallTrace, Trace};
+use crate::oracle::audio_attribution::{BYTES_PER_MS, Item};
+use crate::sim::API_KEY;
+use crate::sim::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;

@@ -1,7 +1,7 @@
 //! Everything has a limit.
 
 use super::case::{Oracle, Violation, each};
-use crate::trace::Trace;
+use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 
 /// What a call may hold beyond its configured limits: one message of each leg and one second of audio in pieces.

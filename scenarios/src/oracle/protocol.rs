@@ -3,7 +3,7 @@
 use super::case::{Case, Findings, Oracle, each};
 use super::sessions::past;
 use super::terms::{Leg, hears_speech};
-use crate::trace::Trace;
+use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::DialWhen;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};

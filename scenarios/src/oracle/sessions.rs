@@ -1,6 +1,6 @@
 //! The sessions of a call: which followed which, and what each was told of those before it.
 
-use crate::trace::CallTrace;
+use crate::sim::trace::CallTrace;
 use mocks::record::{ModelSight, Sighting};
 
 /// What a session was told of those before it: the items written into it before anything else.

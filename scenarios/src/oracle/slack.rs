@@ -10,7 +10,7 @@
 //!   [`LAG_MAX_US`] the machine was too busy to judge anybody, and nobody is;
 //!   nor is anybody when more than one thread had to wait for a processor all the time.
 
-use crate::backend::StageKind;
+use crate::model::backend::StageKind;
 
 /// From one end's socket to the other's reader and back to a timer: both ends live in one thread.
 pub const IN_PROCESS_US: u64 = 15_000;

@@ -2,7 +2,7 @@
 //! what the model was given.
 
 use super::case::Case;
-use crate::listen::{DELAY, Given};
+use crate::oracle::audio_attribution::{DELAY, Given};
 use mocks::record::MicFrame;
 
 /// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.

@@ -6,11 +6,11 @@
 
 use super::sessions::{followed, news};
 use super::slack;
-use crate::backend::StageKind;
-use crate::listen::Hearing;
-use crate::scenario::{CallPlan, Scenario};
-use crate::trace::{CallTrace, Trace};
-use crate::weather::LegWeather;
+use crate::model::backend::StageKind;
+use crate::model::network::LegWeather;
+use crate::model::scenario::{CallPlan, Scenario};
+use crate::oracle::audio_attribution::Hearing;
+use crate::sim::trace::{CallTrace, Trace};
 use bridge::audio::Format;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
@@ -773,7 +773,7 @@ fn is_close_frame(seen: &ModelSight) -> bool {
 /// A calm scenario of one plan, for hand-made records.
 #[cfg(test)]
 pub(crate) fn plain_scenario(latency_ms: u64) -> Scenario {
-    use crate::weather::Weather;
+    use crate::model::network::Weather;
     let leg = || LegWeather::calm(latency_ms);
     Scenario {
         name: "bench".into(),

@@ -2,7 +2,7 @@
 
 use super::folder::Folder;
 use super::runs::Report;
-use crate::output::{put, say};
+use crate::base::output::{put, say};
 use std::path::PathBuf;
 
 /// What a run leaves behind for people and for other programs.

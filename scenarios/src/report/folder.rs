@@ -125,12 +125,12 @@ impl Folder {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::backend::StageKind;
+    use crate::model::backend::StageKind;
+    use crate::model::scenario::Scenario;
+    use crate::model::seed::Seed;
     use crate::report::Outcome;
-    use crate::scenario::Scenario;
-    use crate::seed::Seed;
-    use crate::stage;
-    use crate::trace::Trace;
+    use crate::sim;
+    use crate::sim::trace::Trace;
     use std::collections::BTreeMap;
     use tempfile::TempDir;
 
@@ -140,7 +140,7 @@ pub(crate) mod tests {
             "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{{ waits = 400 }}, \"hangs_up\"]\n[expect]\nend = \"{end}\""
         );
         let scenario = Scenario::from_toml(name, &text).unwrap();
-        let trace = stage::play(StageKind::Memory, &scenario, Seed(9));
+        let trace = sim::play(StageKind::Memory, &scenario, Seed(9));
         let outcome = Outcome::of(&trace, name, None);
         (trace, outcome)
     }

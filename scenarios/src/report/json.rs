@@ -1,8 +1,8 @@
 //! One JSON file for other programs. `docs/dev/report.md` documents its schema; a change of meaning is a new version.
 
 use super::runs::{Report, Run};
-use crate::milestones;
 use crate::oracle;
+use crate::oracle::milestones;
 use serde_json::{Value, json};
 
 /// Names the schema, in every file.

@@ -1,14 +1,13 @@
 //! What became of one scenario on one backend, told for a terminal.
 
-use crate::backend::StageKind;
-use crate::explain;
-use crate::milestones;
+use crate::audio::golden_audio;
+use crate::model::backend::StageKind;
+use crate::model::seed::Seed;
 use crate::oracle::audio::{Answer, Figures};
+use crate::oracle::explain;
+use crate::oracle::milestones;
 use crate::oracle::{self, Oracle, Violation};
-use crate::recording;
-use crate::sabotage;
-use crate::seed::Seed;
-use crate::trace::Trace;
+use crate::sim::trace::Trace;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -35,7 +34,7 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// How many oracles found something.
     pub violated: usize,
-    /// Who spoiled the bridge, if anybody did: see [`crate::sabotage`].
+    /// Who spoiled the bridge, if anybody did: see [`crate::faults::injection`].
     pub sabotage: Option<&'static str>,
     /// The command that replayed it, if it is a recorded call.
     pub replayed: Option<String>,
@@ -88,7 +87,7 @@ impl Outcome {
             reached: milestones::reached(trace).into_iter().collect(),
             figures: oracle::audio::figures(trace),
             drains: (0..trace.calls.len())
-                .flat_map(|call| recording::drains(trace, call))
+                .flat_map(|call| golden_audio::drains(trace, call))
                 .map(|drain| drain.total)
                 .collect(),
             hash: None,
@@ -120,7 +119,8 @@ impl Outcome {
     /// What follows `scn run` or `scn explain` to play it again, if it is no recorded call.
     fn how(&self) -> String {
         let Self { scenario, stage, seed, sabotage, .. } = self;
-        let spoiled = sabotage.map(|name| format!(" --fault {}", sabotage::word(name))).unwrap_or_default();
+        let spoiled =
+            sabotage.map(|name| format!(" --fault {}", crate::base::output::word(name))).unwrap_or_default();
         format!("{scenario} --backend {stage} --seed {seed}{spoiled}")
     }
 
@@ -332,15 +332,15 @@ impl std::fmt::Display for Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Scenario;
-    use crate::stage;
+    use crate::model::scenario::Scenario;
+    use crate::sim;
 
     fn played(expect: &str) -> Outcome {
         let text = format!(
             "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{{ waits = 400 }}, \"hangs_up\"]\n[expect]\n{expect}"
         );
         let scenario = Scenario::from_toml("test/report", &text).unwrap();
-        Outcome::of(&stage::play(StageKind::Memory, &scenario, Seed(9)), &scenario.name, None)
+        Outcome::of(&sim::play(StageKind::Memory, &scenario, Seed(9)), &scenario.name, None)
     }
 
     #[test]

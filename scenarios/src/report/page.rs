@@ -7,8 +7,8 @@
 
 use super::runs::{Report, Run};
 use super::{json, wavs};
-use crate::milestones;
 use crate::oracle;
+use crate::oracle::milestones;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
@@ -113,7 +113,7 @@ mod tests {
         let mut report = Report::new(evil);
         outcome.scenario = evil.into();
         outcome.problems.push((evil.into(), evil.into()));
-        trace.scenario = std::sync::Arc::new(crate::scenario::Scenario {
+        trace.scenario = std::sync::Arc::new(crate::model::scenario::Scenario {
             purpose: evil.into(),
             ..(*trace.scenario).clone()
         });

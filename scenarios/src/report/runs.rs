@@ -2,8 +2,8 @@
 
 use super::outcome::{Outcome, Spread, Sum};
 use super::sheet::Sheet;
-use crate::backend::StageKind;
-use crate::trace::Trace;
+use crate::model::backend::StageKind;
+use crate::sim::trace::Trace;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What several runs came to, to be written as a page, as JUnit XML and as JSON.

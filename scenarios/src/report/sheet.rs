@@ -4,13 +4,13 @@
 //! of the data in the page: short where there are thousands of them.
 
 use super::wavs;
-use crate::explain;
-use crate::listen::{BYTES_PER_MS, Hearing, Item as Voice};
+use crate::audio::golden_audio;
+use crate::model::network::{LegWeather, Weather};
 use crate::oracle::audio;
+use crate::oracle::audio_attribution::{BYTES_PER_MS, Hearing, Item as Voice};
 use crate::oracle::case::{Case, each};
-use crate::recording;
-use crate::trace::{CallTrace, End, Trace, Way, event_in_words};
-use crate::weather::{LegWeather, Weather};
+use crate::oracle::explain;
+use crate::sim::trace::{CallTrace, End, Trace, Way, event_in_words};
 use bridge::call::event::CallEvent;
 use mocks::peer::At;
 use mocks::record::{CallerSight, ModelSight};
@@ -421,8 +421,8 @@ fn waits(case: &Case<'_>, opened: At) -> Vec<Wait> {
         ];
         waits.push(wait("answer", ms(at), mic_to_mic, parts));
     }
-    for drain in recording::drains(case.trace, case.index) {
-        let recording::Drain { from_open_ms, total, detection, network, bridge, carrier, .. } = drain;
+    for drain in golden_audio::drains(case.trace, case.index) {
+        let golden_audio::Drain { from_open_ms, total, detection, network, bridge, carrier, .. } = drain;
         let parts =
             vec![("detection", detection), ("network", network), ("bridge", bridge), ("carrier", carrier)];
         waits.push(wait("barge-in", ms(opened) + from_open_ms, total, parts));
@@ -500,13 +500,13 @@ fn without_voices(toml: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StageKind;
-    use crate::catalogue;
-    use crate::seed::Seed;
-    use crate::stage;
+    use crate::model::backend::StageKind;
+    use crate::model::catalogue;
+    use crate::model::seed::Seed;
+    use crate::sim;
 
     fn sheet() -> Sheet {
-        Sheet::of(&stage::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))
+        Sheet::of(&sim::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))
     }
 
     #[test]

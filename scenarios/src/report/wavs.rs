@@ -3,8 +3,8 @@
 //! The caller's ear played mu-law, so its file is exact, silence included. What the model was given at 24 kHz is
 //! narrowed to 8 kHz, so that both files of a call are alike and small: 8,000 bytes for each second.
 
-use crate::listen::{BYTES_PER_MS, narrowed};
-use crate::trace::CallTrace;
+use crate::oracle::audio_attribution::{BYTES_PER_MS, narrowed};
+use crate::sim::trace::CallTrace;
 use mocks::peer::At;
 use mocks::record::{ModelRecord, ModelSight};
 use mocks::{alaw, ulaw};

@@ -1,0 +1,5 @@
+//! Small things that everything uses.
+
+pub(crate) mod glob;
+pub(crate) mod output;
+pub(crate) mod parallel;

@@ -1,0 +1,81 @@
+//! Where a scenario is played. Each stage makes a [`Trace`] of it, and whoever reads the trace cannot tell which.
+//!
+//! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
+//! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
+//! * [`pipes`]: the same over byte pipes of our own, which can do to bytes what that network cannot.
+//!
+//! And in real time, over real sockets, where no two plays are quite the same:
+//! * [`loopback`]: the production server in this process, over TCP, with and without TLS.
+//! * [`attach`]: somebody else's process.
+
+mod adapter;
+pub mod attach;
+pub(crate) mod choice;
+mod common;
+pub mod in_memory_journal;
+pub mod loopback;
+pub mod memory;
+pub mod pipes;
+pub(crate) mod real;
+mod shell;
+pub mod simulated;
+pub mod trace;
+
+pub use adapter::{Act, BridgeOut, Defect, Saboteur, Told};
+pub(crate) use common::{API_KEY, CARRIER_MS};
+pub use common::{EPOCH_UNIX, Stage};
+
+use crate::model::backend::StageKind;
+use crate::model::scenario::Scenario;
+use crate::model::seed::Seed;
+use crate::sim::trace::Trace;
+use common::thread_cpu;
+use std::time::Duration;
+
+/// Whether this program was built so that the stage can be trusted.
+///
+/// # Errors
+/// When it was not. The message says what to do.
+pub fn ready(kind: StageKind) -> anyhow::Result<()> {
+    match kind {
+        StageKind::Memory => Ok(()),
+        StageKind::Simulated | StageKind::Pipes | StageKind::Loopback => shell::seeded(),
+        StageKind::Attach => {
+            anyhow::bail!(
+                "somebody else's bridge is judged by `scn conform`; docs/dev/conformance.md tells how"
+            )
+        }
+    }
+}
+
+/// Plays a scenario on a stage.
+///
+/// # Panics
+/// When the stage is not [`ready`].
+pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
+    match kind {
+        StageKind::Memory => memory::Memory.play(scenario, seed),
+        StageKind::Simulated => simulated::Simulated.play(scenario, seed),
+        StageKind::Pipes => pipes::Pipes.play(scenario, seed),
+        StageKind::Loopback => loopback::Loopback::default().play(scenario, seed),
+        StageKind::Attach => panic!("a foreign bridge is played by `attach::Bridge`"),
+    }
+}
+
+/// Plays a scenario on a stage, and says how much processor time its thread took, where the system tells.
+///
+/// # Panics
+/// When the stage is not [`ready`].
+pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
+    match kind {
+        StageKind::Memory => {
+            let before = thread_cpu();
+            let trace = memory::Memory.play(scenario, seed);
+            let cpu = thread_cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
+            (trace, cpu)
+        }
+        StageKind::Simulated => simulated::play_timed(scenario, seed),
+        StageKind::Pipes => pipes::play_timed(scenario, seed),
+        StageKind::Loopback | StageKind::Attach => (play(kind, scenario, seed), None),
+    }
+}
