@@ -107,7 +107,10 @@ fn paths(code: &str) -> Vec<String> {
         for (at, _) in code.match_indices(start) {
             let path: String =
                 code[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
-            paths.push(path);
+            // A brace behind it belongs to a `use`, which was read above.
+            if !path.ends_with(':') {
+                paths.push(path);
+            }
         }
     }
     paths.into_iter().map(|path| path.chars().filter(|c| !c.is_whitespace()).collect()).collect()

@@ -187,7 +187,7 @@ fn table(bugs: &[Bug], found: &[(bool, Option<Hunt>)], seeds: u64) -> String {
 fn page(table: &str, bugs: &[Bug]) -> String {
     let mut text = format!(
         "# The bug zoo\n\n\
-         <!-- Written by `cargo scn bugs --write`; its words are in scenarios/src/zoo. -->\n\n\
+         <!-- Written by `cargo scn bugs --write`; its words are in scenarios/src/faults/known_bugs.rs. -->\n\n\
          Bugs other people's bridges had in the field, {} of them, each planted around our bridge as a small switchable\n\
          defect and caught. `oracle` and `scenario` say who catches it in the catalogue. `seeds` is how many generated\n\
          worlds, from seed 1 on, were played until an oracle objected that has nothing to say to the same world without\n\
