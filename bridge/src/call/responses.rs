@@ -105,6 +105,8 @@ pub(crate) struct Responses {
     auto_pending: bool,
     /// ... but the caller interrupted it already.
     auto_fenced: bool,
+    /// ... or so it seems, because it refused a request while no response was known to run.
+    auto_guessed: bool,
     /// The response that was given up last and has not ended yet.
     given_up: Option<String>,
     welcome: VecDeque<String>,
@@ -144,12 +146,14 @@ impl Responses {
     pub(crate) fn expect_auto(&mut self) {
         self.auto_pending = true;
         self.auto_fenced = false;
+        self.auto_guessed = false;
         self.wanted = None;
     }
 
     /// A response came into being. `speaking_over`: the caller is speaking, and that interrupts.
     pub(crate) fn created(&mut self, id: &str, request: Option<u64>, speaking_over: bool) -> Created {
         self.given_up = None; // the server makes one at a time
+        self.auto_guessed = false;
         // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.auto_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
@@ -209,6 +213,10 @@ impl Responses {
         self.given_up.take_if(|given_up| given_up == id);
         let Some(ended) = self.active.take_if(|active| active.id == id) else {
             return if self.known.iter().any(|known| known == id) {
+                if take(&mut self.auto_guessed) {
+                    self.auto_pending = false; // this is the one that was in the way
+                    self.auto_fenced = false;
+                }
                 Done::Earlier
             } else {
                 Done::NeverCreated { wanted: self.never_created(request) }
@@ -270,7 +278,8 @@ impl Responses {
         (active || (requested && self.active.is_none())) && !self.auto_pending
     }
 
-    /// Our request was refused because another response is running. Returns whether it was ours.
+    /// Our request was refused because another response is running. Returns whether it was ours. One that nobody has
+    /// announced will be announced, or is over soon: until then asking again is refused again.
     pub(crate) fn refused_as_busy(&mut self, event_id: Option<&str>) -> bool {
         let Some(ours) = self.requested.take_if(|r| event_id.is_none_or(|id| id == r.event_id)) else {
             return false;
@@ -278,15 +287,21 @@ impl Responses {
         if !ours.fenced && !ours.why.is_met_by_a_running_response() {
             self.wanted = Some(ours.why);
         }
+        if self.active.is_none() && self.given_up.is_none() && !self.auto_pending {
+            self.auto_pending = true;
+            self.auto_fenced = ours.fenced;
+            self.auto_guessed = true;
+        }
         true
     }
 
     /// The server has nothing to cancel, although a response that was interrupted before it existed has not ended: the
-    /// server has cancelled that one by itself, and so answers the turn behind it. Returns whether it will.
-    pub(crate) fn cancelled_by_server(&mut self) -> bool {
+    /// server has cancelled that one by itself, and so answers the turn behind it if it answers turns. Returns whether it
+    /// will.
+    pub(crate) fn cancelled_by_server(&mut self, answers_turns: bool) -> bool {
         let Some(active) = self.active.as_mut().filter(|active| active.unwanted) else { return false };
         active.unwanted = false;
-        let answers = self.wanted == Some(Why::Turn);
+        let answers = answers_turns && self.wanted == Some(Why::Turn);
         if answers {
             self.expect_auto();
         }
@@ -305,6 +320,7 @@ impl Responses {
         self.requested = None;
         self.auto_pending = false;
         self.auto_fenced = false;
+        self.auto_guessed = false;
         let running = self.interrupt();
         self.active = None;
         // One that was interrupted before has had its time to end.
@@ -320,9 +336,11 @@ impl Responses {
         running
     }
 
-    /// A response was cancelled and has not ended: what is wanted waits for that.
+    /// What is wanted waits for the end of a response that was cancelled, or of one that was not announced.
     pub(crate) fn waits_for_an_end(&self) -> bool {
-        self.given_up.is_some() || self.active.as_ref().is_some_and(|active| active.fenced)
+        self.given_up.is_some()
+            || self.auto_pending
+            || self.active.as_ref().is_some_and(|active| active.fenced)
     }
 
     /// The response that was given up is not waited for any more. Returns whether it was, and kept something back.
@@ -561,6 +579,44 @@ mod tests {
     }
 
     #[test]
+    fn after_a_busy_refusal_the_unannounced_response_is_waited_for() {
+        let refused = |fenced: bool| {
+            let mut t = Responses::default();
+            t.want(Why::ToolOutput);
+            t.ask(false);
+            if fenced {
+                t.interrupt();
+            }
+            t.refused_as_busy(Some("create_1"));
+            t.want(Why::Keypad);
+            assert!(t.waits_for_an_end() && t.ask(false).is_none());
+            t
+        };
+        let mut t = refused(false);
+        assert_eq!(t.created("r1", None, false), Created::Welcome);
+        t.done("r1", None);
+        assert!(t.ask(false).is_some());
+        assert_eq!(refused(true).created("r1", None, false), Created::Unwanted);
+        let mut t = refused(false);
+        assert!(matches!(t.done("r1", None), Done::NeverCreated { wanted: true }));
+        assert!(t.ask(false).is_some());
+    }
+
+    #[test]
+    fn a_late_end_of_an_earlier_response_ends_the_wait() {
+        let mut t = Responses::default();
+        t.created("r1", None, true);
+        t.created("r2", None, false);
+        t.done("r2", None);
+        t.want(Why::ToolOutput);
+        t.ask(false);
+        t.refused_as_busy(Some("create_1"));
+        assert!(t.ask(false).is_none());
+        assert!(matches!(t.done("r1", None), Done::Earlier));
+        assert!(t.ask(false).is_some());
+    }
+
+    #[test]
     fn a_retry_waits_for_the_end_of_the_response_that_was_given_up() {
         let given_up = || {
             let mut t = Responses::default();
@@ -588,12 +644,17 @@ mod tests {
         };
         let mut t = interrupted();
         t.want(Why::Turn);
-        assert!(t.cancelled_by_server());
+        assert!(t.cancelled_by_server(true));
         t.done("r1", None);
         assert!(t.ask(false).is_none() && t.is_expected());
         let mut t = interrupted();
+        t.want(Why::Turn);
+        assert!(!t.cancelled_by_server(false), "it answers no turn");
+        t.done("r1", None);
+        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Turn));
+        let mut t = interrupted();
         t.want(Why::Keypad);
-        assert!(!t.cancelled_by_server());
+        assert!(!t.cancelled_by_server(true));
         t.done("r1", None);
         assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Keypad));
     }

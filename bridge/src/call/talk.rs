@@ -387,7 +387,7 @@ impl Conversation {
         self.ask(desk, now);
         if self.responses.is_requested() || self.responses.waits_for_an_end() {
             // It may have to wait for a request that was made before, and that may never be answered; or for the end of
-            // a response that was cancelled.
+            // another response.
             self.expect_audio(desk, now);
         }
     }
@@ -567,7 +567,9 @@ impl Conversation {
             }
             return Ok(());
         }
-        if name == "response_cancel_not_active" && self.responses.cancelled_by_server() {
+        if name == "response_cancel_not_active"
+            && self.responses.cancelled_by_server(desk.config.vad.create_response)
+        {
             self.expect_audio(desk, now);
         }
         if name == "conversation_already_has_active_response" {

@@ -850,6 +850,50 @@ fn a_busy_refusal_is_benign() {
     assert_eq!(t.sent_media_ms(), 200);
 }
 
+#[test]
+fn a_turn_is_asked_about_where_the_server_answers_none() {
+    let mut t = Bench::live_with(|c| {
+        c.greeting = Some("Say hello.".into());
+        c.vad.create_response = false;
+    });
+    t.model_detects_speech();
+    t.requested_response_begins("r1", 1);
+    t.expect("cancel r1");
+    t.model_detects_silence();
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"response_cancel_not_active","event_id":null}}"#);
+    t.expect_quiet();
+    t.response_done("r1", "cancelled");
+    t.expect("create 2");
+}
+
+#[test]
+fn a_turn_behind_a_busy_refusal_is_not_waited_for_for_ever() {
+    let mut t = Bench::live_with(|c| {
+        c.greeting = Some("Say hello.".into());
+        c.vad.create_response = false;
+    });
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","event_id":"create_1"}}"#);
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.expect_quiet();
+    let timeouts = t.call.desk.config.timeouts.clone();
+    t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
+    t.expect("create 2");
+}
+
+#[test]
+fn a_key_behind_a_busy_refusal_waits_for_what_is_under_way() {
+    let mut t = Bench::live_with(|c| c.greeting = Some("Say hello.".into()));
+    t.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","event_id":"create_1"}}"#);
+    t.key('#');
+    t.expect("The caller pressed # on the keypad.");
+    t.expect_quiet();
+    t.response_begins("r1");
+    t.expect("cancel r1");
+    t.response_done("r1", "cancelled");
+    t.expect("create 2");
+}
+
 // -------------------------------------------------------------------------------------------- keypad, tools
 
 #[test]
