@@ -558,7 +558,8 @@ impl Conversation {
         desk.event(CallEvent::ModelError { code: name.to_owned() });
         if name == "invalid_tool_call_id" {
             desk.counts.refused_outputs += 1;
-            if let Some(response) = self.tools.refused(error.event_id.as_deref(), now) {
+            let running = self.responses.active().map(|active| active.id.as_str());
+            if let Some(response) = self.tools.refused(error.event_id.as_deref(), running, now) {
                 // A response that was asked for meanwhile may have been made without it.
                 self.tools.is_to_be_spoken_about(&response);
                 self.send_outputs(desk, now);

@@ -75,6 +75,10 @@ struct Output {
 struct Refused {
     called: Called,
     output: String,
+    /// The response that ran when it was refused, which cannot know of that: what it calls repeats nothing.
+    beside: Option<String>,
+    /// The call that repeats it and was answered with the output, if one was.
+    repeated_as: Option<String>,
     /// Turns of the caller that have ended since.
     turns: u8,
 }
@@ -172,8 +176,14 @@ impl Tools {
             self.since_turn.stopped_in.get_or_insert_with(|| response.to_owned());
             return refuse(why);
         }
-        if let Some(refused) = self.refused.iter().find(|refused| refused.called == called) {
-            let output = refused.output.clone();
+        let same = |refused: &Refused| refused.called == called;
+        let free = self.refused.iter().position(|refused| same(refused) && refused.repeated_as.is_none());
+        if let Some(at) = free.or_else(|| self.refused.iter().position(same)) {
+            // Of two refused outputs of the same call each answers a repetition of its own.
+            if self.refused[at].beside.as_deref() != Some(response) {
+                self.refused[at].repeated_as = Some(call.call_id.clone());
+            }
+            let output = self.refused[at].output.clone();
             self.keep(&call.call_id, response, &output, Some(called), now);
             return Verdict::Reuse { output };
         }
@@ -288,14 +298,19 @@ impl Tools {
     /// The server has taken the output of this call.
     pub(crate) fn taken(&mut self, call_id: &str) {
         let Some(at) = self.sent.iter().position(|sent| sent.call_id == call_id) else { return };
-        if let Some(Output { ran: Some(called), .. }) = self.sent.remove(at) {
-            self.refused.retain(|refused| refused.called != called);
-        }
+        self.sent.remove(at);
+        self.refused.retain(|refused| refused.repeated_as.as_deref() != Some(call_id));
     }
 
     /// The server refused an output, as if it did not know the call: the one of this event, or the oldest that it has
-    /// said nothing about. It is to be sent once more. Returns the response of its call.
-    pub(crate) fn refused(&mut self, event_id: Option<&str>, now: Instant) -> Option<String> {
+    /// said nothing about. It is to be sent once more. `running`: the response that runs. Returns the response of its
+    /// call.
+    pub(crate) fn refused(
+        &mut self,
+        event_id: Option<&str>,
+        running: Option<&str>,
+        now: Instant,
+    ) -> Option<String> {
         let named = |sent: &Output| event_id.is_some_and(|id| id == format!("output_{}", sent.number));
         let at = match event_id {
             Some(_) => self.sent.iter().position(named)?,
@@ -303,11 +318,14 @@ impl Tools {
         };
         let mut output = self.sent.remove(at)?;
         if let Some(called) = output.ran.take() {
-            self.refused.retain(|refused| refused.called != called);
+            let repeats = |refused: &Refused| refused.repeated_as.as_ref() == Some(&output.call_id);
+            self.refused.retain(|refused| !repeats(refused));
             if self.refused.len() >= SENT_MAX {
                 self.refused.pop_front();
             }
-            self.refused.push_back(Refused { called, output: output.output.clone(), turns: 0 });
+            let output = output.output.clone();
+            let beside = running.map(str::to_owned);
+            self.refused.push_back(Refused { called, output, beside, repeated_as: None, turns: 0 });
         }
         if output.again {
             return None;

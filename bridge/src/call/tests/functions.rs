@@ -135,6 +135,44 @@ fn a_refused_output_answers_a_call_of_the_next_two_turns_and_of_none_behind() {
 }
 
 #[test]
+fn of_two_refused_runs_of_one_call_each_is_reused() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    calls(&mut t, "r1", "call_1", "lookup", "{}");
+    calls(&mut t, "r1", "call_2", "lookup", "{}");
+    t.response_done("r1", "completed");
+    ends(&mut t, "call_1", "1");
+    ends(&mut t, "call_2", "2");
+    refuses(&mut t, r#""output_1""#);
+    refuses(&mut t, r#""output_2""#);
+    round(&mut t, "r2", 1, "call_3", "{}");
+    t.model(r#"{"type":"conversation.item.added","item":{"id":"i","type":"function_call_output","call_id":"call_3"}}"#);
+    round(&mut t, "r3", 2, "call_4", "{}");
+    let ran = [("call_1", ToolOutcome::Done), ("call_2", ToolOutcome::Done)];
+    let reused = [("call_3", ToolOutcome::Reused), ("call_4", ToolOutcome::Reused)];
+    assert_eq!(outcomes(&t), [ran, reused].concat());
+}
+
+#[test]
+fn a_call_made_beside_the_refusal_does_not_repeat_it() {
+    let mut t = Bench::live_with(with_lookup);
+    t.response_begins("r1");
+    calls(&mut t, "r1", "call_1", "lookup", "{}");
+    t.response_done("r1", "completed");
+    t.model_detects_speech();
+    t.model_detects_silence();
+    t.response_begins("r2");
+    ends(&mut t, "call_1", "1");
+    refuses(&mut t, "null");
+    calls(&mut t, "r2", "call_2", "lookup", "{}");
+    t.response_done("r2", "completed");
+    t.model(r#"{"type":"conversation.item.added","item":{"id":"i","type":"function_call_output","call_id":"call_2"}}"#);
+    round(&mut t, "r3", 1, "call_3", "{}");
+    let reused = [("call_2", ToolOutcome::Reused), ("call_3", ToolOutcome::Reused)];
+    assert_eq!(outcomes(&t), [("call_1", ToolOutcome::Done), reused[0], reused[1]]);
+}
+
+#[test]
 fn a_taken_output_is_not_blamed_for_a_later_refusal() {
     let mut t = Bench::live_with(with_lookup);
     t.response_begins("r1");
