@@ -388,7 +388,9 @@ impl Downlink {
         for item in &mut self.items {
             item.broken_off |= !std::mem::replace(&mut item.complete, true);
             item.held.clear();
-            cuts.extend(item.cut(item.sent, format).filter(|cut| cut.heard_ms < cut.generated_ms));
+            // Words may be there for audio that will not come.
+            let is_short = |cut: &Cut| cut.heard_ms < cut.generated_ms || cut.unfinished;
+            cuts.extend(item.cut(item.sent, format).filter(is_short));
         }
         cuts
     }

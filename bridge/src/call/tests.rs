@@ -1250,6 +1250,20 @@ fn the_transcript_of_a_caller_who_leaves_ends_where_hearing_stopped() {
 }
 
 #[test]
+fn words_ahead_of_an_answer_that_broke_off_are_no_line() {
+    let mut t = Bench::live();
+    t.response_begins("r1");
+    t.model(r#"{"type":"response.output_audio_transcript.done","item_id":"item_7","transcript":"one two three four five six seven eight nine ten"}"#);
+    t.model_says("r1", "item_7", 1_000);
+    t.advance(1_500);
+    t.leg(Leg::Model, LegChange::Lost { why: "reset".into() });
+    t.advance(NOTICE_MS);
+    t.leg(Leg::Caller, LegChange::Closed { code: None, reason: String::new() });
+    let Some(CallEvent::Ended { transcript, .. }) = t.events.last() else { panic!("the call is not over") };
+    assert_eq!((transcript[0].text.as_str(), transcript[0].cut), ("one two three four", true));
+}
+
+#[test]
 fn a_model_lost_in_mid_answer_is_told_to_the_caller_after_what_was_sent() {
     let mut t = Bench::live();
     t.response_begins("r1");
