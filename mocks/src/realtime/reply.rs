@@ -71,6 +71,9 @@ impl Model {
     /// A response was asked for: it takes the next turn of the script.
     pub(super) fn request(&mut self, params: Params, cause: Cause, now: At) {
         let may_call = !params.no_calls || self.script.ignores_tool_choice;
+        if params.in_conversation {
+            self.repeated.clear(); // what the last response did not call again is not called again
+        }
         let turn = if may_call && !self.again.is_empty() {
             // It goes on where it was, without the outputs.
             let again = std::mem::take(&mut self.again);
