@@ -121,6 +121,7 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
                 )
             }) || answers_unannounced(&sightings[..index])
                 || hides_its_answer(&sightings[..index])
+                || never_announces(case, &sightings[..index], refused)
         }
         // The script refuses it whenever it comes; one that came before its response was over came too early.
         "invalid_tool_call_id" => {
@@ -136,21 +137,17 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
     }
 }
 
-/// A turn ended while a response that the bridge had asked for was not over, and the server has not said yet that it
-/// answers that turn. Whether it does, or was kept from it by the other response, no bridge can know.
+/// A turn ended while a response was not over, and the server has not said yet that it answers that turn. Whether it does,
+/// or was kept from it by the other response, no bridge can know.
 fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
     let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
     let Some(stopped) = sightings.iter().rposition(ended) else { return false };
     let (before, after) = sightings.split_at(stopped);
-    let asked = before.iter().rev().find_map(|s| {
-        let ModelSight::SentResponseCreated { response, auto: false, .. } = &s.what else { return None };
+    let last = before.iter().rev().find_map(|s| {
+        let ModelSight::SentResponseCreated { response, .. } = &s.what else { return None };
         Some(response)
     });
-    let over = asked.is_none_or(|asked| {
-        before
-            .iter()
-            .any(|s| matches!(&s.what, ModelSight::SentResponseDone { response, .. } if response == asked))
-    });
+    let over = last.is_none_or(|last| done_of(before, last).is_some());
     let announced =
         after.iter().any(|s| matches!(s.what, ModelSight::SentResponseCreated { auto: true, .. }));
     !over && !announced
@@ -161,9 +158,29 @@ fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
 fn hides_its_answer(sightings: &[Sighting<ModelSight>]) -> bool {
     let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
     let Some(stopped) = sightings.iter().rposition(ended) else { return false };
-    let stray = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentOther { kind } if kind == "done_for_unknown_response");
+    let began = |id: &str| {
+        let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if response == id);
+        sightings.iter().any(is_its)
+    };
+    let stray = |s: &Sighting<ModelSight>| match &s.what {
+        ModelSight::SentOther { kind } => kind == "done_for_unknown_response",
+        ModelSight::SentResponseDone { response, .. } => !began(response),
+        _ => false,
+    };
     let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
     sightings[stopped..].iter().any(stray) && !sightings[stopped..].iter().any(announced)
+}
+
+/// What the bridge waited for, the answer to a turn or to a request, was not announced within its patience. Whether the
+/// server makes it all the same, no bridge can know.
+fn never_announces(case: &Case<'_>, sightings: &[Sighting<ModelSight>], refused: At) -> bool {
+    let due = |s: &Sighting<ModelSight>| {
+        matches!(s.what, ModelSight::SentSpeechStopped { .. } | ModelSight::GotCreate { busy: false, .. })
+    };
+    let Some(since) = sightings.iter().rposition(due) else { return false };
+    let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
+    let waited = refused.since(sightings[since].at);
+    waited >= case.terms.config.timeouts.first_audio_ms * 1_000 && !sightings[since..].iter().any(announced)
 }
 
 fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
@@ -684,6 +701,42 @@ mod tests {
         assert!(first_of(&legal(&bench.trace())).contains("commit was refused"));
         bench.model(4_995, ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 });
         assert_eq!(legal(&bench.trace()), [], "the server was faster");
+    }
+
+    #[test]
+    fn a_request_behind_an_answer_that_was_never_announced_is_no_fault() {
+        let busy = "conversation_already_has_active_response";
+        let stopped = || ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
+        let asked_after = |ms: u64| {
+            let mut bench = Bench::answered(1_500);
+            bench.model(5_000, stopped());
+            bench.refused(5_000 + ms, busy, "response.create");
+            legal(&bench.trace())
+        };
+        let patience = bridge::call::settings::CallConfig::default().timeouts.first_audio_ms;
+        assert!(first_of(&asked_after(patience - 1)).contains("response.create was refused"));
+        assert_eq!(asked_after(patience), []);
+    }
+
+    #[test]
+    fn a_request_behind_the_late_end_of_any_response_is_no_fault() {
+        let busy = "conversation_already_has_active_response";
+        let stopped = || ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
+        let ends_at = |ms: u64, response: &str, announced: bool| {
+            let mut bench = Bench::answered(1_500);
+            let (response, status) = (response.to_owned(), "cancelled".to_owned());
+            if announced {
+                let (response, auto, asked) = (response.clone(), true, None);
+                bench.model(4_000, ModelSight::SentResponseCreated { response, auto, asked });
+            }
+            bench.model(5_000, stopped());
+            bench.model(ms, ModelSight::SentResponseDone { response, status });
+            bench.refused(6_000, busy, "response.create");
+            legal(&bench.trace())
+        };
+        assert_eq!(ends_at(5_500, "resp_2", true), [], "it ran when the turn ended");
+        assert!(!ends_at(4_500, "resp_2", true).is_empty(), "it was over");
+        assert_eq!(ends_at(5_500, "resp_2", false), [], "it is taken for the answer");
     }
 
     #[test]
