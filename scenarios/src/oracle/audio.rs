@@ -842,7 +842,12 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
                 case.call.caller.sightings.iter().any(|s| {
                     s.at >= turn.at && s.at <= due && matches!(s.what, CallerSight::SentDtmf { .. })
                 });
-            if due < over && !other && !beside && !keys {
+            // What was said by then and is on its way is heard soon.
+            let said = case.hearing.items.iter().any(|item| {
+                let since_turn = |at: At| (turn.at..=due).contains(&at);
+                item.model == m && !item.silent && item.first_sent().is_some_and(since_turn)
+            });
+            if due < over && !other && !beside && !keys && !said {
                 let waited = in_ms(due.since(turn.at));
                 findings.say(
                     due,

@@ -128,7 +128,8 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
         seen.at > wish.at
             && matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if is_offered(case, name))
     });
-    let watchdog = At(wish.at.0 + terms.config.leaving.farewell_ms * 1_000);
+    let farewell_us = terms.config.leaving.farewell_ms * 1_000;
+    let watchdog = At(wish.at.0 + farewell_us);
     let spoke = sightings.iter().find_map(|seen| {
         let spoke = matches!(seen.what, ModelSight::SentSpeechStarted { .. }) && seen.at > wish.at;
         spoke.then_some(seen.at)
@@ -151,7 +152,8 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
                 findings
                     .say(left, format!("{} was done although the caller spoke first, at {spoke}", wish.name));
             }
-            if left < watchdog && spoke.is_none_or(|spoke| spoke > left) {
+            // One that repeats an earlier one does not begin its time anew.
+            if left.0 < standing_since(case, wish).0 + farewell_us && spoke.is_none_or(|spoke| spoke > left) {
                 for item in &case.hearing.items {
                     let said =
                         item.model == wish.model && item.first_sent().is_some_and(|first| first < left);
@@ -176,6 +178,24 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
         }
         None => {}
     }
+}
+
+/// Since when the call is to be left: from the first wish that was neither answered nor spoken over before this one.
+fn standing_since(case: &Case<'_>, wish: &Wish<'_>) -> At {
+    let sightings = &case.call.models[wish.model].sightings;
+    let stands = |call: &str, since: At| {
+        let ends_it = |what: &ModelSight| match what {
+            ModelSight::SentSpeechStarted { .. } => true,
+            ModelSight::GotToolOutput { call_id, .. } => call_id == call,
+            _ => false,
+        };
+        !sightings.iter().any(|seen| (since..wish.at).contains(&seen.at) && ends_it(&seen.what))
+    };
+    let first = sightings.iter().take_while(|seen| seen.at < wish.at).find_map(|seen| {
+        let ModelSight::SentFunctionCall { call_id, name, .. } = &seen.what else { return None };
+        (is_offered(case, name) && stands(call_id, seen.at)).then_some(seen.at)
+    });
+    first.unwrap_or(wish.at)
 }
 
 /// How long Twilio takes for what it is asked, microseconds.

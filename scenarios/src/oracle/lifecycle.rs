@@ -306,6 +306,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
             && !case.terms.expects_bridge_to_end()
             && !case.terms.settings_end_it(closed)
             && !case.terms.session_ran_out(closed)
+            && !was_not_settled(case)
             && case.terms.caller_gone().is_none_or(|gone| gone > closed)
         {
             findings.say(closed, "the call was ended while another one misbehaved");
@@ -313,6 +314,14 @@ fn robust(trace: &Trace) -> Vec<Violation> {
     });
     all.extend(innocent);
     all
+}
+
+/// The call was ended because its own session was not settled in time, and it was not.
+fn was_not_settled(case: &Case<'_>) -> bool {
+    let timed_out =
+        |event: &CallEvent| matches!(event, CallEvent::Notice { reason: EndReason::SessionTimeout });
+    let told = case.call.bridge.iter().find(|(_, event)| timed_out(event));
+    told.is_some_and(|(at, _)| !was_settled(case, *at))
 }
 
 // ----------------------------------------------------------------------------------------------- owner
@@ -421,7 +430,9 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
     if terms.config.transcription.is_none() {
         return;
     }
-    let left = terms.given_up(m);
+    // Once the caller is told that the call cannot go on, the model is heard no more.
+    let told = case.call.bridge.iter().find(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    let left = told.map_or(At(u64::MAX), |(at, _)| *at).min(terms.given_up(m));
     let arrives = |sent: At| At(sent.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, sent));
     let closed = case.call.models[m]
         .sightings
@@ -452,13 +463,13 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
                 if turn.committed.is_some_and(reached) && line.is_none() && !empty {
                     findings.say(at, format!("the turn {} has no line in the transcript", turn.item));
                 }
-                let renews = terms.config.renewal.is_some();
-                // It may have been given up for another one just before the caller left.
-                let waited_for = |gone: At| {
-                    !renews || turn.committed.is_none_or(|committed| committed.0 + WORDS_US > gone.0)
+                // It may have been given up for another one as the caller left; that it waits for words has an end.
+                let waited_for = |closed: At| {
+                    let since = turn.committed.filter(|_| was_given_up_to_renew(case, m, closed));
+                    since.is_none_or(|committed| committed.0 + WORDS_US > closed.0)
                 };
                 if let (Some(gone), Some(closed), true) = (terms.caller_gone(), closed, ended_by_caller)
-                    && waited_for(gone)
+                    && waited_for(closed)
                     && arrives(turn.started) < gone
                     && words.is_none()
                     && closed >= gone
@@ -474,6 +485,13 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
             }
         }
     }
+}
+
+/// This session was closed for another one.
+fn was_given_up_to_renew(case: &Case<'_>, m: usize, closed: At) -> bool {
+    let renewed = |(at, event): &&(At, CallEvent)| *at <= closed && matches!(event, CallEvent::Renewing);
+    // Each session is given up once.
+    case.call.models.len() > m + 1 || case.call.bridge.iter().filter(renewed).count() > m
 }
 
 fn text(trace: &Trace) -> Vec<Violation> {
@@ -531,7 +549,10 @@ fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: 
         let first_ms = item.len / BYTES_PER_MS * first.min(words.len()) / words.len().max(1);
         let ms = case.hearing.heard(item, At(u64::MAX)) / BYTES_PER_MS;
         let long = ms > MOMENT_MS.max(first_ms) + case.terms.unsure_ms();
-        if long && has_words && transcript.iter().all(|line| line.item != item.id) {
+        // Words that come late, behind a rest of the voice, may be those that will be said next.
+        let rests = (item.len - item.sound_before(usize::MAX)) / BYTES_PER_MS >= MOMENT_MS;
+        let unsure = rests && record.is_some_and(|record| !words_heard(case, m, record, item).known);
+        if long && !unsure && has_words && transcript.iter().all(|line| line.item != item.id) {
             findings
                 .say(at, format!("{ms} ms of {} were heard and the transcript has no line of it", item.id));
         }
