@@ -812,7 +812,9 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
                 (r == response).then_some(s.at)
             });
             let Some(done) = done else { continue };
-            let from = done.max(seen.at).max(turn.at.plus_ms(filler.after_ms));
+            // The wait began when the bridge heard of the turn's end.
+            let waits = At(turn.at.plus_ms(filler.after_ms).0 + terms.slack(Leg::Model, turn.at));
+            let from = done.max(seen.at).max(waits);
             // What is on its way to a caller who is held up may be heard by then, as far as the bridge can know.
             let due = At(from.0 + 2 * way(from) + terms.slack(Leg::Caller, from));
             let is_way_out = |name: &str| [END_CALL, TRANSFER_CALL].contains(&name);

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
 use super::terms::Leg;
+use crate::oracle::audio_attribution::Item;
 use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
@@ -161,6 +162,8 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
                     let heard = case.hearing.heard_ms(item, left);
                     let spoken_now =
                         item.response == wish.response || item.first_sent().is_some_and(|at| at > wish.at);
+                    let said =
+                        said && !was_out_of_patience(case, wish, item, At(left.0.saturating_sub(carrier)));
                     if said && spoken_now && !item.silent && heard + UNHEARD_MS + in_ms(slack) < whole {
                         findings.say(
                             left,
@@ -178,6 +181,21 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
         }
         None => {}
     }
+}
+
+/// The bridge had waited for this item for its whole patience when it decided to leave, and nothing of it had come.
+fn was_out_of_patience(case: &Case<'_>, wish: &Wish<'_>, item: &Item, decided: At) -> bool {
+    let terms = &case.terms;
+    let way = terms.latency(Leg::Model) + terms.slack(Leg::Model, decided);
+    let Some(first) = item.first_sent() else { return false };
+    let asked = case.call.models[wish.model].sightings.iter().rev().find_map(|seen| {
+        let asks = matches!(seen.what, ModelSight::GotCreate { .. } | ModelSight::SentSpeechStopped { .. });
+        (asks && seen.at <= first).then_some(seen.at)
+    });
+    let patience = terms.config.timeouts.first_audio_ms * 1_000;
+    let waited = asked.is_some_and(|asked| asked.0 + patience <= decided.0 + way);
+    let came = first.0 + way < decided.0 && !terms.model_speaks_into_the_dark(wish.model, first);
+    waited && !came
 }
 
 /// Since when the call is to be left: from the first wish that was neither answered nor spoken over before this one.

@@ -16,7 +16,7 @@ use crate::oracle::audio_attribution::BYTES_PER_MS;
 use crate::sim::trace::Trace;
 use bridge::call::settings::Renewal;
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond its settings: one turn of its loop, its close and the answer.
@@ -103,7 +103,11 @@ fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fin
     if queued as f64 > spare + UNHEARD_MS && terms.marks_come_back() && over < terms.over() {
         findings.say(over, format!("a session was given up when {queued} ms were still to be heard"));
     }
-    if hears_speech(sightings, known_by) && hears_speech(sightings, over) {
+    let in_between = |seen: &Sighting<ModelSight>| (known_by..=over).contains(&seen.at);
+    let ended = |seen: &Sighting<ModelSight>| matches!(seen.what, ModelSight::SentSpeechStopped { .. });
+    // What was said before another turn is over.
+    let goes_on = !sightings.iter().any(|seen| in_between(seen) && ended(seen));
+    if hears_speech(sightings, known_by) && goes_on && hears_speech(sightings, over) {
         findings.say(over, "a session was given up while the caller spoke");
     }
     let known = &sightings[..sightings.partition_point(|seen| seen.at <= known_by)];
