@@ -3,7 +3,7 @@
 //! A program of its own, because it puts a counting allocator in the place of the system's.
 
 use allocation_counter::measure;
-use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
+use bridge::audio::{Companding, Downlink, FRAME_BYTES, Format, Uplink};
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Incoming, Leg, LegChange};
 use bridge::wire::base64;
@@ -16,7 +16,7 @@ use std::io::{BufReader, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LAWS: [Law; 2] = [Law::Ulaw, Law::Alaw];
+const LAWS: [Companding; 2] = [Companding::Ulaw, Companding::Alaw];
 const FORMATS: [Format; 3] = [Format::Pcm24k, Format::Pcmu, Format::Pcma];
 /// Room for what a frame becomes, at its largest.
 const ROOM: usize = 4_096;
@@ -27,10 +27,10 @@ fn noise(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_frame_of_samples_takes_nothing_in_any_format_up_or_down() {
-    for law in LAWS {
+    for companding in LAWS {
         for format in FORMATS {
             let (codes, mut out) = (noise(FRAME_BYTES), Vec::with_capacity(ROOM));
-            let mut uplink = Uplink::new(law, format);
+            let mut uplink = Uplink::new(companding, format);
             let up = measure(|| {
                 for _ in 0..500 {
                     out.clear();
@@ -41,7 +41,7 @@ fn a_frame_of_samples_takes_nothing_in_any_format_up_or_down() {
 
             // Half a sample is left over by every piece, and items end and are interrupted.
             let piece = noise(format.bytes_per_ms() as usize * 20 + 1);
-            let mut downlink = Downlink::new(format, law);
+            let mut downlink = Downlink::new(format, companding);
             let down = measure(|| {
                 for n in 0..500 {
                     out.clear();
@@ -53,7 +53,7 @@ fn a_frame_of_samples_takes_nothing_in_any_format_up_or_down() {
                     }
                 }
             });
-            assert_eq!(down.count_total, 0, "{law:?} from {format:?}");
+            assert_eq!(down.count_total, 0, "{companding:?} from {format:?}");
             assert!(out.len() >= FRAME_BYTES);
         }
     }
@@ -63,7 +63,10 @@ fn a_frame_of_samples_takes_nothing_in_any_format_up_or_down() {
 fn both_ways_of_a_call_keep_no_more_than_3_1_kib() {
     let mut kept = None;
     let heap = measure(|| {
-        kept = Some((Uplink::new(Law::Ulaw, Format::Pcm24k), Downlink::new(Format::Pcm24k, Law::Ulaw)));
+        kept = Some((
+            Uplink::new(Companding::Ulaw, Format::Pcm24k),
+            Downlink::new(Format::Pcm24k, Companding::Ulaw),
+        ));
     });
     let bytes = heap.bytes_current + size_of_val(&kept) as i64;
     println!("the audio of a call keeps {bytes} bytes");

@@ -5,7 +5,7 @@
 //! architecture. `docs/dev/audio.md` has the figures, and the command that puts other libraries' beside them.
 
 use bridge::audio;
-use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
+use bridge::audio::{Companding, Downlink, FRAME_BYTES, Format, Uplink};
 use bridge::call::settings::Dialect;
 use bridge::wire::base64;
 use bridge::wire::realtime::{self, ClientEvent, ServerEvent};
@@ -51,18 +51,18 @@ fn delta(bytes: &[u8]) -> String {
 
 fn samples(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("samples");
-    for (name, law) in [("mu-law", Law::Ulaw), ("A-law", Law::Alaw)] {
+    for (name, companding) in [("mu-companding", Companding::Ulaw), ("A-companding", Companding::Alaw)] {
         let (codes, bytes) = (noise(FRAME_BYTES), noise(960));
         let linear: Vec<i16> = bytes.as_chunks().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
         let (mut decoded, mut encoded) = ([0; FRAME_BYTES], [0; FRAME_BYTES]);
         group.bench_function(format!("decode {name}"), |bench| {
-            bench.iter(|| law.decode_slice(black_box(&codes), black_box(&mut decoded)));
+            bench.iter(|| companding.decode_slice(black_box(&codes), black_box(&mut decoded)));
         });
         group.bench_function(format!("encode {name}"), |bench| {
-            bench.iter(|| law.encode_slice(black_box(&linear[..160]), black_box(&mut encoded)));
+            bench.iter(|| companding.encode_slice(black_box(&linear[..160]), black_box(&mut encoded)));
         });
         let mut out = Vec::with_capacity(960);
-        let mut uplink = Uplink::new(law, Format::Pcm24k);
+        let mut uplink = Uplink::new(companding, Format::Pcm24k);
         group.bench_function(format!("decode {name} and widen"), |bench| {
             bench.iter(|| {
                 out.clear();
@@ -70,7 +70,7 @@ fn samples(criterion: &mut Criterion) {
                 black_box(out.len())
             });
         });
-        let mut downlink = Downlink::new(Format::Pcm24k, law);
+        let mut downlink = Downlink::new(Format::Pcm24k, companding);
         group.bench_function(format!("narrow and encode {name}"), |bench| {
             bench.iter(|| {
                 out.clear();
@@ -125,7 +125,7 @@ fn whole(criterion: &mut Criterion) {
     for format in FORMATS {
         let (name, size) = (format.wire_name(), frame_bytes(format));
         let media = media(&noise(FRAME_BYTES));
-        let mut uplink = Uplink::new(Law::Ulaw, format);
+        let mut uplink = Uplink::new(Companding::Ulaw, format);
         group.bench_function(format!("up {name}"), |bench| {
             bench.iter(|| {
                 let Ok(twilio::Envelope { message: FromTwilio::Media(media), .. }) =
@@ -141,7 +141,7 @@ fn whole(criterion: &mut Criterion) {
 
         // One delta, and five messages to Twilio.
         let delta = delta(&noise(size * DELTA_FRAMES));
-        let mut downlink = Downlink::new(format, Law::Ulaw);
+        let mut downlink = Downlink::new(format, Companding::Ulaw);
         group.bench_function(format!("down {name}, {DELTA_FRAMES} frames"), |bench| {
             bench.iter(|| {
                 let Ok(ServerEvent::AudioDelta { audio, .. }) = realtime::decode(black_box(&delta)) else {

@@ -8,9 +8,9 @@ use bridge::app::config::Config;
 use bridge::audio::FRAME_BYTES;
 use bridge::call::{Leg, Transmit};
 use bridge::export::journal::files::Files;
-use bridge::export::journal::lines::{Salt, Scribe};
+use bridge::export::journal::lines::{Formatter, Salt};
 use bridge::export::journal::{Content, Settings};
-use bridge::runtime::journal::{Beginning, Journal, Note};
+use bridge::runtime::journal::{CallBeginning, Journal, JournalEntry};
 use bridge::wire::realtime::ClientEvent;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -26,27 +26,30 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn beginning() -> Beginning {
+fn beginning() -> CallBeginning {
     Config::default().server().beginning(1, 0, Duration::ZERO)
 }
 
 /// What a frame from the caller makes a call note: the message, and the audio that is passed on.
-fn from_caller() -> [Note; 2] {
+fn from_caller() -> [JournalEntry; 2] {
     let payload = base64::engine::general_purpose::STANDARD.encode([0x5A; FRAME_BYTES]);
     let text = format!(
         r#"{{"event":"media","sequenceNumber":"4","media":{{"track":"inbound","chunk":"3","timestamp":"143","payload":"{payload}"}},"streamSid":"MZ00000000000000000000000000000000"}}"#
     );
     let audio = vec![0x5A; 960];
-    [Note::Text(Leg::Caller, text), Note::Done(Transmit::Model(ClientEvent::AppendAudio { audio }))]
+    [
+        JournalEntry::Text(Leg::Caller, text),
+        JournalEntry::Done(Transmit::Model(ClientEvent::AppendAudio { audio })),
+    ]
 }
 
 /// A delta of the model: a quarter of a second.
-fn from_model() -> Note {
+fn from_model() -> JournalEntry {
     let delta = base64::engine::general_purpose::STANDARD.encode(vec![0x5A; 12_000]);
     let text = format!(
         r#"{{"type":"response.output_audio.delta","event_id":"event_1","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"delta":"{delta}"}}"#
     );
-    Note::Text(Leg::Model, text)
+    JournalEntry::Text(Leg::Model, text)
 }
 
 fn journal(criterion: &mut Criterion) {
@@ -77,19 +80,19 @@ fn journal(criterion: &mut Criterion) {
     });
     drop(tape);
     for content in [Content::Hashes, Content::Full] {
-        let (mut scribe, _) = Scribe::begin(&beginning(), content, Salt::secret());
+        let (mut formatter, _) = Formatter::begin(&beginning(), content, Salt::secret());
         let frame = from_caller();
         group.bench_function(format!("line of a frame of the caller, {content:?}"), |bench| {
             bench.iter(|| {
                 frame
                     .iter()
-                    .map(|note| scribe.line(Duration::from_secs(1), black_box(note)).0.len())
+                    .map(|note| formatter.line(Duration::from_secs(1), black_box(note)).0.len())
                     .sum::<usize>()
             });
         });
         let delta = from_model();
         group.bench_function(format!("line of a delta of 250 ms, {content:?}"), |bench| {
-            bench.iter(|| scribe.line(Duration::from_secs(1), black_box(&delta)).0.len());
+            bench.iter(|| formatter.line(Duration::from_secs(1), black_box(&delta)).0.len());
         });
     }
     group.finish();

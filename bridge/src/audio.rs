@@ -1,4 +1,4 @@
-//! G.711 at 8 kHz on the caller's side, in either law; the session's format on the model's.
+//! G.711 at 8 kHz on the caller's side, in either companding; the session's format on the model's.
 //!
 //! [`Uplink`] and [`Downlink`] keep the filter's state across frames and deltas of any length, odd byte counts
 //! included: cutting the input differently never changes a byte of the output.
@@ -18,15 +18,15 @@ pub const FRAME_MS: u32 = 20;
 
 /// The variant of G.711 the caller leg speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Law {
-    /// Mu-law: North America, Japan, and Twilio everywhere.
+pub enum Companding {
+    /// Mu-companding: North America, Japan, and Twilio everywhere.
     Ulaw,
-    /// A-law: the rest of the world's carriers.
+    /// A-companding: the rest of the world's carriers.
     Alaw,
 }
 
-impl Law {
-    /// The code of silence. (In mu-law 0x00 is the opposite: full scale.)
+impl Companding {
+    /// The code of silence. (In mu-companding 0x00 is the opposite: full scale.)
     pub const fn silence(self) -> u8 {
         match self {
             Self::Ulaw => 0xFF,
@@ -50,7 +50,7 @@ impl Law {
         }
     }
 
-    /// Puts `codes` behind what `out` holds, in the other law sample by sample, or untouched when it is the same.
+    /// Puts `codes` behind what `out` holds, in the other companding sample by sample, or untouched when it is the same.
     pub fn recode(self, codes: &[u8], to: Self, out: &mut Vec<u8>) {
         if self == to {
             return out.extend_from_slice(codes);
@@ -69,9 +69,9 @@ impl Law {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// G.711 mu-law, passed through untouched to and from a caller who speaks it.
+    /// G.711 mu-companding, passed through untouched to and from a caller who speaks it.
     Pcmu,
-    /// G.711 A-law, passed through untouched to and from a caller who speaks it.
+    /// G.711 A-companding, passed through untouched to and from a caller who speaks it.
     Pcma,
     /// 16-bit little-endian PCM at 24 kHz.
     #[default]
@@ -102,42 +102,42 @@ impl Format {
 /// With [`Format::Pcm24k`] the output is 1.875 ms late, constantly: a stream has no beginning to trim.
 #[derive(Clone, Debug)]
 pub struct Uplink {
-    law: Law,
+    companding: Companding,
     way: UplinkWay,
 }
 
 #[derive(Clone, Debug)]
 enum UplinkWay {
-    Companded(Law),
+    Companded(Companding),
     Pcm24k(Box<Up>),
 }
 
 impl Uplink {
-    /// From the caller's law to `format`.
-    pub fn new(law: Law, format: Format) -> Self {
+    /// From the caller's companding to `format`.
+    pub fn new(companding: Companding, format: Format) -> Self {
         let way = match format {
-            Format::Pcmu => UplinkWay::Companded(Law::Ulaw),
-            Format::Pcma => UplinkWay::Companded(Law::Alaw),
+            Format::Pcmu => UplinkWay::Companded(Companding::Ulaw),
+            Format::Pcma => UplinkWay::Companded(Companding::Alaw),
             Format::Pcm24k => UplinkWay::Pcm24k(Box::default()),
         };
-        Self { law, way }
+        Self { companding, way }
     }
 
     /// What the caller speaks.
-    pub const fn law(&self) -> Law {
-        self.law
+    pub const fn companding(&self) -> Companding {
+        self.companding
     }
 
     /// Takes the caller's G.711 and puts it, in the session's format, behind what `out` holds.
     pub fn push(&mut self, codes: &[u8], out: &mut Vec<u8>) {
         match &mut self.way {
-            UplinkWay::Companded(to) => self.law.recode(codes, *to, out),
+            UplinkWay::Companded(to) => self.companding.recode(codes, *to, out),
             UplinkWay::Pcm24k(up) => {
                 out.reserve(codes.len() * 6);
                 let mut samples = [0; BLOCK];
                 let mut bytes = [[0; 2]; 3 * BLOCK];
                 for block in codes.chunks(BLOCK) {
-                    self.law.decode_slice(block, &mut samples);
+                    self.companding.decode_slice(block, &mut samples);
                     up.push(&samples[..block.len()], |wide| {
                         bytes.iter_mut().zip(wide).for_each(|(bytes, sample)| *bytes = sample.to_le_bytes());
                         out.extend_from_slice(bytes[..wide.len()].as_flattened());
@@ -154,13 +154,13 @@ impl Uplink {
 /// `n` samples at 24 kHz have become exactly `n / 3`, rounded up, at 8 kHz.
 #[derive(Clone, Debug)]
 pub struct Downlink {
-    law: Law,
+    companding: Companding,
     way: DownlinkWay,
 }
 
 #[derive(Clone, Debug)]
 enum DownlinkWay {
-    Companded(Law),
+    Companded(Companding),
     Pcm24k(Box<FromPcm>),
 }
 
@@ -175,26 +175,26 @@ struct FromPcm {
 }
 
 impl Downlink {
-    /// From `format` to the caller's law.
-    pub fn new(format: Format, law: Law) -> Self {
+    /// From `format` to the caller's companding.
+    pub fn new(format: Format, companding: Companding) -> Self {
         let way = match format {
-            Format::Pcmu => DownlinkWay::Companded(Law::Ulaw),
-            Format::Pcma => DownlinkWay::Companded(Law::Alaw),
+            Format::Pcmu => DownlinkWay::Companded(Companding::Ulaw),
+            Format::Pcma => DownlinkWay::Companded(Companding::Alaw),
             Format::Pcm24k => DownlinkWay::Pcm24k(Box::new(FromPcm::new())),
         };
-        Self { law, way }
+        Self { companding, way }
     }
 
     /// What the caller hears.
-    pub const fn law(&self) -> Law {
-        self.law
+    pub const fn companding(&self) -> Companding {
+        self.companding
     }
 
     /// Takes any number of bytes and puts the caller's G.711 behind what `out` holds.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match &mut self.way {
-            DownlinkWay::Companded(from) => from.recode(bytes, self.law, out),
-            DownlinkWay::Pcm24k(state) => state.push(bytes, self.law, out),
+            DownlinkWay::Companded(from) => from.recode(bytes, self.companding, out),
+            DownlinkWay::Pcm24k(state) => state.push(bytes, self.companding, out),
         }
     }
 
@@ -205,7 +205,7 @@ impl Downlink {
             DownlinkWay::Pcm24k(state) => {
                 if state.started {
                     // A dangling first half of a sample is no sample.
-                    state.feed(&[[0; 2]; DELAY_24K], self.law, out);
+                    state.feed(&[[0; 2]; DELAY_24K], self.companding, out);
                 }
                 **state = FromPcm::new();
             }
@@ -226,22 +226,22 @@ impl FromPcm {
         Self { down: Down::new(), half: None, early: DELAY_8K, started: false }
     }
 
-    fn push(&mut self, bytes: &[u8], law: Law, out: &mut Vec<u8>) {
+    fn push(&mut self, bytes: &[u8], companding: Companding, out: &mut Vec<u8>) {
         let mut bytes = bytes;
         out.reserve(bytes.len() / 6 + 1);
         if let (Some(low), [high, rest @ ..]) = (self.half, bytes) {
             self.half = None;
             bytes = rest;
-            self.feed(&[[low, *high]], law, out);
+            self.feed(&[[low, *high]], companding, out);
         }
         let (samples, odd) = bytes.as_chunks();
         if let [low] = odd {
             self.half = Some(*low);
         }
-        self.feed(samples, law, out);
+        self.feed(samples, companding, out);
     }
 
-    fn feed(&mut self, samples: &[[u8; 2]], law: Law, out: &mut Vec<u8>) {
+    fn feed(&mut self, samples: &[[u8; 2]], companding: Companding, out: &mut Vec<u8>) {
         let Self { down, early, started, .. } = self;
         *started |= !samples.is_empty();
         let mut codes = [0; BLOCK];
@@ -249,7 +249,7 @@ impl FromPcm {
             let skipped = narrow.len().min(*early);
             *early -= skipped;
             let heard = &narrow[skipped..];
-            law.encode_slice(heard, &mut codes);
+            companding.encode_slice(heard, &mut codes);
             out.extend_from_slice(&codes[..heard.len()]);
         });
     }
@@ -343,7 +343,7 @@ mod tests {
 
     fn down_in_one(bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
+        let mut down = Downlink::new(Format::Pcm24k, Companding::Ulaw);
         down.push(bytes, &mut out);
         down.flush(&mut out);
         out
@@ -375,7 +375,7 @@ mod tests {
         let bytes: Vec<u8> =
             tone(700.0, 24_000.0, 9_000.0, 1_000).into_iter().flat_map(i16::to_le_bytes).collect();
         let first = down_in_one(&bytes);
-        let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
+        let mut down = Downlink::new(Format::Pcm24k, Companding::Ulaw);
         let mut out = Vec::new();
         down.push(&bytes[..777], &mut out);
         down.reset();
@@ -390,13 +390,13 @@ mod tests {
     #[test]
     fn the_same_law_on_both_legs_is_passed_through_untouched() {
         let every_code: Vec<u8> = (0..=255).collect();
-        for (law, format) in [(Law::Ulaw, Format::Pcmu), (Law::Alaw, Format::Pcma)] {
+        for (companding, format) in [(Companding::Ulaw, Format::Pcmu), (Companding::Alaw, Format::Pcma)] {
             let (mut up, mut down) = (Vec::new(), Vec::new());
-            Uplink::new(law, format).push(&every_code, &mut up);
-            let mut downlink = Downlink::new(format, law);
+            Uplink::new(companding, format).push(&every_code, &mut up);
+            let mut downlink = Downlink::new(format, companding);
             downlink.push(&every_code, &mut down);
             downlink.flush(&mut down);
-            assert_eq!((&up, &down), (&every_code, &every_code), "{law:?}");
+            assert_eq!((&up, &down), (&every_code, &every_code), "{companding:?}");
         }
     }
 
@@ -405,15 +405,16 @@ mod tests {
         let every_code: Vec<u8> = (0..=255).cycle().take(777).collect();
         let to_alaw: Vec<u8> = every_code.iter().map(|&code| alaw::encode(ulaw::decode(code))).collect();
         let to_ulaw: Vec<u8> = every_code.iter().map(|&code| ulaw::encode(alaw::decode(code))).collect();
-        for (law, format, up_to, down_to) in
-            [(Law::Ulaw, Format::Pcma, &to_alaw, &to_ulaw), (Law::Alaw, Format::Pcmu, &to_ulaw, &to_alaw)]
-        {
+        for (companding, format, up_to, down_to) in [
+            (Companding::Ulaw, Format::Pcma, &to_alaw, &to_ulaw),
+            (Companding::Alaw, Format::Pcmu, &to_ulaw, &to_alaw),
+        ] {
             let (mut up, mut down) = (Vec::new(), Vec::new());
-            Uplink::new(law, format).push(&every_code, &mut up);
-            let mut downlink = Downlink::new(format, law);
+            Uplink::new(companding, format).push(&every_code, &mut up);
+            let mut downlink = Downlink::new(format, companding);
             downlink.push(&every_code, &mut down);
             downlink.flush(&mut down);
-            assert_eq!((&up, &down), (up_to, down_to), "{law:?}");
+            assert_eq!((&up, &down), (up_to, down_to), "{companding:?}");
         }
     }
 
@@ -421,15 +422,15 @@ mod tests {
     fn an_a_law_caller_of_a_pcm_session_hears_and_is_heard_alike() {
         let spoken = tone(997.0, 8_000.0, 9_000.0, 9_000);
         let mut codes = vec![0; spoken.len()];
-        Law::Alaw.encode_slice(&spoken, &mut codes);
+        Companding::Alaw.encode_slice(&spoken, &mut codes);
         let mut wide = Vec::new();
-        Uplink::new(Law::Alaw, Format::Pcm24k).push(&codes, &mut wide);
+        Uplink::new(Companding::Alaw, Format::Pcm24k).push(&codes, &mut wide);
         let mut heard = Vec::new();
-        let mut downlink = Downlink::new(Format::Pcm24k, Law::Alaw);
+        let mut downlink = Downlink::new(Format::Pcm24k, Companding::Alaw);
         downlink.push(&wide, &mut heard);
         downlink.flush(&mut heard);
         let mut samples = vec![0; heard.len()];
-        Law::Alaw.decode_slice(&heard, &mut samples);
+        Companding::Alaw.decode_slice(&heard, &mut samples);
         assert_eq!(samples.len(), spoken.len());
         let (signal, noise) = split(&samples[1_000..9_000], 997.0, 8_000.0);
         assert!(db(signal / noise) >= 33.0, "{:.1} dB", db(signal / noise));
@@ -439,18 +440,20 @@ mod tests {
     #[test]
     fn silence_stays_silence() {
         let mut out = Vec::new();
-        Uplink::new(Law::Ulaw, Format::Pcm24k).push(&[0xFF; 1_000], &mut out);
+        Uplink::new(Companding::Ulaw, Format::Pcm24k).push(&[0xFF; 1_000], &mut out);
         assert!(out.iter().all(|&byte| byte == 0));
-        assert!(down_in_one(&[0; 6_000]).iter().all(|&code| code == Law::Ulaw.silence()));
-        for (law, other) in [(Law::Ulaw, Law::Alaw), (Law::Alaw, Law::Ulaw)] {
+        assert!(down_in_one(&[0; 6_000]).iter().all(|&code| code == Companding::Ulaw.silence()));
+        for (companding, other) in
+            [(Companding::Ulaw, Companding::Alaw), (Companding::Alaw, Companding::Ulaw)]
+        {
             let mut zero = [0];
-            law.encode_slice(&[0], &mut zero);
-            assert_eq!(zero, [law.silence()]);
+            companding.encode_slice(&[0], &mut zero);
+            assert_eq!(zero, [companding.silence()]);
             let mut quiet = Vec::new();
-            law.recode(&[law.silence()], other, &mut quiet);
+            companding.recode(&[companding.silence()], other, &mut quiet);
             let mut sample = [0];
             other.decode_slice(&quiet, &mut sample);
-            assert!(sample[0].abs() <= 8, "{law:?} silence becomes {}", sample[0]);
+            assert!(sample[0].abs() <= 8, "{companding:?} silence becomes {}", sample[0]);
         }
     }
 
@@ -477,7 +480,7 @@ mod tests {
         };
         let codes: Vec<u8> = (0..24_000).map(|_| random()).collect();
         let mut up = Vec::new();
-        Uplink::new(Law::Ulaw, Format::Pcm24k).push(&codes, &mut up);
+        Uplink::new(Companding::Ulaw, Format::Pcm24k).push(&codes, &mut up);
         let bytes: Vec<u8> = (0..144_000).map(|_| random()).collect();
         let fnv = |bytes: &[u8]| {
             bytes
@@ -497,7 +500,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..700, 1..60),
         ) {
             let mut out = Vec::new();
-            let mut down = Downlink::new(Format::Pcm24k, Law::Ulaw);
+            let mut down = Downlink::new(Format::Pcm24k, Companding::Ulaw);
             let mut rest = bytes.as_slice();
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() {
@@ -517,9 +520,9 @@ mod tests {
             cut in 1usize..400,
         ) {
             let mut whole = Vec::new();
-            Uplink::new(Law::Ulaw, Format::Pcm24k).push(&codes, &mut whole);
+            Uplink::new(Companding::Ulaw, Format::Pcm24k).push(&codes, &mut whole);
             let mut pieces = Vec::new();
-            let mut up = Uplink::new(Law::Ulaw, Format::Pcm24k);
+            let mut up = Uplink::new(Companding::Ulaw, Format::Pcm24k);
             codes.chunks(cut).for_each(|piece| up.push(piece, &mut pieces));
             prop_assert_eq!(whole.len(), codes.len() * 6);
             prop_assert_eq!(whole, pieces);

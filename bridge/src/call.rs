@@ -126,7 +126,7 @@ pub struct Call {
 
 impl Call {
     /// A caller's WebSocket was opened. `notice` is what the caller hears when the call has to end early, in
-    /// G.711 mu-law whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
+    /// G.711 mu-companding whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
     /// `expires_at` on the monotonic clock.
     pub fn new(config: Arc<CallConfig>, notice: Arc<[u8]>, now: Instant, unix_now: i64) -> Self {
         let uplink = Uplink::new(&config, now);
@@ -204,8 +204,8 @@ impl Call {
         match change {
             LegChange::Pong => self.pong(leg, now),
             LegChange::Ping => self.sign_of_life(leg, now),
-            LegChange::Clogged => self.clogged(leg, true, now),
-            LegChange::Flowing => self.clogged(leg, false, now),
+            LegChange::Backpressured => self.clogged(leg, true, now),
+            LegChange::Writable => self.clogged(leg, false, now),
             LegChange::Open => self.model_open(now),
             LegChange::DialFailed { why } => {
                 self.model.state = LegState::Gone;
@@ -402,14 +402,14 @@ impl Call {
             call_sid: start.call_sid.clone(),
             stream_sid: start.stream_sid.clone(),
         });
-        let Some(law) = start.format.law() else {
+        let Some(companding) = start.format.companding() else {
             let format = start.format;
             let detail =
                 format!("{} at {} Hz, {} channels", format.encoding, format.sample_rate, format.channels);
             return self.end(EndReason::UnsupportedMedia, &detail, now);
         };
-        let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid, law };
-        self.uplink.speaks(law);
+        let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid, companding };
+        self.uplink.speaks(companding);
         let media_came = self.uplink.waiting() > 0;
         match self.desk.config.dial {
             settings::DialWhen::OnMedia if !media_came => {
@@ -805,7 +805,7 @@ impl Call {
 
     /// The way to an ear that was sent nothing so far.
     fn downlink_to(&self, stream: &Stream) -> Downlink {
-        Downlink::new(&self.desk.config, stream.law, self.round_trip)
+        Downlink::new(&self.desk.config, stream.companding, self.round_trip)
     }
 
     /// A pong proves life, and how long the way to Twilio and back takes.

@@ -12,7 +12,7 @@ use bridge::base::secret::Secret;
 use bridge::call::event::{CallEvent, EndReason};
 use bridge::net::tools::NoTools;
 use bridge::net::twilio_rest::{Carrier, Doing, Problem};
-use bridge::runtime::journal::{Beginning, Journal, Note, Tape};
+use bridge::runtime::journal::{CallBeginning, Journal, JournalEntry, JournalWriter};
 use bridge::server::serve::{Served, Server};
 use bridge::server::stats::Stats;
 use bridge::wire::twiml::After;
@@ -311,7 +311,7 @@ impl Carrier for Asked {
     }
 
     fn transfer<'a>(&'a self, call_sid: &'a str, to: &'a str) -> Doing<'a, ()> {
-        let outcome = if call_sid == "CA0" { Err(Problem::Over) } else { Ok(()) };
+        let outcome = if call_sid == "CA0" { Err(Problem::CallEnded) } else { Ok(()) };
         self.done(format!("transfer {call_sid} {to}"), outcome)
     }
 
@@ -431,10 +431,10 @@ async fn a_stream_that_finds_no_line_keeps_its_token() {
 struct Begun(AtomicUsize);
 
 impl Journal for Begun {
-    fn begin(&self, _beginning: Beginning) -> Box<dyn Tape> {
+    fn begin(&self, _beginning: CallBeginning) -> Box<dyn JournalWriter> {
         struct Nothing;
-        impl Tape for Nothing {
-            fn note(&mut self, _after: Duration, _note: Note) {}
+        impl JournalWriter for Nothing {
+            fn note(&mut self, _after: Duration, _note: JournalEntry) {}
         }
         self.0.fetch_add(1, SeqCst);
         Box::new(Nothing)

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use bridge::base::secret::Secret;
 use bridge::call::event::{CallEvent, DialOutcome, EndReason, Line, Private, Said, Speaker, ToolOutcome};
-use bridge::export::otlp::{Counted, Exporter, Target};
+use bridge::export::otlp::{Exporter, Stats, Target};
 use bridge::runtime::observe::Observe;
 use bridge::runtime::registry::CallKey;
 use bridge::wire::realtime::Usage;
@@ -89,7 +89,7 @@ fn exporter(address: SocketAddr) -> Exporter {
 }
 
 /// Stops it beside the collector, which lives on this thread.
-async fn stopped(exporter: Exporter) -> Counted {
+async fn stopped(exporter: Exporter) -> Stats {
     let (done, stopped) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || done.send(exporter.stop()));
     stopped.await.unwrap()
@@ -162,7 +162,7 @@ async fn a_call_is_a_trace_of_turns_responses_and_functions() {
     let exporter = exporter(collector.listen().await);
     call(&exporter.calls(), 1);
     let counted = stopped(exporter).await;
-    assert_eq!(counted, Counted { sent: 4, lost: 0 });
+    assert_eq!(counted, Stats { sent: 4, lost: 0 });
     let spans = collector.spans.lock().unwrap();
     let span = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
     let (root, turn) = (span("call"), span("turn"));
@@ -234,7 +234,7 @@ async fn a_call_that_is_cut_is_a_trace_too_and_no_word_or_key_of_it_is_in_there(
     tell(CallEvent::Keypad { keys: 6, entry: Private::new("secret") });
     calls.gone(key);
     drop(calls);
-    assert_eq!(stopped(exporter).await, Counted { sent: 2, lost: 0 });
+    assert_eq!(stopped(exporter).await, Stats { sent: 2, lost: 0 });
     let spans = collector.spans.lock().unwrap();
     let root = spans.iter().find(|span| span.name == "call").unwrap();
     assert_eq!(value(&root.attributes, "error.type"), &Value::StringValue("cut".into()));
@@ -255,7 +255,7 @@ async fn a_log_line_is_a_record_with_the_names_of_its_call() {
         tracing::warn!(lasted_ms = 1_234, "call ended");
     });
     let counted = stopped(exporter).await;
-    assert_eq!(counted, Counted { sent: 1, lost: 0 });
+    assert_eq!(counted, Stats { sent: 1, lost: 0 });
     let logs = collector.logs.lock().unwrap();
     let record = &logs[0];
     assert_eq!((record.severity_number, record.severity_text.as_str()), (13, "WARN"));
@@ -275,12 +275,12 @@ async fn a_collector_that_is_busy_for_a_moment_is_asked_again() {
     call(&exporter.calls(), 1);
     let gauge = exporter.gauge();
     for _ in 0..1_000 {
-        if gauge.counted().sent == 4 {
+        if gauge.snapshot().sent == 4 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(gauge.counted(), Counted { sent: 4, lost: 0 });
+    assert_eq!(gauge.snapshot(), Stats { sent: 4, lost: 0 });
 }
 
 #[tokio::test]
@@ -296,8 +296,8 @@ async fn a_dead_collector_costs_what_it_would_have_been_sent_and_nothing_else() 
     (1..=5_000).for_each(|n| call(&calls, n));
     let took = began.elapsed();
     assert!(took < Duration::from_secs(20), "calls were held up for {took:?}");
-    let without_room = gauge.counted().lost;
-    assert!(without_room >= 10_000, "{:?}", gauge.counted());
+    let without_room = gauge.snapshot().lost;
+    assert!(without_room >= 10_000, "{:?}", gauge.snapshot());
     drop(calls);
     let counted = exporter.stop();
     assert_eq!(counted.sent, 0);

@@ -248,8 +248,8 @@ impl World {
             }
             Input::Link(leg, change) => {
                 let change = match change {
-                    0 => LegChange::Clogged,
-                    1 => LegChange::Flowing,
+                    0 => LegChange::Backpressured,
+                    1 => LegChange::Writable,
                     2 => LegChange::Pong,
                     3 => LegChange::Closed { code: Some(1011), reason: String::new() },
                     _ => LegChange::Lost { why: "reset".into() },

@@ -9,7 +9,7 @@ use bridge::app::config::Config;
 use bridge::base::secret::Secret;
 use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use bridge::call::settings::ToolSpec;
-use bridge::export::journal::files::{Counted, Files};
+use bridge::export::journal::files::{Files, Stats as JournalStats};
 use bridge::export::journal::{self};
 use bridge::net::tools::{NoTools, Tools};
 use bridge::runtime::journal::Journal;
@@ -578,7 +578,7 @@ async fn a_call_leaves_a_journal_and_a_panic_is_in_its_own() {
     until(|| t.stats.panicked() == 1).await;
     t.stop().await;
     let counted = Arc::into_inner(files).expect("the server has let go of it").stop();
-    assert_eq!(counted, Counted { lines: counted.lines, ..Counted::default() });
+    assert_eq!(counted, JournalStats { lines: counted.lines, ..JournalStats::default() });
 
     let journal = |call_sid: &str| {
         let paths = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -10,7 +10,7 @@ use bridge::export::store::memory::Memory;
 use bridge::export::store::postgres::Postgres;
 use bridge::export::store::sqlite::Sqlite;
 use bridge::export::store::{
-    CallName, Counted, Gauge, LineRow, Page, Record, Settings, Store, StoreCalls, StoreError, StoredCall,
+    CallName, LineRow, Page, Record, Settings, Stats, StatsHandle, Store, StoreCalls, StoreError, StoredCall,
     Tokens, Url, What, Writer,
 };
 use bridge::runtime::observe::Observe;
@@ -376,8 +376,8 @@ async fn a_database_that_is_away_for_less_than_the_buffer_costs_nothing() {
     let writer = Writer::start(store.clone(), &settings(10_000), "p1").unwrap();
     let (calls, gauge) = (writer.calls(), writer.gauge());
     (1..=100).for_each(|n| call(&calls, n, &format!("CA{n}"), 3));
-    until(|| gauge.counted().failed > 1).await;
-    assert_eq!((gauge.counted().queued, gauge.counted().written), (1_000, 0));
+    until(|| gauge.snapshot().failed > 1).await;
+    assert_eq!((gauge.snapshot().queued, gauge.snapshot().written), (1_000, 0));
     assert!(gauge.lag() >= Duration::from_millis(100), "{:?}", gauge.lag());
     store.away.store(false, SeqCst);
     drop(calls);
@@ -395,12 +395,12 @@ async fn what_finds_no_room_is_counted_and_a_call_whose_end_is_written_is_whole(
     let writer = Writer::start(store.clone(), &settings(50), "p1").unwrap();
     let (calls, gauge) = (writer.calls(), writer.gauge());
     (1..=10).for_each(|n| call(&calls, n, &format!("CA{n}"), 3));
-    let counted = gauge.counted();
+    let counted = gauge.snapshot();
     assert_eq!((counted.queued, counted.lost), (50, 50));
     store.away.store(false, SeqCst);
-    until(|| gauge.counted().queued == 0).await;
+    until(|| gauge.snapshot().queued == 0).await;
     call(&calls, 11, "CA11", 40); // more than fits at once, perhaps; its end may not be lost then
-    until(|| gauge.counted().queued == 0).await;
+    until(|| gauge.snapshot().queued == 0).await;
     drop(calls);
     writer.stop();
     let whole = store.find("CA11").await.unwrap().unwrap();
@@ -415,7 +415,7 @@ async fn bytes_are_bounded_as_well_as_records() {
     let writer = Writer::start(store.clone(), &settings, "p1").unwrap();
     let (calls, gauge) = (writer.calls(), writer.gauge());
     (1..=100).for_each(|n| call(&calls, n, "CA1", 3));
-    let Counted { queued_bytes, lost, .. } = gauge.counted();
+    let Stats { queued_bytes, lost, .. } = gauge.snapshot();
     assert!(queued_bytes <= 10_000 && lost > 800, "{queued_bytes} {lost}");
 }
 
@@ -465,11 +465,11 @@ async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
         };
         calls.event(CallKey(1), zero(), &CallEvent::Said(Said::Line(line)));
         if n == 3 {
-            until(|| gauge.counted().written >= 4).await; // the disk is not full from the beginning
+            until(|| gauge.snapshot().written >= 4).await; // the disk is not full from the beginning
         }
     }
-    until(|| gauge.counted().failed > 1).await;
-    let counted = gauge.counted();
+    until(|| gauge.snapshot().failed > 1).await;
+    let counted = gauge.snapshot();
     assert!(counted.lost >= 400 && counted.queued > 0 && counted.queued <= 500, "{counted:?}");
     drop((calls, writer));
     // The file is whole, and what was written is in it.
@@ -504,9 +504,9 @@ async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing
 }
 
 /// Writes a call and waits until it is stored.
-async fn stored(calls: &StoreCalls, gauge: &Gauge, key: u64, call_sid: &str) {
+async fn stored(calls: &StoreCalls, gauge: &StatsHandle, key: u64, call_sid: &str) {
     call(calls, key, call_sid, 3);
-    until(|| gauge.counted().queued == 0).await;
+    until(|| gauge.snapshot().queued == 0).await;
 }
 
 async fn sids(file: &Path) -> Vec<String> {
@@ -526,22 +526,22 @@ async fn a_file_that_is_deleted_under_the_bridge_is_missed_and_what_comes_after_
     stored(&calls, &gauge, 1, "CA1").await;
     calls.begins(CallKey(7), zero(), 1_700_000_000);
     calls.event(CallKey(7), zero(), &CallEvent::Started { call_sid: "CA7".into(), stream_sid: "MZ7".into() });
-    until(|| gauge.counted().queued == 0).await;
-    assert_eq!((gauge.counted().written, gauge.counted().lost), (11, 0));
+    until(|| gauge.snapshot().queued == 0).await;
+    assert_eq!((gauge.snapshot().written, gauge.snapshot().lost), (11, 0));
 
     std::fs::remove_file(folder.file()).unwrap();
     stored(&calls, &gauge, 2, "CA2").await;
-    let counted = gauge.counted();
+    let counted = gauge.snapshot();
     assert_eq!((counted.lost, counted.replaced), (11, 1), "what was written is gone, and counted");
     assert_eq!(sids(&folder.file()).await, ["CA2", "CA7"], "a call that goes on is there again");
 
     // With everything that is beside it, and with the folder.
     std::fs::remove_dir_all(folder.0.path()).unwrap();
     call(&calls, 3, "CA3", 3);
-    until(|| gauge.counted().failed > 0).await;
+    until(|| gauge.snapshot().failed > 0).await;
     std::fs::create_dir(folder.0.path()).unwrap();
-    until(|| gauge.counted().queued == 0).await;
-    let counted = gauge.counted();
+    until(|| gauge.snapshot().queued == 0).await;
+    let counted = gauge.snapshot();
     assert_eq!((counted.lost, counted.replaced), (11 + 10, 2));
     assert_eq!(sids(&folder.file()).await, ["CA3", "CA7"]);
     drop(calls);
@@ -565,7 +565,7 @@ async fn a_file_that_takes_the_place_of_the_bridges_own_is_written_to_and_not_sp
     stored(&calls, &gauge, 2, "CA2").await;
     std::fs::rename(&other, folder.file()).unwrap();
     stored(&calls, &gauge, 3, "CA3").await;
-    assert_eq!((gauge.counted().lost, gauge.counted().replaced), (20, 1));
+    assert_eq!((gauge.snapshot().lost, gauge.snapshot().replaced), (20, 1));
     drop(calls);
     writer.stop();
     assert_eq!(sids(&folder.file()).await, ["CA3", "CA9"], "and none of the other file's log");
@@ -592,10 +592,14 @@ async fn a_file_that_is_no_database_is_refused_at_the_start_and_waited_for_later
     std::fs::write(&bad, "no database at all".repeat(1_000)).unwrap();
     std::fs::rename(&bad, folder.file()).unwrap();
     call(&calls, 2, "CA2", 3);
-    until(|| gauge.counted().failed > 1).await;
-    assert_eq!((gauge.counted().lost, gauge.counted().queued), (10, 10), "it waits for somebody to mend it");
+    until(|| gauge.snapshot().failed > 1).await;
+    assert_eq!(
+        (gauge.snapshot().lost, gauge.snapshot().queued),
+        (10, 10),
+        "it waits for somebody to mend it"
+    );
     std::fs::remove_file(folder.file()).unwrap();
-    until(|| gauge.counted().queued == 0).await;
+    until(|| gauge.snapshot().queued == 0).await;
     assert_eq!(sids(&folder.file()).await, ["CA2"]);
     drop((calls, writer));
 }
@@ -637,7 +641,7 @@ async fn a_call_that_adds_and_adds_is_stored_up_to_its_limit_and_with_its_end() 
     let calls = writer.calls();
     call(&calls, 1, "CA1", 2_000);
     call(&calls, 2, "CA2", 3);
-    let lost = writer.gauge().counted().lost;
+    let lost = writer.gauge().snapshot().lost;
     assert!((1_900..2_004).contains(&lost), "{lost}");
     drop(calls);
     writer.stop();
@@ -676,14 +680,14 @@ async fn postgres_keeps_the_contract_and_survives_its_server() {
     let writer = Writer::start(Postgres::open(&url).unwrap(), &at(&url), "p1").unwrap();
     let (calls, gauge) = (writer.calls(), writer.gauge());
     (1..=20).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
-    until(|| gauge.counted().written > 0).await;
+    until(|| gauge.snapshot().written > 0).await;
     control("kill");
     (21..=60).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
-    until(|| gauge.counted().failed > 0).await;
+    until(|| gauge.snapshot().failed > 0).await;
     control("start");
     (61..=80).for_each(|n| call(&calls, n, &format!("CB{n}"), 5));
-    until(|| gauge.counted().queued == 0).await;
-    assert_eq!((gauge.counted().lost, gauge.counted().written), (0, 80 * 12));
+    until(|| gauge.snapshot().queued == 0).await;
+    assert_eq!((gauge.snapshot().lost, gauge.snapshot().written), (0, 80 * 12));
     let reader = Postgres::open(&url).unwrap();
     for n in 1..=80 {
         let stored = reader.find(&format!("CB{n}")).await.unwrap().unwrap();
@@ -692,15 +696,15 @@ async fn postgres_keeps_the_contract_and_survives_its_server() {
 
     // Away for longer than the buffer: what is lost is counted, and the next call is whole.
     control("kill");
-    let before = gauge.counted().written;
+    let before = gauge.snapshot().written;
     (1..=1_000).for_each(|n| call(&calls, 1_000 + n, &format!("CC{n}"), 5));
-    let lost = gauge.counted().lost;
+    let lost = gauge.snapshot().lost;
     assert_eq!(lost, 1_000 * 12 - 5_000);
     control("start");
-    until(|| gauge.counted().queued == 0).await;
-    assert_eq!((gauge.counted().lost, gauge.counted().written), (lost, before + 5_000));
+    until(|| gauge.snapshot().queued == 0).await;
+    assert_eq!((gauge.snapshot().lost, gauge.snapshot().written), (lost, before + 5_000));
     call(&calls, 3_000, "CD1", 5);
-    until(|| gauge.counted().queued == 0).await;
+    until(|| gauge.snapshot().queued == 0).await;
     assert_eq!(reader.find("CD1").await.unwrap().unwrap().lines.len(), 5);
     drop(calls);
     writer.stop();

@@ -9,7 +9,7 @@
 //! alone, and only when it is asked for.
 
 use audio_codec::{Decoder as _, Encoder as _};
-use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink};
+use bridge::audio::{Companding, Downlink, FRAME_BYTES, Format, Uplink};
 use bridge::call::settings::Dialect;
 use bridge::wire::base64;
 use bridge::wire::realtime::{self, ClientEvent, ServerEvent};
@@ -32,8 +32,8 @@ const DELTA_FRAMES: usize = 5;
 
 /// A G.711 of both laws.
 struct Codec {
-    decode: fn(Law, &[u8], &mut [i16]),
-    encode: fn(Law, &[i16], &mut [u8]),
+    decode: fn(Companding, &[u8], &mut [i16]),
+    encode: fn(Companding, &[i16], &mut [u8]),
 }
 
 /// One column of the tables.
@@ -45,7 +45,7 @@ struct Contestant {
     resampler: Option<fn() -> Box<dyn Resampler>>,
 }
 
-const BRIDGE: Codec = Codec { decode: Law::decode_slice, encode: Law::encode_slice };
+const BRIDGE: Codec = Codec { decode: Companding::decode_slice, encode: Companding::encode_slice };
 
 fn contestants() -> [Contestant; 6] {
     [
@@ -125,30 +125,30 @@ fn quality(contestants: &[Contestant]) -> String {
         let cells = characters.iter().map(|c| c.as_ref().map(|c| format!("{:.digits$}", figure(c) + 0.0)));
         rows.push(row(what, cells));
     }
-    for (what, law) in [("mu-law", Law::Ulaw), ("A-law", Law::Alaw)] {
+    for (what, companding) in [("mu-companding", Companding::Ulaw), ("A-companding", Companding::Alaw)] {
         let cells = contestants
             .iter()
-            .map(|one| Some(others_than_the_standards(one.codec.as_ref()?, law).to_string()));
+            .map(|one| Some(others_than_the_standards(one.codec.as_ref()?, companding).to_string()));
         rows.push(row(&format!("{what} codes that are not the ITU's, of 65,536"), cells));
     }
     rows.concat()
 }
 
 /// The bridge's codes are the standard's: their check sum says so.
-fn others_than_the_standards(codec: &Codec, law: Law) -> usize {
+fn others_than_the_standards(codec: &Codec, companding: Companding) -> usize {
     let sweep: Vec<i16> = codec::sweep().collect();
     let (mut standard, mut theirs) = (vec![0; sweep.len()], vec![0; sweep.len()]);
-    law.encode_slice(&sweep, &mut standard);
-    let expected = match law {
-        Law::Ulaw => codec::ULAW_CODES,
-        Law::Alaw => codec::ALAW_CODES,
+    companding.encode_slice(&sweep, &mut standard);
+    let expected = match companding {
+        Companding::Ulaw => codec::ULAW_CODES,
+        Companding::Alaw => codec::ALAW_CODES,
     };
     assert_eq!(
         codec::crc32(standard.iter().copied()),
         expected,
-        "the bridge's {law:?} is not the standard's"
+        "the bridge's {companding:?} is not the standard's"
     );
-    (codec.encode)(law, &sweep, &mut theirs);
+    (codec.encode)(companding, &sweep, &mut theirs);
     standard.iter().zip(&theirs).filter(|(a, b)| a != b).count()
 }
 
@@ -166,8 +166,8 @@ fn row(what: &str, cells: impl Iterator<Item = Option<String>>) -> String {
 
 /// The rows of the table of speed: what it is called there, and as a folder of criterion.
 const ROWS: [(&str, &str); 6] = [
-    ("mu-law, decoding", "decode"),
-    ("mu-law, encoding", "encode"),
+    ("mu-companding, decoding", "decode"),
+    ("mu-companding, encoding", "encode"),
     ("decode and widen", "up"),
     ("narrow and encode", "down"),
     ("whole frame up: JSON to JSON", "whole_up"),
@@ -204,7 +204,7 @@ impl Bytes for RivalBytes {
     fn up(&mut self, codes: &[u8], out: &mut Vec<u8>) {
         for frame in codes.chunks(NARROW) {
             self.sent.resize(frame.len(), 0);
-            (self.codec.decode)(Law::Ulaw, frame, &mut self.sent);
+            (self.codec.decode)(Companding::Ulaw, frame, &mut self.sent);
             self.got.clear();
             self.resampler.up(&self.sent, &mut self.got);
             out.extend(self.got.iter().flat_map(|sample| sample.to_le_bytes()));
@@ -219,7 +219,7 @@ impl Bytes for RivalBytes {
             self.resampler.down(&self.sent, &mut self.got);
             let before = out.len();
             out.resize(before + self.got.len(), 0);
-            (self.codec.encode)(Law::Ulaw, &self.got, &mut out[before..]);
+            (self.codec.encode)(Companding::Ulaw, &self.got, &mut out[before..]);
         }
     }
 }
@@ -228,8 +228,8 @@ impl Contestant {
     fn bytes(&self) -> Option<Box<dyn Bytes>> {
         let resampler = self.resampler?();
         if self.name == "bridge" {
-            let up = Uplink::new(Law::Ulaw, Format::Pcm24k);
-            return Some(Box::new(BridgeBytes(up, Downlink::new(Format::Pcm24k, Law::Ulaw))));
+            let up = Uplink::new(Companding::Ulaw, Format::Pcm24k);
+            return Some(Box::new(BridgeBytes(up, Downlink::new(Format::Pcm24k, Companding::Ulaw))));
         }
         let codec = self.codec.as_ref().unwrap_or(&BRIDGE);
         let codec = Codec { decode: codec.decode, encode: codec.encode };
@@ -248,7 +248,7 @@ fn speeds(criterion: &mut Criterion, contestants: &[Contestant]) {
     const STREAM_SID: &str = "MZ0123456789abcdef0123456789abcdef";
     let narrow = &golden::caller_voice()[..SECOND * NARROW];
     let mut codes = vec![0; narrow.len()];
-    Law::Ulaw.encode_slice(narrow, &mut codes);
+    Companding::Ulaw.encode_slice(narrow, &mut codes);
     let wide: Vec<u8> =
         golden::agent_voice()[..SECOND * WIDE].iter().flat_map(|sample| sample.to_le_bytes()).collect();
     let media: Vec<String> = codes.chunks(NARROW).map(media).collect();
@@ -260,12 +260,12 @@ fn speeds(criterion: &mut Criterion, contestants: &[Contestant]) {
             let mut samples = [0; NARROW];
             let mut frames = codes.chunks(NARROW).cycle();
             criterion.benchmark_group("decode").bench_function(&name, |bench| {
-                bench.iter(|| (codec.decode)(Law::Ulaw, next(&mut frames), black_box(&mut samples)));
+                bench.iter(|| (codec.decode)(Companding::Ulaw, next(&mut frames), black_box(&mut samples)));
             });
             let mut encoded = [0; NARROW];
             let mut frames = narrow.chunks(NARROW).cycle();
             criterion.benchmark_group("encode").bench_function(&name, |bench| {
-                bench.iter(|| (codec.encode)(Law::Ulaw, next(&mut frames), black_box(&mut encoded)));
+                bench.iter(|| (codec.encode)(Companding::Ulaw, next(&mut frames), black_box(&mut encoded)));
             });
         }
         let Some(mut path) = one.bytes() else { continue };
@@ -453,34 +453,34 @@ impl Resampler for AudioCodec {
     }
 }
 
-fn audio_codec_decode(law: Law, codes: &[u8], samples: &mut [i16]) {
-    let done = match law {
-        Law::Ulaw => audio_codec::pcmu::PcmuDecoder::new().decode_into(codes, samples),
-        Law::Alaw => audio_codec::pcma::PcmaDecoder::new().decode_into(codes, samples),
+fn audio_codec_decode(companding: Companding, codes: &[u8], samples: &mut [i16]) {
+    let done = match companding {
+        Companding::Ulaw => audio_codec::pcmu::PcmuDecoder::new().decode_into(codes, samples),
+        Companding::Alaw => audio_codec::pcma::PcmaDecoder::new().decode_into(codes, samples),
     };
     done.expect("as much room as codes");
 }
 
-fn audio_codec_encode(law: Law, samples: &[i16], codes: &mut [u8]) {
-    let done = match law {
-        Law::Ulaw => audio_codec::pcmu::PcmuEncoder::new().encode_into(samples, codes),
-        Law::Alaw => audio_codec::pcma::PcmaEncoder::new().encode_into(samples, codes),
+fn audio_codec_encode(companding: Companding, samples: &[i16], codes: &mut [u8]) {
+    let done = match companding {
+        Companding::Ulaw => audio_codec::pcmu::PcmuEncoder::new().encode_into(samples, codes),
+        Companding::Alaw => audio_codec::pcma::PcmaEncoder::new().encode_into(samples, codes),
     };
     done.expect("as much room as samples");
 }
 
-fn algorithms_decode(law: Law, codes: &[u8], samples: &mut [i16]) {
-    let decode = match law {
-        Law::Ulaw => audio_codec_algorithms::decode_ulaw,
-        Law::Alaw => audio_codec_algorithms::decode_alaw,
+fn algorithms_decode(companding: Companding, codes: &[u8], samples: &mut [i16]) {
+    let decode = match companding {
+        Companding::Ulaw => audio_codec_algorithms::decode_ulaw,
+        Companding::Alaw => audio_codec_algorithms::decode_alaw,
     };
     samples.iter_mut().zip(codes).for_each(|(sample, &code)| *sample = decode(code));
 }
 
-fn algorithms_encode(law: Law, samples: &[i16], codes: &mut [u8]) {
-    let encode = match law {
-        Law::Ulaw => audio_codec_algorithms::encode_ulaw,
-        Law::Alaw => audio_codec_algorithms::encode_alaw,
+fn algorithms_encode(companding: Companding, samples: &[i16], codes: &mut [u8]) {
+    let encode = match companding {
+        Companding::Ulaw => audio_codec_algorithms::encode_ulaw,
+        Companding::Alaw => audio_codec_algorithms::encode_alaw,
     };
     codes.iter_mut().zip(samples).for_each(|(code, &sample)| *code = encode(sample));
 }

@@ -14,8 +14,8 @@ use bridge::base::secret::Secret;
 use bridge::call::settings::{CallConfig, Dialect};
 use bridge::call::{Leg, ToolResult};
 use bridge::export::journal::Content;
-use bridge::export::journal::lines::{Record, Salt, Scribe, What};
-use bridge::runtime::journal::Note;
+use bridge::export::journal::lines::{Formatter, Record, Salt, What};
+use bridge::runtime::journal::JournalEntry;
 use bridge::wire::realtime::{self, ClientEvent, Effective, FunctionCall, ServerEvent, TurnDetection};
 use bridge::wire::twilio::{self, Envelope, FromTwilio, ToTwilio};
 use bridge::wire::twiml::{self, After, Stream};
@@ -599,14 +599,14 @@ pub fn token(data: &[u8]) {
 /// alone nothing of the content is there, with everything all of it. The parts are messages: a letter for where each is
 /// from (`c`aller, `m`odel, `t`ool), then the message.
 pub fn journal_lines(data: &[u8]) {
-    let notes: Vec<Note> = parts(data)
+    let notes: Vec<JournalEntry> = parts(data)
         .filter_map(|part| {
             let (from, text) = part.split_at_checked(1)?;
             let text = text.to_owned();
             match from {
-                "c" => Some(Note::Text(Leg::Caller, text)),
-                "m" => Some(Note::Text(Leg::Model, text)),
-                "t" => Some(Note::ToolEnded(ToolResult { call_id: text.clone(), output: Ok(text) })),
+                "c" => Some(JournalEntry::Text(Leg::Caller, text)),
+                "m" => Some(JournalEntry::Text(Leg::Model, text)),
+                "t" => Some(JournalEntry::ToolEnded(ToolResult { call_id: text.clone(), output: Ok(text) })),
                 _ => None,
             }
         })
@@ -614,11 +614,11 @@ pub fn journal_lines(data: &[u8]) {
     let config = Config::default().server();
     for content in [Content::Hashes, Content::Full] {
         let beginning = config.beginning(1, 1_767_225_600, Duration::ZERO);
-        let (mut scribe, header) = Scribe::begin(&beginning, content, Salt::known());
+        let (mut formatter, header) = Formatter::begin(&beginning, content, Salt::known());
         let mut file = header + "\n";
         let mut told = Vec::new();
         for (at, note) in notes.iter().enumerate() {
-            let (line, _) = scribe.line(Duration::from_millis(at as u64 * 20), note);
+            let (line, _) = formatter.line(Duration::from_millis(at as u64 * 20), note);
             assert!(!line.contains('\n'), "one line: {line}");
             let record: Record =
                 serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -648,22 +648,22 @@ fn has_data(value: &Value) -> bool {
     }
 }
 
-fn tells_all(note: &Note, what: &What) {
+fn tells_all(note: &JournalEntry, what: &What) {
     let decoded = |data: &Option<String>| data.as_ref().and_then(|data| BASE64.decode(data).ok());
     match (note, what) {
-        (Note::Text(_, text), What::Malformed { data, .. }) => assert_eq!(data.as_ref(), Some(text)),
-        (Note::Text(_, text), What::Media { audio, .. }) => {
+        (JournalEntry::Text(_, text), What::Malformed { data, .. }) => assert_eq!(data.as_ref(), Some(text)),
+        (JournalEntry::Text(_, text), What::Media { audio, .. }) => {
             let Ok(FromTwilio::Media(media)) = twilio::decode(text).map(|envelope| envelope.message) else {
                 panic!("no audio: {text}")
             };
             assert_eq!(decoded(&audio.data), Some(media.audio));
         }
-        (Note::Text(_, text), What::Model(event)) => {
+        (JournalEntry::Text(_, text), What::Model(event)) => {
             if let Ok(ServerEvent::AudioDelta { audio, .. }) = realtime::decode(text) {
                 assert_eq!(event.audio.as_ref().and_then(|blob| decoded(&blob.data)), Some(audio));
             }
         }
-        (Note::ToolEnded(ToolResult { output: Ok(text), .. }), What::ToolEnded { output, .. }) => {
+        (JournalEntry::ToolEnded(ToolResult { output: Ok(text), .. }), What::ToolEnded { output, .. }) => {
             assert_eq!(output.data.as_ref(), Some(text));
         }
         (_, _) => {}
@@ -671,8 +671,8 @@ fn tells_all(note: &Note, what: &What) {
 }
 
 /// A journal does not call malformed what the call understood: it would be replayed otherwise.
-fn agrees_with_the_call(note: &Note, what: &What) {
-    let Note::Text(leg, text) = note else { return };
+fn agrees_with_the_call(note: &JournalEntry, what: &What) {
+    let JournalEntry::Text(leg, text) = note else { return };
     let understood = match leg {
         Leg::Caller => twilio::decode(text).is_ok(),
         Leg::Model => realtime::decode(text).is_ok(),

@@ -1,7 +1,7 @@
 //! Two independent G.711s and two independent resamplers agree, and both match the standard.
 
 use bridge::audio::dtmf::Detector;
-use bridge::audio::{Downlink, FRAME_BYTES, Format, Law, Uplink, alaw, ulaw};
+use bridge::audio::{Companding, Downlink, FRAME_BYTES, Format, Uplink, alaw, ulaw};
 use golden::codec;
 use mocks::resample::{best_lag, down, up};
 
@@ -43,7 +43,7 @@ fn samples(bytes: &[u8]) -> Vec<i16> {
 fn uplink_fits_the_witness_with_a_constant_delay() {
     let codes = mocks::ulaw::encode_all(&golden::caller_voice()[..40_000]);
     let mut out = Vec::new();
-    Uplink::new(Law::Ulaw, Format::Pcm24k).push(&codes, &mut out);
+    Uplink::new(Companding::Ulaw, Format::Pcm24k).push(&codes, &mut out);
     let fit = best_lag(&up(&mocks::ulaw::decode_all(&codes))[3_000..110_000], &samples(&out)[3_000..], 60);
     assert_eq!(fit.lag, 45, "1.875 ms at 24 kHz");
     assert!(fit.snr_db >= 40.0 && (fit.gain - 1.0).abs() < 0.005, "{fit:?}");
@@ -53,7 +53,7 @@ fn uplink_fits_the_witness_with_a_constant_delay() {
 fn downlink_fits_the_witness_without_delay_to_the_limit_of_the_code() {
     let voice = &golden::agent_voice()[..120_000];
     let mut out = Vec::new();
-    let mut link = Downlink::new(Format::Pcm24k, Law::Ulaw);
+    let mut link = Downlink::new(Format::Pcm24k, Companding::Ulaw);
     link.push(&bytes(voice), &mut out);
     link.flush(&mut out);
     assert_eq!(out.len(), 40_000);
@@ -71,8 +71,8 @@ fn downlink_fits_the_witness_without_delay_to_the_limit_of_the_code() {
 fn pass_through_is_bit_exact_both_ways() {
     let codes: Vec<u8> = (0..=u8::MAX).cycle().take(3_333).collect();
     let (mut up, mut back) = (Vec::new(), Vec::new());
-    Uplink::new(Law::Ulaw, Format::Pcmu).push(&codes, &mut up);
-    let mut link = Downlink::new(Format::Pcmu, Law::Ulaw);
+    Uplink::new(Companding::Ulaw, Format::Pcmu).push(&codes, &mut up);
+    let mut link = Downlink::new(Format::Pcmu, Companding::Ulaw);
     link.push(&up, &mut back);
     link.flush(&mut back);
     assert_eq!(codes, back);

@@ -173,7 +173,8 @@ fn a_filter_that_forgets_between_frames_is_seen_in_the_worst_of_them() {
     let d = spoiled("state_dropped", |samples| {
         let wide = mocks::resample::up(samples);
         let mut codes = Vec::new();
-        let mut link = bridge::audio::Downlink::new(bridge::audio::Format::Pcm24k, bridge::audio::Law::Ulaw);
+        let mut link =
+            bridge::audio::Downlink::new(bridge::audio::Format::Pcm24k, bridge::audio::Companding::Ulaw);
         for frame in wide.chunks(3 * FRAME) {
             let bytes: Vec<u8> = frame.iter().flat_map(|sample| sample.to_le_bytes()).collect();
             link.push(&bytes, &mut codes);

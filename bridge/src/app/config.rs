@@ -3,7 +3,7 @@
 //! Everything is checked before the bridge listens. What is missing or wrong is refused by name, with its value and
 //! what would be right, and all of it at once.
 
-use crate::audio::{FRAME_BYTES, Law};
+use crate::audio::{Companding, FRAME_BYTES};
 use crate::auth::stream_auth;
 use crate::auth::webhook_replay;
 use crate::base::secret::Secret;
@@ -36,7 +36,7 @@ use tracing_subscriber::EnvFilter;
 const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// The longest time that a session is kept for the words of a caller who is gone: a draining server waits for it.
 const LAST_WORDS_MS_MAX: u64 = 10_000;
-/// Longest notice, bytes of mu-law: 30 seconds.
+/// Longest notice, bytes of mu-companding: 30 seconds.
 const NOTICE_MAX: usize = 30 * 8_000;
 /// Twilio keeps this much audio of a call at most, ms: a longer lead is cut to it.
 const LEAD_MS_MAX: u64 = 540_000;
@@ -44,7 +44,7 @@ const LEAD_MS_MAX: u64 = 540_000;
 /// Most that can be kept of journals, bytes, calls or days: what TOML can write.
 const JOURNAL_BYTES_MAX: u64 = i64::MAX as u64;
 
-/// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-law.
+/// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-companding.
 pub fn notice() -> Arc<[u8]> {
     Arc::from(include_bytes!("../../assets/notice.ulaw").as_slice())
 }
@@ -64,7 +64,7 @@ pub struct Config {
     pub loop_lag_ms_max: u64,
     /// How long running calls may go on after the signal to stop, ms.
     pub drain_ms: u64,
-    /// Raw mu-law at 8 kHz to play instead of the bundled notice when a call has to end early.
+    /// Raw mu-companding at 8 kHz to play instead of the bundled notice when a call has to end early.
     pub notice_file: Option<PathBuf>,
     /// The Twilio account, and what becomes of its calls.
     pub twilio: stream_auth::Settings,
@@ -92,7 +92,7 @@ pub struct Config {
     pub tools: tool_webhooks::Settings,
     /// Settings of each call.
     pub call: CallConfig,
-    /// The notice itself, mu-law at 8 kHz.
+    /// The notice itself, mu-companding at 8 kHz.
     #[serde(skip, default = "notice")]
     pub notice: Arc<[u8]>,
 }
@@ -189,7 +189,7 @@ pub struct Args {
     /// How long calls may go on after the signal to stop [env: BRIDGE_DRAIN_MS] [default: 600000].
     #[arg(long, global = true, value_name = "MS")]
     pub drain_ms: Option<String>,
-    /// Raw 8 kHz mu-law to play when a call has to end early [env: BRIDGE_NOTICE_FILE] [default: bundled].
+    /// Raw 8 kHz mu-companding to play when a call has to end early [env: BRIDGE_NOTICE_FILE] [default: bundled].
     #[arg(long, global = true, value_name = "FILE")]
     pub notice_file: Option<String>,
     /// Log lines as text or json [env: BRIDGE_LOG_FORMAT] [default: text].
@@ -850,7 +850,7 @@ fn read_notice(path: &Path) -> Result<Arc<[u8]>, String> {
     let convert = "make one with: ffmpeg -i words.wav -ar 8000 -ac 1 -f mulaw notice.ulaw";
     let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read it: {error}; {convert}"))?;
     if bytes.starts_with(b"RIFF") {
-        return Err(format!("this is a WAV file, not raw mu-law; {convert}"));
+        return Err(format!("this is a WAV file, not raw mu-companding; {convert}"));
     }
     if bytes.is_empty() || bytes.len() > NOTICE_MAX {
         return Err(format!(
@@ -859,7 +859,7 @@ fn read_notice(path: &Path) -> Result<Arc<[u8]>, String> {
         ));
     }
     // A whole number of frames, the last filled with silence.
-    bytes.resize(bytes.len().next_multiple_of(FRAME_BYTES), Law::Ulaw.silence());
+    bytes.resize(bytes.len().next_multiple_of(FRAME_BYTES), Companding::Ulaw.silence());
     Ok(bytes.into())
 }
 

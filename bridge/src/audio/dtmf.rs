@@ -6,7 +6,7 @@
 //!
 //! Refused here: saying which keys were pressed. Twilio's own `dtmf` messages do that, and they alone count.
 
-use super::{FRAME_BYTES, Law};
+use super::{Companding, FRAME_BYTES};
 
 /// What a filter needs to know about its tone. All of it is in the source, so that nothing depends on a library's
 /// sine: `w` is the tone's angle from sample to sample, at 8 kHz.
@@ -134,15 +134,15 @@ fn listen(frame: &[i16; FRAME_BYTES]) -> Option<Heard> {
 /// Replaces the frames of keypad tones by silence, in place and without delay.
 #[derive(Clone, Debug)]
 pub struct Mute {
-    law: Law,
+    companding: Companding,
     detector: Detector,
     muting: bool,
 }
 
 impl Mute {
-    /// For a caller who speaks `law`.
-    pub fn new(law: Law) -> Self {
-        Self { law, detector: Detector::default(), muting: false }
+    /// For a caller who speaks `companding`.
+    pub fn new(companding: Companding) -> Self {
+        Self { companding, detector: Detector::default(), muting: false }
     }
 
     /// Takes consecutive G.711 that begins with a frame. Less than a frame, at the end, goes with the frame before.
@@ -152,11 +152,11 @@ impl Mute {
         for piece in codes.chunks_mut(FRAME_BYTES) {
             if piece.len() == FRAME_BYTES {
                 let mut samples = [0; FRAME_BYTES];
-                self.law.decode_slice(piece, &mut samples);
+                self.companding.decode_slice(piece, &mut samples);
                 self.muting = self.detector.hear(&samples).is_some();
             }
             if self.muting {
-                piece.fill(self.law.silence());
+                piece.fill(self.companding.silence());
                 silenced += piece.len();
             }
         }
@@ -208,7 +208,7 @@ mod tests {
             Self { hz: (ROWS[row], COLUMNS[column]), dbm0: (-10.0, -10.0), ms: 60, at: 200 }
         }
 
-        /// In mu-law, whole frames.
+        /// In mu-companding, whole frames.
         fn codes(&self) -> Vec<u8> {
             let tone = |n: usize| {
                 let t = n as f64 / 8_000.0;
@@ -385,7 +385,7 @@ mod tests {
             for at in (160..320).step_by(7) {
                 let codes = Press { hz: press.hz, ms: 100, at, ..Press::of(0, 0) }.codes();
                 let mut muted = codes.clone();
-                let silenced = Mute::new(Law::Ulaw).apply(&mut muted);
+                let silenced = Mute::new(Companding::Ulaw).apply(&mut muted);
                 let left = muted.iter().filter(|&&code| code != 0xFF).count();
                 // A frame that the tone only brushes at its end is left to the caller.
                 assert!(left <= 2 * FRAME_BYTES + 80, "{key} at {at}: {} ms are left", left / 8);
@@ -400,16 +400,16 @@ mod tests {
     fn pieces_shorter_than_a_frame_go_with_the_frame_before() {
         let mut codes = Press { ms: 100, at: 0, ..Press::of(1, 1) }.codes();
         codes.truncate(2 * FRAME_BYTES + 100);
-        assert_eq!(Mute::new(Law::Ulaw).apply(&mut codes), FRAME_BYTES + 100);
-        assert_eq!(Mute::new(Law::Ulaw).apply(&mut codes[..100]), 0);
+        assert_eq!(Mute::new(Companding::Ulaw).apply(&mut codes), FRAME_BYTES + 100);
+        assert_eq!(Mute::new(Companding::Ulaw).apply(&mut codes[..100]), 0);
     }
 
     #[test]
     fn the_silence_of_an_a_law_caller_is_that_of_a_law() {
         let press = Press { ms: 100, at: 0, ..Press::of(2, 2) };
         let mut codes = Vec::new();
-        Law::Ulaw.recode(&press.codes(), Law::Alaw, &mut codes);
-        Mute::new(Law::Alaw).apply(&mut codes);
+        Companding::Ulaw.recode(&press.codes(), Companding::Alaw, &mut codes);
+        Mute::new(Companding::Alaw).apply(&mut codes);
         assert!(codes[FRAME_BYTES..4 * FRAME_BYTES].iter().all(|&code| code == 0xD5));
     }
 }

@@ -1,8 +1,8 @@
-//! Who may come in: the one place that decides what is Twilio's, and whose stream a stream is.
+//! Authentication: the one place that decides what is Twilio's, and whose stream a stream is.
 //!
 //! Pure but for the tokens it remembers: it is given what a request said and what time it is, and says yes or no.
 //! The HTTP face asks it before anything is answered, a call's driver asks it before anything is dialled, and a
-//! simulation asks the same door without HTTP.
+//! simulation asks the same code without HTTP.
 
 use crate::auth::signature::{self, Body, Signed, Verifier, forms_of};
 use crate::auth::token::{self, Tokens};
@@ -103,9 +103,9 @@ pub enum NoAnswer {
     Replayed(#[from] Replayed),
 }
 
-/// The door of a bridge.
+/// Authenticates Twilio's requests and streams.
 #[derive(Debug)]
-pub struct Door {
+pub struct StreamAuth {
     twilio: Settings,
     public_url: Option<PublicUrl>,
     verifier: Verifier,
@@ -113,8 +113,8 @@ pub struct Door {
     webhooks: Mutex<Webhooks>,
 }
 
-impl Door {
-    /// The door of a bridge with these settings. `process` is as in [`Tokens::new`].
+impl StreamAuth {
+    /// Authentication with these settings. `process` is as in [`Tokens::new`].
     pub fn new(twilio: Settings, public_url: Option<PublicUrl>, process: u64) -> Self {
         let verifier = Verifier::new(twilio.auth_token.clone(), twilio.shared_keys.clone());
         let first = || twilio.shared_keys.values().next().cloned().unwrap_or_default();
@@ -134,7 +134,7 @@ impl Door {
     ///
     /// # Errors
     /// When it did not.
-    pub fn knows(
+    pub fn verify_request(
         &self,
         path: &str,
         query: Option<&str>,
@@ -160,7 +160,7 @@ impl Door {
     }
 
     /// The TwiML that connects the call of a webhook to its stream. `host` is what the request called this machine,
-    /// `signed` what [`Door::knows`] has accepted.
+    /// `signed` what [`StreamAuth::verify_request`] has accepted.
     ///
     /// # Errors
     /// When the webhook leaves open which call, there is no address to send it to, or it was answered before and its
@@ -202,7 +202,7 @@ impl Door {
         Ok(twiml::connect(&stream, &self.twilio.after_stream))
     }
 
-    /// Whether a stream may come in. Its token is used up by that; [`Door::left`] has to be told when it has ended.
+    /// Admits a stream. Its token is used up by that; [`StreamAuth::left`] has to be told when it has ended.
     ///
     /// # Errors
     /// When it may not.
@@ -238,17 +238,17 @@ mod tests {
 
     const NOW: i64 = 1_767_225_600;
 
-    fn door(change: impl FnOnce(&mut Config)) -> Door {
+    fn auth(change: impl FnOnce(&mut Config)) -> StreamAuth {
         let mut config = Config {
             public_url: Some("https://voice.example.com/base".parse().unwrap()),
             ..Config::default()
         };
         config.twilio.auth_token = Secret::new("0123456789abcdef0123456789abcdef");
         change(&mut config);
-        Door::new(config.twilio, config.public_url, 1)
+        StreamAuth::new(config.twilio, config.public_url, 1)
     }
 
-    impl Door {
+    impl StreamAuth {
         /// The answer to a webhook whose signature nobody has seen.
         fn answers(&self, form: &[(String, String)], host: Option<&str>) -> Result<String, NoAnswer> {
             self.answer(form, host, Signed::default(), NOW)
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_token_of_a_webhook_lets_its_stream_in_once() {
-        let t = door(|_| {});
+        let t = auth(|_| {});
         let twiml = t.answers(&asked("CA1"), None).unwrap();
         let stream = "url=\"wss://voice.example.com/base/twilio\" statusCallback=\"https://voice.example.com/base/stream-status\"";
         assert!(twiml.contains(stream), "{twiml}");
@@ -286,15 +286,15 @@ mod tests {
 
     #[test]
     fn a_stream_of_another_account_is_turned_away() {
-        let t = door(|config| config.twilio.account_sid = "AC2".into());
+        let t = auth(|config| config.twilio.account_sid = "AC2".into());
         let token = token_in(&t.answers(&asked("CA1"), None).unwrap());
         assert_eq!(t.admit(&credentials("CA1", token), NOW), Err(Refusal::Account));
     }
 
     #[test]
-    fn a_guarded_door_needs_to_know_the_call_and_an_open_one_does_not() {
-        assert_eq!(door(|_| {}).answers(&[], Some("h")), Err(NoAnswer::Call));
-        let open = door(|config| {
+    fn authentication_needs_the_call_and_without_it_nothing_does() {
+        assert_eq!(auth(|_| {}).answers(&[], Some("h")), Err(NoAnswer::Call));
+        let open = auth(|config| {
             config.twilio.insecure_no_signature = true;
             config.public_url = None;
         });
@@ -306,28 +306,28 @@ mod tests {
         assert_eq!(open.answers(&[], None), Err(NoAnswer::Host));
         assert_eq!(open.answers(&[], Some("")), Err(NoAnswer::Host));
         assert_eq!(open.admit(&credentials("CA1", None), NOW), Ok(()));
-        assert_eq!(open.knows(VOICE, None, Signed::default(), Body::None), Ok(()));
+        assert_eq!(open.verify_request(VOICE, None, Signed::default(), Body::None), Ok(()));
     }
 
     #[test]
     fn only_the_public_address_counts_and_an_upgrade_is_known_by_its_own_scheme() {
-        let t = door(|config| config.public_url = Some("https://voice.example.com".parse().unwrap()));
-        let knows = |path, query, signature| {
-            t.knows(path, query, Signed { signature: Some(signature), settings: None }, Body::None)
+        let t = auth(|config| config.public_url = Some("https://voice.example.com".parse().unwrap()));
+        let verify = |path, query, signature| {
+            t.verify_request(path, query, Signed { signature: Some(signature), settings: None }, Body::None)
         };
         let (upgrade, https) =
             (made("wss://voice.example.com/twilio"), made("https://voice.example.com/twilio"));
-        assert_eq!(knows(STREAM, None, &upgrade), Ok(()));
-        assert_eq!(knows(STREAM, Some("x=1"), &upgrade), Ok(()), "Twilio leaves the query out");
-        assert_eq!(knows(STREAM, None, &https), Err(signature::Refusal::Mismatch));
+        assert_eq!(verify(STREAM, None, &upgrade), Ok(()));
+        assert_eq!(verify(STREAM, Some("x=1"), &upgrade), Ok(()), "Twilio leaves the query out");
+        assert_eq!(verify(STREAM, None, &https), Err(signature::Refusal::Mismatch));
         let voice = made("https://voice.example.com/voice?a=%20b");
-        assert_eq!(knows(VOICE, Some("a=%20b"), &voice), Ok(()));
-        assert_eq!(knows(VOICE, Some("a=+b"), &voice), Err(signature::Refusal::Mismatch));
-        assert_eq!(knows(VOICE, None, &voice), Err(signature::Refusal::Mismatch));
-        let nowhere = door(|config| config.public_url = None);
+        assert_eq!(verify(VOICE, Some("a=%20b"), &voice), Ok(()));
+        assert_eq!(verify(VOICE, Some("a=+b"), &voice), Err(signature::Refusal::Mismatch));
+        assert_eq!(verify(VOICE, None, &voice), Err(signature::Refusal::Mismatch));
+        let nowhere = auth(|config| config.public_url = None);
         let signed = Signed { signature: Some(&upgrade), settings: None };
         assert_eq!(
-            nowhere.knows(STREAM, None, signed, Body::None),
+            nowhere.verify_request(STREAM, None, signed, Body::None),
             Err(signature::Refusal::Mismatch),
             "without an address of its own a bridge knows nobody"
         );

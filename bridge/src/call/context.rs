@@ -6,7 +6,7 @@ use super::io::Transmit;
 use super::settings::{CallConfig, ms};
 use super::timers::{Timer, Timers};
 use super::transcript::Transcript;
-use crate::audio::Law;
+use crate::audio::Companding;
 use crate::wire::realtime::{ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
 use crate::wire::twilio::ToTwilio;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ const NAME_MAX: usize = 40;
 pub(super) struct Stream {
     pub(super) sid: Arc<str>,
     pub(super) call_sid: String,
-    pub(super) law: Law,
+    pub(super) companding: Companding,
 }
 
 /// What every phase writes to.

@@ -8,7 +8,7 @@ use super::fifo::take_front;
 use super::playback::{Playback, Returned};
 use super::settings::{CallConfig, Pacing, ms};
 use super::sound::Sound;
-use crate::audio::{self, FRAME_BYTES, Format, Law};
+use crate::audio::{self, Companding, FRAME_BYTES, Format};
 use crate::wire::twilio::ToTwilio;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -48,9 +48,9 @@ struct Item {
 }
 
 impl Item {
-    /// More audio in the caller's law.
+    /// More audio in the caller's companding.
     fn hold(&mut self, codes: &[u8]) {
-        self.sound.push(self.codec.law(), codes);
+        self.sound.push(self.codec.companding(), codes);
         self.held.extend(codes);
     }
 
@@ -89,7 +89,7 @@ impl Item {
         self.sound.finish();
         let total = self.sent as usize + self.held.len();
         let padding = total.next_multiple_of(FRAME_BYTES) - total;
-        self.held.extend(std::iter::repeat_n(self.codec.law().silence(), padding));
+        self.held.extend(std::iter::repeat_n(self.codec.companding().silence(), padding));
     }
 
     fn is_sent(&self) -> bool {
@@ -137,7 +137,7 @@ pub(crate) struct Interruption {
 /// Everything between the model's deltas and the ear.
 pub(crate) struct Downlink {
     format: Format,
-    law: Law,
+    companding: Companding,
     pacing: Pacing,
     items: VecDeque<Item>,
     next_number: u64,
@@ -145,12 +145,12 @@ pub(crate) struct Downlink {
 }
 
 impl Downlink {
-    /// Towards a caller who hears `law`.
+    /// Towards a caller who hears `companding`.
     /// `round_trip`: the smallest one to the ear and back, if one was seen.
-    pub(crate) fn new(config: &CallConfig, law: Law, round_trip: Option<Duration>) -> Self {
+    pub(crate) fn new(config: &CallConfig, companding: Companding, round_trip: Option<Duration>) -> Self {
         Self {
             format: config.format,
-            law,
+            companding,
             pacing: config.pacing,
             items: VecDeque::new(),
             next_number: 1,
@@ -172,7 +172,7 @@ impl Downlink {
                 // The server generates one item after the other: a new one means that the others are complete.
                 self.items.iter_mut().for_each(Item::finish);
                 first = true;
-                let codec = audio::Downlink::new(self.format, self.law);
+                let codec = audio::Downlink::new(self.format, self.companding);
                 self.add(Some(item.to_owned()), response.to_owned(), content, codec)
             }
         };
@@ -183,10 +183,10 @@ impl Downlink {
         first
     }
 
-    /// Queues a prompt of ours, in mu-law, behind everything else.
+    /// Queues a prompt of ours, in mu-companding, behind everything else.
     pub(crate) fn push_prompt(&mut self, ulaw: &[u8]) {
         self.items.iter_mut().for_each(Item::finish);
-        let codec = audio::Downlink::new(Format::Pcmu, self.law);
+        let codec = audio::Downlink::new(Format::Pcmu, self.companding);
         let item = self.add(None, String::new(), 0, codec);
         let mut codes = Vec::new();
         item.codec.push(ulaw, &mut codes);
@@ -410,7 +410,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
         fn pcmu() -> Self {
             let config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
-            Self { downlink: Downlink::new(&config, Law::Ulaw, None), zero: Instant::now(), at: 0 }
+            Self { downlink: Downlink::new(&config, Companding::Ulaw, None), zero: Instant::now(), at: 0 }
         }
         fn now(&self) -> Instant {
             self.zero + ms(self.at)
@@ -582,7 +582,7 @@ mod tests {
             pacing: Pacing { lead_ms: 100, mark_every_ms: 200 },
             ..CallConfig::default()
         };
-        let mut t = Bench { downlink: Downlink::new(&config, Law::Ulaw, None), ..Bench::pcmu() };
+        let mut t = Bench { downlink: Downlink::new(&config, Companding::Ulaw, None), ..Bench::pcmu() };
         t.delta("item", 8_000);
         t.pump();
         t.at = 40;

@@ -38,9 +38,9 @@ pub enum LegChange {
         why: String,
     },
     /// The writer's queue is filling up: send only what must go.
-    Clogged,
+    Backpressured,
     /// The writer has room again.
-    Flowing,
+    Writable,
     /// The pong of our ping came back.
     Pong,
     /// The other side pinged.

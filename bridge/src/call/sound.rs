@@ -2,7 +2,7 @@
 //! belong to the sound alone.
 
 use super::settings::ms;
-use crate::audio::{FRAME_BYTES, Law};
+use crate::audio::{Companding, FRAME_BYTES};
 use std::time::Duration;
 
 /// Below this level a frame is silence: 50 dB below full scale.
@@ -37,13 +37,13 @@ pub(crate) struct Sound {
 
 impl Sound {
     /// More of the item was generated.
-    pub(crate) fn push(&mut self, law: Law, codes: &[u8]) {
+    pub(crate) fn push(&mut self, companding: Companding, codes: &[u8]) {
         let mut samples = [0_i16; FRAME_BYTES];
         let mut codes = codes;
         while !codes.is_empty() {
             let room = FRAME_BYTES - self.gathered as usize;
             let (taken, rest) = codes.split_at(room.min(codes.len()));
-            law.decode_slice(taken, &mut samples);
+            companding.decode_slice(taken, &mut samples);
             let squares = samples[..taken.len()].iter().map(|s| u64::from(s.unsigned_abs()).pow(2));
             self.energy += squares.sum::<u64>();
             self.gathered += taken.len() as u64;
@@ -103,7 +103,7 @@ mod tests {
     fn sound(parts: &[(u8, usize)]) -> Sound {
         let mut sound = Sound::default();
         for (code, ms) in parts {
-            sound.push(Law::Ulaw, &vec![*code; ms * 8]);
+            sound.push(Companding::Ulaw, &vec![*code; ms * 8]);
         }
         sound
     }
@@ -125,9 +125,9 @@ mod tests {
     fn deltas_of_any_length_make_the_same_sound() {
         let codes: Vec<u8> = (0..16_000).map(|i| if (i / 4_000) % 2 == 0 { LOUD } else { 0xFF }).collect();
         let mut whole = Sound::default();
-        whole.push(Law::Ulaw, &codes);
+        whole.push(Companding::Ulaw, &codes);
         let mut pieces = Sound::default();
-        codes.chunks(333).for_each(|piece| pieces.push(Law::Ulaw, piece));
+        codes.chunks(333).for_each(|piece| pieces.push(Companding::Ulaw, piece));
         assert_eq!(whole.stretches, pieces.stretches);
         assert_eq!(whole.len, pieces.len);
     }
@@ -146,9 +146,9 @@ mod tests {
             let samples: Vec<i16> =
                 (0..1_600).map(|i| if i % 8 < 4 { amplitude } else { -amplitude }).collect();
             let mut codes = vec![0; samples.len()];
-            Law::Alaw.encode_slice(&samples, &mut codes);
+            Companding::Alaw.encode_slice(&samples, &mut codes);
             let mut sound = Sound::default();
-            sound.push(Law::Alaw, &codes);
+            sound.push(Companding::Alaw, &codes);
             sound.ends_ms()
         };
         assert_eq!((tone(0), tone(60), tone(200)), (0, 0, 200));
@@ -158,8 +158,8 @@ mod tests {
     fn an_item_that_never_ends_is_remembered_within_bounds() {
         let mut t = Sound::default();
         for _ in 0..3 * STRETCHES_MAX {
-            t.push(Law::Ulaw, &[LOUD; 160]);
-            t.push(Law::Ulaw, &[0xFF; 1_600]);
+            t.push(Companding::Ulaw, &[LOUD; 160]);
+            t.push(Companding::Ulaw, &[0xFF; 1_600]);
         }
         assert_eq!(t.stretches.len(), STRETCHES_MAX);
         assert_eq!(t.quiet_ms(), 200);

@@ -69,7 +69,7 @@ impl Bench {
         t
     }
 
-    /// Live with a caller whose carrier speaks A-law.
+    /// Live with a caller whose carrier speaks A-companding.
     fn live_in_a_law(format: Format) -> Self {
         let mut t = Self::with(|c| c.format = format);
         t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
@@ -565,7 +565,7 @@ fn an_a_law_caller_and_a_pcma_session_share_every_byte() {
     assert_eq!(
         t.sent_media(),
         [[0x55; 240].as_slice(), &[0xD5; 80]].concat(),
-        "padded with the silence of A-law"
+        "padded with the silence of A-companding"
     );
 }
 
@@ -1333,7 +1333,7 @@ fn a_clogged_caller_leg_holds_audio_but_not_the_clear() {
     let mut t = Bench::live();
     t.response_begins("r1");
     t.model_says("r1", "item_7", 1_000);
-    t.leg(Leg::Caller, LegChange::Clogged);
+    t.leg(Leg::Caller, LegChange::Backpressured);
     t.sent.clear();
     t.model_says("r1", "item_7", 1_000);
     assert_eq!(t.sent_media_ms(), 0);

@@ -16,7 +16,7 @@
 
 use super::settings::CallConfig;
 use crate::audio::dtmf::Mute;
-use crate::audio::{self, Format, Law};
+use crate::audio::{self, Companding, Format};
 use crate::wire::twilio::Media;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -64,7 +64,7 @@ pub(crate) struct Taken {
 /// The caller's audio on its way to the model.
 pub(crate) struct Uplink {
     format: Format,
-    /// `None` until the stream says which law its audio is in. What comes before that waits as it came, and gaps
+    /// `None` until the stream says which companding its audio is in. What comes before that waits as it came, and gaps
     /// in it stay open: what silence is made of is not known either.
     codec: Option<audio::Uplink>,
     mutes_tones: bool,
@@ -151,9 +151,9 @@ impl Uplink {
     }
 
     /// The stream says what its audio is.
-    pub(crate) fn speaks(&mut self, law: Law) {
-        self.codec = Some(audio::Uplink::new(law, self.format));
-        self.mute = self.mutes_tones.then(|| Mute::new(law));
+    pub(crate) fn speaks(&mut self, companding: Companding) {
+        self.codec = Some(audio::Uplink::new(companding, self.format));
+        self.mute = self.mutes_tones.then(|| Mute::new(companding));
     }
 
     /// Whether what is taken now will be silence.
@@ -219,7 +219,7 @@ impl Uplink {
     fn fill(&mut self, silence_ms: u64) -> u64 {
         let Some(codec) = &self.codec else { return 0 };
         let silence_ms = self.credit.take_silence(silence_ms);
-        let silence = std::iter::repeat_n(codec.law().silence(), (silence_ms * BYTES_PER_MS) as usize);
+        let silence = std::iter::repeat_n(codec.companding().silence(), (silence_ms * BYTES_PER_MS) as usize);
         self.backlog.extend(silence);
         if let Some(mute) = self.mute.as_mut().filter(|_| silence_ms > 0) {
             mute.reset();
@@ -248,7 +248,7 @@ impl Uplink {
         let take = self.backlog.len().min(APPEND_MAX);
         let silenced = take.min(self.silenced);
         self.silenced -= silenced;
-        let silence = codec.law().silence();
+        let silence = codec.companding().silence();
         self.backlog.iter_mut().take(silenced).for_each(|code| *code = silence);
         let (front, back) = self.backlog.as_slices();
         let front = &front[..take.min(front.len())];
@@ -271,7 +271,7 @@ impl Uplink {
         let mut backlog = std::mem::take(&mut self.recent);
         backlog.append(&mut self.backlog);
         self.backlog = backlog;
-        self.codec = self.codec.as_ref().map(|codec| audio::Uplink::new(codec.law(), self.format));
+        self.codec = self.codec.as_ref().map(|codec| audio::Uplink::new(codec.companding(), self.format));
     }
 
     /// Bytes of G.711 waiting.
@@ -311,7 +311,7 @@ mod tests {
         let mut config = CallConfig { format: Format::Pcmu, ..CallConfig::default() };
         config.limits.backlog_ms = backlog_ms;
         let mut uplink = Uplink::new(&config, began());
-        uplink.speaks(Law::Ulaw);
+        uplink.speaks(Companding::Ulaw);
         uplink
     }
 
@@ -356,7 +356,7 @@ mod tests {
     fn silence_is_what_the_callers_law_calls_silence() {
         let mut t = uplink(60_000);
         t.format = Format::Pcma;
-        t.speaks(Law::Alaw);
+        t.speaks(Companding::Alaw);
         t.hears(&frame(1, 100));
         t.hears(&frame(2, 220));
         t.pauses(10);
@@ -371,10 +371,10 @@ mod tests {
         t.hears(&Media { audio: vec![0xD5; 160], ..frame(1, 100) });
         assert_eq!(t.hears(&frame(2, 500)).filled_ms, 0);
         assert_eq!(t.drain(), Vec::<Vec<u8>>::new());
-        t.speaks(Law::Alaw);
+        t.speaks(Companding::Alaw);
         let audio = t.drain().concat();
         assert_eq!(audio.len(), 320);
-        assert_eq!(crate::audio::ulaw::decode(audio[0]), 8, "the silence of A-law");
+        assert_eq!(crate::audio::ulaw::decode(audio[0]), 8, "the silence of A-companding");
     }
 
     /// 20 ms of the key 1: 697 and 1,209 Hz, by turning two vectors.
@@ -396,7 +396,7 @@ mod tests {
         for muted in [false, true] {
             let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: muted, ..CallConfig::default() };
             let mut t = Uplink::new(&config, began());
-            t.speaks(Law::Ulaw);
+            t.speaks(Companding::Ulaw);
             let tone = key_frames(3);
             for (n, audio) in (1u64..).zip(&tone) {
                 t.hears(&Media { audio: audio.clone(), ..frame(n, 80 + 20 * n) });
@@ -442,7 +442,7 @@ mod tests {
     fn what_was_taken_in_the_window_is_silence_however_long_it_waits() {
         let mut t = protected(60_000);
         assert_eq!(t.hears(&frame(1, 100)).silenced_ms, 20);
-        t.speaks(Law::Ulaw);
+        t.speaks(Companding::Ulaw);
         t.hears(&frame(2, 120));
         t.unprotect();
         assert_eq!(t.hears(&frame(3, 140)).silenced_ms, 0);
@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn the_window_moves_with_what_is_dropped() {
         let mut t = protected(60);
-        t.speaks(Law::Ulaw);
+        t.speaks(Companding::Ulaw);
         for chunk in 1..=3 {
             t.hears(&frame(chunk, 80 + 20 * chunk));
         }
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn a_gap_in_the_window_is_filled_in_it() {
         let mut t = protected(60_000);
-        t.speaks(Law::Ulaw);
+        t.speaks(Companding::Ulaw);
         t.hears(&frame(1, 100));
         t.hears(&frame(2, 220));
         t.unprotect();
@@ -487,7 +487,7 @@ mod tests {
         let renewal = Some(Renewal { quiet_ms: 40, ..Renewal::default() });
         let mut t =
             Uplink::new(&CallConfig { format: Format::Pcmu, renewal, ..CallConfig::default() }, began());
-        t.speaks(Law::Ulaw);
+        t.speaks(Companding::Ulaw);
         for chunk in 1..=5 {
             t.hears(&frame(chunk, 80 + 20 * chunk));
         }
@@ -503,7 +503,7 @@ mod tests {
     fn a_tone_behind_a_gap_begins_anew() {
         let config = CallConfig { format: Format::Pcmu, mute_dtmf_tones: true, ..CallConfig::default() };
         let mut t = Uplink::new(&config, began());
-        t.speaks(Law::Ulaw);
+        t.speaks(Companding::Ulaw);
         let tone = key_frames(3);
         t.hears(&Media { audio: tone[0].clone(), ..frame(1, 100) });
         t.hears(&Media { audio: tone[1].clone(), ..frame(2, 220) });

@@ -9,10 +9,10 @@ use crate::base::clock;
 use crate::call::event::{
     CallEvent, Counts, DialOutcome, EndReason, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
-use crate::export::journal::files::{Counted, Files};
+use crate::export::journal::files::{Files, Stats as JournalStats};
 use crate::export::logs::LogQueue;
 use crate::export::otlp;
-use crate::export::store::Gauge;
+use crate::export::store;
 use crate::runtime::meter::{LegTraffic, Traffic};
 use crate::runtime::observe::Observe;
 use crate::runtime::registry::CallKey;
@@ -213,10 +213,10 @@ impl Builder {
     /// What becomes of the journals, when there are any.
     #[must_use]
     pub fn journal(self, journal: Option<&Arc<Files>>) -> Self {
-        let of = |read: fn(&Counted) -> u64| {
+        let of = |read: fn(&JournalStats) -> u64| {
             // Whoever looks at figures keeps no journal open.
             let journal = journal.map(Arc::downgrade).unwrap_or_default();
-            move || journal.upgrade().map_or(0.0, |journal| read(&journal.counted()) as f64)
+            move || journal.upgrade().map_or(0.0, |journal| read(&journal.snapshot()) as f64)
         };
         self.asking("journal_lines", "Journal lines written", Kind::Counter, of(|counted| counted.lines))
             .asking("journal_lost_lines", "Journal lines left out", Kind::Counter, of(|counted| counted.lost))
@@ -227,43 +227,43 @@ impl Builder {
 
     /// What becomes of the transcripts, when they are kept.
     #[must_use]
-    pub fn store(self, store: Option<&Gauge>) -> Self {
-        let of = |read: fn(&Gauge) -> f64| {
+    pub fn store(self, store: Option<&store::StatsHandle>) -> Self {
+        let of = |read: fn(&store::StatsHandle) -> f64| {
             let store = store.cloned();
             move || store.as_ref().map_or(0.0, read)
         };
         self.asking("store_queued_records", "Records that wait for the database", Kind::Gauge, {
-            of(|store| store.counted().queued as f64)
+            of(|store| store.snapshot().queued as f64)
         })
         .asking("store_queued_bytes", "Bytes that wait for the database", Kind::Gauge, {
-            of(|store| store.counted().queued_bytes as f64)
+            of(|store| store.snapshot().queued_bytes as f64)
         })
         .asking("store_lag_seconds", "How long the oldest record has been waiting", Kind::Gauge, {
             of(|store| store.lag().as_secs_f64())
         })
         .asking("store_written_records", "Records written", Kind::Counter, {
-            of(|store| store.counted().written as f64)
+            of(|store| store.snapshot().written as f64)
         })
         .asking("store_lost_records", "Records that found no room, or were refused", Kind::Counter, {
-            of(|store| store.counted().lost as f64)
+            of(|store| store.snapshot().lost as f64)
         })
         .asking("store_failed_writes", "Attempts to write that failed", Kind::Counter, {
-            of(|store| store.counted().failed as f64)
+            of(|store| store.snapshot().failed as f64)
         })
         .asking(
             "store_replaced_files",
             "SQLite files removed or replaced under the bridge",
             Kind::Counter,
-            of(|store| store.counted().replaced as f64),
+            of(|store| store.snapshot().replaced as f64),
         )
     }
 
     /// What becomes of traces and logs, when they are sent.
     #[must_use]
-    pub fn otlp(self, otlp: Option<&otlp::Gauge>) -> Self {
-        let of = |read: fn(otlp::Counted) -> u64| {
+    pub fn otlp(self, otlp: Option<&otlp::StatsHandle>) -> Self {
+        let of = |read: fn(otlp::Stats) -> u64| {
             let otlp = otlp.cloned();
-            move || otlp.as_ref().map_or(0.0, |otlp| read(otlp.counted()) as f64)
+            move || otlp.as_ref().map_or(0.0, |otlp| read(otlp.snapshot()) as f64)
         };
         self.asking("otlp_sent", "Spans and log records taken by the collector", Kind::Counter, {
             of(|counted| counted.sent)

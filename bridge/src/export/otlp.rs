@@ -15,7 +15,7 @@ mod spans;
 mod wire;
 
 pub use logs::LogLayer;
-pub use outbox::{Counted, Gauge};
+pub use outbox::{Stats, StatsHandle};
 pub use settings::Settings;
 pub use spans::TraceCalls;
 
@@ -108,18 +108,18 @@ impl Exporter {
     }
 
     /// Figures.
-    pub fn gauge(&self) -> Gauge {
-        Gauge(self.outbox.shared.clone())
+    pub fn gauge(&self) -> StatsHandle {
+        StatsHandle(self.outbox.shared.clone())
     }
 
     /// Sends what waits, but not for ever: a collector that is away does not keep a process alive.
-    pub fn stop(self) -> Counted {
+    pub fn stop(self) -> Stats {
         let Self { outbox, ended, .. } = self;
         outbox.shared.stopping.notify_one();
         if ended.recv_timeout(STOP_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the collector of traces does not answer: the last of them are lost");
         }
-        outbox.shared.counted()
+        outbox.shared.snapshot()
     }
 }
 

@@ -164,7 +164,7 @@ impl Settings {
 
 /// What became of the records of a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct Stats {
     /// Records written.
     pub written: u64,
     /// Records that found no room, or that the database will never take.
@@ -197,13 +197,13 @@ struct Shared {
 
 /// Figures of a store that outlive it. A handle.
 #[derive(Clone)]
-pub struct Gauge(Arc<Shared>);
+pub struct StatsHandle(Arc<Shared>);
 
-impl Gauge {
+impl StatsHandle {
     /// What became of the records so far.
-    pub fn counted(&self) -> Counted {
+    pub fn snapshot(&self) -> Stats {
         let Shared { queued, queued_bytes, written, lost, failed, replaced, .. } = &*self.0;
-        Counted {
+        Stats {
             written: written.load(SeqCst),
             lost: lost.load(SeqCst),
             failed: failed.load(SeqCst),
@@ -534,27 +534,27 @@ impl Writer {
     }
 
     /// Figures.
-    pub fn gauge(&self) -> Gauge {
-        Gauge(self.calls.shared.clone())
+    pub fn gauge(&self) -> StatsHandle {
+        StatsHandle(self.calls.shared.clone())
     }
 
     /// Waits until everything is written, but not for ever: a database that is away does not keep a process alive.
     /// What is not written by then is lost.
-    pub fn stop(self) -> Counted {
+    pub fn stop(self) -> Stats {
         self.stop_within(STOP_PATIENCE)
     }
 
     /// The same, with a patience of one's own.
-    pub fn stop_within(self, patience: Duration) -> Counted {
+    pub fn stop_within(self, patience: Duration) -> Stats {
         let Self { calls, ended, stopping } = self;
-        let gauge = Gauge(calls.shared.clone());
+        let gauge = StatsHandle(calls.shared.clone());
         drop(calls);
         stopping.notify_one();
         // Nothing is ever sent: the other end is dropped with the thread.
         if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the database does not answer: what waited for it is lost");
         }
-        let mut counted = gauge.counted();
+        let mut counted = gauge.snapshot();
         counted.lost += counted.queued as u64;
         counted
     }
@@ -766,7 +766,7 @@ pub fn process_tag() -> String {
 
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("counted", &self.gauge().counted()).finish_non_exhaustive()
+        f.debug_struct("Writer").field("counted", &self.gauge().snapshot()).finish_non_exhaustive()
     }
 }
 

@@ -35,10 +35,10 @@ const NOT_FOUND: u64 = 20_404;
 pub enum Problem {
     /// The call is over already.
     #[error("the call is over")]
-    Over,
+    CallEnded,
     /// What was asked makes no sense; nothing was sent.
     #[error("{0}")]
-    Nonsense(String),
+    InvalidRequest(String),
     /// Twilio refused.
     #[error("Twilio refused with {status}, code {code}: {message}")]
     Refused {
@@ -127,7 +127,7 @@ impl<C: Connect> Rest<C> {
             return Ok(value);
         }
         match (answer.status.as_u16(), value["code"].as_u64().unwrap_or_default()) {
-            (400, NOT_IN_PROGRESS) | (404, NOT_FOUND) => Err(Problem::Over),
+            (400, NOT_IN_PROGRESS) | (404, NOT_FOUND) => Err(Problem::CallEnded),
             (status, code) => {
                 let message = value["message"].as_str().unwrap_or("no reason given");
                 let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -142,14 +142,14 @@ fn path_of(call_sid: &str) -> Result<String, Problem> {
     let rest = call_sid.strip_prefix("CA").filter(|rest| (1..=62).contains(&rest.len()));
     match rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric())) {
         true => Ok(format!("/Calls/{call_sid}.json")),
-        false => Err(Problem::Nonsense("not the name of a call: CA and 32 hexadecimal digits".into())),
+        false => Err(Problem::InvalidRequest("not the name of a call: CA and 32 hexadecimal digits".into())),
     }
 }
 
 fn dialable(to: &str) -> Result<&str, Problem> {
     match twiml::is_dialable(to) {
         true => Ok(to),
-        false => Err(Problem::Nonsense("not a number with its country, such as +14155550100".into())),
+        false => Err(Problem::InvalidRequest("not a number with its country, such as +14155550100".into())),
     }
 }
 
@@ -157,7 +157,7 @@ impl<C: Connect> Carrier for Rest<C> {
     fn hang_up<'a>(&'a self, call_sid: &'a str) -> Doing<'a, ()> {
         Box::pin(async move {
             match self.ask(&path_of(call_sid)?, &[("Status", "completed")], true).await {
-                Ok(_) | Err(Problem::Over) => Ok(()),
+                Ok(_) | Err(Problem::CallEnded) => Ok(()),
                 Err(problem) => Err(problem),
             }
         })
@@ -175,10 +175,10 @@ impl<C: Connect> Carrier for Rest<C> {
             let from = from.unwrap_or(&self.number);
             if from.is_empty() {
                 let what = "no number to call from: set TWILIO_NUMBER to one of the account's";
-                return Err(Problem::Nonsense(what.into()));
+                return Err(Problem::InvalidRequest(what.into()));
             }
             let webhook = self.webhook.as_deref().ok_or_else(|| {
-                Problem::Nonsense("no public_url: Twilio would not know where to ask what to do".into())
+                Problem::InvalidRequest("no public_url: Twilio would not know where to ask what to do".into())
             })?;
             let form =
                 [("To", dialable(to)?), ("From", dialable(from)?), ("Url", webhook), ("Method", "POST")];
@@ -228,8 +228,8 @@ impl<T: Tools> Tools for WithCarrier<T> {
 fn logged(name: &str, problem: &Problem) -> String {
     tracing::warn!(function = name, %problem, "Twilio did not do it");
     match problem {
-        Problem::Over => "the call is over".into(),
-        Problem::Nonsense(_) | Problem::Refused { .. } | Problem::Unreachable(_) => {
+        Problem::CallEnded => "the call is over".into(),
+        Problem::InvalidRequest(_) | Problem::Refused { .. } | Problem::Unreachable(_) => {
             "it did not work; the caller is still on this line".into()
         }
     }
@@ -312,7 +312,7 @@ mod tests {
         let (rest, twilio) = rest(&[OVER, GONE, OVER, GONE]).await;
         assert_eq!((rest.hang_up(CALL).await, rest.hang_up(CALL).await), (Ok(()), Ok(())));
         for _ in 0..2 {
-            assert_eq!(rest.transfer(CALL, "+14155550100").await, Err(Problem::Over));
+            assert_eq!(rest.transfer(CALL, "+14155550100").await, Err(Problem::CallEnded));
         }
         assert_eq!(asked(&twilio).len(), 4, "each asked once");
     }
@@ -358,13 +358,16 @@ mod tests {
     async fn what_makes_no_sense_is_not_asked() {
         let (rest, twilio) = rest(&[]).await;
         for sid in ["", "CA", "CA1/../../x", "CA1.json?", "MZ1", "CA\u{e4}"] {
-            assert!(matches!(rest.hang_up(sid).await, Err(Problem::Nonsense(_))), "{sid:?}");
+            assert!(matches!(rest.hang_up(sid).await, Err(Problem::InvalidRequest(_))), "{sid:?}");
         }
         for number in ["", "911", "+1<Hangup/>", "+1415\r\n"] {
-            assert!(matches!(rest.transfer(CALL, number).await, Err(Problem::Nonsense(_))), "{number:?}");
-            assert!(matches!(rest.place(number, None).await, Err(Problem::Nonsense(_))), "{number:?}");
+            assert!(
+                matches!(rest.transfer(CALL, number).await, Err(Problem::InvalidRequest(_))),
+                "{number:?}"
+            );
+            assert!(matches!(rest.place(number, None).await, Err(Problem::InvalidRequest(_))), "{number:?}");
         }
-        assert!(matches!(rest.place("+14155550123", Some("")).await, Err(Problem::Nonsense(_))));
+        assert!(matches!(rest.place("+14155550123", Some("")).await, Err(Problem::InvalidRequest(_))));
         assert_eq!(asked(&twilio), []);
     }
 

@@ -10,7 +10,7 @@ use crate::call::settings::{CallConfig, Dialect};
 use crate::call::{Call, Control, Incoming, Leg, LegChange, StreamCredentials, ToolResult, Transmit};
 use crate::net::dial::{Dial, ModelEndpoint};
 use crate::net::tools::Tools;
-use crate::runtime::journal::{Note, Tape};
+use crate::runtime::journal::{JournalEntry, JournalWriter};
 use crate::runtime::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::runtime::meter::{Meter, Traffic};
 use std::future::{pending, poll_fn};
@@ -29,7 +29,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 /// What a call is made with.
 pub(crate) struct Parts<D, T> {
     pub(crate) call: Arc<CallConfig>,
-    /// Played when the call has to end early, mu-law at 8 kHz.
+    /// Played when the call has to end early, mu-companding at 8 kHz.
     pub(crate) notice: Arc<[u8]>,
     pub(crate) model: Arc<ModelEndpoint>,
     pub(crate) dial: D,
@@ -48,10 +48,10 @@ pub(crate) trait Host {
     fn admit(&mut self, credentials: &StreamCredentials) -> Result<(), &'static str>;
 
     /// The call begins: its stream was admitted, or has to show nothing. Returns its journal, if it has one.
-    fn begins(&mut self) -> Option<Box<dyn Tape>>;
+    fn begins(&mut self) -> Option<Box<dyn JournalWriter>>;
 
     /// Something happened, after [`Host::begins`].
-    fn tell(&mut self, news: News<'_>, now: Instant);
+    fn on_event(&mut self, driver_event: DriverEvent<'_>, now: Instant);
 }
 
 /// What is kept for the journal of a stream that was not admitted yet, bytes: `connected` and `start` are one thousand.
@@ -60,7 +60,7 @@ const HELD_MAX: usize = 64 * 1024;
 const HELD_NOTE: usize = 256;
 
 /// What a call's driver tells.
-pub(crate) enum News<'a> {
+pub(crate) enum DriverEvent<'a> {
     /// Something happened.
     Event(&'a CallEvent),
     /// So much went through since the last time.
@@ -77,7 +77,7 @@ where
     let Parts { call: config, notice, model, dial, tools, requires_auth, mut control, unix_now } = parts;
     let began = now();
     let mut begun = !requires_auth;
-    let mut tape = Taping { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
+    let mut tape = DriverJournal { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
     if begun {
         tape.begins(host.begins());
     }
@@ -95,10 +95,10 @@ where
             if let Some((leg, text)) = transmit.encode(&config) {
                 let since = meter.sends(&transmit, leg, text.len());
                 changes.extend(legs.send(leg, Outgoing::Text(text), since));
-                tape.note(|| Note::Done(transmit));
+                tape.note(|| JournalEntry::Done(transmit));
                 continue;
             }
-            tape.note(|| Note::Done(transmit.clone()));
+            tape.note(|| JournalEntry::Done(transmit.clone()));
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
                 Transmit::WithdrawAudio => legs.withdraw_audio(),
@@ -135,11 +135,11 @@ where
         }
         while let Some(event) = call.poll_event() {
             if begun {
-                host.tell(News::Event(&event), now());
+                host.on_event(DriverEvent::Event(&event), now());
             }
             // The legs' own messages and the end of the call say it, too.
             if !matches!(event, CallEvent::Said(_)) {
-                tape.note(|| Note::Happened(event));
+                tape.note(|| JournalEntry::Happened(event));
             }
         }
         legs.measured(&mut meter);
@@ -147,21 +147,21 @@ where
         if is_over || meter.is_due(now()) {
             let traffic = meter.take(call.waiting(), legs.queued(), now());
             if begun {
-                host.tell(News::Traffic(&traffic), now());
+                host.on_event(DriverEvent::Traffic(&traffic), now());
             }
         }
         if is_over {
             return;
         }
         if let Some(verdict) = verdict.take() {
-            tape.note(|| Note::Asked(verdict));
+            tape.note(|| JournalEntry::Asked(verdict));
             call.handle_control(verdict, now());
             continue;
         }
         if !changes.is_empty() {
             // One input, then drain again: the call may want to answer each of them.
             let (leg, change) = changes.remove(0);
-            tape.note(|| Note::Changed(leg, change.clone()));
+            tape.note(|| JournalEntry::Changed(leg, change.clone()));
             call.handle_leg(leg, change, now());
             continue;
         }
@@ -176,9 +176,9 @@ where
         tokio::select! {
             biased; // same seed, same branch; and a flood of audio cannot starve the timers
             () = alarm.as_mut(), if wake.is_some() => call.handle_timeout(now()),
-            Some(wish) = control.recv() => {
-                tape.note(|| Note::Asked(wish));
-                call.handle_control(wish, now());
+            Some(message) = control.recv() => {
+                tape.note(|| JournalEntry::Asked(message));
+                call.handle_control(message, now());
             }
             dialed = finished(&mut dialing) => {
                 dialing = None;
@@ -189,30 +189,30 @@ where
                     }
                     Err(why) => LegChange::DialFailed { why },
                 };
-                tape.note(|| Note::Changed(Leg::Model, change.clone()));
+                tape.note(|| JournalEntry::Changed(Leg::Model, change.clone()));
                 call.handle_leg(Leg::Model, change, now());
             }
             result = functions.next() => {
-                tape.note(|| Note::ToolEnded(result.clone()));
+                tape.note(|| JournalEntry::ToolEnded(result.clone()));
                 call.handle_tool(result, now());
             }
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => {
                     meter.received(leg, text.len(), now());
                     call.handle_frame(leg, Incoming::Text(&text), now());
-                    tape.note(|| Note::Text(leg, text));
+                    tape.note(|| JournalEntry::Text(leg, text));
                 }
                 Arrived::Binary(len) => {
                     call.handle_frame(leg, Incoming::Binary(len), now());
-                    tape.note(|| Note::Binary(leg, len));
+                    tape.note(|| JournalEntry::Binary(leg, len));
                 }
                 Arrived::StrayPong => {}
                 Arrived::Ping => {
-                    tape.note(|| Note::Changed(leg, LegChange::Ping));
+                    tape.note(|| JournalEntry::Changed(leg, LegChange::Ping));
                     call.handle_leg(leg, LegChange::Ping, now());
                 }
                 Arrived::Changed(change) => {
-                    tape.note(|| Note::Changed(leg, change.clone()));
+                    tape.note(|| JournalEntry::Changed(leg, change.clone()));
                     if matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
                         legs.drop(leg);
                     }
@@ -225,16 +225,16 @@ where
 
 /// The call's journal and its clock. What is not journalled is not even made, and nothing is written for a stream
 /// before it was admitted.
-struct Taping {
-    tape: Option<Box<dyn Tape>>,
+struct DriverJournal {
+    tape: Option<Box<dyn JournalWriter>>,
     /// What was noted before the call began.
-    held: Option<Vec<(Duration, Note)>>,
+    held: Option<Vec<(Duration, JournalEntry)>>,
     held_bytes: usize,
     began: Instant,
 }
 
-impl Taping {
-    fn begins(&mut self, tape: Option<Box<dyn Tape>>) {
+impl DriverJournal {
+    fn begins(&mut self, tape: Option<Box<dyn JournalWriter>>) {
         self.tape = tape;
         let held = self.held.take().unwrap_or_default();
         if let Some(tape) = &mut self.tape {
@@ -242,7 +242,7 @@ impl Taping {
         }
     }
 
-    fn note(&mut self, note: impl FnOnce() -> Note) {
+    fn note(&mut self, note: impl FnOnce() -> JournalEntry) {
         let after = now().saturating_duration_since(self.began);
         if let Some(tape) = &mut self.tape {
             tape.note(after, note());
@@ -250,7 +250,8 @@ impl Taping {
             && self.held_bytes < HELD_MAX
         {
             let note = note();
-            self.held_bytes += HELD_NOTE + if let Note::Text(_, text) = &note { text.len() } else { 0 };
+            self.held_bytes +=
+                HELD_NOTE + if let JournalEntry::Text(_, text) = &note { text.len() } else { 0 };
             held.push((after, note));
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Something a call's driver did or saw.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Note {
+pub enum JournalEntry {
     /// A text frame arrived.
     Text(Leg, String),
     /// A binary frame of this many bytes arrived.
@@ -24,7 +24,7 @@ pub enum Note {
     Asked(Control),
 }
 
-impl Note {
+impl JournalEntry {
     /// What it holds beyond its own size, bytes, roughly.
     pub(crate) fn weight(&self) -> usize {
         use crate::wire::realtime::ClientEvent;
@@ -41,7 +41,7 @@ impl Note {
 
 /// How a call begins, as its journal remembers it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Beginning {
+pub struct CallBeginning {
     /// Counts the calls of the server.
     pub key: u64,
     /// The wall clock when the caller's WebSocket was opened, Unix seconds.
@@ -52,7 +52,7 @@ pub struct Beginning {
     pub max_calls: usize,
     /// `drain_ms` of the server.
     pub drain_ms: u64,
-    /// Length of the notice, bytes of mu-law.
+    /// Length of the notice, bytes of mu-companding.
     pub notice_bytes: usize,
     /// The settings of the call.
     pub call: std::sync::Arc<CallConfig>,
@@ -61,11 +61,11 @@ pub struct Beginning {
 /// Where journals go.
 pub trait Journal: Send + Sync {
     /// A call begins.
-    fn begin(&self, beginning: Beginning) -> Box<dyn Tape>;
+    fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter>;
 }
 
 /// Takes the notes of one call, in order, and is dropped with it. Called in the call's own task: must never wait.
-pub trait Tape: Send {
+pub trait JournalWriter: Send {
     /// `note` was made this long after the caller's WebSocket was opened.
-    fn note(&mut self, after: Duration, note: Note);
+    fn note(&mut self, after: Duration, note: JournalEntry);
 }

@@ -153,7 +153,7 @@ impl<S: Socket> LegIo<S> {
             return None;
         }
         self.clogged = true;
-        Some(LegChange::Clogged)
+        Some(LegChange::Backpressured)
     }
 
     /// Forgets the messages that wait to be written. What was handed to the library cannot be taken back.
@@ -186,7 +186,7 @@ impl<S: Socket> LegIo<S> {
         self.poll_write(cx);
         if self.clogged && self.queue.len() < QUEUE_LOW && self.broken.is_none() {
             self.clogged = false;
-            return Poll::Ready(Arrived::Changed(LegChange::Flowing));
+            return Poll::Ready(Arrived::Changed(LegChange::Writable));
         }
         // What the other side said before the connection broke comes first, and tells more.
         if !held && let Poll::Ready(frame) = self.socket.poll_next_unpin(cx) {
@@ -395,7 +395,7 @@ mod tests {
             let frame = Outgoing::Text("x".repeat(1_000));
             changes.extend(leg.send(frame, None).map(|change| (n, change)));
         }
-        assert_eq!(changes, [(QUEUE_HIGH - 1, LegChange::Clogged)]);
+        assert_eq!(changes, [(QUEUE_HIGH - 1, LegChange::Backpressured)]);
         assert_eq!(poll_once(&mut leg, false).await, None, "nothing flows yet");
         let reader = tokio::spawn(async move {
             for _ in 0..QUEUE_USUAL {
@@ -403,7 +403,7 @@ mod tests {
             }
             peer
         });
-        assert_eq!(next(&mut leg, false).await, Arrived::Changed(LegChange::Flowing));
+        assert_eq!(next(&mut leg, false).await, Arrived::Changed(LegChange::Writable));
         assert!(leg.queue.len() < QUEUE_LOW);
         while !leg.queue.is_empty() || leg.flushing {
             assert_eq!(poll_once(&mut leg, false).await, None);

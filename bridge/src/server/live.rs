@@ -4,7 +4,7 @@
 //! public to the webhook leads nobody here. What a browser is talked into by another site is refused: a foreign name in
 //! `Host`, a foreign `Origin`, a button pressed without the page's own header.
 //!
-//! Nothing here can slow a call. A call writes what happened into a room of its own and goes on; nobody is woken. Whoever
+//! Nothing here can slow a call. A call writes what happened into a view of its own and goes on; nobody is woken. Whoever
 //! watches comes by ten times a second, takes what has changed, and gets the newest state however slow they read. All of
 //! it is bounded: lines of a call, calls that are over, watchers.
 
@@ -94,11 +94,11 @@ impl Settings {
 
 /// The calls of this moment. A handle: clones see the same calls. It observes calls.
 #[derive(Clone, Default)]
-pub struct Live(Arc<House>);
+pub struct Live(Arc<LiveState>);
 
 #[derive(Default)]
-struct House {
-    rooms: Mutex<Rooms>,
+struct LiveState {
+    views: Mutex<CallViews>,
     /// Goes up with every change.
     version: AtomicU64,
     /// Those who watch, the oldest first, each by what ends it.
@@ -106,8 +106,8 @@ struct House {
 }
 
 #[derive(Default)]
-struct Rooms {
-    calls: BTreeMap<CallKey, Arc<Mutex<Room>>>,
+struct CallViews {
+    calls: BTreeMap<CallKey, Arc<Mutex<CallView>>>,
     over: VecDeque<CallKey>,
 }
 
@@ -122,7 +122,7 @@ struct Spoken {
 }
 
 /// One call.
-struct Room {
+struct CallView {
     version: u64,
     began: Instant,
     began_unix: i64,
@@ -146,26 +146,26 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    fn change(&self, call: CallKey, change: impl FnOnce(&mut Room, u64)) {
-        let Some(room) = locked(&self.0.rooms).calls.get(&call).cloned() else { return };
-        let mut room = locked(&room);
+    fn change(&self, call: CallKey, change: impl FnOnce(&mut CallView, u64)) {
+        let Some(view) = locked(&self.0.views).calls.get(&call).cloned() else { return };
+        let mut view = locked(&view);
         // Counted while it is locked: whoever has seen a number has seen all that bears it.
         let version = self.0.version.fetch_add(1, SeqCst) + 1;
-        room.version = version;
-        change(&mut room, version);
+        view.version = version;
+        change(&mut view, version);
     }
 
     /// What has changed behind version `seen`, and the version that this is.
     fn since(&self, seen: u64, now: Instant) -> (u64, Vec<Value>, Vec<u64>) {
         let version = self.0.version.load(SeqCst);
-        let rooms: Vec<_> =
-            locked(&self.0.rooms).calls.iter().map(|(key, room)| (key.0, room.clone())).collect();
-        let present = rooms.iter().map(|(key, _)| *key).collect();
+        let views: Vec<_> =
+            locked(&self.0.views).calls.iter().map(|(key, view)| (key.0, view.clone())).collect();
+        let present = views.iter().map(|(key, _)| *key).collect();
         let mut calls = Vec::new();
-        for (key, room) in rooms {
-            let room = locked(&room);
-            if room.version > seen {
-                calls.push(room.shown(key, seen, now));
+        for (key, view) in views {
+            let view = locked(&view);
+            if view.version > seen {
+                calls.push(view.shown(key, seen, now));
             }
         }
         (version, calls, present)
@@ -177,16 +177,16 @@ impl Live {
     }
 
     fn call_sid(&self, call: CallKey) -> Option<String> {
-        let room = locked(&self.0.rooms).calls.get(&call).cloned()?;
-        let room = locked(&room);
-        room.ended.is_none().then(|| room.call_sid.clone())
+        let view = locked(&self.0.views).calls.get(&call).cloned()?;
+        let view = locked(&view);
+        view.ended.is_none().then(|| view.call_sid.clone())
     }
 }
 
 impl Observe for Live {
     fn begins(&self, call: CallKey, now: Instant, unix: i64) {
         let version = self.0.version.fetch_add(1, SeqCst) + 1;
-        let room = Room {
+        let view = CallView {
             version,
             began: now,
             began_unix: unix,
@@ -203,11 +203,11 @@ impl Observe for Live {
             end: None,
             lines: BTreeMap::new(),
         };
-        locked(&self.0.rooms).calls.insert(call, Arc::new(Mutex::new(room)));
+        locked(&self.0.views).calls.insert(call, Arc::new(Mutex::new(view)));
     }
 
     fn event(&self, call: CallKey, now: Instant, event: &CallEvent) {
-        self.change(call, |room, version| room.heard(now, event, version));
+        self.change(call, |view, version| view.heard(now, event, version));
     }
 
     fn traffic(&self, call: CallKey, _now: Instant, traffic: &Traffic) {
@@ -218,27 +218,27 @@ impl Observe for Live {
         let middle = all.len() / 2;
         let (_, median, _) = all.select_nth_unstable(middle);
         let median = *median;
-        self.change(call, |room, _| room.inside = Some(median));
+        self.change(call, |view, _| view.inside = Some(median));
     }
 
     fn gone(&self, call: CallKey) {
-        self.change(call, |room, _| {
-            if room.ended.is_none() {
-                (room.ended, room.state, room.end) = (Some(clock::now()), "over", Some("cut"));
-                room.floor = Floor::default();
+        self.change(call, |view, _| {
+            if view.ended.is_none() {
+                (view.ended, view.state, view.end) = (Some(clock::now()), "over", Some("cut"));
+                view.floor = Floor::default();
             }
         });
-        let mut rooms = locked(&self.0.rooms);
-        rooms.over.push_back(call);
-        while rooms.over.len() > OVER_MAX {
-            if let Some(oldest) = rooms.over.pop_front() {
-                rooms.calls.remove(&oldest);
+        let mut views = locked(&self.0.views);
+        views.over.push_back(call);
+        while views.over.len() > OVER_MAX {
+            if let Some(oldest) = views.over.pop_front() {
+                views.calls.remove(&oldest);
             }
         }
     }
 }
 
-impl Room {
+impl CallView {
     fn heard(&mut self, now: Instant, event: &CallEvent, version: u64) {
         match event {
             CallEvent::Started { call_sid, .. } => self.call_sid.clone_from(call_sid),
@@ -370,7 +370,7 @@ fn shorten(text: &mut String) {
 
 /// What the routes need to know.
 #[derive(Clone)]
-struct Desk {
+struct PageState {
     live: Live,
     stats: Stats,
     settings: Arc<server::Settings>,
@@ -394,12 +394,13 @@ pub async fn serve(
     carrier: Option<Arc<dyn Carrier>>,
 ) -> anyhow::Result<()> {
     let (policy, refused) = (HeaderValue::try_from(policy())?, Arc::default());
-    let desk = Desk { live, stats: stats.clone(), settings, carrier, policy, page: put_together(), refused };
+    let page_state =
+        PageState { live, stats: stats.clone(), settings, carrier, policy, page: put_together(), refused };
     let listener = Tcp::new(listener, stats.clone());
-    match connections::serve(listener, None, router(desk), Limits::of(CONNECTIONS_MAX), stats).await {}
+    match connections::serve(listener, None, router(page_state), Limits::of(CONNECTIONS_MAX), stats).await {}
 }
 
-fn router(desk: Desk) -> Router {
+fn router(page_state: PageState) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/live/calls", get(calls))
@@ -407,8 +408,8 @@ fn router(desk: Desk) -> Router {
         .route("/live/calls/{key}/hangup", post(hang_up))
         .route("/live/calls/{key}/transfer", post(transfer))
         .fallback(|| async { (StatusCode::NOT_FOUND, "nothing here: the live page is at /\n") })
-        .layer(middleware::from_fn_with_state(desk.clone(), let_in))
-        .with_state(desk)
+        .layer(middleware::from_fn_with_state(page_state.clone(), let_in))
+        .with_state(page_state)
 }
 
 fn policy() -> String {
@@ -422,8 +423,8 @@ fn policy() -> String {
 }
 
 /// Who may come in, and with what.
-async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    let token = &desk.settings.operator_token;
+async fn let_in(State(page_state): State<PageState>, request: Request, next: Next) -> Response {
+    let token = &page_state.settings.operator_token;
     let headers = request.headers();
     let refusal = if token.is_empty() && !names_loopback(headers, request.uri()) {
         Some((
@@ -437,11 +438,11 @@ async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Respo
     } else {
         None
     };
-    let policy = desk.policy.clone();
+    let policy = page_state.policy.clone();
     let mut response = match refusal {
         None => next.run(request).await,
         Some((status, words)) => {
-            if let Some(left_out) = desk.refused.may() {
+            if let Some(left_out) = page_state.refused.may() {
                 // A path of a stranger's is as long as a stranger likes.
                 let path = shortened(request.uri().path());
                 tracing::warn!(path, status = status.as_u16(), left_out, "the live page refused somebody");
@@ -496,8 +497,8 @@ fn shows(headers: &HeaderMap, token: &Secret) -> bool {
         || password.is_some_and(|shown| bool::from(shown.ct_eq(token.expose().as_bytes())))
 }
 
-async fn page(State(desk): State<Desk>) -> Response {
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], desk.page).into_response()
+async fn page(State(page_state): State<PageState>) -> Response {
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page_state.page).into_response()
 }
 
 /// The page, put together.
@@ -505,7 +506,7 @@ fn put_together() -> Bytes {
     PAGE.replacen("/*style*/", STYLE, 1).replacen("/*script*/", SCRIPT, 1).into()
 }
 
-impl Desk {
+impl PageState {
     /// What is said to a watcher who has seen all up to a version, and the version it brings them to.
     fn news(&self, seen: u64) -> (u64, Value) {
         let (version, calls, present) = self.live.since(seen, clock::now());
@@ -525,8 +526,8 @@ impl Desk {
     }
 }
 
-async fn calls(State(desk): State<Desk>) -> Response {
-    said(StatusCode::OK, &desk.news(0).1)
+async fn calls(State(page_state): State<PageState>) -> Response {
+    said(StatusCode::OK, &page_state.news(0).1)
 }
 
 /// One of the watchers, given back when dropped.
@@ -555,9 +556,10 @@ impl Watcher {
     }
 }
 
-async fn events(State(desk): State<Desk>) -> Response {
-    let watcher = Watcher::of(&desk.live);
-    let mut response = Sse::new(watched(desk, watcher)).keep_alive(KeepAlive::default()).into_response();
+async fn events(State(page_state): State<PageState>) -> Response {
+    let watcher = Watcher::of(&page_state.live);
+    let mut response =
+        Sse::new(watched(page_state, watcher)).keep_alive(KeepAlive::default()).into_response();
     // Proxies that gather answers would hold the news back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
@@ -565,34 +567,37 @@ async fn events(State(desk): State<Desk>) -> Response {
 
 /// News for one watcher, from the beginning, ten times a second at most. A watcher who is slow to read gets fewer and
 /// newer ones, and one who does not read is closed by the connection.
-fn watched(desk: Desk, watcher: Watcher) -> impl Stream<Item = Result<Event, Infallible>> {
+fn watched(page_state: PageState, watcher: Watcher) -> impl Stream<Item = Result<Event, Infallible>> {
     let looked = (u64::MAX, 0, 0);
-    futures_util::stream::unfold((desk, watcher, 0, looked), |(desk, watcher, seen, mut looked)| async move {
-        loop {
-            if looked.0 != u64::MAX {
-                tokio::select! {
-                    biased;
-                    () = watcher.1.notified() => return None,
-                    () = tokio::time::sleep(EVERY) => {}
+    futures_util::stream::unfold(
+        (page_state, watcher, 0, looked),
+        |(page_state, watcher, seen, mut looked)| async move {
+            loop {
+                if looked.0 != u64::MAX {
+                    tokio::select! {
+                        biased;
+                        () = watcher.1.notified() => return None,
+                        () = tokio::time::sleep(EVERY) => {}
+                    }
+                }
+                let version = page_state.live.0.version.load(SeqCst);
+                let now = (version, page_state.stats.active(), usize::from(page_state.stats.is_draining()));
+                if now != looked {
+                    looked = now;
+                    let (seen, value) = page_state.news(seen);
+                    let event = Event::default().event("calls").data(value.to_string());
+                    return Some((Ok(event), (page_state, watcher, seen, looked)));
                 }
             }
-            let version = desk.live.0.version.load(SeqCst);
-            let now = (version, desk.stats.active(), usize::from(desk.stats.is_draining()));
-            if now != looked {
-                looked = now;
-                let (seen, value) = desk.news(seen);
-                let event = Event::default().event("calls").data(value.to_string());
-                return Some((Ok(event), (desk, watcher, seen, looked)));
-            }
-        }
-    })
+        },
+    )
 }
 
-async fn hang_up(State(desk): State<Desk>, Path(key): Path<u64>) -> Response {
+async fn hang_up(State(page_state): State<PageState>, Path(key): Path<u64>) -> Response {
     let call = CallKey(key);
-    let Some(call_sid) = desk.live.call_sid(call) else { return over() };
+    let Some(call_sid) = page_state.live.call_sid(call) else { return over() };
     // Twilio ends the call itself; without Twilio, or when it cannot be asked, closing the stream has to do.
-    if let Some(carrier) = desk.carrier.as_ref().filter(|_| !call_sid.is_empty()) {
+    if let Some(carrier) = page_state.carrier.as_ref().filter(|_| !call_sid.is_empty()) {
         match carrier.hang_up(&call_sid).await {
             Ok(()) => {
                 tracing::info!(call_sid, "an operator ended a call from the live page");
@@ -603,7 +608,7 @@ async fn hang_up(State(desk): State<Desk>, Path(key): Path<u64>) -> Response {
             }
         }
     }
-    if desk.stats.hang_up(call) {
+    if page_state.stats.hang_up(call) {
         tracing::info!(call_sid, "an operator ended a call from the live page");
         return said(StatusCode::OK, &json!({ "status": "closing" }));
     }
@@ -617,7 +622,7 @@ struct Order {
     to: String,
 }
 
-async fn transfer(State(desk): State<Desk>, Path(key): Path<u64>, request: Request) -> Response {
+async fn transfer(State(page_state): State<PageState>, Path(key): Path<u64>, request: Request) -> Response {
     let body = match read_body(request.into_body()).await {
         Ok(body) => body,
         Err(refusal) => return refusal,
@@ -625,24 +630,24 @@ async fn transfer(State(desk): State<Desk>, Path(key): Path<u64>, request: Reque
     let Ok(Order { to }) = serde_json::from_slice(&body) else {
         return wrong(StatusCode::BAD_REQUEST, "a JSON object with \"to\" is wanted");
     };
-    let Some(call_sid) = desk.live.call_sid(CallKey(key)).filter(|sid| !sid.is_empty()) else {
+    let Some(call_sid) = page_state.live.call_sid(CallKey(key)).filter(|sid| !sid.is_empty()) else {
         return over();
     };
-    let Some(carrier) = &desk.carrier else {
+    let Some(carrier) = &page_state.carrier else {
         return wrong(
             StatusCode::CONFLICT,
             "Twilio transfers calls: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
         );
     };
-    let people = &desk.settings.call.leaving.transfer;
+    let people = &page_state.settings.call.leaving.transfer;
     let number = people.iter().find(|person| person.name == to).map_or(to, |person| person.number.clone());
     match carrier.transfer(&call_sid, &number).await {
         Ok(()) => {
             tracing::info!(call_sid, "an operator transferred a call from the live page");
             said(StatusCode::OK, &json!({ "status": "transferred" }))
         }
-        Err(Problem::Over) => over(),
-        Err(problem @ Problem::Nonsense(_)) => wrong(StatusCode::BAD_REQUEST, &problem.to_string()),
+        Err(Problem::CallEnded) => over(),
+        Err(problem @ Problem::InvalidRequest(_)) => wrong(StatusCode::BAD_REQUEST, &problem.to_string()),
         Err(problem @ (Problem::Refused { .. } | Problem::Unreachable(_))) => {
             wrong(StatusCode::BAD_GATEWAY, &problem.to_string())
         }
@@ -919,7 +924,7 @@ mod tests {
     async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
         let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
         let (live, stats) = (Live::default(), Stats::default());
-        let desk = Desk {
+        let page_state = PageState {
             live,
             stats,
             settings,
@@ -930,11 +935,11 @@ mod tests {
         };
         let mut watching = VecDeque::new();
         for _ in 0..WATCHERS_MAX {
-            watching.push_back(events(State(desk.clone())).await.into_body().into_data_stream());
+            watching.push_back(events(State(page_state.clone())).await.into_body().into_data_stream());
         }
         // Not one of them reads; whoever comes all the same is shown what there is.
-        let mut newest = events(State(desk.clone())).await.into_body().into_data_stream();
-        assert_eq!(desk.live.watchers(), WATCHERS_MAX);
+        let mut newest = events(State(page_state.clone())).await.into_body().into_data_stream();
+        assert_eq!(page_state.live.watchers(), WATCHERS_MAX);
         assert!(newest.next().await.is_some_and(|first| first.is_ok()));
         let mut oldest = watching.pop_front().expect("the first one");
         assert!(oldest.next().await.is_some(), "what was ready");
@@ -944,14 +949,14 @@ mod tests {
         let more = tokio::time::timeout(EVERY * 3, second.next()).await;
         assert!(more.is_err(), "it goes on");
         drop((watching, newest, oldest, second));
-        assert_eq!(desk.live.watchers(), 0);
+        assert_eq!(page_state.live.watchers(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watcher_is_told_ten_times_a_second_at_most() {
         let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
         let (live, stats) = (Live::default(), Stats::default());
-        let desk = Desk {
+        let page_state = PageState {
             live,
             stats,
             settings,
@@ -961,9 +966,9 @@ mod tests {
             refused: Arc::default(),
         };
         let began = clock::now();
-        let mut stream = events(State(desk.clone())).await.into_body().into_data_stream();
+        let mut stream = events(State(page_state.clone())).await.into_body().into_data_stream();
         for n in 0..11 {
-            desk.live.begins(CallKey(n), clock::now(), 0);
+            page_state.live.begins(CallKey(n), clock::now(), 0);
             assert!(stream.next().await.is_some());
         }
         let took = clock::now().saturating_duration_since(began);

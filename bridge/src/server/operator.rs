@@ -28,7 +28,7 @@ pub struct Settings {
 
 /// What the routes need to know.
 #[derive(Clone)]
-struct Desk {
+struct OperatorState {
     token: Arc<Secret>,
     carrier: Arc<dyn Carrier>,
     /// The line about those who were refused.
@@ -38,13 +38,13 @@ struct Desk {
 /// The routes of an operator who shows `token`; none without one.
 pub(crate) fn router(token: &Secret, carrier: Option<Arc<dyn Carrier>>) -> Router {
     let Some(carrier) = carrier.filter(|_| !token.is_empty()) else { return Router::new() };
-    let desk = Desk { token: Arc::new(token.clone()), carrier, refused: Arc::default() };
+    let state = OperatorState { token: Arc::new(token.clone()), carrier, refused: Arc::default() };
     Router::new()
         .route("/calls", post(place))
         .route("/calls/{call_sid}/hangup", post(hang_up))
         .route("/calls/{call_sid}/transfer", post(transfer))
-        .route_layer(middleware::from_fn_with_state(desk.clone(), let_in))
-        .with_state(desk)
+        .route_layer(middleware::from_fn_with_state(state.clone(), let_in))
+        .with_state(state)
 }
 
 /// Whether a request shows this token. Never, if there is none to show.
@@ -57,11 +57,11 @@ pub fn shows(headers: &HeaderMap, token: &Secret) -> bool {
         && bearer.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token.expose().as_bytes())))
 }
 
-async fn let_in(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    if shows(request.headers(), &desk.token) {
+async fn let_in(State(state): State<OperatorState>, request: Request, next: Next) -> Response {
+    if shows(request.headers(), &state.token) {
         return next.run(request).await;
     }
-    if let Some(left_out) = desk.refused.may() {
+    if let Some(left_out) = state.refused.may() {
         let path = shortened(request.uri().path());
         tracing::warn!(path, left_out, "a request without the operator's token was refused");
     }
@@ -88,12 +88,12 @@ async fn order(request: Request) -> Result<Order, Response> {
     })
 }
 
-async fn place(State(desk): State<Desk>, request: Request) -> Response {
+async fn place(State(state): State<OperatorState>, request: Request) -> Response {
     let order = match order(request).await {
         Ok(order) => order,
         Err(refusal) => return refusal,
     };
-    match desk.carrier.place(&order.to, order.from.as_deref()).await {
+    match state.carrier.place(&order.to, order.from.as_deref()).await {
         Ok(call_sid) => {
             tracing::info!(call_sid, "an operator placed a call");
             said(StatusCode::CREATED, &json!({ "callSid": call_sid }))
@@ -102,8 +102,8 @@ async fn place(State(desk): State<Desk>, request: Request) -> Response {
     }
 }
 
-async fn hang_up(State(desk): State<Desk>, Path(call_sid): Path<String>) -> Response {
-    match desk.carrier.hang_up(&call_sid).await {
+async fn hang_up(State(state): State<OperatorState>, Path(call_sid): Path<String>) -> Response {
+    match state.carrier.hang_up(&call_sid).await {
         Ok(()) => {
             tracing::info!(call_sid, "an operator ended a call");
             said(StatusCode::OK, &json!({ "callSid": call_sid, "status": "completed" }))
@@ -112,12 +112,16 @@ async fn hang_up(State(desk): State<Desk>, Path(call_sid): Path<String>) -> Resp
     }
 }
 
-async fn transfer(State(desk): State<Desk>, Path(call_sid): Path<String>, request: Request) -> Response {
+async fn transfer(
+    State(state): State<OperatorState>,
+    Path(call_sid): Path<String>,
+    request: Request,
+) -> Response {
     let order = match order(request).await {
         Ok(order) => order,
         Err(refusal) => return refusal,
     };
-    match desk.carrier.transfer(&call_sid, &order.to).await {
+    match state.carrier.transfer(&call_sid, &order.to).await {
         Ok(()) => {
             tracing::info!(call_sid, "an operator transferred a call");
             said(StatusCode::OK, &json!({ "callSid": call_sid, "status": "transferred" }))
@@ -128,8 +132,8 @@ async fn transfer(State(desk): State<Desk>, Path(call_sid): Path<String>, reques
 
 fn wrong(problem: &Problem) -> Response {
     let status = match problem {
-        Problem::Nonsense(_) => StatusCode::BAD_REQUEST,
-        Problem::Over => StatusCode::CONFLICT,
+        Problem::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+        Problem::CallEnded => StatusCode::CONFLICT,
         Problem::Refused { .. } => StatusCode::BAD_GATEWAY,
         Problem::Unreachable(_) => StatusCode::GATEWAY_TIMEOUT,
     };

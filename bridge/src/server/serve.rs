@@ -5,7 +5,7 @@
 //! they become calls.
 
 use crate::auth::signature::{self, Body, Signed};
-use crate::auth::stream_auth::{self, Door, NoAnswer, Refusal};
+use crate::auth::stream_auth::{self, NoAnswer, Refusal, StreamAuth};
 use crate::base::clock::{self, unix_now};
 use crate::call::event::{CallEvent, EndReason};
 use crate::call::{Control, StreamCredentials};
@@ -13,8 +13,8 @@ use crate::net::dial::Dial;
 use crate::net::tls::Certificate;
 use crate::net::tools::Tools;
 use crate::net::twilio_rest::Carrier;
-use crate::runtime::driver::{self, Host, News, Parts};
-use crate::runtime::journal::{Journal, Tape};
+use crate::runtime::driver::{self, DriverEvent, Host, Parts};
+use crate::runtime::journal::{Journal, JournalWriter};
 use crate::runtime::leg::{CALLER_MESSAGE_MAX, CALLER_WRITE_MAX, READ_BUFFER};
 use crate::runtime::observe::Observe;
 use crate::runtime::registry::CallKey;
@@ -22,7 +22,7 @@ use crate::server::connections::{self, Limits, Peer};
 use crate::server::operator;
 use crate::server::request::{read_body, shortened};
 use crate::server::settings::Settings;
-use crate::server::stats::{Place, Stats, Unadmitted};
+use crate::server::stats::{CallPermit, Stats, Unadmitted};
 use crate::wire::twiml;
 use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -82,11 +82,11 @@ enum Ticket {
     /// Nothing: its stream has to show a token first.
     None(Unadmitted),
     /// A line: streams show nothing here.
-    Line(Place),
+    Line(CallPermit),
 }
 
-/// A call's name on the door: in the registry and for whoever wants to tell it something.
-struct Seat {
+/// A call in the registry, where control messages find it.
+struct CallRegistration {
     stats: Stats,
     key: CallKey,
     ticket: Option<Ticket>,
@@ -94,10 +94,10 @@ struct Seat {
     names: Option<(String, String)>,
 }
 
-impl Seat {
+impl CallRegistration {
     /// The stream was admitted and has this line.
-    fn admitted(&mut self, line: Place) {
-        self.stats.rooms().unadmitted.remove(&self.key);
+    fn admitted(&mut self, line: CallPermit) {
+        self.stats.sessions().unadmitted.remove(&self.key);
         self.ticket = Some(Ticket::Line(line));
     }
 
@@ -108,10 +108,10 @@ impl Seat {
     /// Says which phone call this is; an older stream of the same one has to go.
     fn claim(&mut self, call_sid: &str, stream_sid: &str) {
         let stats = &self.stats;
-        let mut rooms = stats.rooms();
-        let predecessor = rooms.registry.claim(call_sid, self.key);
-        rooms.streams.insert(stream_sid.to_owned(), self.key);
-        drop(rooms);
+        let mut sessions = stats.sessions();
+        let predecessor = sessions.registry.claim(call_sid, self.key);
+        sessions.streams.insert(stream_sid.to_owned(), self.key);
+        drop(sessions);
         if let Some(predecessor) = predecessor {
             stats.tell(predecessor, Control::Replaced);
         }
@@ -119,18 +119,18 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for CallRegistration {
     fn drop(&mut self) {
-        let mut rooms = self.stats.rooms();
-        rooms.controls.remove(&self.key);
-        rooms.unadmitted.remove(&self.key);
+        let mut sessions = self.stats.sessions();
+        sessions.controls.remove(&self.key);
+        sessions.unadmitted.remove(&self.key);
         if let Some((call_sid, stream_sid)) = &self.names {
-            rooms.registry.release(call_sid, self.key);
-            if rooms.streams.get(stream_sid) == Some(&self.key) {
-                rooms.streams.remove(stream_sid);
+            sessions.registry.release(call_sid, self.key);
+            if sessions.streams.get(stream_sid) == Some(&self.key) {
+                sessions.streams.remove(stream_sid);
             }
         }
-        drop(rooms);
+        drop(sessions);
         if !self.is_admitted() {
             self.stats.reject(|shared| &shared.rejected, "a stream was closed that was not admitted");
         }
@@ -142,11 +142,11 @@ impl Drop for Seat {
 
 /// Whom the driver of a call works for: who may come in, what is kept, and who is told.
 struct Carried<O: Observe> {
-    seat: Seat,
+    registration: CallRegistration,
     watch: Option<Watch<O>>,
     observe: O,
     settings: Arc<Settings>,
-    door: Arc<Door>,
+    auth: Arc<StreamAuth>,
     journal: Option<Arc<dyn Journal>>,
     /// When the WebSocket was opened: on the call's clock, on the wall's, and since the server began.
     began: Instant,
@@ -168,35 +168,35 @@ impl<O: Observe> Carried<O> {
 impl<O: Observe> Host for Carried<O> {
     fn admit(&mut self, credentials: &StreamCredentials) -> Result<(), &'static str> {
         // The line comes first: a token that finds none is still good for the next try.
-        let line = self.seat.stats.line(self.settings.limits).map_err(|why| {
-            self.seat.stats.refuse(why);
+        let line = self.registration.stats.line(self.settings.limits).map_err(|why| {
+            self.registration.stats.refuse(why);
             Refusal::Busy.why()
         })?;
-        self.door.admit(credentials, self.unix_now()).map_err(|refusal| {
+        self.auth.admit(credentials, self.unix_now()).map_err(|refusal| {
             tracing::debug!(call_sid = credentials.call_sid, %refusal, "a stream was turned away");
             refusal.why()
         })?;
         self.call_sid = Some(credentials.call_sid.clone());
-        self.seat.admitted(line);
+        self.registration.admitted(line);
         Ok(())
     }
 
-    fn begins(&mut self) -> Option<Box<dyn Tape>> {
-        let key = self.seat.key;
-        self.seat.stats.0.calls.fetch_add(1, SeqCst);
+    fn begins(&mut self) -> Option<Box<dyn JournalWriter>> {
+        let key = self.registration.key;
+        self.registration.stats.0.calls.fetch_add(1, SeqCst);
         self.observe.begins(key, self.began, self.unix);
         self.watch = Some(Watch(self.observe.clone(), key));
         let beginning = || self.settings.beginning(key.0, self.unix, self.up);
         self.journal.as_ref().map(|journal| journal.begin(beginning()))
     }
 
-    fn tell(&mut self, news: News<'_>, now: Instant) {
-        let key = self.seat.key;
-        match news {
-            News::Event(event) => {
+    fn on_event(&mut self, driver_event: DriverEvent<'_>, now: Instant) {
+        let key = self.registration.key;
+        match driver_event {
+            DriverEvent::Event(event) => {
                 if let CallEvent::Started { call_sid, stream_sid } = event {
                     Span::current().record("call_sid", call_sid).record("stream_sid", stream_sid);
-                    self.seat.claim(call_sid, stream_sid);
+                    self.registration.claim(call_sid, stream_sid);
                 } else if let CallEvent::Session { id } = event {
                     Span::current().record("session_id", id);
                 } else if let CallEvent::Ended { reason, .. } = event {
@@ -204,7 +204,7 @@ impl<O: Observe> Host for Carried<O> {
                 }
                 self.observe.event(key, now, event);
             }
-            News::Traffic(traffic) => self.observe.traffic(key, now, traffic),
+            DriverEvent::Traffic(traffic) => self.observe.traffic(key, now, traffic),
         }
     }
 }
@@ -212,17 +212,17 @@ impl<O: Observe> Host for Carried<O> {
 impl<O: Observe> Drop for Carried<O> {
     fn drop(&mut self) {
         if let Some(call_sid) = &self.call_sid {
-            self.door.left(call_sid, self.ended, self.unix_now());
+            self.auth.left(call_sid, self.ended, self.unix_now());
         }
     }
 }
 
 /// What the webhook and the upgrade need to know.
 #[derive(Clone)]
-struct Desk {
+struct AppState {
     stats: Stats,
     settings: Arc<Settings>,
-    door: Arc<Door>,
+    auth: Arc<StreamAuth>,
     unix_now: WallClock,
     upgraded: mpsc::UnboundedSender<(WebSocket, Ticket)>,
 }
@@ -344,12 +344,15 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         shutdown: impl Future<Output = ()>,
     ) -> Served {
         let (upgraded, mut arriving) = mpsc::unbounded_channel(); // bounded by the places
-        let door =
-            Arc::new(Door::new(self.settings.twilio.clone(), self.settings.public_url.clone(), self.process));
-        let desk = Desk {
+        let auth = Arc::new(StreamAuth::new(
+            self.settings.twilio.clone(),
+            self.settings.public_url.clone(),
+            self.process,
+        ));
+        let state = AppState {
             stats: self.stats.clone(),
             settings: self.settings.clone(),
-            door: door.clone(),
+            auth: auth.clone(),
             unix_now: self.unix_now.clone(),
             upgraded,
         };
@@ -358,7 +361,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         if self.settings.limits.loop_lag_ms_max > 0 {
             lag.spawn(self.stats.clone().measure_lag());
         }
-        let pages = router(desk).merge(operators).merge(self.more.clone());
+        let pages = router(state).merge(operators).merge(self.more.clone());
         let limits = Limits::from(&self.settings.connections);
         let mut connections =
             pin!(connections::serve(listener, self.tls.clone(), pages, limits, self.stats.clone()));
@@ -378,7 +381,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                     drain_by = Some(by);
                     give_up.as_mut().reset(tokio::time::Instant::from_std(by + DRAIN_GRACE));
                     self.stats.0.draining.store(true, SeqCst);
-                    for to in self.stats.rooms().controls.values() {
+                    for to in self.stats.sessions().controls.values() {
                         let _ = to.try_send(Control::Drain { by }); // full: it is being told to go already
                     }
                     tracing::info!(active = self.stats.active(), drain_ms = self.settings.drain_ms, "draining");
@@ -389,7 +392,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
                 }
                 Some((socket, ticket)) = arriving.recv() => {
                     next_key += 1;
-                    self.begin(CallKey(next_key), socket, ticket, &door, began, drain_by, &mut calls);
+                    self.begin(CallKey(next_key), socket, ticket, &auth, began, drain_by, &mut calls);
                 }
                 () = self.stats.0.freed.notified(), if drain_by.is_some() => {}
                 never = connections.as_mut() => match never {},
@@ -412,16 +415,16 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         key: CallKey,
         socket: WebSocket,
         ticket: Ticket,
-        door: &Arc<Door>,
+        auth: &Arc<StreamAuth>,
         began: Instant,
         drain_by: Option<Instant>,
         calls: &mut JoinSet<()>,
     ) {
-        let (control, wishes) = mpsc::channel(CONTROLS_MAX);
+        let (control, receiver) = mpsc::channel(CONTROLS_MAX);
         if let Some(by) = drain_by {
             let _ = control.try_send(Control::Drain { by }); // the queue is empty
         }
-        self.stats.rooms().controls.insert(key, control);
+        self.stats.sessions().controls.insert(key, control);
         let waits = matches!(ticket, Ticket::None(_));
         let unix_now = (self.unix_now)();
         let now = clock::now();
@@ -432,15 +435,20 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             dial: self.dial.clone(),
             tools: self.tools.clone(),
             requires_auth: waits,
-            control: wishes,
+            control: receiver,
             unix_now,
         };
         let mut host = Carried {
-            seat: Seat { stats: self.stats.clone(), key, ticket: Some(ticket), names: None },
+            registration: CallRegistration {
+                stats: self.stats.clone(),
+                key,
+                ticket: Some(ticket),
+                names: None,
+            },
             watch: None,
             observe: self.observe.clone(),
             settings: self.settings.clone(),
-            door: door.clone(),
+            auth: auth.clone(),
             journal: self.journal.clone(),
             began: now,
             unix: unix_now,
@@ -453,10 +461,11 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         let span = tracing::error_span!("call", key = key.0, call_sid, stream_sid, session_id);
         let task = calls.spawn(carry.instrument(span));
         if waits {
-            let mut rooms = self.stats.rooms();
-            rooms.unadmitted.insert(key, task);
-            let oldest = (rooms.unadmitted.len() > UNADMITTED_MAX).then(|| rooms.unadmitted.pop_first());
-            drop(rooms);
+            let mut sessions = self.stats.sessions();
+            sessions.unadmitted.insert(key, task);
+            let oldest =
+                (sessions.unadmitted.len() > UNADMITTED_MAX).then(|| sessions.unadmitted.pop_first());
+            drop(sessions);
             // Its socket goes with its task.
             oldest.flatten().inspect(|(_, task)| task.abort());
         }
@@ -473,7 +482,7 @@ fn process_id() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn router(desk: Desk) -> Router {
+fn router(state: AppState) -> Router {
     Router::new()
         .route(stream_auth::STREAM, get(twilio))
         .route(stream_auth::VOICE, get(voice).post(voice))
@@ -486,39 +495,41 @@ fn router(desk: Desk) -> Router {
                 "nothing here: this bridge serves /voice, /twilio, /healthz and /readyz\n",
             )
         })
-        .with_state(desk)
+        .with_state(state)
 }
 
 /// Twilio opens its WebSocket. No subprotocol is offered, and none is chosen.
 async fn twilio(
-    State(desk): State<Desk>,
+    State(state): State<AppState>,
     uri: Uri,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    if let Err(why) = desk.door.knows(stream_auth::STREAM, uri.query(), signed(&headers), Body::None) {
-        return desk.forbidden(stream_auth::STREAM, why);
+    if let Err(why) =
+        state.auth.verify_request(stream_auth::STREAM, uri.query(), signed(&headers), Body::None)
+    {
+        return state.forbidden(stream_auth::STREAM, why);
     }
     // Twilio's is no browser. Where nothing is signed, any page that a browser of this machine shows could come in.
-    if !desk.door.requires_auth() && is_foreign_page(&headers) {
-        return desk.foreign(stream_auth::STREAM);
+    if !state.auth.requires_auth() && is_foreign_page(&headers) {
+        return state.foreign(stream_auth::STREAM);
     }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(refusal) => return no_upgrade(&refusal.body_text()),
     };
-    let ticket = match desk.door.requires_auth() {
+    let ticket = match state.auth.requires_auth() {
         // A line is taken once the stream has shown its token: the upgrade's signature is always the same one.
-        true => desk
+        true => state
             .stats
-            .no_room(desk.settings.limits)
-            .map_or_else(|| Ok(Ticket::None(Unadmitted::new(&desk.stats))), Err),
-        false => desk.stats.admit(desk.settings.limits).map(Ticket::Line),
+            .no_room(state.settings.limits)
+            .map_or_else(|| Ok(Ticket::None(Unadmitted::new(&state.stats))), Err),
+        false => state.stats.admit(state.settings.limits).map(Ticket::Line),
     };
     let ticket = match ticket {
         Ok(ticket) => ticket,
         Err(why) => {
-            desk.stats.refuse(why);
+            state.stats.refuse(why);
             return busy(why);
         }
     };
@@ -530,7 +541,7 @@ async fn twilio(
         .on_failed_upgrade(|error| tracing::debug!(%error, "an upgrade failed"))
         // Handed to the server's own loop: axum would forget the task, and with it a panic.
         .on_upgrade(|socket| async move {
-            let _ = desk.upgraded.send((socket, ticket)); // fails only when the server is gone
+            let _ = state.upgraded.send((socket, ticket)); // fails only when the server is gone
         })
 }
 
@@ -560,21 +571,21 @@ fn busy(why: &str) -> Response {
 }
 
 /// Twilio asks what to do with a call.
-async fn voice(State(desk): State<Desk>, request: Request) -> Response {
-    let asked = match Asked::read(&desk, stream_auth::VOICE, request).await {
+async fn voice(State(state): State<AppState>, request: Request) -> Response {
+    let asked = match Asked::read(&state, stream_auth::VOICE, request).await {
         Ok(asked) => asked,
         Err(refusal) => return refusal,
     };
     // Said now, while it costs nothing: the stream would be refused, and the caller hear an error.
-    if let Some(why) = desk.stats.no_room(desk.settings.limits) {
-        desk.stats.refuse(why);
+    if let Some(why) = state.stats.no_room(state.settings.limits) {
+        state.stats.refuse(why);
         return xml(twiml::busy());
     }
     let signed = Signed { signature: asked.signature.as_deref(), settings: None };
-    match desk.door.answer(&asked.form, asked.host.as_deref(), signed, (desk.unix_now)()) {
+    match state.auth.answer(&asked.form, asked.host.as_deref(), signed, (state.unix_now)()) {
         Ok(twiml) => xml(twiml),
         Err(NoAnswer::Replayed(why)) => {
-            desk.stats.reject(|shared| &shared.replayed, &why.to_string());
+            state.stats.reject(|shared| &shared.replayed, &why.to_string());
             (StatusCode::FORBIDDEN, "this webhook was answered before, and its call is over\n")
                 .into_response()
         }
@@ -587,8 +598,8 @@ fn xml(text: String) -> Response {
 }
 
 /// Twilio tells what became of a stream. It is the only word there is of a stream that broke on the other side.
-async fn stream_status(State(desk): State<Desk>, request: Request) -> Response {
-    let asked = match Asked::read(&desk, stream_auth::STREAM_STATUS, request).await {
+async fn stream_status(State(state): State<AppState>, request: Request) -> Response {
+    let asked = match Asked::read(&state, stream_auth::STREAM_STATUS, request).await {
         Ok(asked) => asked,
         Err(refusal) => return refusal,
     };
@@ -601,9 +612,9 @@ async fn stream_status(State(desk): State<Desk>, request: Request) -> Response {
                 error = shortened(asked.value("StreamError")),
                 "Twilio reports that a stream failed"
             );
-            desk.stats.stream_over(stream_sid, true);
+            state.stats.stream_over(stream_sid, true);
         }
-        "stream-stopped" => desk.stats.stream_over(stream_sid, false),
+        "stream-stopped" => state.stats.stream_over(stream_sid, false),
         _ => tracing::debug!(stream_sid, event = shortened(event), "a stream's status"),
     }
     StatusCode::NO_CONTENT.into_response()
@@ -617,7 +628,7 @@ struct Asked {
 }
 
 impl Asked {
-    async fn read(desk: &Desk, path: &str, request: Request) -> Result<Self, Response> {
+    async fn read(state: &AppState, path: &str, request: Request) -> Result<Self, Response> {
         let (head, body) = request.into_parts();
         let bytes = read_body(body).await?;
         let query = head.uri.query();
@@ -638,7 +649,10 @@ impl Asked {
             (true, false) => Body::Raw(&bytes),
             (false, _) => Body::None,
         };
-        desk.door.knows(path, query, signed(&head.headers), body).map_err(|why| desk.forbidden(path, why))?;
+        state
+            .auth
+            .verify_request(path, query, signed(&head.headers), body)
+            .map_err(|why| state.forbidden(path, why))?;
         let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
         let signature = signed(&head.headers).signature.map(str::to_owned);
         Ok(Self { form, host, signature })
@@ -654,7 +668,7 @@ fn signed(headers: &HeaderMap) -> Signed<'_> {
     Signed { signature: text(signature::SIGNATURE), settings: text(signature::SETTINGS) }
 }
 
-impl Desk {
+impl AppState {
     /// What is said to another site's page.
     fn foreign(&self, path: &str) -> Response {
         self.stats.0.unsigned.fetch_add(1, SeqCst);
@@ -676,19 +690,19 @@ impl Desk {
 }
 
 /// For load balancers: whether one more call would be taken.
-async fn readyz(State(desk): State<Desk>) -> Response {
-    match desk.stats.no_room(desk.settings.limits) {
+async fn readyz(State(state): State<AppState>) -> Response {
+    match state.stats.no_room(state.settings.limits) {
         None => (StatusCode::OK, "ready\n").into_response(),
         Some(why) => busy(why),
     }
 }
 
 /// For load balancers and people.
-async fn healthz(State(desk): State<Desk>) -> Response {
-    let draining = desk.stats.is_draining();
+async fn healthz(State(state): State<AppState>) -> Response {
+    let draining = state.stats.is_draining();
     let (status, word) =
         if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
-    (status, format!("{word}\nactive calls: {}\n", desk.stats.active())).into_response()
+    (status, format!("{word}\nactive calls: {}\n", state.stats.active())).into_response()
 }
 
 #[cfg(test)]
@@ -701,7 +715,7 @@ mod tests {
         CallLimits { max_calls, loop_lag_ms_max: 250 }
     }
 
-    fn place(stats: &Stats) -> Place {
+    fn place(stats: &Stats) -> CallPermit {
         stats.admit(lines(9)).unwrap_or_else(|why| panic!("no place: {why}"))
     }
 
@@ -730,29 +744,29 @@ mod tests {
     #[test]
     fn a_successor_tells_its_predecessor_to_go_and_keeps_its_name() {
         let stats = Stats::default();
-        let mut seats = Vec::new();
-        let mut wishes = Vec::new();
+        let mut registrations = Vec::new();
+        let mut receivers = Vec::new();
         for key in [CallKey(1), CallKey(2)] {
             let (control, receiver) = mpsc::channel(CONTROLS_MAX);
-            stats.rooms().controls.insert(key, control);
+            stats.sessions().controls.insert(key, control);
             let ticket = Some(Ticket::Line(place(&stats)));
-            let mut seat = Seat { stats: stats.clone(), key, ticket, names: None };
-            seat.claim("CA1", &format!("MZ{}", key.0));
-            seats.push(seat);
-            wishes.push(receiver);
+            let mut registration = CallRegistration { stats: stats.clone(), key, ticket, names: None };
+            registration.claim("CA1", &format!("MZ{}", key.0));
+            registrations.push(registration);
+            receivers.push(receiver);
         }
-        assert_eq!(wishes[0].try_recv(), Ok(Control::Replaced));
-        assert!(wishes[1].try_recv().is_err(), "the newest is left alone");
-        drop(seats.remove(0));
+        assert_eq!(receivers[0].try_recv(), Ok(Control::Replaced));
+        assert!(receivers[1].try_recv().is_err(), "the newest is left alone");
+        drop(registrations.remove(0));
         assert_eq!((stats.registered(), stats.active()), (1, 1));
         assert!(stats.hang_up(CallKey(2)) && !stats.hang_up(CallKey(1)));
         stats.stream_over("MZ1", true);
         stats.stream_over("MZ2", true);
-        assert!(wishes[0].try_recv().is_err(), "gone");
-        assert_eq!(wishes[1].try_recv(), Ok(Control::HangUp));
-        assert_eq!(wishes[1].try_recv(), Ok(Control::StreamOver { failed: true }));
-        drop(seats);
-        assert!(stats.rooms().streams.is_empty());
+        assert!(receivers[0].try_recv().is_err(), "gone");
+        assert_eq!(receivers[1].try_recv(), Ok(Control::HangUp));
+        assert_eq!(receivers[1].try_recv(), Ok(Control::StreamOver { failed: true }));
+        drop(registrations);
+        assert!(stats.sessions().streams.is_empty());
         assert_eq!((stats.registered(), stats.active()), (0, 0));
     }
 }

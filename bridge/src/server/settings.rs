@@ -5,7 +5,7 @@ use crate::base::secret::Secret;
 use crate::base::url::PublicUrl;
 use crate::call::settings::CallConfig;
 use crate::net::dial::ModelEndpoint;
-use crate::runtime::journal::Beginning;
+use crate::runtime::journal::CallBeginning;
 use crate::server::connections;
 use crate::server::stats::CallLimits;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the journal of a call begins with. `key`, `unix` and `up` are those of [`Beginning`].
-    pub fn beginning(&self, key: u64, unix: i64, up: Duration) -> Beginning {
-        Beginning {
+    /// What the journal of a call begins with. `key`, `unix` and `up` are those of [`CallBeginning`].
+    pub fn beginning(&self, key: u64, unix: i64, up: Duration) -> CallBeginning {
+        CallBeginning {
             key,
             unix,
             up,

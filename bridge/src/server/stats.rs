@@ -69,11 +69,11 @@ pub(crate) struct Shared {
     pub(crate) refused_line: Seldom,
     /// A call, or an upgrade on its way to one, has ended.
     pub(crate) freed: Notify,
-    pub(crate) rooms: Mutex<Rooms>,
+    pub(crate) sessions: Mutex<Sessions>,
 }
 
 #[derive(Default)]
-pub(crate) struct Rooms {
+pub(crate) struct Sessions {
     pub(crate) registry: Registry,
     /// Which call carries which stream.
     pub(crate) streams: BTreeMap<String, CallKey>,
@@ -90,7 +90,7 @@ impl Stats {
 
     /// Phone calls with an owner: callSids in the registry.
     pub fn registered(&self) -> usize {
-        self.rooms().registry.len()
+        self.sessions().registry.len()
     }
 
     /// Calls carried so far.
@@ -162,19 +162,19 @@ impl Stats {
         self.tell(call, Control::HangUp)
     }
 
-    pub(crate) fn rooms(&self) -> MutexGuard<'_, Rooms> {
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         // Nothing can panic while this is locked; and if it did, the maps would still be whole.
-        self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call that has eight wishes unanswered is on its way out already.
+    /// A call that has eight control messages unanswered is on its way out already.
     pub(crate) fn tell(&self, call: CallKey, control: Control) -> bool {
-        self.rooms().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
+        self.sessions().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
     }
 
     /// Twilio says that this stream has ended; what it was about may be over already, or be somebody else's.
     pub(crate) fn stream_over(&self, stream_sid: &str, failed: bool) {
-        let call = self.rooms().streams.get(stream_sid).copied();
+        let call = self.sessions().streams.get(stream_sid).copied();
         if let Some(call) = call {
             self.tell(call, Control::StreamOver { failed });
         }
@@ -193,7 +193,7 @@ impl Stats {
     }
 
     /// Takes a place for a call, if there is one.
-    pub(crate) fn admit(&self, limits: CallLimits) -> Result<Place, &'static str> {
+    pub(crate) fn admit(&self, limits: CallLimits) -> Result<CallPermit, &'static str> {
         if let Some(why) = self.no_room(limits) {
             return Err(why);
         }
@@ -201,10 +201,10 @@ impl Stats {
     }
 
     /// The same for a call whose webhook was answered already.
-    pub(crate) fn line(&self, limits: CallLimits) -> Result<Place, &'static str> {
+    pub(crate) fn line(&self, limits: CallLimits) -> Result<CallPermit, &'static str> {
         let more = |active| (active < limits.max_calls).then_some(active + 1);
         match self.0.active.fetch_update(SeqCst, SeqCst, more) {
-            Ok(_) => Ok(Place(self.clone())),
+            Ok(_) => Ok(CallPermit(self.clone())),
             Err(_) => Err("all lines are busy"),
         }
     }
@@ -251,9 +251,9 @@ impl Stats {
 }
 
 /// One of `max_calls`, given back when dropped.
-pub(crate) struct Place(Stats);
+pub(crate) struct CallPermit(Stats);
 
-impl Drop for Place {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         self.0.0.active.fetch_sub(1, SeqCst);
         self.0.0.freed.notify_one();

@@ -5,7 +5,7 @@
 //! exactly three messages (`media`, `mark`, `clear`) with exactly the documented fields: Twilio raises warning
 //! 31951 for anything else.
 
-use crate::audio::Law;
+use crate::audio::Companding;
 use crate::wire::base64;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -60,7 +60,7 @@ pub struct Start {
 /// `start.mediaFormat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaFormat {
-    /// `audio/x-mulaw` in all documented cases; carriers of the same protocol may speak A-law.
+    /// `audio/x-mulaw` in all documented cases; carriers of the same protocol may speak A-companding.
     pub encoding: String,
     /// Hz.
     pub sample_rate: u32,
@@ -70,13 +70,13 @@ pub struct MediaFormat {
 
 impl MediaFormat {
     /// The variant of G.711 this is, at 8 kHz and mono: all that the bridge decodes.
-    pub fn law(&self) -> Option<Law> {
-        let law = match self.encoding.as_str() {
-            "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "audio/PCMU" => Law::Ulaw,
-            "audio/x-alaw" | "audio/alaw" | "audio/pcma" | "audio/PCMA" => Law::Alaw,
+    pub fn companding(&self) -> Option<Companding> {
+        let companding = match self.encoding.as_str() {
+            "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "audio/PCMU" => Companding::Ulaw,
+            "audio/x-alaw" | "audio/alaw" | "audio/pcma" | "audio/PCMA" => Companding::Alaw,
             _ => return None,
         };
-        (self.sample_rate == 8_000 && self.channels == 1).then_some(law)
+        (self.sample_rate == 8_000 && self.channels == 1).then_some(companding)
     }
 }
 
@@ -384,14 +384,14 @@ mod tests {
 
     #[test]
     fn the_law_is_read_from_the_media_format() {
-        let law = |encoding: &str, sample_rate, channels| {
-            MediaFormat { encoding: encoding.to_owned(), sample_rate, channels }.law()
+        let companding = |encoding: &str, sample_rate, channels| {
+            MediaFormat { encoding: encoding.to_owned(), sample_rate, channels }.companding()
         };
         for encoding in ["audio/x-mulaw", "audio/mulaw", "audio/pcmu", "audio/PCMU"] {
-            assert_eq!(law(encoding, 8_000, 1), Some(Law::Ulaw), "{encoding}");
+            assert_eq!(companding(encoding, 8_000, 1), Some(Companding::Ulaw), "{encoding}");
         }
         for encoding in ["audio/x-alaw", "audio/alaw", "audio/pcma", "audio/PCMA"] {
-            assert_eq!(law(encoding, 8_000, 1), Some(Law::Alaw), "{encoding}");
+            assert_eq!(companding(encoding, 8_000, 1), Some(Companding::Alaw), "{encoding}");
         }
         for (encoding, rate, channels) in [
             ("audio/l16", 8_000, 1),
@@ -399,7 +399,7 @@ mod tests {
             ("audio/x-mulaw", 8_000, 2),
             ("", 8_000, 1),
         ] {
-            assert_eq!(law(encoding, rate, channels), None, "{encoding} {rate} {channels}");
+            assert_eq!(companding(encoding, rate, channels), None, "{encoding} {rate} {channels}");
         }
     }
 
@@ -444,7 +444,7 @@ mod tests {
         let text = r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"tenant":"t-42"},"new":1},"streamSid":"MZ1"}"#;
         let FromTwilio::Start(start) = decode(text).unwrap().message else { panic!("not a start") };
         assert_eq!((start.stream_sid.as_str(), start.call_sid.as_str()), ("MZ1", "CA1"));
-        assert_eq!(start.format.law(), Some(Law::Ulaw));
+        assert_eq!(start.format.companding(), Some(Companding::Ulaw));
         assert_eq!(start.parameters["tenant"], "t-42");
     }
 

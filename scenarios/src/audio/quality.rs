@@ -1,14 +1,14 @@
 //! The quality of the audio path as a table: what each goal demands, and what the code at hand reaches.
 //!
 //! Everything is measured anew, through the public face of [`bridge::audio`]: the two links where bytes are asked
-//! for, the resampler where mu-law would hide what is to be seen. Each figure has a bound that a bridge must keep;
+//! for, the resampler where mu-companding would hide what is to be seen. Each figure has a bound that a bridge must keep;
 //! `docs/dev/audio.md` says why it is that one.
 //!
 //! The instruments measure any [`Resampler`], so that other libraries can be held against the same goals.
 
 use crate::audio::golden_audio::Recording;
 use bridge::audio::resample::{Down, Up};
-use bridge::audio::{Downlink, Format, Law, Uplink};
+use bridge::audio::{Companding, Downlink, Format, Uplink};
 use golden::codec;
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
@@ -143,7 +143,7 @@ pub fn measure() -> Vec<Goal> {
         goal("SINAD of 997 Hz at -1 dBFS, uplink", "dB", 1, up_sinad, AtLeast(90.0)),
         goal("SINAD of 997 Hz at -1 dBFS, downlink", "dB", 1, down_sinad, AtLeast(90.0)),
         goal("voice, up and down again, linear", "dB", 1, linear, AtLeast(50.0)),
-        goal("voice, up and down again, between mu-law", "dB", 1, coded, AtLeast(41.0)),
+        goal("voice, up and down again, between mu-companding", "dB", 1, coded, AtLeast(41.0)),
         goal("ways of cutting the input that change a byte, of 80", "", 0, cuts_that_matter(), Exactly(0.0)),
         goal("digests that are not the recorded ones, of 4", "", 0, other_digests(), Exactly(0.0)),
         goal("bytes changed by pass-through, of 1,024", "", 0, changed_in_passing(), Exactly(0.0)),
@@ -182,18 +182,18 @@ pub fn speech() -> Vec<Recording> {
     let recording = |name: &str, rate, samples| Recording { name: name.to_owned(), rate, samples };
     let mut all = Vec::new();
     if let Some(said) = golden::clip("caller_question") {
-        let codes = encoded(Law::Ulaw, said.samples);
-        let reference = mocks::resample::up(&decoded(Law::Ulaw, &codes));
+        let codes = encoded(Companding::Ulaw, said.samples);
+        let reference = mocks::resample::up(&decoded(Companding::Ulaw, &codes));
         all.push(recording("uplink.reference", 24_000, reference));
         all.push(recording("uplink", 24_000, linear(&uplinked(&codes))));
     }
     if let Some(said) = golden::clip("agent_answer") {
         let mut codes = Vec::new();
-        let mut link = Downlink::new(Format::Pcm24k, Law::Ulaw);
+        let mut link = Downlink::new(Format::Pcm24k, Companding::Ulaw);
         link.push(&bytes(said.samples), &mut codes);
         link.flush(&mut codes);
         all.push(recording("downlink.reference", 8_000, mocks::resample::down(said.samples)));
-        all.push(recording("downlink", 8_000, decoded(Law::Ulaw, &codes)));
+        all.push(recording("downlink", 8_000, decoded(Companding::Ulaw, &codes)));
     }
     all
 }
@@ -269,28 +269,28 @@ fn level(make: Make<'_>, hz: usize, from: usize, seen: usize, to: usize) -> f64 
 
 // ---------------------------------------------------------------------------------------------- the figures
 
-fn encoded(law: Law, samples: &[i16]) -> Vec<u8> {
+fn encoded(companding: Companding, samples: &[i16]) -> Vec<u8> {
     let mut codes = vec![0; samples.len()];
-    law.encode_slice(samples, &mut codes);
+    companding.encode_slice(samples, &mut codes);
     codes
 }
 
-fn decoded(law: Law, codes: &[u8]) -> Vec<i16> {
+fn decoded(companding: Companding, codes: &[u8]) -> Vec<i16> {
     let mut samples = vec![0; codes.len()];
-    law.decode_slice(codes, &mut samples);
+    companding.decode_slice(codes, &mut samples);
     samples
 }
 
 /// Codes and decoded codes of all 65,536 samples, in both laws.
 fn wrong_check_sums() -> f64 {
     let sweep: Vec<i16> = codec::sweep().collect();
-    let wrong = |law: Law, standard: [u32; 2]| {
-        let codes = encoded(law, &sweep);
-        let ours = [codec::crc32(bytes(&decoded(law, &codes))), codec::crc32(codes)];
+    let wrong = |companding: Companding, standard: [u32; 2]| {
+        let codes = encoded(companding, &sweep);
+        let ours = [codec::crc32(bytes(&decoded(companding, &codes))), codec::crc32(codes)];
         ours.iter().zip(standard).filter(|(ours, standard)| **ours != *standard).count()
     };
-    let ulaw = wrong(Law::Ulaw, [codec::ULAW_DECODED, codec::ULAW_CODES]);
-    let alaw = wrong(Law::Alaw, [codec::ALAW_DECODED, codec::ALAW_CODES]);
+    let ulaw = wrong(Companding::Ulaw, [codec::ULAW_DECODED, codec::ULAW_CODES]);
+    let alaw = wrong(Companding::Alaw, [codec::ALAW_DECODED, codec::ALAW_CODES]);
     (ulaw + alaw) as f64
 }
 
@@ -304,7 +304,7 @@ fn bytes(samples: &[i16]) -> Vec<u8> {
 
 fn uplinked(codes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    Uplink::new(Law::Ulaw, Format::Pcm24k).push(codes, &mut out);
+    Uplink::new(Companding::Ulaw, Format::Pcm24k).push(codes, &mut out);
     out
 }
 
@@ -314,7 +314,7 @@ fn uplink_delay() -> (f64, f64) {
     const AT: usize = 100;
     let mut click = [0; 3 * AT];
     click[AT] = i16::MAX;
-    let heard = linear(&uplinked(&encoded(Law::Ulaw, &click)));
+    let heard = linear(&uplinked(&encoded(Companding::Ulaw, &click)));
     let peak = heard.iter().enumerate().max_by_key(|(_, sample)| sample.unsigned_abs()).map_or(0, |(n, _)| n);
     let apart =
         (1..=peak.min(60)).map(|k| heard[peak - k].abs_diff(heard[peak + k])).max().unwrap_or(u16::MAX);
@@ -323,7 +323,7 @@ fn uplink_delay() -> (f64, f64) {
 
 /// How much audio the downlink must see behind a sample before it can say that sample, ms.
 fn downlink_look_ahead() -> f64 {
-    let mut link = Downlink::new(Format::Pcm24k, Law::Ulaw);
+    let mut link = Downlink::new(Format::Pcm24k, Companding::Ulaw);
     let mut out = Vec::new();
     let mut pushed = 0;
     while out.is_empty() && pushed < 24_000 {
@@ -372,7 +372,7 @@ fn purity(make: Make<'_>) -> (f64, f64) {
     )
 }
 
-/// SNR of the caller's voice after both filters, all linear, and with mu-law before and behind them.
+/// SNR of the caller's voice after both filters, all linear, and with mu-companding before and behind them.
 fn round_trips() -> (f64, f64) {
     let snr = |sent: &[i16], got: &[i16]| {
         let power = |s: &mut dyn Iterator<Item = f64>| s.map(|x| x * x).sum::<f64>();
@@ -385,13 +385,13 @@ fn round_trips() -> (f64, f64) {
     let ours: Make<'_> = &|| Box::new(Bridge::default());
     let back = narrowed(ours, &widened(ours, voice));
     let linear = snr(&voice[..79_000], &back[30..]);
-    let codes = encoded(Law::Ulaw, voice);
-    let heard = decoded(Law::Ulaw, &codes);
+    let codes = encoded(Companding::Ulaw, voice);
+    let heard = decoded(Companding::Ulaw, &codes);
     let mut out = Vec::new();
-    let mut link = Downlink::new(Format::Pcm24k, Law::Ulaw);
+    let mut link = Downlink::new(Format::Pcm24k, Companding::Ulaw);
     link.push(&uplinked(&codes), &mut out);
     link.flush(&mut out);
-    (linear, snr(&heard[..79_000], &decoded(Law::Ulaw, &out)[15..]))
+    (linear, snr(&heard[..79_000], &decoded(Companding::Ulaw, &out)[15..]))
 }
 
 /// Where a click of 20 ms before comes out, and how much more had gone in than has come out at the worst, ms. A click
@@ -422,26 +422,26 @@ fn fitted_round_trip(make: Make<'_>) -> f64 {
 }
 
 /// What every build of the bridge makes of [`Material`], on every processor, as SHA-256 over the bytes it would send.
-pub const DIGESTS: [(&str, Law, &str); 4] = [
-    ("up", Law::Ulaw, "6a1d2dc5d8da593cd755e2539a2f87207b9cc31f67a5ef908fcf6c00c4dc4fdd"),
-    ("up", Law::Alaw, "976f3c5b5b6db59c2545c9c4a0fb94901b4b79aa9f63950ea6f1eace424cee98"),
-    ("down", Law::Ulaw, "c97e117a456975fbcf90ef7125282c6349ae28659ac5339b4e7c19d0119eec18"),
-    ("down", Law::Alaw, "dbedefff63e67aae03dd6e20967ec46a77b624621fd0b6dd13e91a7b71021b8e"),
+pub const DIGESTS: [(&str, Companding, &str); 4] = [
+    ("up", Companding::Ulaw, "6a1d2dc5d8da593cd755e2539a2f87207b9cc31f67a5ef908fcf6c00c4dc4fdd"),
+    ("up", Companding::Alaw, "976f3c5b5b6db59c2545c9c4a0fb94901b4b79aa9f63950ea6f1eace424cee98"),
+    ("down", Companding::Ulaw, "c97e117a456975fbcf90ef7125282c6349ae28659ac5339b4e7c19d0119eec18"),
+    ("down", Companding::Alaw, "dbedefff63e67aae03dd6e20967ec46a77b624621fd0b6dd13e91a7b71021b8e"),
 ];
 
 /// What [`DIGESTS`] are taken of: five seconds of noise of full scale, which reaches every code and every corner of
 /// the arithmetic, and ten of a voice.
 #[derive(Clone, Debug)]
 pub struct Material {
-    /// At 8 kHz, in the law that was asked for.
+    /// At 8 kHz, in the companding that was asked for.
     pub codes: Vec<u8>,
     /// At 24 kHz, little-endian.
     pub wide: Vec<u8>,
 }
 
 impl Material {
-    /// For a caller who speaks `law`.
-    pub fn new(law: Law) -> Self {
+    /// For a caller who speaks `companding`.
+    pub fn new(companding: Companding) -> Self {
         let mut state = 0x2545_F491u32;
         let mut noise = |samples: usize| -> Vec<i16> {
             let next = || {
@@ -454,19 +454,19 @@ impl Material {
         };
         let narrow = [&noise(40_000), &golden::caller_voice()[..80_000]].concat();
         let wide = [&noise(120_000), &golden::agent_voice()[..240_000]].concat();
-        Self { codes: encoded(law, &narrow), wide: bytes(&wide) }
+        Self { codes: encoded(companding, &narrow), wide: bytes(&wide) }
     }
 
     /// What the model is sent.
-    pub fn up(&self, law: Law) -> Vec<u8> {
-        let (mut link, mut out) = (Uplink::new(law, Format::Pcm24k), Vec::new());
+    pub fn up(&self, companding: Companding) -> Vec<u8> {
+        let (mut link, mut out) = (Uplink::new(companding, Format::Pcm24k), Vec::new());
         self.codes.chunks(160).for_each(|frame| link.push(frame, &mut out));
         out
     }
 
     /// What the caller is sent, whose audio comes in pieces of odd length.
-    pub fn down(&self, law: Law) -> Vec<u8> {
-        let (mut link, mut out) = (Downlink::new(Format::Pcm24k, law), Vec::new());
+    pub fn down(&self, companding: Companding) -> Vec<u8> {
+        let (mut link, mut out) = (Downlink::new(Format::Pcm24k, companding), Vec::new());
         self.wide.chunks(4_801).for_each(|piece| link.push(piece, &mut out));
         link.flush(&mut out);
         out
@@ -475,9 +475,9 @@ impl Material {
 
 /// The digest of each of [`DIGESTS`] as this build makes it.
 pub fn digests() -> [String; 4] {
-    DIGESTS.map(|(way, law, _)| {
-        let material = Material::new(law);
-        golden::digest(&if way == "up" { material.up(law) } else { material.down(law) })
+    DIGESTS.map(|(way, companding, _)| {
+        let material = Material::new(companding);
+        golden::digest(&if way == "up" { material.up(companding) } else { material.down(companding) })
     })
 }
 
@@ -494,16 +494,16 @@ fn cuts_that_matter() -> f64 {
         state ^= state << 5;
         1 + state as usize % most
     };
-    let codes = encoded(Law::Ulaw, &golden::caller_voice()[..8_000]);
+    let codes = encoded(Companding::Ulaw, &golden::caller_voice()[..8_000]);
     let wide = bytes(&golden::agent_voice()[..24_000]);
     let down = |cut: &mut dyn FnMut() -> usize| {
-        let (mut link, mut out) = (Downlink::new(Format::Pcm24k, Law::Ulaw), Vec::new());
+        let (mut link, mut out) = (Downlink::new(Format::Pcm24k, Companding::Ulaw), Vec::new());
         in_pieces(&wide, cut, |piece| link.push(piece, &mut out));
         link.flush(&mut out);
         out
     };
     let up = |cut: &mut dyn FnMut() -> usize| {
-        let (mut link, mut out) = (Uplink::new(Law::Ulaw, Format::Pcm24k), Vec::new());
+        let (mut link, mut out) = (Uplink::new(Companding::Ulaw, Format::Pcm24k), Vec::new());
         in_pieces(&codes, cut, |piece| link.push(piece, &mut out));
         out
     };
@@ -525,7 +525,7 @@ fn in_pieces(all: &[u8], cut: &mut dyn FnMut() -> usize, mut takes: impl FnMut(&
     }
 }
 
-/// Every code, in both directions and both laws, through a session that speaks the caller's law.
+/// Every code, in both directions and both laws, through a session that speaks the caller's companding.
 fn changed_in_passing() -> f64 {
     let all: Vec<u8> = (0..=u8::MAX).collect();
     let changed = |got: &[u8]| {
@@ -533,10 +533,10 @@ fn changed_in_passing() -> f64 {
         unlike + all.len().abs_diff(got.len())
     };
     let mut sum = 0;
-    for (law, format) in [(Law::Ulaw, Format::Pcmu), (Law::Alaw, Format::Pcma)] {
+    for (companding, format) in [(Companding::Ulaw, Format::Pcmu), (Companding::Alaw, Format::Pcma)] {
         let (mut up, mut down) = (Vec::new(), Vec::new());
-        Uplink::new(law, format).push(&all, &mut up);
-        let mut link = Downlink::new(format, law);
+        Uplink::new(companding, format).push(&all, &mut up);
+        let mut link = Downlink::new(format, companding);
         link.push(&all, &mut down);
         link.flush(&mut down);
         sum += changed(&up) + changed(&down);

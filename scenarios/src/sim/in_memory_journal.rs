@@ -1,8 +1,8 @@
 //! The journals of simulated calls: the lines production would write to files, kept in memory, without a thread.
 
 use bridge::export::journal::Content;
-use bridge::export::journal::lines::{Salt, Scribe, What};
-use bridge::runtime::journal::{Beginning, Journal, Note, Tape};
+use bridge::export::journal::lines::{Formatter, Salt, What};
+use bridge::runtime::journal::{CallBeginning, Journal, JournalEntry, JournalWriter};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,31 +38,31 @@ impl Papers {
 }
 
 impl Journal for Papers {
-    fn begin(&self, beginning: Beginning) -> Box<dyn Tape> {
+    fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter> {
         // The same bytes in every run: there is nobody to keep a secret from.
-        let (scribe, header) = Scribe::begin(&beginning, self.content, Salt::known());
+        let (formatter, header) = Formatter::begin(&beginning, self.content, Salt::known());
         self.write(beginning.key, &header);
-        Box::new(Paper { papers: self.clone(), key: beginning.key, scribe, last: Duration::ZERO })
+        Box::new(Paper { papers: self.clone(), key: beginning.key, formatter, last: Duration::ZERO })
     }
 }
 
 struct Paper {
     papers: Papers,
     key: u64,
-    scribe: Scribe,
+    formatter: Formatter,
     last: Duration,
 }
 
-impl Tape for Paper {
-    fn note(&mut self, after: Duration, note: Note) {
+impl JournalWriter for Paper {
+    fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
-        let (line, _) = self.scribe.line(after, &note);
+        let (line, _) = self.formatter.line(after, &note);
         self.papers.write(self.key, &line);
     }
 }
 
 impl Drop for Paper {
     fn drop(&mut self) {
-        self.papers.write(self.key, &Scribe::written(self.last, What::End { lost: 0 }));
+        self.papers.write(self.key, &Formatter::written(self.last, What::End { lost: 0 }));
     }
 }

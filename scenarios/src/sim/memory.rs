@@ -15,11 +15,11 @@ use crate::sim::in_memory_journal::Papers;
 use crate::sim::trace::{CallTrace, Network, Trace};
 use bridge::app::config::Config;
 use bridge::auth::signature::{Body, Signed};
-use bridge::auth::stream_auth::{self, Door, Refusal};
+use bridge::auth::stream_auth::{self, Refusal, StreamAuth};
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
-use bridge::runtime::journal::{Journal as _, Note, Tape};
+use bridge::runtime::journal::{Journal as _, JournalEntry, JournalWriter};
 use bridge::runtime::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::runtime::registry::{CallKey, Registry};
 use bridge::server::settings::Settings;
@@ -292,7 +292,7 @@ struct Line {
     running: BTreeSet<String>,
     defect: Option<Box<dyn Defect>>,
     /// The call's journal, and when it began.
-    tape: Option<(Box<dyn Tape>, At)>,
+    tape: Option<(Box<dyn JournalWriter>, At)>,
     events: Vec<(At, CallEvent)>,
     begun: bool,
     done: bool,
@@ -304,7 +304,7 @@ struct World<'a> {
     papers: Option<&'a Papers>,
     /// Of the process; [`Self::config`] is its part for calls.
     settings: Settings,
-    door: Door,
+    auth: StreamAuth,
     config: Arc<CallConfig>,
     notice: Arc<[u8]>,
     /// Scenario time zero on the clock of [`Call`].
@@ -372,7 +372,7 @@ impl<'a> World<'a> {
             scenario,
             seed,
             papers,
-            door: Door::new(settings.twilio.clone(), settings.public_url.clone(), 1),
+            auth: StreamAuth::new(settings.twilio.clone(), settings.public_url.clone(), 1),
             settings,
             config: Arc::new(config),
             notice: bridge::app::config::notice(),
@@ -556,7 +556,7 @@ impl<'a> World<'a> {
             Happens::Writer(pipe, clogged) => {
                 let connection = self.connection(call, pipe);
                 if connection.bridge_end && connection.clogged == clogged {
-                    let change = if clogged { LegChange::Clogged } else { LegChange::Flowing };
+                    let change = if clogged { LegChange::Backpressured } else { LegChange::Writable };
                     self.told(call, Told::Leg(pipe.leg(), change));
                 }
             }
@@ -656,7 +656,7 @@ impl<'a> World<'a> {
         if refused.is_none() {
             let unix = self.unix();
             let value = Call::new(self.config.clone(), self.notice.clone(), self.instant(), unix)
-                .requires_auth(self.door.requires_auth());
+                .requires_auth(self.auth.requires_auth());
             let up = Duration::from_micros(self.now.0);
             let beginning = || self.settings.beginning(call as u64, unix, up);
             let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
@@ -677,7 +677,7 @@ impl<'a> World<'a> {
 
     /// What the webhook and the upgrade of a call come to: its token is in its hands, or it is refused with a status.
     fn shows_itself(&mut self, call: usize) -> Result<(), u16> {
-        if !self.door.requires_auth() {
+        if !self.auth.requires_auth() {
             return Ok(());
         }
         let identity = self.lines[call].planned.identity.clone();
@@ -689,9 +689,14 @@ impl<'a> World<'a> {
         let pairs: Vec<_> =
             form.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let signed = |signature| Signed { signature, settings: None };
-        let known = self.door.knows(stream_auth::VOICE, None, signed(webhook.as_deref()), Body::Form(&pairs));
+        let known = self.auth.verify_request(
+            stream_auth::VOICE,
+            None,
+            signed(webhook.as_deref()),
+            Body::Form(&pairs),
+        );
         known.map_err(|_| 403_u16)?;
-        let answered = self.door.answer(&pairs, None, signed(webhook.as_deref()), self.unix());
+        let answered = self.auth.answer(&pairs, None, signed(webhook.as_deref()), self.unix());
         let twiml = answered.map_err(|_| 403_u16)?;
         let connect = Connect::read(&twiml).ok_or(503_u16)?;
         let token = connect.parameter(TOKEN_PARAMETER).map(str::to_owned);
@@ -701,7 +706,8 @@ impl<'a> World<'a> {
         let line = &mut self.lines[call];
         line.caller.carries(shown.map(|token| (TOKEN_PARAMETER.to_owned(), token)));
         let upgrade = credentials.of_upgrade(AUTH_TOKEN, STREAM_URL);
-        let known = self.door.knows(stream_auth::STREAM, None, signed(upgrade.as_deref()), Body::None);
+        let known =
+            self.auth.verify_request(stream_auth::STREAM, None, signed(upgrade.as_deref()), Body::None);
         known.map_err(|_| 403_u16)
     }
 
@@ -744,11 +750,11 @@ impl<'a> World<'a> {
             }
             Act::Hear(told) => {
                 self.note(call, || match &told {
-                    Told::Text(leg, text) => Note::Text(*leg, text.clone()),
-                    Told::Binary(leg, len) => Note::Binary(*leg, *len),
-                    Told::Leg(leg, change) => Note::Changed(*leg, change.clone()),
-                    Told::Tool(result) => Note::ToolEnded(result.clone()),
-                    Told::Control(control) => Note::Asked(*control),
+                    Told::Text(leg, text) => JournalEntry::Text(*leg, text.clone()),
+                    Told::Binary(leg, len) => JournalEntry::Binary(*leg, *len),
+                    Told::Leg(leg, change) => JournalEntry::Changed(*leg, change.clone()),
+                    Told::Tool(result) => JournalEntry::ToolEnded(result.clone()),
+                    Told::Control(control) => JournalEntry::Asked(*control),
                 });
                 self.tell(call, |call, now| match told {
                     Told::Text(leg, text) => call.handle_frame(leg, Incoming::Text(&text), now),
@@ -762,7 +768,7 @@ impl<'a> World<'a> {
     }
 
     /// What the driver would note in the call's journal. A call that is over has none any more.
-    fn note(&mut self, call: usize, note: impl FnOnce() -> Note) {
+    fn note(&mut self, call: usize, note: impl FnOnce() -> JournalEntry) {
         let now = self.now;
         if let Some((tape, began)) = &mut self.lines[call].tape {
             tape.note(Duration::from_micros(now.since(*began)), note());
@@ -802,7 +808,7 @@ impl<'a> World<'a> {
             if matches!(event, CallEvent::Said(_)) {
                 continue;
             }
-            self.note(call, || Note::Happened(event.clone()));
+            self.note(call, || JournalEntry::Happened(event.clone()));
             self.lines[call].events.push((self.now, event));
         }
         if self.lines[call].call.as_ref().is_some_and(Call::is_over) {
@@ -824,7 +830,7 @@ impl<'a> World<'a> {
             let ended = line.events.iter().rev().find_map(|(_, event)| {
                 if let CallEvent::Ended { reason, .. } = event { Some(*reason) } else { None }
             });
-            self.door.left(call_sid, ended, unix);
+            self.auth.left(call_sid, ended, unix);
         }
         self.active -= 1;
         self.stopped |= self.draining && self.active == 0;
@@ -840,7 +846,7 @@ impl<'a> World<'a> {
     }
 
     fn transmit(&mut self, call: usize, transmit: Transmit) {
-        self.note(call, || Note::Done(transmit.clone()));
+        self.note(call, || JournalEntry::Done(transmit.clone()));
         match transmit {
             Transmit::Caller { .. } | Transmit::Model(_) => {
                 if let Some((leg, text)) = transmit.encode(&self.config) {
@@ -852,7 +858,7 @@ impl<'a> World<'a> {
             Transmit::Close { leg, code, .. } => self.spoil(call, BridgeOut::Close(leg, code)),
             Transmit::Drop(leg) => self.spoil(call, BridgeOut::Drop(leg)),
             Transmit::VerifyStream(credentials) => {
-                let admitted = self.door.admit(&credentials, self.unix());
+                let admitted = self.auth.admit(&credentials, self.unix());
                 let rejected = |refusal: Refusal| Control::Rejected { why: refusal.why() };
                 let verdict = admitted.map_or_else(rejected, |()| Control::Admitted);
                 self.told(call, Told::Control(verdict));

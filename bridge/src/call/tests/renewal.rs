@@ -235,10 +235,10 @@ fn words_that_will_not_come_are_not_waited_for() {
 fn a_model_that_takes_nothing_is_not_left() {
     let mut t = live();
     t.lasts(WINDOW_MS);
-    t.leg(Leg::Model, LegChange::Clogged);
+    t.leg(Leg::Model, LegChange::Backpressured);
     t.lasts(2_000);
     t.expect_quiet();
-    t.leg(Leg::Model, LegChange::Flowing);
+    t.leg(Leg::Model, LegChange::Writable);
     t.lasts(1_500);
     t.expect("close Model 1000");
 }

@@ -5,11 +5,11 @@
 //! process leaves files that can be read, the last line possibly torn. A write that fails takes back what it wrote of a
 //! line, counts what is lost, and is tried again with what comes next: a full disk makes holes, not rubbish.
 
-use super::lines::{Salt, Scribe, What};
+use super::lines::{Formatter, Salt, What};
 use super::{Content, Settings};
 use crate::base::clock;
 use crate::base::throttle::Throttle;
-use crate::runtime::journal::{Beginning, Journal, Note, Tape};
+use crate::runtime::journal::{CallBeginning, Journal, JournalEntry, JournalWriter};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -57,7 +57,7 @@ const SUFFIX: &str = ".ndjson";
 
 /// What became of the notes of a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct Stats {
     /// Lines written.
     pub lines: u64,
     /// Lines left out: no room in the queue, or none on the disk.
@@ -91,14 +91,14 @@ struct Slip {
 }
 
 enum Says {
-    Note(Note),
+    Note(JournalEntry),
     Panicked,
     Ends,
 }
 
 /// Something for the thread.
 enum Post {
-    Begins { call: u64, beginning: Box<Beginning>, alive: Weak<()> },
+    Begins { call: u64, beginning: Box<CallBeginning>, alive: Weak<()> },
     Slip(Slip),
 }
 
@@ -152,13 +152,13 @@ impl Files {
     }
 
     /// What became of the notes so far.
-    pub fn counted(&self) -> Counted {
-        self.shared.counted()
+    pub fn snapshot(&self) -> Stats {
+        self.shared.snapshot()
     }
 
     /// Waits until everything is written, but not for ever: a disk that hangs does not keep a process alive. Calls that
     /// are still there lose what they note from now on.
-    pub fn stop(self) -> Counted {
+    pub fn stop(self) -> Stats {
         let Self { posts, shared, ended } = self;
         drop(posts);
         let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -166,14 +166,14 @@ impl Files {
         if ended.recv_timeout(STOP_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the disk hangs, or a call does: the end of the journals is lost");
         }
-        shared.counted()
+        shared.snapshot()
     }
 }
 
 impl Shared {
-    fn counted(&self) -> Counted {
+    fn snapshot(&self) -> Stats {
         let Self { lines, lost, failed_writes, full, removed, queued_bytes: _, next: _ } = self;
-        Counted {
+        Stats {
             lines: lines.load(SeqCst),
             lost: lost.load(SeqCst),
             failed_writes: failed_writes.load(SeqCst),
@@ -184,7 +184,7 @@ impl Shared {
 }
 
 impl Journal for Files {
-    fn begin(&self, beginning: Beginning) -> Box<dyn Tape> {
+    fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter> {
         Box::new(FileTape {
             call: self.shared.next.fetch_add(1, Relaxed),
             posts: self.posts.clone(),
@@ -203,7 +203,7 @@ struct FileTape {
     posts: SyncSender<Post>,
     shared: Arc<Shared>,
     /// Until the thread knows of the call.
-    beginning: Option<Box<Beginning>>,
+    beginning: Option<Box<CallBeginning>>,
     missed: u64,
     last: Duration,
     /// Goes with the tape, so that the thread notices even when the queue is full.
@@ -244,8 +244,8 @@ impl FileTape {
     }
 }
 
-impl Tape for FileTape {
-    fn note(&mut self, after: Duration, note: Note) {
+impl JournalWriter for FileTape {
+    fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
         self.post(after, Says::Note(note));
     }
@@ -282,7 +282,7 @@ struct Clerk {
 /// The journal of a call that goes on.
 struct Open {
     alive: Weak<()>,
-    scribe: Scribe,
+    formatter: Formatter,
     paper: Paper,
     lost: u64,
     /// Lines that are missing behind what was gathered; the next line gathered says so first.
@@ -331,11 +331,11 @@ impl Clerk {
     fn take(&mut self, post: Post) {
         match post {
             Post::Begins { call, beginning, alive } => {
-                let (scribe, header) = Scribe::begin(&beginning, self.content, self.salt);
+                let (formatter, header) = Formatter::begin(&beginning, self.content, self.salt);
                 let paper = Paper::new(self.folder.name(&beginning), header);
                 let size = paper.gathered.len() as u64;
                 let last = Duration::ZERO;
-                let open = Open { alive, scribe, paper, lost: 0, missing: 0, last, size, full: false };
+                let open = Open { alive, formatter, paper, lost: 0, missing: 0, last, size, full: false };
                 self.open.insert(call, open);
             }
             Post::Slip(slip) => self.slip(slip),
@@ -351,14 +351,14 @@ impl Clerk {
         open.missing += missed;
         match says {
             Says::Note(note) => {
-                let (line, remarks) = open.scribe.line(after, &note);
+                let (line, remarks) = open.formatter.line(after, &note);
                 open.add(&line, remarks.is_end, &self.folder, &self.shared);
                 if let Some(call_sid) = remarks.call_sid {
                     open.paper.rename(&self.folder, &call_sid);
                 }
             }
             Says::Panicked => {
-                open.add(&Scribe::written(after, What::Panicked), true, &self.folder, &self.shared);
+                open.add(&Formatter::written(after, What::Panicked), true, &self.folder, &self.shared);
             }
             Says::Ends => self.close(call),
         }
@@ -368,7 +368,7 @@ impl Clerk {
         let Some(mut open) = self.open.remove(&call) else { return };
         open.write_as(&self.folder, &self.shared, true);
         let lost = open.lost;
-        open.add(&Scribe::written(open.last, What::End { lost }), true, &self.folder, &self.shared);
+        open.add(&Formatter::written(open.last, What::End { lost }), true, &self.folder, &self.shared);
         open.write(&self.folder, &self.shared);
         if self.clock.is_set() {
             // By the clock that was set the file would be too old, or never.
@@ -426,7 +426,7 @@ impl Open {
         if (self.full && !is_end) || self.size + len > room {
             if !std::mem::replace(&mut self.full, true) {
                 shared.full.fetch_add(1, SeqCst);
-                self.gather(&Scribe::written(self.last, What::Full));
+                self.gather(&Formatter::written(self.last, What::Full));
             }
             return;
         }
@@ -440,7 +440,7 @@ impl Open {
         let lines = std::mem::take(&mut self.missing);
         if lines > 0 {
             self.paper.said_missing += lines;
-            self.put(&Scribe::written(self.last, What::Lost { lines }));
+            self.put(&Formatter::written(self.last, What::Lost { lines }));
         }
         self.paper.lines += 1;
         self.put(line);
@@ -710,7 +710,7 @@ impl Folder {
     }
 
     /// `call-20260101T000000Z-1f2e3d4c-000001.ndjson`: names sort by time. The callSid follows when it is known.
-    fn name(&self, beginning: &Beginning) -> String {
+    fn name(&self, beginning: &CallBeginning) -> String {
         let when = utc(beginning.unix);
         format!("{PREFIX}{when}-{}-{:06}{SUFFIX}", self.process, beginning.key)
     }
@@ -812,20 +812,20 @@ mod tests {
         Settings { dir: Some(dir.to_owned()), ..Settings::default() }
     }
 
-    fn beginning(key: u64) -> Beginning {
+    fn beginning(key: u64) -> CallBeginning {
         Config::default().server().beginning(key, 1_767_225_600, Duration::ZERO)
     }
 
-    fn start(call_sid: &str) -> Note {
+    fn start(call_sid: &str) -> JournalEntry {
         let text = format!(
             r#"{{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{{"streamSid":"MZ1","callSid":"{call_sid}",
             "mediaFormat":{{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}}}}"#
         );
-        Note::Text(Leg::Caller, text)
+        JournalEntry::Text(Leg::Caller, text)
     }
 
-    fn ended() -> Note {
-        Note::Happened(crate::call::event::CallEvent::Ended {
+    fn ended() -> JournalEntry {
+        JournalEntry::Happened(crate::call::event::CallEvent::Ended {
             reason: EndReason::Stopped,
             detail: "stop".into(),
             lasted: Duration::from_secs(1),
@@ -863,10 +863,10 @@ mod tests {
         let files = Files::open(&settings(&dir)).unwrap().unwrap();
         let mut tape = files.begin(beginning(7));
         tape.note(ms(1), start("CA1"));
-        tape.note(ms(2), Note::Changed(Leg::Caller, LegChange::Pong));
+        tape.note(ms(2), JournalEntry::Changed(Leg::Caller, LegChange::Pong));
         tape.note(ms(3), ended());
         drop(tape);
-        assert_eq!(files.stop(), Counted { lines: 4, ..Counted::default() });
+        assert_eq!(files.stop(), Stats { lines: 4, ..Stats::default() });
         let names = names(&dir);
         assert!(
             names.len() == 1
@@ -921,7 +921,7 @@ mod tests {
         for n in 0..10 {
             tape.note(ms(n), start("CA1"));
         }
-        assert_eq!(shared.counted().lost, 8);
+        assert_eq!(shared.snapshot().lost, 8);
         let folder = dir();
         let dir = folder.path();
         let mut clerk = clerk(dir, shared.clone());
@@ -954,9 +954,9 @@ mod tests {
         };
         let mut tapes = [tape(0), tape(1)];
         for n in 0..6 {
-            tapes[n % 2].note(ms(0), Note::Text(Leg::Model, "x".repeat(10 << 20)));
+            tapes[n % 2].note(ms(0), JournalEntry::Text(Leg::Model, "x".repeat(10 << 20)));
         }
-        assert_eq!((shared.counted().lost, shared.queued_bytes.load(SeqCst)), (3, 30 << 20));
+        assert_eq!((shared.snapshot().lost, shared.queued_bytes.load(SeqCst)), (3, 30 << 20));
     }
 
     const fn day(day: u64) -> Duration {
@@ -1000,7 +1000,7 @@ mod tests {
             clerk.flush();
         }
         clerk.flush();
-        assert_eq!((shared.counted().lost, shared.counted().failed_writes), (3, 3));
+        assert_eq!((shared.snapshot().lost, shared.snapshot().failed_writes), (3, 3));
         clerk.open.get_mut(&0).unwrap().paper.file = real;
         clerk.take(slip(Says::Note(ended())));
         clerk.take(slip(Says::Ends));
@@ -1232,7 +1232,7 @@ mod tests {
         let kinds = kinds(&lines);
         let lost = u64::from(CHECK_EVERY) - 1;
         assert_eq!((kinds[1], &lines[2]["lines"]), ("lost", &lost.into()), "{kinds:?}");
-        assert_eq!((lines.last().unwrap()["lost"].as_u64(), shared.counted().lost), (Some(lost), lost));
+        assert_eq!((lines.last().unwrap()["lost"].as_u64(), shared.snapshot().lost), (Some(lost), lost));
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! one that is there raises [`VERSION`].
 
 use super::Content;
-use crate::audio::{FRAME_BYTES, Law};
+use crate::audio::{Companding, FRAME_BYTES};
 use crate::base::redact;
 use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
-use crate::runtime::journal::{Beginning, Note};
+use crate::runtime::journal::{CallBeginning, JournalEntry};
 use crate::wire::realtime::{ClientEvent, Past};
 use crate::wire::twilio::{self, FromTwilio, ToTwilio};
 use base64::Engine as _;
@@ -43,7 +43,7 @@ pub struct Header {
     pub max_calls: usize,
     /// `drain_ms` of the server.
     pub drain_ms: u64,
-    /// Length of the notice, bytes of mu-law.
+    /// Length of the notice, bytes of mu-companding.
     pub notice_bytes: usize,
     /// The settings of the call. Instructions and greeting are written with [`Content::Full`] only.
     pub call: CallConfig,
@@ -425,13 +425,13 @@ impl std::fmt::Debug for Salt {
 
 /// Writes the lines of one call.
 #[derive(Debug)]
-pub struct Scribe {
+pub struct Formatter {
     content: Content,
     salt: Salt,
     unix: i64,
     terminator: char,
-    /// The caller's law, once `start` has said it.
-    law: Law,
+    /// The caller's companding, once `start` has said it.
+    companding: Companding,
     stream_sid: Option<String>,
 }
 
@@ -444,9 +444,9 @@ pub struct Remarks {
     pub is_end: bool,
 }
 
-impl Scribe {
-    /// A scribe, and the line it begins with.
-    pub fn begin(beginning: &Beginning, content: Content, salt: Salt) -> (Self, String) {
+impl Formatter {
+    /// A formatter, and the line it begins with.
+    pub fn begin(beginning: &CallBeginning, content: Content, salt: Salt) -> (Self, String) {
         let mut call = beginning.call.as_ref().clone();
         if content == Content::Hashes {
             // An operator's words may be a secret of theirs; that there are some is not.
@@ -472,19 +472,19 @@ impl Scribe {
             notice_bytes: beginning.notice_bytes,
             call,
         };
-        let scribe = Self {
+        let formatter = Self {
             content,
             salt,
             unix: beginning.unix,
             terminator: beginning.call.dtmf.terminator,
-            law: Law::Ulaw,
+            companding: Companding::Ulaw,
             stream_sid: None,
         };
-        (scribe, to_line(&header))
+        (formatter, to_line(&header))
     }
 
     /// The line of a note.
-    pub fn line(&mut self, after: Duration, note: &Note) -> (String, Remarks) {
+    pub fn line(&mut self, after: Duration, note: &JournalEntry) -> (String, Remarks) {
         let mut remarks = Remarks::default();
         let what = self.what(note, &mut remarks);
         (Self::written(after, what), remarks)
@@ -496,32 +496,32 @@ impl Scribe {
         to_line(&Record { us, what })
     }
 
-    fn what(&mut self, note: &Note, remarks: &mut Remarks) -> What {
+    fn what(&mut self, note: &JournalEntry, remarks: &mut Remarks) -> What {
         match note {
-            Note::Text(Leg::Caller, text) => self.caller_said(text, remarks),
-            Note::Text(Leg::Model, text) => self.model_said(text),
-            Note::Binary(leg, len) => What::Malformed {
+            JournalEntry::Text(Leg::Caller, text) => self.caller_said(text, remarks),
+            JournalEntry::Text(Leg::Model, text) => self.model_said(text),
+            JournalEntry::Binary(leg, len) => What::Malformed {
                 leg: (*leg).into(),
                 len: *len,
                 binary: true,
                 why: "a binary frame".into(),
                 data: None,
             },
-            Note::Changed(leg, change) => changed((*leg).into(), change),
-            Note::Done(transmit) => self.done(transmit),
-            Note::Happened(event) => {
+            JournalEntry::Changed(leg, change) => changed((*leg).into(), change),
+            JournalEntry::Done(transmit) => self.done(transmit),
+            JournalEntry::Happened(event) => {
                 remarks.is_end = matches!(event, CallEvent::Ended { .. });
                 let (name, more) = self.event(event);
                 What::Event { name: name.into(), more }
             }
-            Note::ToolEnded(ToolResult { call_id, output }) => What::ToolEnded {
+            JournalEntry::ToolEnded(ToolResult { call_id, output }) => What::ToolEnded {
                 call_id: call_id.clone(),
                 ok: output.is_ok(),
                 output: self.words(match output {
                     Ok(text) | Err(text) => text,
                 }),
             },
-            Note::Asked(control) => What::Asked {
+            JournalEntry::Asked(control) => What::Asked {
                 what: match control {
                     Control::Replaced => "replaced",
                     Control::Drain { .. } => "drain",
@@ -582,7 +582,7 @@ impl Scribe {
             FromTwilio::Start(start) => {
                 if self.stream_sid.is_none() {
                     self.stream_sid = Some(start.stream_sid.clone());
-                    self.law = start.format.law().unwrap_or(Law::Ulaw);
+                    self.companding = start.format.companding().unwrap_or(Companding::Ulaw);
                     remarks.call_sid = Some(start.call_sid.clone());
                 }
                 What::Start {
@@ -596,7 +596,8 @@ impl Scribe {
                 }
             }
             FromTwilio::Media(media) => {
-                let audio = Blob { dbfs: Some(level(self.law, &media.audio)), ..self.audio(&media.audio) };
+                let audio =
+                    Blob { dbfs: Some(level(self.companding, &media.audio)), ..self.audio(&media.audio) };
                 What::Media { seq, chunk: media.chunk, ts: media.timestamp_ms, audio }
             }
             FromTwilio::Dtmf { digit } => What::Dtmf {
@@ -939,8 +940,8 @@ fn changed(leg: Side, change: &LegChange) -> What {
         LegChange::DialFailed { why } => ("dial_failed", None, Some(why)),
         LegChange::Closed { code, reason } => ("closed", *code, Some(reason)),
         LegChange::Lost { why } => ("lost", None, Some(why)),
-        LegChange::Clogged => ("clogged", None, None),
-        LegChange::Flowing => ("flowing", None, None),
+        LegChange::Backpressured => ("clogged", None, None),
+        LegChange::Writable => ("flowing", None, None),
         LegChange::Pong => ("pong", None, None),
         LegChange::Ping => ("ping", None, None),
     };
@@ -961,12 +962,12 @@ const fn event_name(message: &FromTwilio) -> &'static str {
 }
 
 /// The loudness of G.711, decibels below full scale.
-fn level(law: Law, codes: &[u8]) -> i32 {
+fn level(companding: Companding, codes: &[u8]) -> i32 {
     const SILENT: i32 = -99;
     let mut samples = [0; FRAME_BYTES];
     let mut energy = 0_u64;
     for block in codes.chunks(FRAME_BYTES) {
-        law.decode_slice(block, &mut samples);
+        companding.decode_slice(block, &mut samples);
         energy += samples[..block.len()].iter().map(|s| u64::from(s.unsigned_abs()).pow(2)).sum::<u64>();
     }
     if energy == 0 {
@@ -995,38 +996,38 @@ mod tests {
     use crate::app::config::Config;
     use crate::call::event::EndReason;
 
-    fn scribe(content: Content) -> (Scribe, Header) {
+    fn formatter(content: Content) -> (Formatter, Header) {
         let mut config = Config::default();
         config.openai.api_key = crate::base::secret::Secret::new("sk-secret");
         config.call.instructions = "secret instructions".into();
         config.call.greeting = Some("secret greeting".into());
         let beginning = config.server().beginning(1, 1_000, Duration::ZERO);
-        let (scribe, header) = Scribe::begin(&beginning, content, Salt::known());
+        let (formatter, header) = Formatter::begin(&beginning, content, Salt::known());
         assert!(!header.contains("sk-secret"), "a journal holds no key: {header}");
         assert!(header.starts_with(r#"{"journal":1,"#), "{header}");
-        (scribe, serde_json::from_str(&header).unwrap())
+        (formatter, serde_json::from_str(&header).unwrap())
     }
 
-    fn of(scribe: &mut Scribe, note: &Note) -> What {
-        let (line, _) = scribe.line(Duration::from_micros(1_234), note);
+    fn of(formatter: &mut Formatter, note: &JournalEntry) -> What {
+        let (line, _) = formatter.line(Duration::from_micros(1_234), note);
         let record: Record = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
         assert_eq!(record.us, 1_234);
         record.what
     }
 
-    fn caller(text: &str) -> Note {
-        Note::Text(Leg::Caller, text.to_owned())
+    fn caller(text: &str) -> JournalEntry {
+        JournalEntry::Text(Leg::Caller, text.to_owned())
     }
 
-    fn model(text: &str) -> Note {
-        Note::Text(Leg::Model, text.to_owned())
+    fn model(text: &str) -> JournalEntry {
+        JournalEntry::Text(Leg::Model, text.to_owned())
     }
 
     const START: &str = r#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","callSid":"CA1",
         "customParameters":{"name":"secret Jane"},"mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000,"channels":1}}}"#;
 
     /// Everything people could have said, in every place it could be.
-    fn telling() -> Vec<Note> {
+    fn telling() -> Vec<JournalEntry> {
         let said = Line {
             item: "i".into(),
             place: 1,
@@ -1055,35 +1056,38 @@ mod tests {
                 r#"{"type":"response.done","response":{"id":"r","status":"completed","output":[{"type":"message","content":[{"transcript":"secret"}]}]}}"#,
             ),
             model("secret"),
-            Note::Done(Transmit::Model(ClientEvent::UserText { item: "k".into(), text: "secret".into() })),
-            Note::Done(Transmit::Model(ClientEvent::ToolOutput {
+            JournalEntry::Done(Transmit::Model(ClientEvent::UserText {
+                item: "k".into(),
+                text: "secret".into(),
+            })),
+            JournalEntry::Done(Transmit::Model(ClientEvent::ToolOutput {
                 event_id: "output_1".into(),
                 call_id: "c".into(),
                 output: "secret".into(),
             })),
-            Note::Done(Transmit::RunTool {
+            JournalEntry::Done(Transmit::RunTool {
                 call_id: "c".into(),
                 name: "f".into(),
                 arguments: "secret".into(),
             }),
-            Note::ToolEnded(ToolResult { call_id: "c".into(), output: Err("secret".into()) }),
-            Note::Happened(CallEvent::Ended { reason, detail, lasted, counts, transcript }),
+            JournalEntry::ToolEnded(ToolResult { call_id: "c".into(), output: Err("secret".into()) }),
+            JournalEntry::Happened(CallEvent::Ended { reason, detail, lasted, counts, transcript }),
         ]
     }
 
     #[test]
     fn hashes_say_nothing_of_what_was_said_and_full_says_it_all() {
-        let (mut scribe, header) = scribe(Content::Hashes);
+        let (mut formatter, header) = formatter(Content::Hashes);
         assert_eq!(header.call.instructions, "(19 bytes, not written)");
         assert!(!format!("{header:?}").contains("secret"), "{header:?}");
         for note in telling() {
-            let (line, _) = scribe.line(Duration::ZERO, &note);
+            let (line, _) = formatter.line(Duration::ZERO, &note);
             assert!(!line.contains("secret") && !line.contains(r#""7""#), "{line}");
         }
-        let (mut scribe, header) = self::scribe(Content::Full);
+        let (mut formatter, header) = self::formatter(Content::Full);
         assert_eq!(header.call.greeting.as_deref(), Some("secret greeting"));
         for note in telling() {
-            let (line, _) = scribe.line(Duration::ZERO, &note);
+            let (line, _) = formatter.line(Duration::ZERO, &note);
             assert!(line.contains("secret") || line.contains(r#""7""#), "{line}");
         }
     }
@@ -1099,8 +1103,8 @@ mod tests {
 
     #[test]
     fn a_frame_tells_its_length_its_place_and_its_loudness() {
-        let (mut scribe, _) = scribe(Content::Hashes);
-        scribe.line(Duration::ZERO, &caller(&START.replace("alaw", "mulaw")));
+        let (mut formatter, _) = formatter(Content::Hashes);
+        formatter.line(Duration::ZERO, &caller(&START.replace("alaw", "mulaw")));
         let frame = |code: u8| {
             let payload = BASE64.encode([code; 160]);
             caller(&format!(
@@ -1108,7 +1112,7 @@ mod tests {
             ))
         };
         for (code, dbfs) in [(0xFF, -99), (0x7F, -99), (0x80, 0), (0x90, -6)] {
-            let What::Media { seq, chunk, ts, audio } = of(&mut scribe, &frame(code)) else { panic!() };
+            let What::Media { seq, chunk, ts, audio } = of(&mut formatter, &frame(code)) else { panic!() };
             assert_eq!((seq, chunk, ts), (Some(4), 2, Some(143)));
             assert_eq!((audio.len, audio.dbfs, audio.data), (160, Some(dbfs), None));
         }
@@ -1116,44 +1120,46 @@ mod tests {
 
     #[test]
     fn messages_of_other_streams_and_other_worlds_are_told_apart() {
-        let (mut scribe, _) = scribe(Content::Hashes);
-        let (_, remarks) = scribe.line(Duration::ZERO, &caller(START));
+        let (mut formatter, _) = formatter(Content::Hashes);
+        let (_, remarks) = formatter.line(Duration::ZERO, &caller(START));
         assert_eq!(remarks.call_sid.as_deref(), Some("CA1"));
-        let stray = of(&mut scribe, &caller(r#"{"event":"media","streamSid":"MZ2","media":{"payload":""}}"#));
+        let stray =
+            of(&mut formatter, &caller(r#"{"event":"media","streamSid":"MZ2","media":{"payload":""}}"#));
         assert!(matches!(stray, What::CallerOther { stray: true, .. }), "{stray:?}");
-        let new = of(&mut scribe, &caller(r#"{"event":"hologram","streamSid":"MZ1"}"#));
+        let new = of(&mut formatter, &caller(r#"{"event":"hologram","streamSid":"MZ1"}"#));
         assert!(matches!(&new, What::CallerOther { event, stray: false, .. } if event == "hologram"));
-        let bad = of(&mut scribe, &Note::Binary(Leg::Model, 9));
+        let bad = of(&mut formatter, &JournalEntry::Binary(Leg::Model, 9));
         assert!(matches!(bad, What::Malformed { leg: Side::Model, len: 9, binary: true, .. }));
-        let hash = of(&mut scribe, &caller(r##"{"event":"dtmf","streamSid":"MZ1","dtmf":{"digit":"#"}}"##));
+        let hash =
+            of(&mut formatter, &caller(r##"{"event":"dtmf","streamSid":"MZ1","dtmf":{"digit":"#"}}"##));
         assert_eq!(hash, What::Dtmf { key: Some('#'), ends: true });
     }
 
     #[test]
     fn an_event_of_the_model_keeps_its_ids_and_numbers() {
-        let (mut scribe, _) = scribe(Content::Hashes);
-        let read = |scribe: &mut Scribe, text: &str| {
-            let what = of(scribe, &model(text));
+        let (mut formatter, _) = formatter(Content::Hashes);
+        let read = |formatter: &mut Formatter, text: &str| {
+            let what = of(formatter, &model(text));
             let What::Model(event) = what else { panic!("{what:?}") };
             *event
         };
         let delta = read(
-            &mut scribe,
+            &mut formatter,
             r#"{"type":"response.output_audio.delta","response_id":"r","item_id":"i","content_index":1,"delta":"AAEC"}"#,
         );
         assert_eq!((delta.response.as_deref(), delta.item.as_deref()), (Some("r"), Some("i")));
         assert_eq!((delta.content, delta.audio.map(|audio| audio.len)), (Some(1), Some(3)));
-        let created = read(&mut scribe, r#"{"type":"session.created","session":{"expires_at":4600}}"#);
+        let created = read(&mut formatter, r#"{"type":"session.created","session":{"expires_at":4600}}"#);
         assert_eq!(created.expires_in_s, Some(3_600), "counted from the beginning of the call");
         let done = read(
-            &mut scribe,
+            &mut formatter,
             r#"{"type":"response.done","response":{"id":"r","status":"failed","metadata":{"bridge_request":"3"},
                 "status_details":{"error":{"type":"server_error","code":"rate_limit_exceeded"}},"usage":{"total_tokens":7}}}"#,
         );
         assert_eq!((done.status.as_deref(), done.request, done.tokens), (Some("failed"), Some(3), Some(7)));
         assert_eq!(done.reason.as_deref(), Some("rate_limit_exceeded"));
         let speech = read(
-            &mut scribe,
+            &mut formatter,
             r#"{"type":"input_audio_buffer.speech_started","item_id":"u","audio_start_ms":900}"#,
         );
         assert_eq!((speech.start_ms, speech.item.as_deref()), (Some(900), Some("u")));

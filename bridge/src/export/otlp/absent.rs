@@ -13,7 +13,7 @@ use tracing_subscriber::layer::Layer;
 
 /// What became of spans and log records so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct Stats {
     /// Taken by the collector.
     pub sent: u64,
     /// Found no room, or could not be sent.
@@ -22,7 +22,7 @@ pub struct Counted {
 
 /// There is none.
 #[derive(Clone, Copy, Debug)]
-pub enum Gauge {}
+pub enum StatsHandle {}
 
 /// There is none.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +48,9 @@ pub fn open(settings: &Settings, _model: &str) -> anyhow::Result<Option<Exporter
     Ok(None)
 }
 
-impl Gauge {
+impl StatsHandle {
     /// Figures.
-    pub const fn counted(&self) -> Counted {
+    pub const fn snapshot(&self) -> Stats {
         match *self {}
     }
 }
@@ -67,12 +67,12 @@ impl Exporter {
     }
 
     /// Figures.
-    pub const fn gauge(&self) -> Gauge {
+    pub const fn gauge(&self) -> StatsHandle {
         match *self {}
     }
 
     /// Sends what waits.
-    pub const fn stop(self) -> Counted {
+    pub const fn stop(self) -> Stats {
         match self {}
     }
 }

@@ -10,18 +10,18 @@ pub(super) const THREAD: &str = "otlp";
 
 /// Figures of an exporter that outlive it. A handle.
 #[derive(Clone)]
-pub struct Gauge(pub(super) Arc<Shared>);
+pub struct StatsHandle(pub(super) Arc<Shared>);
 
-impl Gauge {
+impl StatsHandle {
     /// What became of spans and log records so far.
-    pub fn counted(&self) -> Counted {
-        self.0.counted()
+    pub fn snapshot(&self) -> Stats {
+        self.0.snapshot()
     }
 }
 
 /// What became of spans and log records so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct Stats {
     /// Taken by the collector.
     pub sent: u64,
     /// Found no room, or could not be sent.
@@ -36,8 +36,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn counted(&self) -> Counted {
-        Counted { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
+    pub(super) fn snapshot(&self) -> Stats {
+        Stats { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
     }
 }
 
