@@ -6,29 +6,29 @@
 //! * `phase`: where a call can be, and who may be heard there.
 //! * `uplink`, `audio_clock`: caller to model: order, gaps, backlog, and when what was spoken.
 //! * [`settings`]: every limit and every wait.
-//! * `talk`: the conversation: turns, barge-in, keypad, functions.
+//! * `conversation`: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
 //! * `renewal`: another session takes over before the server ends the one that runs.
-//! * [`leaving`], `last_words`: the model ends the call, or puts the caller through; the caller's words that came last.
+//! * [`hangup`], `last_words`: the model ends the call, or puts the caller through; the caller's words that came last.
 //! * `downlink`, `sound`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
 mod audio_clock;
 mod context;
+mod conversation;
 mod downlink;
 pub mod event;
 mod fifo;
+pub mod hangup;
 pub mod io;
 mod keypad;
 mod last_words;
-pub mod leaving;
 mod phase;
 mod playback;
 mod renewal;
 mod responses;
 pub mod settings;
 mod sound;
-mod talk;
 pub mod timers;
 mod tools;
 mod transcript;
@@ -38,7 +38,8 @@ use crate::base::redact;
 use crate::wire::realtime::{self, ServerEvent};
 use crate::wire::twilio::{self, FromTwilio};
 use crate::wire::twiml::TOKEN_PARAMETER;
-use context::{Configured, Desk, Failure, Stream};
+use context::{CallContext, Configured, Failure, Stream};
+use conversation::Conversation;
 use downlink::Downlink;
 use event::{
     CallEvent, Counts, DialOutcome, EndReason, Floor, Private, ProtectionEnd, RenewalOutcome, ToolOutcome,
@@ -50,7 +51,6 @@ use settings::{CallConfig, Until, ms};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use talk::Conversation;
 use timers::{Timer, Timers};
 use tools::{Leftover, Run};
 use transcript::Transcript;
@@ -79,14 +79,14 @@ enum LegState {
 #[derive(Clone, Copy, Debug)]
 struct LegStatus {
     state: LegState,
-    clogged: bool,
+    backpressured: bool,
 }
 
 /// One phone call. Does no I/O, reads no clock, draws no randomness.
 ///
 /// **After each `handle_*`, drain `poll_transmit` and `poll_event` to `None` before the next `handle_*`.**
 pub struct Call {
-    desk: Desk,
+    cx: CallContext,
     notice: Arc<[u8]>,
     began: Instant,
     /// Unix seconds at `began`.
@@ -136,7 +136,7 @@ impl Call {
         timers.set(Timer::CallerPing, now + ms(config.timeouts.ping_ms));
         timers.set(Timer::CallLimit, now + ms(config.timeouts.call_ms));
         Self {
-            desk: Desk {
+            cx: CallContext {
                 config,
                 timers,
                 outbox: VecDeque::new(),
@@ -154,8 +154,8 @@ impl Call {
             early_keys: String::new(),
             pinged: VecDeque::new(),
             round_trip: None,
-            caller: LegStatus { state: LegState::Open, clogged: false },
-            model: LegStatus { state: LegState::Absent, clogged: false },
+            caller: LegStatus { state: LegState::Open, backpressured: false },
+            model: LegStatus { state: LegState::Absent, backpressured: false },
             expires: None,
             call_sid: None,
             requires_auth: false,
@@ -193,7 +193,7 @@ impl Call {
             },
             (_, Incoming::Binary(len)) => self.malformed(leg, &format!("a binary frame of {len} bytes"), now),
         }
-        self.settle(now);
+        self.maintain_invariants(now);
     }
 
     /// Something happened to a connection.
@@ -204,8 +204,8 @@ impl Call {
         match change {
             LegChange::Pong => self.pong(leg, now),
             LegChange::Ping => self.sign_of_life(leg, now),
-            LegChange::Backpressured => self.clogged(leg, true, now),
-            LegChange::Writable => self.clogged(leg, false, now),
+            LegChange::Backpressured => self.backpressured(leg, true, now),
+            LegChange::Writable => self.backpressured(leg, false, now),
             LegChange::Open => self.model_open(now),
             LegChange::DialFailed { why } => {
                 self.model.state = LegState::Gone;
@@ -223,7 +223,7 @@ impl Call {
             }
             LegChange::Lost { why } => self.gone(leg, EndReason::CallerLost, None, "", why, now),
         }
-        self.settle(now);
+        self.maintain_invariants(now);
     }
 
     /// A function call ended.
@@ -232,26 +232,26 @@ impl Call {
             let outcome = if result.output.is_ok() { ToolOutcome::Done } else { ToolOutcome::Failed };
             let output = result.output.unwrap_or_else(|why| tools::failure(&why));
             self.run_out(run, outcome, output, now);
-        } else if let Phase::Live { talk, .. } = &mut self.phase
-            && let Some(Failure { reason, detail }) = talk.tool_ended(&mut self.desk, result, now)
+        } else if let Phase::Live { conversation, .. } = &mut self.phase
+            && let Some(Failure { reason, detail }) = conversation.tool_ended(&mut self.cx, result, now)
         {
             self.end(reason, &detail, now);
         }
-        self.settle(now);
+        self.maintain_invariants(now);
     }
 
     /// A function ended after its conversation: nobody is told but the record.
     fn run_out(&mut self, run: Run, outcome: ToolOutcome, output: String, now: Instant) {
         let Run { call_id, name, began, response: _ } = run;
         let (took, output) = (Some(now - began), Private::new(output));
-        self.desk.event(CallEvent::ToolAnswered { call_id, name, outcome, took, why: None, output });
+        self.cx.event(CallEvent::ToolAnswered { call_id, name, outcome, took, why: None, output });
         self.watch_leftover();
     }
 
     fn watch_leftover(&mut self) {
         match self.leftover.due() {
-            Some(at) => self.desk.timers.set(Timer::Tool, at),
-            None => self.desk.timers.stop(Timer::Tool),
+            Some(at) => self.cx.timers.set(Timer::Tool, at),
+            None => self.cx.timers.stop(Timer::Tool),
         }
     }
 
@@ -269,7 +269,7 @@ impl Call {
         match control {
             Control::Replaced => self.end(EndReason::Replaced, "another stream of this call", now),
             Control::HangUp => self.end(EndReason::HungUp, "by the operator", now),
-            Control::Drain { by } => self.desk.timers.set(Timer::Drain, by),
+            Control::Drain { by } => self.cx.timers.set(Timer::Drain, by),
             Control::Admitted => self.admitted(now),
             Control::Rejected { why } => self.rejected(why, now),
             Control::StreamOver { failed: true } => {
@@ -279,35 +279,35 @@ impl Call {
                 self.end(EndReason::Stopped, "Twilio reports that the stream has stopped", now);
             }
         }
-        self.settle(now);
+        self.maintain_invariants(now);
     }
 
     /// The time of [`Call::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.desk.timers.take_due(now) {
-            self.fire(timer, now);
+        while let Some(timer) = self.cx.timers.take_due(now) {
+            self.on_timer(timer, now);
         }
-        self.settle(now);
+        self.maintain_invariants(now);
     }
 
     /// The next thing to do, in order, for both legs.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.desk.outbox.pop_front()
+        self.cx.outbox.pop_front()
     }
 
     /// What happened, for people.
     pub fn poll_event(&mut self) -> Option<CallEvent> {
-        self.desk.events.pop_front()
+        self.cx.events.pop_front()
     }
 
     /// When to come back, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        self.desk.timers.next()
+        self.cx.timers.next()
     }
 
     /// Nothing is left to do: both legs are gone and [`CallEvent::Ended`] has been handed out.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over) && self.desk.events.is_empty() && self.desk.outbox.is_empty()
+        matches!(self.phase, Phase::Over) && self.cx.events.is_empty() && self.cx.outbox.is_empty()
     }
 
     // ---------------------------------------------------------------------------------------- caller leg
@@ -325,8 +325,8 @@ impl Call {
             FromTwilio::Start(start) => self.started(start, now),
             FromTwilio::Media(media) => self.media(&media, now),
             FromTwilio::Dtmf { digit } => match &mut self.phase {
-                Phase::Live { stream, talk } => {
-                    talk.key(&mut self.desk, stream, digit, self.uplink.is_protected(), now);
+                Phase::Live { stream, conversation } => {
+                    conversation.key(&mut self.cx, stream, digit, self.uplink.is_protected(), now);
                 }
                 Phase::AwaitingStart
                 | Phase::AwaitingAdmission { .. }
@@ -337,7 +337,7 @@ impl Call {
                     if self.early_keys.len() < EARLY_KEYS {
                         self.early_keys.push(digit);
                     } else {
-                        self.desk.tolerate("more keys than are kept for a model that is not ready");
+                        self.cx.tolerate("more keys than are kept for a model that is not ready");
                     }
                 }
                 Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
@@ -346,18 +346,18 @@ impl Call {
                 let Some(downlink) = self.phase.downlink() else { return };
                 match downlink.mark_returned(&name, now) {
                     Returned::Played | Returned::Flushed => {}
-                    Returned::Silenced(after) => self.desk.event(CallEvent::Silenced { after }),
+                    Returned::Silenced(after) => self.cx.event(CallEvent::Silenced { after }),
                     Returned::Early => {
-                        self.desk.tolerate("a mark that came back before its audio could be played")
+                        self.cx.tolerate("a mark that came back before its audio could be played")
                     }
-                    Returned::Unknown => self.desk.tolerate("a mark the bridge never sent"),
+                    Returned::Unknown => self.cx.tolerate("a mark the bridge never sent"),
                 }
                 self.pump(now);
             }
             FromTwilio::Stop => self.end(EndReason::Stopped, "stop", now),
             FromTwilio::Unknown { event } => {
-                self.desk.counts.unknown += 1;
-                self.desk.tolerate(&format!("unknown event {event}"));
+                self.cx.counts.unknown += 1;
+                self.cx.tolerate(&format!("unknown event {event}"));
             }
         }
     }
@@ -365,10 +365,10 @@ impl Call {
     fn started(&mut self, start: twilio::Start, now: Instant) {
         if !matches!(self.phase, Phase::AwaitingStart) {
             // The first one stands: the stream's identity is settled.
-            return self.desk.tolerate("a second start");
+            return self.cx.tolerate("a second start");
         }
         if self.requires_auth {
-            self.desk.outbox.push_back(Transmit::VerifyStream(StreamCredentials {
+            self.cx.outbox.push_back(Transmit::VerifyStream(StreamCredentials {
                 call_sid: start.call_sid.clone(),
                 account_sid: start.account_sid.clone(),
                 token: start.parameters.get(TOKEN_PARAMETER).cloned(),
@@ -394,11 +394,11 @@ impl Call {
     }
 
     fn begin_stream(&mut self, start: twilio::Start, now: Instant) {
-        self.desk.timers.stop(Timer::Start);
+        self.cx.timers.stop(Timer::Start);
         self.call_sid = Some(start.call_sid.clone());
         // The first ping goes at once: the round trip is wanted before the first word is spoken.
         self.ping(Leg::Caller, now);
-        self.desk.event(CallEvent::Started {
+        self.cx.event(CallEvent::Started {
             call_sid: start.call_sid.clone(),
             stream_sid: start.stream_sid.clone(),
         });
@@ -411,10 +411,10 @@ impl Call {
         let stream = Stream { sid: start.stream_sid.into(), call_sid: start.call_sid, companding };
         self.uplink.speaks(companding);
         let media_came = self.uplink.waiting() > 0;
-        match self.desk.config.dial {
+        match self.cx.config.dial {
             settings::DialWhen::OnMedia if !media_came => {
-                let by = now + ms(self.desk.config.timeouts.first_media_ms);
-                self.desk.timers.set(Timer::FirstMedia, by);
+                let by = now + ms(self.cx.config.timeouts.first_media_ms);
+                self.cx.timers.set(Timer::FirstMedia, by);
                 self.phase = Phase::AwaitingMedia { stream };
             }
             settings::DialWhen::OnMedia | settings::DialWhen::OnStart => self.dial(stream, now),
@@ -422,23 +422,23 @@ impl Call {
     }
 
     fn dial(&mut self, stream: Stream, now: Instant) {
-        self.desk.timers.stop(Timer::FirstMedia);
-        self.desk.timers.set(Timer::Dial, now + ms(self.desk.config.timeouts.dial_ms));
+        self.cx.timers.stop(Timer::FirstMedia);
+        self.cx.timers.set(Timer::Dial, now + ms(self.cx.config.timeouts.dial_ms));
         self.send_dial(stream.call_sid.clone(), now);
         self.phase = Phase::Dialing { stream };
     }
 
     fn send_dial(&mut self, call_sid: String, now: Instant) {
-        self.desk.event(CallEvent::Dialing);
+        self.cx.event(CallEvent::Dialing);
         self.dialing_since = Some(now);
-        self.desk.outbox.push_back(Transmit::Dial { call_sid });
+        self.cx.outbox.push_back(Transmit::Dial { call_sid });
         self.model.state = LegState::Dialing;
     }
 
     /// The dial is over, if there was one.
     fn dialed(&mut self, outcome: DialOutcome, now: Instant) {
         if let Some(since) = self.dialing_since.take() {
-            self.desk.event(CallEvent::Dialed { outcome, took: now - since });
+            self.cx.event(CallEvent::Dialed { outcome, took: now - since });
         }
     }
 
@@ -446,28 +446,28 @@ impl Call {
         if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
             return; // the model is gone: what the caller says now is discarded quietly
         }
-        self.desk.counts.caller_frames += 1;
+        self.cx.counts.caller_frames += 1;
         let taken = self.uplink.take(media, now);
-        self.desk.counts.filled_ms += taken.filled_ms;
-        self.desk.counts.dropped_uplink_ms += taken.dropped_ms;
-        self.desk.counts.protected_ms += taken.silenced_ms;
-        if let Some(protection) = self.desk.config.protects().filter(|_| self.uplink.is_protected()) {
-            self.desk.timers.set_if_unset(Timer::Protection, now + ms(protection.at_most_ms));
+        self.cx.counts.filled_ms += taken.filled_ms;
+        self.cx.counts.dropped_uplink_ms += taken.dropped_ms;
+        self.cx.counts.protected_ms += taken.silenced_ms;
+        if let Some(protection) = self.cx.config.protects().filter(|_| self.uplink.is_protected()) {
+            self.cx.timers.set_if_unset(Timer::Protection, now + ms(protection.at_most_ms));
         }
         if taken.repeated {
-            return self.desk.tolerate("a repeated media chunk");
+            return self.cx.tolerate("a repeated media chunk");
         }
         if taken.too_fast && !self.outran_time {
             self.outran_time = true; // once: there are thousands of them
-            self.desk.tolerate("more caller audio than time has passed");
+            self.cx.tolerate("more caller audio than time has passed");
         }
         match &mut self.phase {
             Phase::AwaitingMedia { stream } => {
                 let stream = stream.clone();
                 self.dial(stream, now);
             }
-            Phase::Live { talk, .. } => {
-                talk.caller_audio(&mut self.desk, &mut self.uplink, self.model.clogged, now);
+            Phase::Live { conversation, .. } => {
+                conversation.caller_audio(&mut self.cx, &mut self.uplink, self.model.backpressured, now);
             }
             Phase::AwaitingStart
             | Phase::AwaitingAdmission { .. }
@@ -485,10 +485,10 @@ impl Call {
         let stream = stream.clone();
         self.dialed(DialOutcome::Connected, now);
         self.model.state = LegState::Open;
-        let timeouts = &self.desk.config.timeouts;
-        self.desk.timers.stop(Timer::Dial);
-        self.desk.timers.set(Timer::SessionCreated, now + ms(timeouts.session_created_ms));
-        self.desk.timers.set(Timer::ModelPing, now + ms(timeouts.ping_ms));
+        let timeouts = &self.cx.config.timeouts;
+        self.cx.timers.stop(Timer::Dial);
+        self.cx.timers.set(Timer::SessionCreated, now + ms(timeouts.session_created_ms));
+        self.cx.timers.set(Timer::ModelPing, now + ms(timeouts.ping_ms));
         self.phase = Phase::Configuring { stream, asked: false };
     }
 
@@ -496,15 +496,15 @@ impl Call {
         match &mut self.phase {
             Phase::Configuring { .. } => self.configure(&event, now),
             Phase::Renewing { .. } => self.reconfigure(&event, now),
-            Phase::Live { stream, talk } => {
+            Phase::Live { stream, conversation } => {
                 let stream = stream.clone();
                 if let Err(failure) =
-                    talk.model_event(&mut self.desk, &stream, self.caller.clogged, event, now)
+                    conversation.model_event(&mut self.cx, &stream, self.caller.backpressured, event, now)
                 {
                     self.fail(failure.reason, failure.detail, now);
                 }
             }
-            Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.desk, event),
+            Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.cx, event),
             Phase::AwaitingStart
             | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
@@ -518,25 +518,25 @@ impl Call {
     /// The session is settled before the caller's audio is sent.
     fn configure(&mut self, event: &ServerEvent, now: Instant) {
         let Phase::Configuring { stream, asked } = &mut self.phase else { return };
-        match self.desk.configure(*asked, event) {
+        match self.cx.configure(*asked, event) {
             Ok(Configured::NotYet) => {}
             Ok(Configured::Asked { expires_at }) => {
                 *asked = true;
                 self.expires_at(expires_at, now);
-                self.desk.timers.stop(Timer::SessionCreated);
-                let by = now + ms(self.desk.config.timeouts.session_updated_ms);
-                self.desk.timers.set(Timer::SessionUpdated, by);
+                self.cx.timers.stop(Timer::SessionCreated);
+                let by = now + ms(self.cx.config.timeouts.session_updated_ms);
+                self.cx.timers.set(Timer::SessionUpdated, by);
             }
             Ok(Configured::Confirmed { expires_at }) => {
                 let stream = stream.clone();
                 self.expires_at(expires_at, now);
-                self.desk.timers.stop(Timer::SessionUpdated);
-                self.desk.event(CallEvent::Live { after: now - self.began });
+                self.cx.timers.stop(Timer::SessionUpdated);
+                self.cx.event(CallEvent::Live { after: now - self.began });
                 let keys = std::mem::take(&mut self.early_keys);
                 let downlink = self.downlink_to(&stream);
-                let talk = Conversation::begin(&mut self.desk, &mut self.uplink, downlink, &keys, now);
-                let talk = Box::new(talk);
-                self.phase = Phase::Live { stream, talk };
+                let conversation = Conversation::begin(&mut self.cx, &mut self.uplink, downlink, &keys, now);
+                let conversation = Box::new(conversation);
+                self.phase = Phase::Live { stream, conversation };
                 self.plan_renewal(now);
             }
             Err(Failure { reason, detail }) => self.fail(reason, detail, now),
@@ -546,12 +546,12 @@ impl Call {
     fn expires_at(&mut self, unix: Option<i64>, now: Instant) {
         let Some(unix) = unix else { return };
         let Some(left) = u64::try_from(unix - self.unix_began).ok().filter(|&left| left > 0) else {
-            return self.desk.tolerate("an expiry in the past: the clocks disagree");
+            return self.cx.tolerate("an expiry in the past: the clocks disagree");
         };
         let expires = self.began + Duration::from_secs(left);
         self.expires = Some(expires);
-        let warn = expires.checked_sub(ms(self.desk.config.timeouts.before_expiry_ms)).unwrap_or(now);
-        self.desk.timers.set(Timer::Expiry, warn.max(now));
+        let warn = expires.checked_sub(ms(self.cx.config.timeouts.before_expiry_ms)).unwrap_or(now);
+        self.cx.timers.set(Timer::Expiry, warn.max(now));
     }
 
     // ---------------------------------------------------------------------------------------- both legs
@@ -566,70 +566,72 @@ impl Call {
     fn sign_of_life(&mut self, leg: Leg, now: Instant) {
         match leg {
             Leg::Caller => {
-                self.desk.timers.stop(Timer::CallerPong);
-                if self.desk.timers.is_set(Timer::CallerSilent) {
-                    let by = now + ms(self.desk.config.timeouts.caller_silent_ms);
-                    self.desk.timers.set(Timer::CallerSilent, by);
+                self.cx.timers.stop(Timer::CallerPong);
+                if self.cx.timers.is_set(Timer::CallerSilent) {
+                    let by = now + ms(self.cx.config.timeouts.caller_silent_ms);
+                    self.cx.timers.set(Timer::CallerSilent, by);
                 }
             }
-            Leg::Model => self.desk.timers.stop(Timer::ModelPong),
+            Leg::Model => self.cx.timers.stop(Timer::ModelPong),
         }
     }
 
     fn malformed(&mut self, leg: Leg, what: &str, now: Instant) {
-        self.desk.counts.malformed += 1;
+        self.cx.counts.malformed += 1;
         let (side, reason) = match leg {
             Leg::Caller => ("Twilio", EndReason::CallerMalformed),
             Leg::Model => ("the model", EndReason::ModelLost),
         };
-        self.desk.tolerate(&format!("from {side}: {what}"));
-        if self.desk.counts.malformed > u64::from(self.desk.config.limits.malformed) {
+        self.cx.tolerate(&format!("from {side}: {what}"));
+        if self.cx.counts.malformed > u64::from(self.cx.config.limits.malformed) {
             self.fail(reason, format!("too many malformed messages, the last from {side}: {what}"), now);
         }
     }
 
-    fn clogged(&mut self, leg: Leg, clogged: bool, now: Instant) {
-        self.leg(leg).clogged = clogged;
+    fn backpressured(&mut self, leg: Leg, backpressured: bool, now: Instant) {
+        self.leg(leg).backpressured = backpressured;
         let timer = match leg {
             Leg::Caller => Timer::CallerClogged,
             Leg::Model => Timer::ModelClogged,
         };
-        if clogged {
-            self.desk.tolerate(match leg {
+        if backpressured {
+            self.cx.tolerate(match leg {
                 Leg::Caller => "Twilio reads too slowly",
                 Leg::Model => "the model reads too slowly",
             });
-            let by = now + ms(self.desk.config.timeouts.clogged_ms);
-            return self.desk.timers.set_if_unset(timer, by);
+            let by = now + ms(self.cx.config.timeouts.clogged_ms);
+            return self.cx.timers.set_if_unset(timer, by);
         }
-        self.desk.timers.stop(timer);
+        self.cx.timers.stop(timer);
         match leg {
             Leg::Caller => self.pump(now),
-            Leg::Model => self.talk(now, |talk, desk, uplink| {
-                talk.send_uplink(desk, uplink, false, now);
+            Leg::Model => self.with_conversation(now, |conversation, cx, uplink| {
+                conversation.send_uplink(cx, uplink, false, now);
                 Ok(())
             }),
         }
     }
 
     /// Something for the conversation, if there is one.
-    fn talk(
+    fn with_conversation(
         &mut self,
         now: Instant,
-        what: impl FnOnce(&mut Conversation, &mut Desk, &mut Uplink) -> Result<(), Failure>,
+        what: impl FnOnce(&mut Conversation, &mut CallContext, &mut Uplink) -> Result<(), Failure>,
     ) {
-        let Phase::Live { talk, .. } = &mut self.phase else { return };
-        if let Err(Failure { reason, detail }) = what(talk, &mut self.desk, &mut self.uplink) {
+        let Phase::Live { conversation, .. } = &mut self.phase else { return };
+        if let Err(Failure { reason, detail }) = what(conversation, &mut self.cx, &mut self.uplink) {
             self.fail(reason, detail, now);
         }
     }
 
     /// Sends the audio that may be sent, whoever speaks.
     fn pump(&mut self, now: Instant) {
-        let clogged = self.caller.clogged;
+        let backpressured = self.caller.backpressured;
         match &mut self.phase {
-            Phase::Live { stream, talk } => talk.pump(&mut self.desk, stream, clogged, now),
-            Phase::Notice { stream, downlink, .. } => self.desk.pump(downlink, stream, clogged, now),
+            Phase::Live { stream, conversation } => {
+                conversation.pump(&mut self.cx, stream, backpressured, now)
+            }
+            Phase::Notice { stream, downlink, .. } => self.cx.pump(downlink, stream, backpressured, now),
             Phase::AwaitingStart
             | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
@@ -674,7 +676,7 @@ impl Call {
         }
     }
 
-    fn fire(&mut self, timer: Timer, now: Instant) {
+    fn on_timer(&mut self, timer: Timer, now: Instant) {
         match timer {
             // Routine: these say nothing about the health of the call.
             Timer::Pace
@@ -707,7 +709,7 @@ impl Call {
             | Timer::CallLimit
             | Timer::Drain
             | Timer::Notice
-            | Timer::LastWords => self.desk.event(CallEvent::TimerFired(timer)),
+            | Timer::LastWords => self.cx.event(CallEvent::TimerFired(timer)),
         }
         let overdue = |what: &str| format!("{what} did not come in time");
         match timer {
@@ -726,7 +728,7 @@ impl Call {
             Timer::ModelClogged => self.lost_model(EndReason::ModelClogged, "the model does not read", now),
             Timer::CallLimit => self.fail(EndReason::TooLong, "the longest call".to_owned(), now),
             Timer::Drain => self.fail(EndReason::Drained, "the server is shutting down".to_owned(), now),
-            Timer::Protection => self.unprotect(ProtectionEnd::Time),
+            Timer::Protection => self.end_protection(ProtectionEnd::Time),
             Timer::Expiry => self.expiring(now),
             Timer::Quiet => self.quiet(now),
             Timer::Renewal => self.renewal_due(now),
@@ -741,36 +743,38 @@ impl Call {
             Timer::LastWords => self.words_are_over(now),
             Timer::Closing => self.closing_overdue(now),
             Timer::Mark => {
-                let patience = ms(self.desk.config.timeouts.mark_ms);
+                let patience = ms(self.cx.config.timeouts.mark_ms);
                 if let Some(downlink) = self.phase.downlink() {
-                    self.desk.counts.lost_marks += downlink.give_up_marks(patience, now) as u64;
+                    self.cx.counts.lost_marks += downlink.give_up_marks(patience, now) as u64;
                 }
                 self.pump(now);
             }
             Timer::Pace => self.pump(now),
-            Timer::FirstAudio => self.talk(now, |talk, desk, _| talk.first_audio_overdue(desk, now)),
-            Timer::Retry => self.talk(now, |talk, desk, _| {
-                talk.retry(desk, now);
+            Timer::FirstAudio => {
+                self.with_conversation(now, |conversation, cx, _| conversation.first_audio_overdue(cx, now))
+            }
+            Timer::Retry => self.with_conversation(now, |conversation, cx, _| {
+                conversation.retry(cx, now);
                 Ok(())
             }),
-            Timer::Keypad => self.talk(now, |talk, desk, _| {
-                talk.keypad_complete(desk, now);
+            Timer::Keypad => self.with_conversation(now, |conversation, cx, _| {
+                conversation.keypad_complete(cx, now);
                 Ok(())
             }),
             Timer::Tool => {
                 while let Some(run) = self.leftover.take_late(now) {
-                    self.desk.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
-                    let output = tools::failure(talk::TOO_LONG);
+                    self.cx.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
+                    let output = tools::failure(conversation::TOO_LONG);
                     self.run_out(run, ToolOutcome::TimedOut, output, now);
                 }
-                if let Phase::Live { talk, .. } = &mut self.phase
-                    && let Some(Failure { reason, detail }) = talk.tool_overdue(&mut self.desk, now)
+                if let Phase::Live { conversation, .. } = &mut self.phase
+                    && let Some(Failure { reason, detail }) = conversation.tool_overdue(&mut self.cx, now)
                 {
                     self.end(reason, &detail, now);
                 }
             }
-            Timer::Filler => self.talk(now, |talk, desk, _| {
-                talk.fill(desk, now);
+            Timer::Filler => self.with_conversation(now, |conversation, cx, _| {
+                conversation.play_hold_message(cx, now);
                 Ok(())
             }),
             Timer::DeadAir => {
@@ -782,14 +786,14 @@ impl Call {
                     );
                 }
             }
-            Timer::Farewell => self.talk(now, |talk, desk, _| {
-                talk.leave(desk, now);
+            Timer::Farewell => self.with_conversation(now, |conversation, cx, _| {
+                conversation.exit(cx, now);
                 Ok(())
             }),
             Timer::MediaPause => {
-                let clogged = self.model.clogged;
-                self.talk(now, |talk, desk, uplink| {
-                    talk.media_paused(desk, uplink, clogged, now);
+                let backpressured = self.model.backpressured;
+                self.with_conversation(now, |conversation, cx, uplink| {
+                    conversation.media_paused(cx, uplink, backpressured, now);
                     Ok(())
                 });
             }
@@ -797,15 +801,15 @@ impl Call {
     }
 
     /// The protected window is over.
-    fn unprotect(&mut self, why: ProtectionEnd) {
-        self.desk.timers.stop(Timer::Protection);
-        self.uplink.unprotect();
-        self.desk.event(CallEvent::Unprotected { why, silenced: ms(self.desk.counts.protected_ms) });
+    fn end_protection(&mut self, why: ProtectionEnd) {
+        self.cx.timers.stop(Timer::Protection);
+        self.uplink.end_protection();
+        self.cx.event(CallEvent::Unprotected { why, silenced: ms(self.cx.counts.protected_ms) });
     }
 
     /// The way to an ear that was sent nothing so far.
     fn downlink_to(&self, stream: &Stream) -> Downlink {
-        Downlink::new(&self.desk.config, stream.companding, self.round_trip)
+        Downlink::new(&self.cx.config, stream.companding, self.round_trip)
     }
 
     /// A pong proves life, and how long the way to Twilio and back takes.
@@ -830,15 +834,15 @@ impl Call {
         if self.leg(leg).state != LegState::Open {
             return;
         }
-        self.desk.outbox.push_back(Transmit::Ping(leg));
+        self.cx.outbox.push_back(Transmit::Ping(leg));
         // Pongs come back in order. A missing one makes the next look late, which the smallest round trip ignores.
         if leg == Leg::Caller && self.pinged.len() < PINGS_MAX {
             self.pinged.push_back(now);
         }
-        let timeouts = &self.desk.config.timeouts;
+        let timeouts = &self.cx.config.timeouts;
         let (again, by) = (now + ms(timeouts.ping_ms), now + ms(timeouts.pong_ms));
-        self.desk.timers.set(ping, again);
-        self.desk.timers.set_if_unset(pong, by);
+        self.cx.timers.set(ping, again);
+        self.cx.timers.set_if_unset(pong, by);
     }
 
     fn expiring(&mut self, now: Instant) {
@@ -849,13 +853,13 @@ impl Call {
                 now,
             );
         };
-        self.desk.event(CallEvent::ExpiringSoon);
+        self.cx.event(CallEvent::ExpiringSoon);
         // Leave room for what is at the ear, the last words and the round trips.
         let room = ms(u64::try_from(self.notice.len()).unwrap_or(0) / 8)
-            + ms(self.desk.config.pacing.lead_ms.min(10_000))
+            + ms(self.cx.config.pacing.lead_ms.min(10_000))
             + ms(1_000);
         let last = expires.checked_sub(room).unwrap_or(now);
-        self.desk.timers.set(Timer::Expiry, last.max(now));
+        self.cx.timers.set(Timer::Expiry, last.max(now));
     }
 
     // ---------------------------------------------------------------------------------------- the end
@@ -885,16 +889,16 @@ impl Call {
         };
         self.dialed(DialOutcome::Abandoned, now);
         self.renewal_over(RenewalOutcome::Abandoned, 0, now);
-        let renews = self.desk.config.renewal.is_some() && matches!(self.phase, Phase::Live { .. });
+        let renews = self.cx.config.renewal.is_some() && matches!(self.phase, Phase::Live { .. });
         if renews && reason == EndReason::SessionExpired {
             let (outcome, took) = (RenewalOutcome::Missed, Duration::ZERO);
-            self.desk.event(CallEvent::Renewal { outcome, took, tries: 0, items: 0 });
+            self.cx.event(CallEvent::Renewal { outcome, took, tries: 0, items: 0 });
         }
         self.close_leg(Leg::Model, NORMAL);
-        self.desk.timers.stop_conversation();
+        self.cx.timers.stop_conversation();
         let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { talk, .. } | Phase::Renewing { talk, .. } => {
-                let (downlink, leftover) = talk.end(&mut self.desk, now);
+            Phase::Live { conversation, .. } | Phase::Renewing { conversation, .. } => {
+                let (downlink, leftover) = conversation.end(&mut self.cx, now);
                 self.leave_over(leftover);
                 downlink
             }
@@ -907,16 +911,16 @@ impl Call {
             | Phase::Closing { .. }
             | Phase::Over => self.downlink_to(&stream),
         };
-        let cuts = downlink.drop_held();
-        self.desk.transcript.cut_all(&cuts);
+        let truncations = downlink.drop_buffered();
+        self.cx.transcript.truncate_all(&truncations);
         downlink.push_prompt(&self.notice);
         let spoken = ms(u64::try_from(self.notice.len()).unwrap_or(0) / 8);
-        let patience = ms(self.desk.config.timeouts.notice_ms);
+        let patience = ms(self.cx.config.timeouts.notice_ms);
         // What is at the ear plays out first, but the notice is not kept waiting for ever.
         let by = now + downlink.lead(now).min(Duration::from_secs(30)) + spoken + patience;
-        self.desk.timers.set(Timer::Notice, by);
-        self.desk.event(CallEvent::Notice { reason });
-        self.desk.pump(&mut downlink, &stream, self.caller.clogged, now);
+        self.cx.timers.set(Timer::Notice, by);
+        self.cx.event(CallEvent::Notice { reason });
+        self.cx.pump(&mut downlink, &stream, self.caller.backpressured, now);
         self.phase = Phase::Notice { stream, reason, detail, downlink: Box::new(downlink) };
     }
 
@@ -929,33 +933,33 @@ impl Call {
         let reason = match (reason, &self.phase) {
             (
                 EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost,
-                Phase::Live { talk, .. },
-            ) => talk.way_out().map_or(reason, leaving::Way::reason),
+                Phase::Live { conversation, .. },
+            ) => conversation.exit_action().map_or(reason, hangup::ExitAction::reason),
             (reason, _) => reason,
         };
         self.renewal_over(RenewalOutcome::Abandoned, 0, now);
         let detail = &self.with_what_never_came(reason, detail);
-        let flows = self.model.state == LegState::Open && !self.model.clogged;
+        let flows = self.model.state == LegState::Open && !self.model.backpressured;
         // A stream that took over goes on with the call, and with a session of its own.
-        let waits = flows && reason != EndReason::Replaced && self.desk.config.timeouts.last_words_ms > 0;
+        let waits = flows && reason != EndReason::Replaced && self.cx.config.timeouts.last_words_ms > 0;
         let mut words = None;
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { mut talk, .. } => {
-                words = if waits { talk.last_words(&mut self.desk) } else { None };
-                let (downlink, leftover) = talk.end(&mut self.desk, now);
+            Phase::Live { mut conversation, .. } => {
+                words = if waits { conversation.last_words(&mut self.cx) } else { None };
+                let (downlink, leftover) = conversation.end(&mut self.cx, now);
                 self.leftover = leftover;
-                self.desk.transcript.cut_all(&downlink.unheard(now));
+                self.cx.transcript.truncate_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
             }
-            Phase::Renewing { talk, .. } => {
-                let (downlink, leftover) = talk.end(&mut self.desk, now);
+            Phase::Renewing { conversation, .. } => {
+                let (downlink, leftover) = conversation.end(&mut self.cx, now);
                 self.leftover = leftover;
-                self.desk.transcript.cut_all(&downlink.unheard(now));
+                self.cx.transcript.truncate_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
             }
             Phase::Notice { reason, detail, downlink, .. } => {
-                self.desk.transcript.cut_all(&downlink.unheard(now));
+                self.cx.transcript.truncate_all(&downlink.unheard(now));
                 (reason, detail)
             }
             Phase::AwaitingStart
@@ -966,7 +970,7 @@ impl Call {
             | Phase::Closing { .. }
             | Phase::Over => (reason, detail.to_owned()),
         };
-        self.desk.timers.stop_all();
+        self.cx.timers.stop_all();
         self.watch_leftover();
         // The one end that is the other side's fault says so.
         let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
@@ -974,13 +978,13 @@ impl Call {
         let is_waited_for = words.is_some();
         self.phase = Phase::Closing { reason, detail, words };
         if is_waited_for {
-            self.desk.timers.set(Timer::LastWords, now + ms(self.desk.config.timeouts.last_words_ms));
+            self.cx.timers.set(Timer::LastWords, now + ms(self.cx.config.timeouts.last_words_ms));
         } else {
-            self.desk.transcript.close();
+            self.cx.transcript.close();
             self.close_leg(Leg::Model, NORMAL);
         }
         self.close_leg(Leg::Caller, code);
-        self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+        self.cx.timers.set(Timer::Closing, now + ms(self.cx.config.timeouts.closing_ms));
     }
 
     /// The words of a caller who is gone have come, or are waited for no longer: the session is closed, too.
@@ -989,10 +993,10 @@ impl Call {
         if words.take().is_none() {
             return;
         }
-        self.desk.timers.stop(Timer::LastWords);
-        self.desk.transcript.close();
+        self.cx.timers.stop(Timer::LastWords);
+        self.cx.transcript.close();
         self.close_leg(Leg::Model, NORMAL);
-        self.desk.timers.set(Timer::Closing, now + ms(self.desk.config.timeouts.closing_ms));
+        self.cx.timers.set(Timer::Closing, now + ms(self.cx.config.timeouts.closing_ms));
     }
 
     /// The session is kept for the words of a caller who is gone.
@@ -1006,7 +1010,7 @@ impl Call {
             reason,
             EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost | EndReason::CallerSilent
         );
-        match (&self.phase, self.desk.counts.caller_frames) {
+        match (&self.phase, self.cx.counts.caller_frames) {
             (Phase::AwaitingStart, _) if theirs => format!("{detail}; no start had come"),
             (_, 0) if theirs => format!("{detail}; no audio of the caller had come"),
             (_, _) => detail.to_owned(),
@@ -1017,7 +1021,7 @@ impl Call {
         match self.leg(leg).state {
             LegState::Open => {
                 self.leg(leg).state = LegState::Closing;
-                self.desk.outbox.push_back(Transmit::Close { leg, code, reason: "" });
+                self.cx.outbox.push_back(Transmit::Close { leg, code, reason: "" });
             }
             LegState::Dialing => self.drop_leg(leg),
             LegState::Absent => self.leg(leg).state = LegState::Gone,
@@ -1027,7 +1031,7 @@ impl Call {
 
     fn drop_leg(&mut self, leg: Leg) {
         self.leg(leg).state = LegState::Gone;
-        self.desk.outbox.push_back(Transmit::Drop(leg));
+        self.cx.outbox.push_back(Transmit::Drop(leg));
     }
 
     fn drop_legs(&mut self) {
@@ -1039,32 +1043,32 @@ impl Call {
     }
 
     /// Restores what must hold between two inputs.
-    fn settle(&mut self, now: Instant) {
+    fn maintain_invariants(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Over) {
             return;
         }
         self.waiting = Waiting {
             uplink_bytes: self.uplink.waiting(),
-            downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.held_bytes()),
+            downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.buffered_bytes()),
         };
         if self.uplink.is_protected()
-            && self.desk.config.protection.is_some_and(|protection| protection.until == Until::Heard)
-            && let Phase::Live { talk, .. } = &self.phase
-            && let Some(why) = talk.first_words_over()
+            && self.cx.config.protection.is_some_and(|protection| protection.until == Until::Heard)
+            && let Phase::Live { conversation, .. } = &self.phase
+            && let Some(why) = conversation.first_words_over()
         {
-            self.unprotect(why);
+            self.end_protection(why);
         }
         let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
-        self.desk.counts.peak_held_bytes = self.desk.counts.peak_held_bytes.max(held);
-        let floor = if let Phase::Live { talk, .. } = &mut self.phase {
-            talk.leave_if_heard(&mut self.desk, now);
-            talk.watch_silence(&mut self.desk, now);
-            talk.floor(now)
+        self.cx.counts.peak_held_bytes = self.cx.counts.peak_held_bytes.max(held);
+        let floor = if let Phase::Live { conversation, .. } = &mut self.phase {
+            conversation.exit_if_heard(&mut self.cx, now);
+            conversation.watch_silence(&mut self.cx, now);
+            conversation.floor(now)
         } else {
             Floor::default()
         };
         if std::mem::replace(&mut self.floor, floor) != floor {
-            self.desk.event(CallEvent::Floor(floor));
+            self.cx.event(CallEvent::Floor(floor));
         }
         if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
             && downlink.is_quiet()
@@ -1078,15 +1082,15 @@ impl Call {
         {
             self.words_are_over(now);
         }
-        for said in self.desk.transcript.news() {
-            self.desk.event(CallEvent::Said(said));
+        for said in self.cx.transcript.news() {
+            self.cx.event(CallEvent::Said(said));
         }
-        let forgotten = self.desk.transcript.forget(&self.desk.config.limits);
+        let forgotten = self.cx.transcript.forget(&self.cx.config.limits);
         if forgotten > 0 {
-            if self.desk.counts.forgotten_items == 0 {
-                self.desk.tolerate("a conversation beyond its limits: its beginning is forgotten");
+            if self.cx.counts.forgotten_items == 0 {
+                self.cx.tolerate("a conversation beyond its limits: its beginning is forgotten");
             }
-            self.desk.counts.forgotten_items += forgotten;
+            self.cx.counts.forgotten_items += forgotten;
         }
         if let Phase::Closing { reason, detail, .. } = &self.phase
             && self.caller.state == LegState::Gone
@@ -1101,11 +1105,11 @@ impl Call {
                 reason: *reason,
                 detail: detail.clone(),
                 lasted: left_at - self.began,
-                counts: Box::new(self.desk.counts.clone()),
-                transcript: self.desk.transcript.lines(),
+                counts: Box::new(self.cx.counts.clone()),
+                transcript: self.cx.transcript.lines(),
             };
-            self.desk.timers.stop_all();
-            self.desk.event(ended);
+            self.cx.timers.stop_all();
+            self.cx.event(ended);
             self.phase = Phase::Over;
         }
     }

@@ -137,7 +137,7 @@ impl World {
                 | Transmit::VerifyStream(_)
                 | Transmit::Close { .. }
                 | Transmit::Drop(_)
-                | Transmit::HoldModel(_)
+                | Transmit::PauseModelReads(_)
                 | Transmit::RunTool { .. }
                 | Transmit::CancelTool { .. } => {}
             }

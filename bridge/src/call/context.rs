@@ -25,7 +25,7 @@ pub(super) struct Stream {
 }
 
 /// What every phase writes to.
-pub(super) struct Desk {
+pub(super) struct CallContext {
     pub(super) config: Arc<CallConfig>,
     pub(super) timers: Timers,
     pub(super) outbox: VecDeque<Transmit>,
@@ -35,7 +35,7 @@ pub(super) struct Desk {
     pub(super) scratch: Vec<ToTwilio>,
 }
 
-impl Desk {
+impl CallContext {
     pub(super) fn event(&mut self, event: CallEvent) {
         self.events.push_back(event);
     }
@@ -44,11 +44,11 @@ impl Desk {
         self.event(CallEvent::Tolerated { what: what.to_owned() });
     }
 
-    pub(super) fn tell_model(&mut self, event: ClientEvent) {
+    pub(super) fn send_to_model(&mut self, event: ClientEvent) {
         self.outbox.push_back(Transmit::Model(event));
     }
 
-    pub(super) fn tell_caller(&mut self, stream: &Stream, message: ToTwilio) {
+    pub(super) fn send_to_caller(&mut self, stream: &Stream, message: ToTwilio) {
         if let ToTwilio::Media { audio } = &message {
             self.counts.sent_ms += audio.len() as u64 / 8;
         }
@@ -56,14 +56,20 @@ impl Desk {
     }
 
     /// Sends the audio that may be sent and sets the timers for the rest.
-    pub(super) fn pump(&mut self, downlink: &mut Downlink, stream: &Stream, clogged: bool, now: Instant) {
+    pub(super) fn pump(
+        &mut self,
+        downlink: &mut Downlink,
+        stream: &Stream,
+        backpressured: bool,
+        now: Instant,
+    ) {
         self.timers.stop(Timer::Pace);
-        if !clogged {
+        if !backpressured {
             let mut out = std::mem::take(&mut self.scratch);
             if let Some(at) = downlink.pump(now, &mut out) {
                 self.timers.set(Timer::Pace, at);
             }
-            out.drain(..).for_each(|message| self.tell_caller(stream, message));
+            out.drain(..).for_each(|message| self.send_to_caller(stream, message));
             self.scratch = out;
         }
         match downlink.marks_due(ms(self.config.timeouts.mark_ms)) {
@@ -81,7 +87,7 @@ impl Desk {
                     self.event(CallEvent::Session { id });
                 }
                 let settings = Box::new(self.config.session());
-                self.tell_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
+                self.send_to_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
                 return Ok(Configured::Asked { expires_at: *expires_at });
             }
             ServerEvent::SessionUpdated { session, expires_at } if asked => {
@@ -184,7 +190,7 @@ pub(super) enum Configured {
     },
 }
 
-/// Why the conversation cannot go on.
+/// ResponseReason the conversation cannot go on.
 pub(super) struct Failure {
     pub(super) reason: EndReason,
     pub(super) detail: String,

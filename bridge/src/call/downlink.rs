@@ -54,7 +54,7 @@ impl Item {
         self.held.extend(codes);
     }
 
-    fn cut(&self, heard: u64, format: Format) -> Option<Cut> {
+    fn cut(&self, heard: u64, format: Format) -> Option<Truncation> {
         let item = self.id.clone()?;
         let generated_ms = self.generated_ms(format);
         let voice = Voice {
@@ -63,7 +63,7 @@ impl Item {
             ends_ms: self.sound.ends_ms(),
             quiet_ms: self.sound.quiet_ms(),
         };
-        Some(Cut {
+        Some(Truncation {
             item,
             content: self.content,
             heard_ms: (heard / BYTES_PER_MS).min(generated_ms),
@@ -99,7 +99,7 @@ impl Item {
 
 /// Where the model must be told that hearing stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct Truncation {
     pub(crate) item: String,
     pub(crate) content: u32,
     pub(crate) heard_ms: u64,
@@ -129,7 +129,7 @@ pub(crate) struct Interruption {
     /// Something was queued at the ear: a `clear` is due.
     pub(crate) clear: bool,
     /// Items with audio nobody will hear, in order of play.
-    pub(crate) cuts: Vec<Cut>,
+    pub(crate) truncations: Vec<Truncation>,
     /// Audio nobody will hear: sent and queued, and not yet sent.
     pub(crate) discarded: Duration,
 }
@@ -337,17 +337,17 @@ impl Downlink {
     }
 
     /// Bytes waiting to be sent.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub(crate) fn buffered_bytes(&self) -> usize {
         self.items.iter().map(|i| i.held.len()).sum()
     }
 
     /// Something sent may still be unheard, or something waits to be sent.
     pub(crate) fn is_audible(&self, now: Instant) -> bool {
-        self.playback.is_busy(now) || self.held_bytes() > 0
+        self.playback.is_busy(now) || self.buffered_bytes() > 0
     }
 
     /// The item at the ear, and how much of it was heard.
-    pub(crate) fn at_the_ear(&self, now: Instant) -> Option<(String, Duration)> {
+    pub(crate) fn playing_item(&self, now: Instant) -> Option<(String, Duration)> {
         self.items.iter().find_map(|item| {
             let heard = self.playback.heard(item.number, now).min(item.sent);
             (heard < item.sent || !item.held.is_empty())
@@ -358,12 +358,12 @@ impl Downlink {
 
     /// The caller took the floor: nothing of what is here will be played.
     pub(crate) fn interrupt(&mut self, now: Instant) -> Interruption {
-        let cuts = self.unheard(now);
+        let truncations = self.unheard(now);
         let sent_and_held: u64 = self.items.iter().map(|i| i.sent + i.held.len() as u64).sum();
         let heard: u64 = self.items.iter().map(|i| self.heard(i, now)).sum();
         self.items.clear();
         let clear = self.playback.clear(now);
-        Interruption { clear, cuts, discarded: ms((sent_and_held - heard) / BYTES_PER_MS) }
+        Interruption { clear, truncations, discarded: ms((sent_and_held - heard) / BYTES_PER_MS) }
     }
 
     /// Bytes of an item heard by `now`. A clock that ran past the last frame has still heard no more than was sent.
@@ -373,7 +373,7 @@ impl Downlink {
 
     /// Where hearing stops if nothing more is played: the model's items with audio the caller does not know, or
     /// will not come to know because more of it may be on its way.
-    pub(crate) fn unheard(&self, now: Instant) -> Vec<Cut> {
+    pub(crate) fn unheard(&self, now: Instant) -> Vec<Truncation> {
         let cut = |item: &Item| {
             let cut = item.cut(self.heard(item, now), self.format)?;
             (cut.heard_ms < cut.generated_ms || !item.complete).then_some(cut)
@@ -382,17 +382,17 @@ impl Downlink {
     }
 
     /// Drops what was not sent yet; what is at the ear plays on. Returns where the dropped items will end.
-    pub(crate) fn drop_held(&mut self) -> Vec<Cut> {
+    pub(crate) fn drop_buffered(&mut self) -> Vec<Truncation> {
         let format = self.format;
-        let mut cuts = Vec::new();
+        let mut truncations = Vec::new();
         for item in &mut self.items {
             item.broken_off |= !std::mem::replace(&mut item.complete, true);
             item.held.clear();
             // Words may be there for audio that will not come.
-            let is_short = |cut: &Cut| cut.heard_ms < cut.generated_ms || cut.unfinished;
-            cuts.extend(item.cut(item.sent, format).filter(is_short));
+            let is_short = |cut: &Truncation| cut.heard_ms < cut.generated_ms || cut.unfinished;
+            truncations.extend(item.cut(item.sent, format).filter(is_short));
         }
-        cuts
+        truncations
     }
 }
 
@@ -445,7 +445,7 @@ mod tests {
         let (sent, marks) = t.pump();
         assert_eq!(sent, 24_000);
         assert_eq!(marks.len(), 15);
-        assert_eq!(t.downlink.held_bytes(), 56_000);
+        assert_eq!(t.downlink.buffered_bytes(), 56_000);
         t.at = 200;
         assert_eq!(t.pump().0, 1_600);
     }
@@ -458,7 +458,7 @@ mod tests {
         t.downlink.finish_item("item");
         assert_eq!(t.pump(), (160, vec!["0/1/60".to_owned()]));
         let found = t.downlink.interrupt(t.now());
-        assert_eq!(found.cuts[0].generated_ms, 41, "padding is not generated");
+        assert_eq!(found.truncations[0].generated_ms, 41, "padding is not generated");
     }
 
     #[test]
@@ -482,7 +482,7 @@ mod tests {
         t.pump();
         t.at = 350;
         let found = t.downlink.interrupt(t.now());
-        assert_eq!((found.cuts[0].heard_ms, found.cuts[0].generated_ms), (300, 400));
+        assert_eq!((found.truncations[0].heard_ms, found.truncations[0].generated_ms), (300, 400));
     }
 
     #[test]
@@ -511,7 +511,7 @@ mod tests {
         let found = t.downlink.interrupt(t.now());
         assert!(found.clear);
         let voice = Voice { heard_ms: 300, all_ms: 1_000, ends_ms: 1_000, quiet_ms: 0 };
-        let two = Cut {
+        let two = Truncation {
             item: "two".into(),
             content: 0,
             heard_ms: 300,
@@ -519,7 +519,7 @@ mod tests {
             voice,
             unfinished: true,
         };
-        assert_eq!(found.cuts, [two]);
+        assert_eq!(found.truncations, [two]);
         assert_eq!(found.discarded, ms(700));
         assert_eq!(t.downlink.interrupt(t.now()), Interruption::default(), "once");
     }
@@ -538,7 +538,7 @@ mod tests {
         t.at = 3_200;
         let found = t.downlink.interrupt(t.now());
         let voice = Voice { heard_ms: 2_100, all_ms: 2_100, ends_ms: 2_100, quiet_ms: 2_800 };
-        assert_eq!((found.cuts[0].heard_ms, found.cuts[0].voice), (3_200, voice));
+        assert_eq!((found.truncations[0].heard_ms, found.truncations[0].voice), (3_200, voice));
     }
 
     #[test]
@@ -556,7 +556,7 @@ mod tests {
         let mut t = Bench::pcmu();
         t.delta("item", 4_000);
         t.pump();
-        t.downlink.drop_held();
+        t.downlink.drop_buffered();
         t.downlink.push_prompt(&[0xFF; 1_600]);
         assert_eq!(t.pump(), (1_600, vec!["0/1/500".to_owned(), "0/2/200".to_owned()]));
         assert_eq!(t.downlink.lead(t.now()), ms(700));
@@ -608,7 +608,7 @@ mod tests {
         t.delta("long", 80_000);
         t.pump();
         let voice = Voice { heard_ms: 2_000, all_ms: 10_000, ends_ms: 10_000, quiet_ms: 0 };
-        let long = Cut {
+        let long = Truncation {
             item: "long".into(),
             content: 0,
             heard_ms: 2_000,
@@ -616,8 +616,8 @@ mod tests {
             voice,
             unfinished: true,
         };
-        assert_eq!(t.downlink.drop_held(), [long]);
-        assert_eq!(t.downlink.held_bytes(), 0);
+        assert_eq!(t.downlink.drop_buffered(), [long]);
+        assert_eq!(t.downlink.buffered_bytes(), 0);
         assert!(t.downlink.unheard(t.now()).iter().all(|cut| cut.unfinished == (cut.item == "long")));
     }
 
@@ -640,10 +640,10 @@ mod tests {
         t.delta("one", 4_000); // 500 ms
         t.delta("two", 80_000);
         t.pump();
-        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("one".into(), ms(0))));
+        assert_eq!(t.downlink.playing_item(t.now()), Some(("one".into(), ms(0))));
         t.at = 500;
-        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("two".into(), ms(0))));
+        assert_eq!(t.downlink.playing_item(t.now()), Some(("two".into(), ms(0))));
         t.at = 1_100;
-        assert_eq!(t.downlink.at_the_ear(t.now()), Some(("two".into(), ms(600))));
+        assert_eq!(t.downlink.playing_item(t.now()), Some(("two".into(), ms(600))));
     }
 }

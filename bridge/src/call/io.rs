@@ -118,7 +118,7 @@ pub enum Transmit {
     /// Drop the connection now, whatever is queued; stop dialling if it is not open yet. Nothing is answered.
     Drop(Leg),
     /// Stop (`true`) or go on (`false`) reading from the model.
-    HoldModel(bool),
+    PauseModelReads(bool),
     /// Run a function; answer with [`super::Call::handle_tool`], exactly once, unless it is cancelled.
     RunTool {
         /// The call.
@@ -147,7 +147,7 @@ impl Transmit {
             | Self::Dial { .. }
             | Self::Close { .. }
             | Self::Drop(_)
-            | Self::HoldModel(_)
+            | Self::PauseModelReads(_)
             | Self::RunTool { .. }
             | Self::CancelTool { .. } => None,
         }

@@ -4,7 +4,7 @@
 //! kept for a moment: the turn that was going on is committed as it is, which costs no answer, and the words of
 //! committed turns are waited for. Nothing else is sent but the cancel of a response that has no listener.
 
-use super::context::Desk;
+use super::context::CallContext;
 use super::event::{CallEvent, Speaker};
 use crate::wire::realtime::{ClientEvent, ServerEvent};
 
@@ -19,69 +19,69 @@ pub(super) struct LastWords {
     /// The commit was sent, behind all of the caller's audio.
     commits: bool,
     /// Turns whose words are to come.
-    wordless: Vec<String>,
+    awaiting_transcription: Vec<String>,
 }
 
 impl LastWords {
     /// `speaks`: the caller was speaking, so that no voice detection will end the turn: no more audio comes.
     pub(super) fn await_them(
-        desk: &mut Desk,
+        cx: &mut CallContext,
         speaks: bool,
         uncommitted: bool,
-        wordless: Vec<String>,
+        awaiting_transcription: Vec<String>,
     ) -> Self {
-        let mut last_words = Self { uncommitted, commits: false, wordless };
+        let mut last_words = Self { uncommitted, commits: false, awaiting_transcription };
         if speaks {
-            last_words.commit(desk);
+            last_words.commit(cx);
         }
         last_words
     }
 
-    fn commit(&mut self, desk: &mut Desk) {
+    fn commit(&mut self, cx: &mut CallContext) {
         if !std::mem::replace(&mut self.commits, true) {
-            desk.tell_model(ClientEvent::CommitAudio { event_id: COMMIT.into() });
+            cx.send_to_model(ClientEvent::CommitAudio { event_id: COMMIT.into() });
         }
     }
 
     /// All words are there.
     pub(super) const fn are_complete(&self) -> bool {
-        !self.uncommitted && self.wordless.is_empty()
+        !self.uncommitted && self.awaiting_transcription.is_empty()
     }
 
     /// The model says something to a caller who is gone.
-    pub(super) fn model_event(&mut self, desk: &mut Desk, event: ServerEvent) {
+    pub(super) fn model_event(&mut self, cx: &mut CallContext, event: ServerEvent) {
         match event {
             // Of audio that was on its way: the commit behind it ends this turn.
             ServerEvent::SpeechStarted { .. } => {
                 self.uncommitted = true;
-                self.commit(desk);
+                self.commit(cx);
             }
             // A second commit is ours, which crossed the server's own: there is nothing but silence in it.
             ServerEvent::Committed { item, previous } if self.uncommitted => {
                 self.uncommitted = false;
-                desk.transcript.committed(&item, previous.as_deref(), true);
-                self.wordless.push(item);
+                cx.transcript.committed(&item, previous.as_deref(), true);
+                self.awaiting_transcription.push(item);
             }
             ServerEvent::ItemAdded { item, previous, role, .. } if role == "user" => {
-                if self.wordless.contains(&item) {
-                    desk.transcript.item(&item, previous.as_deref(), Speaker::Caller);
+                if self.awaiting_transcription.contains(&item) {
+                    cx.transcript.item(&item, previous.as_deref(), Speaker::Caller);
                 }
             }
             ServerEvent::Transcribed { item, text } => {
                 if self.take(&item) {
-                    desk.transcript.words(&item, Speaker::Caller, &text);
+                    cx.transcript.words(&item, Speaker::Caller, &text);
                 }
             }
             ServerEvent::TranscriptionFailed { item } => {
                 if self.take(&item) {
-                    desk.transcript.untranscribed(&item);
+                    cx.transcript.untranscribed(&item);
                 }
             }
             // The answer that a server gives by itself is paid for as long as it runs.
             ServerEvent::ResponseCreated { response, .. } => {
-                desk.tell_model(ClientEvent::CancelResponse { response: Some(response) });
+                cx.send_to_model(ClientEvent::CancelResponse { response: Some(response) });
             }
-            ServerEvent::ResponseDone(done) => desk.event(CallEvent::ResponseDone {
+            ServerEvent::ResponseDone(done) => cx.event(CallEvent::ResponseDone {
                 response: done.response,
                 status: done.status,
                 usage: done.usage,
@@ -91,12 +91,12 @@ impl LastWords {
                 self.uncommitted = false
             }
             ServerEvent::Error(error) => {
-                desk.counts.errors += 1;
-                desk.event(CallEvent::ModelError { code: error.name().to_owned() });
+                cx.counts.errors += 1;
+                cx.event(CallEvent::ModelError { code: error.name().to_owned() });
             }
             ServerEvent::Other { kind, known: false } => {
-                desk.counts.unknown += 1;
-                desk.tolerate(&format!("unknown event {kind}"));
+                cx.counts.unknown += 1;
+                cx.tolerate(&format!("unknown event {kind}"));
             }
             ServerEvent::SessionCreated { .. }
             | ServerEvent::SessionUpdated { .. }
@@ -115,8 +115,8 @@ impl LastWords {
 
     /// The words of this turn have come, if they were waited for.
     fn take(&mut self, item: &str) -> bool {
-        let waiting = self.wordless.len();
-        self.wordless.retain(|wordless| wordless != item);
-        self.wordless.len() < waiting
+        let waiting = self.awaiting_transcription.len();
+        self.awaiting_transcription.retain(|awaiting_transcription| awaiting_transcription != item);
+        self.awaiting_transcription.len() < waiting
     }
 }

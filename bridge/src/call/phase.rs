@@ -1,10 +1,10 @@
 //! Where a call can be. What makes sense only there lives inside.
 
 use super::context::Stream;
+use super::conversation::Conversation;
 use super::downlink::Downlink;
 use super::event::EndReason;
 use super::last_words::LastWords;
-use super::talk::Conversation;
 use crate::wire::twilio::Start;
 
 /// The phases, in the order a call meets them. Any of them may go straight to `Closing`.
@@ -20,9 +20,9 @@ pub(super) enum Phase {
     /// The model's socket is open; the session is being settled. `asked`: the `session.update` was sent.
     Configuring { stream: Stream, asked: bool },
     /// Both ends can hear each other.
-    Live { stream: Stream, talk: Box<Conversation> },
+    Live { stream: Stream, conversation: Box<Conversation> },
     /// The session is being replaced by another one; what the caller says meanwhile waits in the uplink.
-    Renewing { stream: Stream, talk: Box<Conversation>, renewing: Renewing },
+    Renewing { stream: Stream, conversation: Box<Conversation>, renewing: Renewing },
     /// The model is gone; the caller is being told.
     Notice { stream: Stream, reason: EndReason, detail: String, downlink: Box<Downlink> },
     /// Both ends are being closed; the model's only after the caller's `words`, while those are waited for.
@@ -69,7 +69,9 @@ impl Phase {
     /// What is on its way to the ear, while there is one to speak to.
     pub(super) fn downlink(&mut self) -> Option<&mut Downlink> {
         match self {
-            Self::Live { talk, .. } | Self::Renewing { talk, .. } => Some(&mut talk.downlink),
+            Self::Live { conversation, .. } | Self::Renewing { conversation, .. } => {
+                Some(&mut conversation.downlink)
+            }
             Self::Notice { downlink, .. } => Some(downlink),
             Self::AwaitingStart
             | Self::AwaitingAdmission { .. }

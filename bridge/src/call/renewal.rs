@@ -19,7 +19,7 @@ use std::time::Instant;
 impl Call {
     /// Plans to renew the session, which begins now.
     pub(super) fn plan_renewal(&mut self, now: Instant) {
-        let Some(renewal) = &self.desk.config.renewal else { return };
+        let Some(renewal) = &self.cx.config.renewal else { return };
         let window = match self.expires {
             // A session that is hardly longer than the time before its end is not renewed all the time.
             Some(expires) => {
@@ -32,26 +32,26 @@ impl Call {
             },
         };
         self.renewable = false;
-        self.desk.timers.set(Timer::Quiet, window);
+        self.cx.timers.set(Timer::Quiet, window);
     }
 
     /// Once the session may be renewed, sees to it that a moment is noticed that has been quiet for long enough.
     pub(super) fn watch_quiet(&mut self, now: Instant) {
-        let Some(Renewal { quiet_ms, .. }) = &self.desk.config.renewal else { return };
+        let Some(Renewal { quiet_ms, .. }) = &self.cx.config.renewal else { return };
         if !self.renewable {
             return;
         }
         if self.is_idle(now) {
-            self.desk.timers.set_if_unset(Timer::Quiet, now + ms(*quiet_ms));
+            self.cx.timers.set_if_unset(Timer::Quiet, now + ms(*quiet_ms));
         } else {
-            self.desk.timers.stop(Timer::Quiet);
+            self.cx.timers.stop(Timer::Quiet);
         }
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        let Phase::Live { talk, .. } = &self.phase else { return false };
-        let flows = self.model.state == LegState::Open && !self.model.clogged;
-        flows && self.uplink.waiting() == 0 && talk.is_idle(&self.desk.timers, now)
+        let Phase::Live { conversation, .. } = &self.phase else { return false };
+        let flows = self.model.state == LegState::Open && !self.model.backpressured;
+        flows && self.uplink.waiting() == 0 && conversation.is_idle(&self.cx.timers, now)
     }
 
     /// [`Timer::Quiet`] fired.
@@ -59,12 +59,14 @@ impl Call {
         if !std::mem::replace(&mut self.renewable, true) || !self.is_idle(now) {
             return; // the watch begins
         }
-        let Phase::Live { stream, talk } = std::mem::replace(&mut self.phase, Phase::Over) else { return };
-        self.desk.event(CallEvent::Renewing);
+        let Phase::Live { stream, conversation } = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        self.cx.event(CallEvent::Renewing);
         self.renewable = false;
         self.renewing_since = Some(now);
         let renewing = Renewing { step: Step::Closing, tries: 0 };
-        self.phase = Phase::Renewing { stream, talk, renewing };
+        self.phase = Phase::Renewing { stream, conversation, renewing };
         self.leave_model(now);
     }
 
@@ -82,7 +84,7 @@ impl Call {
             Timer::ModelPong,
             Timer::ModelClogged,
         ] {
-            self.desk.timers.stop(timer);
+            self.cx.timers.stop(timer);
         }
         self.expires = None;
         self.close_leg(Leg::Model, NORMAL);
@@ -92,23 +94,23 @@ impl Call {
         if self.model.state == LegState::Gone {
             self.left_model(now);
         } else {
-            let by = now + ms(self.desk.config.timeouts.closing_ms);
-            self.desk.timers.set(Timer::Closing, by);
+            let by = now + ms(self.cx.config.timeouts.closing_ms);
+            self.cx.timers.set(Timer::Closing, by);
         }
     }
 
     /// It is gone.
     fn left_model(&mut self, now: Instant) {
-        self.desk.timers.stop(Timer::Closing);
-        self.desk.timers.stop(Timer::ModelClogged);
-        self.model.clogged = false;
-        let rest = ms(self.desk.config.timeouts.retry_ms);
+        self.cx.timers.stop(Timer::Closing);
+        self.cx.timers.stop(Timer::ModelClogged);
+        self.model.backpressured = false;
+        let rest = ms(self.cx.config.timeouts.retry_ms);
         let Some(renewing) = self.renewing() else { return };
         if renewing.tries == 0 {
             return self.redial(now);
         }
         renewing.step = Step::Resting;
-        self.desk.timers.set(Timer::Renewal, now + rest);
+        self.cx.timers.set(Timer::Renewal, now + rest);
     }
 
     /// The model does not answer our close.
@@ -124,12 +126,12 @@ impl Call {
     }
 
     fn redial(&mut self, now: Instant) {
-        let Some(Renewal { try_ms, .. }) = self.desk.config.renewal else { return };
+        let Some(Renewal { try_ms, .. }) = self.cx.config.renewal else { return };
         let Phase::Renewing { stream, renewing, .. } = &mut self.phase else { return };
         renewing.step = Step::Dialing;
         renewing.tries += 1;
         let call_sid = stream.call_sid.clone();
-        self.desk.timers.set(Timer::Renewal, now + ms(try_ms));
+        self.cx.timers.set(Timer::Renewal, now + ms(try_ms));
         self.send_dial(call_sid, now);
     }
 
@@ -163,10 +165,10 @@ impl Call {
     }
 
     fn try_failed(&mut self, reason: EndReason, detail: String, now: Instant) {
-        let most = self.desk.config.renewal.as_ref().map_or(0, |renewal| renewal.tries);
+        let most = self.cx.config.renewal.as_ref().map_or(0, |renewal| renewal.tries);
         let Some(renewing) = self.renewing() else { return };
         if renewing.tries < most {
-            self.desk.tolerate(&format!("a try to renew the session failed: {}", reason.name()));
+            self.cx.tolerate(&format!("a try to renew the session failed: {}", reason.name()));
             return self.leave_model(now);
         }
         self.renewal_over(RenewalOutcome::Failed, 0, now);
@@ -186,7 +188,7 @@ impl Call {
     pub(super) fn reconfigure(&mut self, event: &ServerEvent, now: Instant) {
         let Phase::Renewing { renewing, .. } = &mut self.phase else { return };
         let Step::Configuring { asked } = &mut renewing.step else { return };
-        match self.desk.configure(*asked, event) {
+        match self.cx.configure(*asked, event) {
             Ok(Configured::NotYet) => {}
             Ok(Configured::Asked { expires_at }) => {
                 *asked = true;
@@ -202,16 +204,18 @@ impl Call {
 
     /// The new session takes over.
     fn renewed(&mut self, now: Instant) {
-        let Some(limits) = &self.desk.config.renewal else { return };
-        let history = self.desk.transcript.history(limits);
+        let Some(limits) = &self.cx.config.renewal else { return };
+        let history = self.cx.transcript.history(limits);
         self.renewal_over(RenewalOutcome::Renewed, history.len(), now);
-        self.desk.timers.stop(Timer::Renewal);
-        self.desk.timers.set(Timer::ModelPing, now + ms(self.desk.config.timeouts.ping_ms));
-        history.into_iter().for_each(|past| self.desk.tell_model(ClientEvent::Past(past)));
-        if let Phase::Renewing { stream, mut talk, .. } = std::mem::replace(&mut self.phase, Phase::Over) {
+        self.cx.timers.stop(Timer::Renewal);
+        self.cx.timers.set(Timer::ModelPing, now + ms(self.cx.config.timeouts.ping_ms));
+        history.into_iter().for_each(|past| self.cx.send_to_model(ClientEvent::History(past)));
+        if let Phase::Renewing { stream, mut conversation, .. } =
+            std::mem::replace(&mut self.phase, Phase::Over)
+        {
             let keys = std::mem::take(&mut self.early_keys);
-            talk.go_on(&mut self.desk, &mut self.uplink, &keys, now);
-            self.phase = Phase::Live { stream, talk };
+            conversation.resume_on_new_session(&mut self.cx, &mut self.uplink, &keys, now);
+            self.phase = Phase::Live { stream, conversation };
         }
         self.plan_renewal(now);
     }
@@ -220,7 +224,7 @@ impl Call {
     pub(super) fn renewal_over(&mut self, outcome: RenewalOutcome, items: usize, now: Instant) {
         if let Some(since) = self.renewing_since.take() {
             let tries = self.renewing().map_or(0, |renewing| renewing.tries);
-            self.desk.event(CallEvent::Renewal { outcome, took: now - since, tries, items });
+            self.cx.event(CallEvent::Renewal { outcome, took: now - since, tries, items });
         }
     }
 }

@@ -15,11 +15,11 @@ use std::time::Instant;
 
 /// Responses that may be heard, remembered by id. More than one is there only because the last deltas of a
 /// response may come after its end.
-const WELCOME_MAX: usize = 16;
+const AUDIBLE_MAX: usize = 16;
 
-/// Why the bridge wants a response.
+/// ResponseReason the bridge wants a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum ResponseReason {
     /// The first words of the call.
     Greeting,
     /// The caller's turn ended and the server does not answer by itself.
@@ -31,16 +31,16 @@ pub(crate) enum Why {
     /// The last response failed.
     Retry,
     /// A function takes its time.
-    Filler,
+    HoldMessage,
     /// The call is about to end, and nothing was said.
     Farewell,
 }
 
-impl Why {
+impl ResponseReason {
     /// Whether a response that was already running when the wish came up makes it needless.
     const fn is_met_by_a_running_response(self) -> bool {
         match self {
-            Self::Greeting | Self::Turn | Self::Retry | Self::Filler => true,
+            Self::Greeting | Self::Turn | Self::Retry | Self::HoldMessage => true,
             Self::Keypad | Self::ToolOutput | Self::Farewell => false,
         }
     }
@@ -53,13 +53,13 @@ pub(crate) struct Active {
     /// When its latest audio was taken.
     pub(crate) spoke_at: Option<Instant>,
     /// It only fills the time of a function: if it says nothing, nothing is amiss.
-    pub(crate) fills: bool,
+    pub(crate) is_hold_message: bool,
     /// It called a function.
     pub(crate) called: bool,
     /// It was interrupted: nothing of it is played.
-    pub(crate) fenced: bool,
+    pub(crate) interrupted: bool,
     /// It was interrupted before it existed: no server cancels it by itself.
-    pub(crate) unwanted: bool,
+    pub(crate) cancel_on_create: bool,
 }
 
 /// A `response.create` that was sent and not yet answered.
@@ -67,21 +67,21 @@ pub(crate) struct Active {
 pub(crate) struct Requested {
     pub(crate) number: u64,
     pub(crate) event_id: String,
-    why: Why,
-    fenced: bool,
+    why: ResponseReason,
+    interrupted: bool,
     /// A turn of the caller ended since it was sent: an unnamed response may be the answer to that.
     turn_ended: bool,
     /// The server began a response of its own instead of ours.
-    overtaken: bool,
+    superseded: bool,
 }
 
 /// What to do about a response that was just created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Created {
     /// Let it speak.
-    Welcome,
+    Audible,
     /// It was interrupted before it existed: cancel it by id.
-    Unwanted,
+    CancelOnCreate,
 }
 
 /// Which response it was that ended.
@@ -100,16 +100,16 @@ pub(crate) enum Done {
 pub(crate) struct Responses {
     active: Option<Active>,
     requested: Option<Requested>,
-    wanted: Option<Why>,
+    wanted: Option<ResponseReason>,
     /// The server will answer the turn that just ended.
-    auto_pending: bool,
+    server_turn_pending: bool,
     /// ... but the caller interrupted it already.
-    auto_fenced: bool,
+    server_turn_interrupted: bool,
     /// ... or so it seems, because it refused a request while no response was known to run.
     auto_guessed: bool,
     /// The response that was given up last and has not ended yet.
     given_up: Option<String>,
-    welcome: VecDeque<String>,
+    audible: VecDeque<String>,
     /// Responses that were created lately.
     known: VecDeque<String>,
     next_request: u64,
@@ -117,14 +117,14 @@ pub(crate) struct Responses {
 
 impl Responses {
     /// Notes that a response is wanted; asked for by [`Responses::ask`] as soon as it may be.
-    pub(crate) fn want(&mut self, why: Why) {
+    pub(crate) fn want(&mut self, why: ResponseReason) {
         self.wanted = Some(why);
     }
 
     /// Asks for the wanted response if nothing stands in the way. Returns the request to send.
-    pub(crate) fn ask(&mut self, caller_speaks: bool) -> Option<(Requested, Why)> {
+    pub(crate) fn ask(&mut self, caller_speaks: bool) -> Option<(Requested, ResponseReason)> {
         let busy = self.active.is_some() || self.given_up.is_some();
-        if caller_speaks || busy || self.requested.is_some() || self.auto_pending {
+        if caller_speaks || busy || self.requested.is_some() || self.server_turn_pending {
             return None;
         }
         let why = self.wanted.take()?;
@@ -134,18 +134,18 @@ impl Responses {
             number,
             event_id: format!("create_{number}"),
             why,
-            fenced: false,
+            interrupted: false,
             turn_ended: false,
-            overtaken: false,
+            superseded: false,
         };
         self.requested = Some(request.clone());
         Some((request, why))
     }
 
     /// The caller's turn ended and the server answers it by itself.
-    pub(crate) fn expect_auto(&mut self) {
-        self.auto_pending = true;
-        self.auto_fenced = false;
+    pub(crate) fn expect_server_turn(&mut self) {
+        self.server_turn_pending = true;
+        self.server_turn_interrupted = false;
         self.auto_guessed = false;
         self.wanted = None;
     }
@@ -155,30 +155,30 @@ impl Responses {
         self.given_up = None; // the server makes one at a time
         self.auto_guessed = false;
         // A server that does not return metadata still answers requests in order, unless a turn came between.
-        let unnamed = request.is_none() && !self.auto_pending;
+        let unnamed = request.is_none() && !self.server_turn_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
-        let fills = ours.as_ref().is_some_and(|ours| ours.why == Why::Filler);
-        let fenced = match &ours {
-            Some(ours) => ours.fenced,
+        let is_hold_message = ours.as_ref().is_some_and(|ours| ours.why == ResponseReason::HoldMessage);
+        let interrupted = match &ours {
+            Some(ours) => ours.interrupted,
             None if request.is_some() => true, // one we gave up waiting for
             None => {
                 // The server answers turns, and a turn is over when it does: while the caller is speaking an
                 // unasked response belongs to the turn before, which has just been interrupted.
-                let fenced = speaking_over || (self.auto_pending && self.auto_fenced);
-                self.auto_pending = false;
-                self.auto_fenced = false;
+                let interrupted = speaking_over || (self.server_turn_pending && self.server_turn_interrupted);
+                self.server_turn_pending = false;
+                self.server_turn_interrupted = false;
                 if let Some(requested) = &mut self.requested {
-                    requested.overtaken = true;
+                    requested.superseded = true;
                 }
-                self.wanted.take_if(|why| *why == Why::Turn); // this is its answer
-                fenced
+                self.wanted.take_if(|why| *why == ResponseReason::Turn); // this is its answer
+                interrupted
             }
         };
-        if fenced && take(&mut self.auto_pending) && !take(&mut self.auto_fenced) {
+        if interrupted && take(&mut self.server_turn_pending) && !take(&mut self.server_turn_interrupted) {
             // The server makes one at a time: this one of ours kept it from answering the turn that ended meanwhile.
-            self.wanted.get_or_insert(Why::Turn);
+            self.wanted.get_or_insert(ResponseReason::Turn);
         }
-        if self.known.len() >= WELCOME_MAX {
+        if self.known.len() >= AUDIBLE_MAX {
             self.known.pop_front();
         }
         self.known.push_back(id.to_owned());
@@ -186,19 +186,19 @@ impl Responses {
         self.active = Some(Active {
             id: id.to_owned(),
             spoke_at: None,
-            fills,
+            is_hold_message,
             called: false,
-            fenced,
-            unwanted: fenced,
+            interrupted,
+            cancel_on_create: interrupted,
         });
-        if fenced {
-            return Created::Unwanted;
+        if interrupted {
+            return Created::CancelOnCreate;
         }
-        if self.welcome.len() >= WELCOME_MAX {
-            self.welcome.pop_front();
+        if self.audible.len() >= AUDIBLE_MAX {
+            self.audible.pop_front();
         }
-        self.welcome.push_back(id.to_owned());
-        Created::Welcome
+        self.audible.push_back(id.to_owned());
+        Created::Audible
     }
 
     /// A turn of the caller ended.
@@ -214,18 +214,18 @@ impl Responses {
         let Some(ended) = self.active.take_if(|active| active.id == id) else {
             return if self.known.iter().any(|known| known == id) {
                 if take(&mut self.auto_guessed) {
-                    self.auto_pending = false; // this is the one that was in the way
-                    self.auto_fenced = false;
+                    self.server_turn_pending = false; // this is the one that was in the way
+                    self.server_turn_interrupted = false;
                 }
                 Done::Earlier
             } else {
                 Done::NeverCreated { wanted: self.never_created(request) }
             };
         };
-        // The server handles what it is sent in order: a request that was overtaken by a response which has ended
+        // The server handles what it is sent in order: a request that was superseded by a response which has ended
         // by now was neither granted nor refused, and will not be.
-        if let Some(lost) = self.requested.take_if(|requested| requested.overtaken)
-            && !lost.fenced
+        if let Some(lost) = self.requested.take_if(|requested| requested.superseded)
+            && !lost.interrupted
             && !lost.why.is_met_by_a_running_response()
         {
             self.wanted = Some(lost.why);
@@ -237,33 +237,33 @@ impl Responses {
     /// answer to a turn, and nothing else.
     fn never_created(&mut self, request: Option<u64>) -> bool {
         if let Some(ours) = self.requested.take_if(|ours| Some(ours.number) == request) {
-            return !ours.fenced && ours.why != Why::Filler;
+            return !ours.interrupted && ours.why != ResponseReason::HoldMessage;
         }
-        if request.is_some() || !take(&mut self.auto_pending) {
+        if request.is_some() || !take(&mut self.server_turn_pending) {
             return false;
         }
-        !take(&mut self.auto_fenced)
+        !take(&mut self.server_turn_interrupted)
     }
 
     /// The caller took the floor: nothing that exists or was asked for may be heard any more.
-    /// Returns the active response if it was not fenced before.
+    /// Returns the active response if it was not interrupted before.
     pub(crate) fn interrupt(&mut self) -> Option<String> {
         self.wanted = None;
-        self.welcome.clear();
+        self.audible.clear();
         if let Some(requested) = &mut self.requested {
-            requested.fenced = true;
+            requested.interrupted = true;
         }
-        if self.auto_pending {
-            self.auto_fenced = true;
+        if self.server_turn_pending {
+            self.server_turn_interrupted = true;
         }
-        let active = self.active.as_mut().filter(|active| !active.fenced)?;
-        active.fenced = true;
+        let active = self.active.as_mut().filter(|active| !active.interrupted)?;
+        active.interrupted = true;
         Some(active.id.clone())
     }
 
     /// Whether this response may be heard: it was announced, and not interrupted since.
-    pub(crate) fn is_welcome(&self, id: &str) -> bool {
-        self.welcome.iter().any(|welcome| welcome == id)
+    pub(crate) fn is_audible_response(&self, id: &str) -> bool {
+        self.audible.iter().any(|audible| audible == id)
     }
 
     /// A response was asked for and has not come into being.
@@ -272,10 +272,10 @@ impl Responses {
     }
 
     /// All that is awaited is a word that fills the time of a function.
-    pub(crate) fn is_only_filling(&self) -> bool {
-        let active = self.active.as_ref().is_some_and(|active| active.fills);
-        let requested = self.requested.as_ref().is_some_and(|ours| ours.why == Why::Filler);
-        (active || (requested && self.active.is_none())) && !self.auto_pending
+    pub(crate) fn awaits_only_a_hold_message(&self) -> bool {
+        let active = self.active.as_ref().is_some_and(|active| active.is_hold_message);
+        let requested = self.requested.as_ref().is_some_and(|ours| ours.why == ResponseReason::HoldMessage);
+        (active || (requested && self.active.is_none())) && !self.server_turn_pending
     }
 
     /// Our request was refused because another response is running. Returns whether it was ours. One that nobody has
@@ -284,12 +284,12 @@ impl Responses {
         let Some(ours) = self.requested.take_if(|r| event_id.is_none_or(|id| id == r.event_id)) else {
             return false;
         };
-        if !ours.fenced && !ours.why.is_met_by_a_running_response() {
+        if !ours.interrupted && !ours.why.is_met_by_a_running_response() {
             self.wanted = Some(ours.why);
         }
-        if self.active.is_none() && self.given_up.is_none() && !self.auto_pending {
-            self.auto_pending = true;
-            self.auto_fenced = ours.fenced;
+        if self.active.is_none() && self.given_up.is_none() && !self.server_turn_pending {
+            self.server_turn_pending = true;
+            self.server_turn_interrupted = ours.interrupted;
             self.auto_guessed = true;
         }
         true
@@ -299,27 +299,29 @@ impl Responses {
     /// server has cancelled that one by itself, and so answers the turn behind it if it answers turns. Returns whether it
     /// will.
     pub(crate) fn cancelled_by_server(&mut self, answers_turns: bool) -> bool {
-        let Some(active) = self.active.as_mut().filter(|active| active.unwanted) else { return false };
-        active.unwanted = false;
-        let answers = answers_turns && self.wanted == Some(Why::Turn);
+        let Some(active) = self.active.as_mut().filter(|active| active.cancel_on_create) else {
+            return false;
+        };
+        active.cancel_on_create = false;
+        let answers = answers_turns && self.wanted == Some(ResponseReason::Turn);
         if answers {
-            self.expect_auto();
+            self.expect_server_turn();
         }
         answers
     }
 
     /// Our request was refused for another reason. Returns why it was made, if it was ours and still wanted.
-    pub(crate) fn refused(&mut self, event_id: &str) -> Option<Why> {
+    pub(crate) fn refused(&mut self, event_id: &str) -> Option<ResponseReason> {
         let ours = self.requested.take_if(|r| r.event_id == event_id)?;
-        (!ours.fenced).then_some(ours.why)
+        (!ours.interrupted).then_some(ours.why)
     }
 
     /// Nothing came of what was expected: forget it, so that it can be asked for again. Returns the response to
     /// cancel, if one exists.
     pub(crate) fn give_up(&mut self) -> Option<String> {
         self.requested = None;
-        self.auto_pending = false;
-        self.auto_fenced = false;
+        self.server_turn_pending = false;
+        self.server_turn_interrupted = false;
         self.auto_guessed = false;
         let running = self.interrupt();
         self.active = None;
@@ -329,7 +331,7 @@ impl Responses {
     }
 
     /// The same for what only fills the time of a function; what is wanted behind it is still wanted.
-    pub(crate) fn give_up_filling(&mut self) -> Option<String> {
+    pub(crate) fn give_up_hold_message(&mut self) -> Option<String> {
         let wanted = self.wanted.take();
         let running = self.give_up();
         self.wanted = wanted;
@@ -339,8 +341,8 @@ impl Responses {
     /// What is wanted waits for the end of a response that was cancelled, or of one that was not announced.
     pub(crate) fn waits_for_an_end(&self) -> bool {
         self.given_up.is_some()
-            || self.auto_pending
-            || self.active.as_ref().is_some_and(|active| active.fenced)
+            || self.server_turn_pending
+            || self.active.as_ref().is_some_and(|active| active.interrupted)
     }
 
     /// The response that was given up is not waited for any more. Returns whether it was, and kept something back.
@@ -350,7 +352,7 @@ impl Responses {
 
     /// Another session takes over: what was known of the old one's responses means nothing there. Requests are counted
     /// on, so that no two of a call share a name.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self { next_request: self.next_request, ..Self::default() };
     }
 
@@ -366,15 +368,15 @@ impl Responses {
 
     /// A response is running, asked for, or about to be made by the server, and not interrupted.
     pub(crate) fn is_expected(&self) -> bool {
-        self.active.as_ref().is_some_and(|a| !a.fenced)
-            || self.requested.as_ref().is_some_and(|r| !r.fenced)
-            || (self.auto_pending && !self.auto_fenced)
+        self.active.as_ref().is_some_and(|a| !a.interrupted)
+            || self.requested.as_ref().is_some_and(|r| !r.interrupted)
+            || (self.server_turn_pending && !self.server_turn_interrupted)
             || self.wanted.is_some()
     }
 
     /// Something that must be cancelled explicitly when a key press interrupts: voice detection does not see it.
     pub(crate) fn is_anything_coming(&self) -> bool {
-        self.active.is_some() || self.requested.is_some() || self.auto_pending
+        self.active.is_some() || self.requested.is_some() || self.server_turn_pending
     }
 }
 
@@ -385,9 +387,9 @@ mod tests {
     #[test]
     fn never_two_requests_outstanding() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         assert!(t.ask(false).is_some());
-        t.want(Why::Keypad);
+        t.want(ResponseReason::Keypad);
         assert!(t.ask(false).is_none());
         t.created("r1", Some(1), false);
         assert!(t.ask(false).is_none());
@@ -398,35 +400,35 @@ mod tests {
     #[test]
     fn what_comes_of_a_request_that_was_given_up_is_not_taken_for_the_next() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         t.ask(false);
         t.give_up();
-        t.want(Why::Retry);
+        t.want(ResponseReason::Retry);
         t.ask(false);
-        assert_eq!(t.created("late", Some(1), false), Created::Unwanted);
+        assert_eq!(t.created("late", Some(1), false), Created::CancelOnCreate);
         t.done("late", None);
-        assert_eq!(t.created("next", Some(2), false), Created::Welcome);
+        assert_eq!(t.created("next", Some(2), false), Created::Audible);
     }
 
     #[test]
     fn the_last_of_a_response_is_welcome_during_the_next_and_few_are_remembered() {
         let mut t = Responses::default();
-        for nth in 0..=WELCOME_MAX {
-            t.expect_auto();
+        for nth in 0..=AUDIBLE_MAX {
+            t.expect_server_turn();
             t.created(&nth.to_string(), None, false);
             t.done(&nth.to_string(), None);
         }
-        assert!(!t.is_welcome("0"));
-        assert!((1..=WELCOME_MAX).all(|nth| t.is_welcome(&nth.to_string())));
+        assert!(!t.is_audible_response("0"));
+        assert!((1..=AUDIBLE_MAX).all(|nth| t.is_audible_response(&nth.to_string())));
     }
 
     #[test]
     fn no_two_requests_of_a_call_share_a_name_though_its_session_was_renewed() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         let first = t.ask(false).unwrap().0.event_id;
-        t.begin_anew();
-        t.want(Why::Keypad);
+        t.reset();
+        t.want(ResponseReason::Keypad);
         let second = t.ask(false).unwrap().0.event_id;
         assert_ne!(first, second);
     }
@@ -439,14 +441,14 @@ mod tests {
             t
         };
         let mut wanted = new();
-        wanted.want(Why::Turn);
+        wanted.want(ResponseReason::Turn);
         assert!(wanted.is_expected() && !wanted.is_anything_coming() && !wanted.is_requested());
         let mut asked = new();
-        asked.want(Why::Turn);
+        asked.want(ResponseReason::Turn);
         asked.ask(false);
         assert!(asked.is_expected() && asked.is_anything_coming() && asked.is_requested());
         let mut automatic = new();
-        automatic.expect_auto();
+        automatic.expect_server_turn();
         assert!(automatic.is_expected() && automatic.is_anything_coming() && !automatic.is_requested());
         let mut active = new();
         active.created("r1", None, false);
@@ -460,28 +462,28 @@ mod tests {
     #[test]
     fn who_speaks_over_an_automatic_response_does_not_want_it_whenever_it_is_made() {
         let mut t = Responses::default();
-        assert_eq!(t.created("r1", None, true), Created::Unwanted);
+        assert_eq!(t.created("r1", None, true), Created::CancelOnCreate);
         let mut t = Responses::default();
-        t.expect_auto();
+        t.expect_server_turn();
         t.interrupt();
-        assert_eq!(t.created("r1", None, false), Created::Unwanted);
+        assert_eq!(t.created("r1", None, false), Created::CancelOnCreate);
     }
 
     #[test]
     fn a_request_that_was_overtaken_is_made_again_unless_it_was_interrupted() {
-        let overtaken = || {
+        let superseded = || {
             let mut t = Responses::default();
-            t.want(Why::ToolOutput);
+            t.want(ResponseReason::ToolOutput);
             t.ask(false);
             t.turn_ended();
-            t.expect_auto();
+            t.expect_server_turn();
             t
         };
-        let mut t = overtaken();
+        let mut t = superseded();
         t.created("r1", None, false);
         t.done("r1", None);
-        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::ToolOutput));
-        let mut t = overtaken();
+        assert!(t.ask(false).is_some_and(|(_, why)| why == ResponseReason::ToolOutput));
+        let mut t = superseded();
         t.interrupt();
         t.created("r1", None, true);
         t.done("r1", None);
@@ -491,29 +493,32 @@ mod tests {
     #[test]
     fn a_request_interrupted_in_flight_is_unwanted_when_it_is_created() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         t.ask(false);
         assert_eq!(t.interrupt(), None, "there is no id to cancel yet");
-        assert_eq!(t.created("r1", Some(1), true), Created::Unwanted);
-        assert!(!t.is_welcome("r1"));
+        assert_eq!(t.created("r1", Some(1), true), Created::CancelOnCreate);
+        assert!(!t.is_audible_response("r1"));
     }
 
     #[test]
     fn what_was_asked_for_too_early_keeps_the_server_from_answering_the_turn() {
         let asked_too_early = || {
             let mut t = Responses::default();
-            t.want(Why::Keypad);
+            t.want(ResponseReason::Keypad);
             t.ask(false);
             t.interrupt();
             t.turn_ended();
-            t.expect_auto();
+            t.expect_server_turn();
             t
         };
         let mut t = asked_too_early();
-        assert_eq!(t.created("r1", Some(1), false), Created::Unwanted);
-        assert!(t.active().is_some_and(|active| active.unwanted) && t.ask(false).is_none(), "one at a time");
+        assert_eq!(t.created("r1", Some(1), false), Created::CancelOnCreate);
+        assert!(
+            t.active().is_some_and(|active| active.cancel_on_create) && t.ask(false).is_none(),
+            "one at a time"
+        );
         t.done("r1", None);
-        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Turn));
+        assert!(t.ask(false).is_some_and(|(_, why)| why == ResponseReason::Turn));
         let mut t = asked_too_early();
         t.interrupt();
         t.created("r1", Some(1), true);
@@ -529,23 +534,23 @@ mod tests {
     #[test]
     fn an_unasked_response_during_speech_belongs_to_the_turn_before() {
         let mut t = Responses::default();
-        t.expect_auto();
+        t.expect_server_turn();
         t.interrupt();
-        assert_eq!(t.created("r1", None, true), Created::Unwanted);
+        assert_eq!(t.created("r1", None, true), Created::CancelOnCreate);
         t.done("r1", None);
-        t.expect_auto();
-        assert_eq!(t.created("r2", None, false), Created::Welcome);
+        t.expect_server_turn();
+        assert_eq!(t.created("r2", None, false), Created::Audible);
     }
 
     #[test]
     fn a_request_the_server_forgot_does_not_block_the_next() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         t.ask(false);
         t.turn_ended();
-        t.expect_auto();
+        t.expect_server_turn();
         t.created("r1", None, false);
-        t.want(Why::ToolOutput);
+        t.want(ResponseReason::ToolOutput);
         assert!(t.ask(false).is_none());
         t.done("r1", None);
         assert!(t.ask(false).is_some(), "the greeting will not come any more");
@@ -564,12 +569,12 @@ mod tests {
     #[test]
     fn a_busy_refusal_keeps_what_the_running_response_cannot_know() {
         let mut t = Responses::default();
-        t.want(Why::ToolOutput);
+        t.want(ResponseReason::ToolOutput);
         t.ask(false);
         assert!(t.refused_as_busy(Some("create_1")));
         assert!(t.ask(false).is_some(), "a tool's output is still to be spoken about");
         let mut t = Responses::default();
-        t.want(Why::Greeting);
+        t.want(ResponseReason::Greeting);
         t.ask(false);
         t.turn_ended();
         t.created("r1", None, false);
@@ -580,23 +585,23 @@ mod tests {
 
     #[test]
     fn after_a_busy_refusal_the_unannounced_response_is_waited_for() {
-        let refused = |fenced: bool| {
+        let refused = |interrupted: bool| {
             let mut t = Responses::default();
-            t.want(Why::ToolOutput);
+            t.want(ResponseReason::ToolOutput);
             t.ask(false);
-            if fenced {
+            if interrupted {
                 t.interrupt();
             }
             t.refused_as_busy(Some("create_1"));
-            t.want(Why::Keypad);
+            t.want(ResponseReason::Keypad);
             assert!(t.waits_for_an_end() && t.ask(false).is_none());
             t
         };
         let mut t = refused(false);
-        assert_eq!(t.created("r1", None, false), Created::Welcome);
+        assert_eq!(t.created("r1", None, false), Created::Audible);
         t.done("r1", None);
         assert!(t.ask(false).is_some());
-        assert_eq!(refused(true).created("r1", None, false), Created::Unwanted);
+        assert_eq!(refused(true).created("r1", None, false), Created::CancelOnCreate);
         let mut t = refused(false);
         assert!(matches!(t.done("r1", None), Done::NeverCreated { wanted: true }));
         assert!(t.ask(false).is_some());
@@ -608,7 +613,7 @@ mod tests {
         t.created("r1", None, true);
         t.created("r2", None, false);
         t.done("r2", None);
-        t.want(Why::ToolOutput);
+        t.want(ResponseReason::ToolOutput);
         t.ask(false);
         t.refused_as_busy(Some("create_1"));
         assert!(t.ask(false).is_none());
@@ -620,16 +625,16 @@ mod tests {
     fn a_retry_waits_for_the_end_of_the_response_that_was_given_up() {
         let given_up = || {
             let mut t = Responses::default();
-            t.expect_auto();
+            t.expect_server_turn();
             t.created("silent", None, false);
             assert_eq!(t.give_up().as_deref(), Some("silent"));
-            t.want(Why::Retry);
+            t.want(ResponseReason::Retry);
             assert!(t.is_expected() && t.ask(false).is_none(), "the server makes one at a time");
             t
         };
         let mut t = given_up();
         assert!(matches!(t.done("silent", None), Done::Earlier));
-        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Retry));
+        assert!(t.ask(false).is_some_and(|(_, why)| why == ResponseReason::Retry));
         let mut t = given_up();
         assert!(t.forget_given_up(), "a server may never say that it ended");
         assert!(t.ask(false).is_some() && !t.forget_given_up());
@@ -643,28 +648,28 @@ mod tests {
             t
         };
         let mut t = interrupted();
-        t.want(Why::Turn);
+        t.want(ResponseReason::Turn);
         assert!(t.cancelled_by_server(true));
         t.done("r1", None);
         assert!(t.ask(false).is_none() && t.is_expected());
         let mut t = interrupted();
-        t.want(Why::Turn);
+        t.want(ResponseReason::Turn);
         assert!(!t.cancelled_by_server(false), "it answers no turn");
         t.done("r1", None);
-        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Turn));
+        assert!(t.ask(false).is_some_and(|(_, why)| why == ResponseReason::Turn));
         let mut t = interrupted();
-        t.want(Why::Keypad);
+        t.want(ResponseReason::Keypad);
         assert!(!t.cancelled_by_server(true));
         t.done("r1", None);
-        assert!(t.ask(false).is_some_and(|(_, why)| why == Why::Keypad));
+        assert!(t.ask(false).is_some_and(|(_, why)| why == ResponseReason::Keypad));
     }
 
     #[test]
     fn the_turn_the_server_answers_satisfies_what_was_wanted_before() {
         let mut t = Responses::default();
-        t.want(Why::Keypad);
+        t.want(ResponseReason::Keypad);
         assert!(t.ask(true).is_none(), "not while the caller speaks");
-        t.expect_auto();
+        t.expect_server_turn();
         t.created("r1", None, false);
         t.done("r1", None);
         assert!(t.ask(false).is_none());
@@ -674,13 +679,13 @@ mod tests {
     fn a_server_that_returns_no_metadata_answers_requests_in_order() {
         let filler = |turn_ended: bool| {
             let mut t = Responses::default();
-            t.want(Why::Filler);
+            t.want(ResponseReason::HoldMessage);
             t.ask(false);
             if turn_ended {
                 t.turn_ended();
             }
             t.created("r1", None, false);
-            t.active().is_some_and(|active| active.fills)
+            t.active().is_some_and(|active| active.is_hold_message)
         };
         assert!(filler(false));
         assert!(!filler(true), "it may as well be the answer to the turn");
@@ -688,25 +693,25 @@ mod tests {
 
     #[test]
     fn what_the_server_does_by_itself_answers_a_turn_and_nothing_else() {
-        let asked_again = |why: Why| {
+        let asked_again = |why: ResponseReason| {
             let mut t = Responses::default();
             t.want(why);
             t.created("r1", None, false);
             t.done("r1", None);
             t.ask(false).is_some()
         };
-        assert!(!asked_again(Why::Turn));
-        assert!(asked_again(Why::ToolOutput));
+        assert!(!asked_again(ResponseReason::Turn));
+        assert!(asked_again(ResponseReason::ToolOutput));
     }
 
     #[test]
     fn another_session_counts_on() {
         let mut t = Responses::default();
-        t.want(Why::Greeting);
-        let number = |asked: Option<(Requested, Why)>| asked.expect("a request").0.number;
+        t.want(ResponseReason::Greeting);
+        let number = |asked: Option<(Requested, ResponseReason)>| asked.expect("a request").0.number;
         let first = number(t.ask(false));
-        t.begin_anew();
-        t.want(Why::Keypad);
+        t.reset();
+        t.want(ResponseReason::Keypad);
         assert!(number(t.ask(false)) > first);
     }
 }

@@ -1,9 +1,9 @@
 //! A call, step by step: each test states one fact.
 
-mod door;
+mod admission;
 mod functions;
+mod hangup;
 mod last_words;
-mod leaving;
 mod protection;
 mod renewal;
 
@@ -237,7 +237,7 @@ impl Bench {
                 Transmit::Model(ClientEvent::ToolOutput { call_id, output, .. }) => {
                     format!("output {call_id} {output}")
                 }
-                Transmit::Model(ClientEvent::Past(past)) => format!("past {past:?}"),
+                Transmit::Model(ClientEvent::History(past)) => format!("past {past:?}"),
                 Transmit::Model(ClientEvent::SessionUpdate { .. }) => "update".into(),
                 Transmit::VerifyStream(StreamCredentials { call_sid, account_sid, token }) => {
                     format!("show {call_sid} {account_sid} {}", token.unwrap_or_default())
@@ -245,7 +245,7 @@ impl Bench {
                 Transmit::Dial { .. } => "dial".into(),
                 Transmit::Close { leg, code, .. } => format!("close {leg:?} {code}"),
                 Transmit::Drop(leg) => format!("drop {leg:?}"),
-                Transmit::HoldModel(held) => format!("hold {held}"),
+                Transmit::PauseModelReads(held) => format!("hold {held}"),
                 Transmit::RunTool { call_id, name, arguments } => format!("run {call_id} {name} {arguments}"),
                 Transmit::CancelTool { call_id } => format!("stop running {call_id}"),
             });
@@ -325,7 +325,7 @@ fn other_formats_than_asked_for_end_the_call_with_a_notice() {
     assert_eq!(t.sent_media_ms(), NOTICE_MS);
 }
 
-/// Why a session with these settings beside its formats was refused, if it was.
+/// ResponseReason a session with these settings beside its formats was refused, if it was.
 fn refusal(change: impl FnOnce(&mut CallConfig), turns: &str, more: &str) -> Option<String> {
     let mut t = Bench::with(change);
     t.start();
@@ -458,7 +458,7 @@ fn events_nobody_knows_are_counted() {
     for _ in 0..2 {
         t.model(r#"{"type":"response.mood.changed"}"#);
     }
-    assert_eq!(t.call.desk.counts.unknown, 2);
+    assert_eq!(t.call.cx.counts.unknown, 2);
     let tolerated = t.events.iter().filter(|event| matches!(event, CallEvent::Tolerated { .. })).count();
     assert_eq!(tolerated, 2);
 }
@@ -482,7 +482,7 @@ fn what_the_backlog_has_no_room_for_is_counted() {
         t.caller_frame();
         t.advance(20);
     }
-    assert_eq!(t.call.desk.counts.dropped_uplink_ms, 60);
+    assert_eq!(t.call.cx.counts.dropped_uplink_ms, 60);
 }
 
 #[test]
@@ -507,11 +507,11 @@ fn a_message_of_another_stream_is_not_taken_for_one_of_this() {
     let mut t = Bench::live();
     t.key('1');
     t.twilio(r#"{"event":"dtmf","dtmf":{"digit":"2"},"streamSid":"MZ2"}"#);
-    assert_eq!(t.call.desk.counts.malformed, 1);
+    assert_eq!(t.call.cx.counts.malformed, 1);
     t.key('#');
     t.expect("The caller entered 1 # on the keypad.");
     t.twilio(r#"{"event":"start","start":{"streamSid":"MZ2","callSid":"CA1","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"streamSid":"MZ2"}"#);
-    assert_eq!(t.call.desk.counts.malformed, 1);
+    assert_eq!(t.call.cx.counts.malformed, 1);
 }
 
 #[test]
@@ -710,7 +710,7 @@ fn late_deltas_of_an_interrupted_response_are_dropped_and_counted() {
     t.response_done("r1", "cancelled");
     t.model_says("r1", "item_7", 250);
     assert_eq!(t.sent_media_ms(), 0);
-    assert_eq!(t.call.desk.counts.stale_bytes, 4_000);
+    assert_eq!(t.call.cx.counts.stale_bytes, 4_000);
 }
 
 #[test]
@@ -876,7 +876,7 @@ fn a_turn_behind_a_busy_refusal_is_not_waited_for_for_ever() {
     t.model_detects_speech();
     t.model_detects_silence();
     t.expect_quiet();
-    let timeouts = t.call.desk.config.timeouts.clone();
+    let timeouts = t.call.cx.config.timeouts.clone();
     t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
     t.expect("create 2");
 }
@@ -990,16 +990,16 @@ fn nothing_is_missed_while_keys_are_pressed_however_long_that_takes() {
     t.model_detects_silence();
     t.sent.clear();
     for key in "12345678901234567890".chars() {
-        t.advance(t.call.desk.config.dtmf.quiet_ms - 100);
+        t.advance(t.call.cx.config.dtmf.quiet_ms - 100);
         t.key(key);
         t.expect_quiet();
     }
-    assert!(t.at > 2 * t.call.desk.config.timeouts.first_audio_ms, "longer than two answers are waited for");
+    assert!(t.at > 2 * t.call.cx.config.timeouts.first_audio_ms, "longer than two answers are waited for");
     t.key('#');
     t.expect("The caller entered 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 # on the keypad.");
     assert_eq!(t.end_reason(), None);
     // The interrupted answer never came; the one to the entry is waited for.
-    t.advance(t.call.desk.config.timeouts.first_audio_ms + t.call.desk.config.timeouts.retry_ms);
+    t.advance(t.call.cx.config.timeouts.first_audio_ms + t.call.cx.config.timeouts.retry_ms);
     t.expect("create 1");
 }
 
@@ -1022,9 +1022,9 @@ fn a_turn_that_ends_while_an_unwanted_response_runs_is_asked_about_and_waited_fo
     t.expect("create 2");
     // The cancelled one never ends.
     let mut t = made_while_speaking();
-    let timeouts = t.call.desk.config.timeouts.clone();
+    let timeouts = t.call.cx.config.timeouts.clone();
     t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
-    assert_eq!(t.call.desk.counts.retries, 1);
+    assert_eq!(t.call.cx.counts.retries, 1);
 }
 
 #[test]
@@ -1035,10 +1035,10 @@ fn speech_over_an_answer_of_which_nothing_has_come_is_an_interruption() {
     let found = t.events.iter().find(|event| matches!(event, CallEvent::BargeIn { .. }));
     let nothing = CallEvent::BargeIn { item: None, heard: ms(0), discarded: ms(0) };
     assert_eq!(found, Some(&nothing));
-    assert_eq!(t.call.desk.counts.barge_ins, 1);
+    assert_eq!(t.call.cx.counts.barge_ins, 1);
     let mut t = Bench::live();
     t.model_detects_speech();
-    assert_eq!(t.call.desk.counts.barge_ins, 0, "there was nothing to interrupt");
+    assert_eq!(t.call.cx.counts.barge_ins, 0, "there was nothing to interrupt");
 }
 
 const CALL: &str = r#"{"type":"response.output_item.done","response_id":"r1","item":{"type":"function_call","status":"completed","call_id":"call_1","name":"lookup","arguments":" {\"id\":7} \n"}}"#;
@@ -1370,7 +1370,7 @@ fn nothing_hostile_panics() {
     t.call.handle_frame(Leg::Caller, Incoming::Binary(3), t.now());
     t.drain();
     assert_eq!(t.end_reason(), None);
-    assert_eq!(t.call.desk.counts.malformed, 17);
+    assert_eq!(t.call.cx.counts.malformed, 17);
 }
 
 #[test]
@@ -1381,7 +1381,7 @@ fn events_nobody_knows_are_counted_from_the_first_on() {
     t.model_opens();
     t.model(r#"{"type":"session.hologram"}"#);
     t.twilio(r#"{"event":"hologram"}"#);
-    assert_eq!(t.call.desk.counts.unknown, 2);
+    assert_eq!(t.call.cx.counts.unknown, 2);
 }
 
 #[test]
@@ -1392,7 +1392,7 @@ fn an_expiring_session_leaves_time_for_the_ear_the_last_words_and_a_second() {
     t.model_opens();
     t.model(r#"{"type":"session.created","session":{"expires_at":1795330900}}"#);
     t.model(UPDATED);
-    let lead_ms = t.call.desk.config.pacing.lead_ms;
+    let lead_ms = t.call.cx.config.pacing.lead_ms;
     let last = 100_000 - NOTICE_MS - lead_ms - 1_000;
     while t.at < last - 1 {
         t.advance(1_000.min(last - 1 - t.at));
@@ -1456,7 +1456,7 @@ fn a_key_in_silence_interrupts_nothing() {
     t.model_says("r1", "item_7", 200);
     let marks: Vec<_> = t.owed.iter().map(|(_, name)| name.as_str()).collect();
     assert_eq!(marks, ["0/1/200"], "marks of the first generation: nothing was cleared");
-    assert_eq!(t.call.desk.counts.barge_ins, 0);
+    assert_eq!(t.call.cx.counts.barge_ins, 0);
 }
 
 #[test]
@@ -1464,7 +1464,7 @@ fn a_request_refused_for_a_passing_reason_is_made_again() {
     let mut t = Bench::live_with(|c| c.greeting = Some("Say hello.".into()));
     t.model(r#"{"type":"error","error":{"type":"server_error","code":"rate_limit_exceeded","event_id":"create_1"}}"#);
     t.expect_quiet();
-    t.advance(t.call.desk.config.timeouts.retry_ms);
+    t.advance(t.call.cx.config.timeouts.retry_ms);
     t.expect("create 2");
 }
 
@@ -1513,7 +1513,7 @@ fn a_call_counts_what_it_took_filled_sent_and_lost() {
         peak_held_bytes: 160, // the first frame, until the session was settled
         forgotten_items: 0,
     };
-    assert_eq!(t.call.desk.counts, counts);
+    assert_eq!(t.call.cx.counts, counts);
 }
 
 #[test]
@@ -1541,7 +1541,7 @@ fn an_answer_that_falls_silent_for_ever_does_not_keep_a_key_waiting_for_ever() {
     t.model_says("r1", "item_7", 1_000);
     t.key('#');
     t.sent.clear();
-    t.advance(t.call.desk.config.timeouts.first_audio_ms + 1_000);
+    t.advance(t.call.cx.config.timeouts.first_audio_ms + 1_000);
     assert!(t.sent.iter().any(|s| matches!(s, Transmit::Model(ClientEvent::CancelResponse { .. }))));
 }
 
@@ -1556,7 +1556,7 @@ fn a_function_of_an_interrupted_response_does_not_stop_the_wait_for_the_answer()
     );
     t.response_done("r1", "completed");
     t.sent.clear();
-    let timeouts = t.call.desk.config.timeouts.clone();
+    let timeouts = t.call.cx.config.timeouts.clone();
     t.advance(timeouts.first_audio_ms + timeouts.retry_ms);
     t.expect("create 1");
 }
@@ -1708,15 +1708,15 @@ fn silence_is_supplied_until_the_turn_ends() {
     let mut t = Bench::live();
     t.caller_frame();
     t.model_detects_speech();
-    let before = t.call.desk.counts.filled_ms;
-    let (pause, silence) = (t.call.desk.config.timeouts.media_pause_ms, 1_000);
+    let before = t.call.cx.counts.filled_ms;
+    let (pause, silence) = (t.call.cx.config.timeouts.media_pause_ms, 1_000);
     t.advance(pause);
-    assert_eq!(t.call.desk.counts.filled_ms - before, silence);
+    assert_eq!(t.call.cx.counts.filled_ms - before, silence);
     t.advance(silence); // the server takes more than that to end the turn
-    assert_eq!(t.call.desk.counts.filled_ms - before, 2 * silence);
+    assert_eq!(t.call.cx.counts.filled_ms - before, 2 * silence);
     t.model_detects_silence();
     t.advance(5_000);
-    assert_eq!(t.call.desk.counts.filled_ms - before, 2 * silence, "the turn is over");
+    assert_eq!(t.call.cx.counts.filled_ms - before, 2 * silence, "the turn is over");
 }
 
 // -------------------------------------------------------------------------------------------- the end of a turn

@@ -10,7 +10,7 @@
 //! A model that calls again and again without a word to the caller is stopped: by the number of responses in a row that
 //! call functions, and by the number of times the same call is made.
 
-use super::leaving::{self, Way};
+use super::hangup::{self, ExitAction};
 use super::settings::{CallConfig, ms};
 use crate::wire::realtime::FunctionCall;
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ pub(crate) enum Verdict {
     /// Run it with these arguments (a JSON object).
     Run { arguments: String },
     /// Run it with these arguments when the caller has heard the farewell.
-    Leave { way: Way, arguments: String },
+    Exit { way: ExitAction, arguments: String },
     /// Answer it now with this, and why, in words without content.
     Answer { output: String, why: &'static str },
     /// Its output is there: that of an earlier run, which the server had refused.
@@ -187,14 +187,14 @@ impl Tools {
             self.keep(&call.call_id, response, &output, Some(called), now);
             return Verdict::Reuse { output };
         }
-        if let Some(way) = leaving::way(&call.name, &config.leaving) {
+        if let Some(way) = hangup::way(&call.name, &config.leaving) {
             // To hang up needs no arguments, so that no arguments can keep it from being done.
-            let value = value.or((way == Way::HangUp).then_some(Value::Null));
+            let value = value.or((way == ExitAction::HangUp).then_some(Value::Null));
             return match value
                 .ok_or(NO_OBJECT)
-                .and_then(|value| leaving::resolved(way, &value, &config.leaving))
+                .and_then(|value| hangup::resolved(way, &value, &config.leaving))
             {
-                Ok(arguments) => Verdict::Leave { way, arguments },
+                Ok(arguments) => Verdict::Exit { way, arguments },
                 Err(why) => refuse(why),
             };
         }
@@ -383,7 +383,7 @@ impl Tools {
     }
 
     /// Another session takes over, which has been told all calls and outputs.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.open.clear();
         self.kept.clear();
         self.sent.clear();

@@ -8,10 +8,10 @@
 //! Whoever follows a call hears of every change as it comes, at a cost that does not depend on how long the call is:
 //! a line has a place of its own, so that one that turns out to belong further up moves nothing else.
 
-use super::downlink::{Cut, Voice};
+use super::downlink::{Truncation, Voice};
 use super::event::{Line, Private, Said, Speaker, UNTRANSCRIBED};
 use super::settings::{Limits, Renewal};
-use crate::wire::realtime::{FunctionCall, Past};
+use crate::wire::realtime::{FunctionCall, HistoryItem};
 
 /// Bytes of text kept for one item.
 const TEXT_MAX: usize = 64 * 1024;
@@ -72,7 +72,7 @@ struct Entry {
     /// Where the item was cut, if it was.
     cut: Option<Heard>,
     /// Audio of it was on its way to the ear.
-    voiced: bool,
+    has_audio: bool,
     /// Something of it was told.
     told: bool,
     /// What was told is not so any more.
@@ -97,20 +97,20 @@ impl Entry {
     }
 
     /// What a session that takes over is told of it. An open call would leave that one waiting for its output.
-    fn past(&self) -> Vec<Past> {
+    fn past(&self) -> Vec<HistoryItem> {
         if let Some(Called { call_id, name, arguments, output }) = &self.call {
             let Some(output) = output.clone() else { return Vec::new() };
             let (call_id, name, arguments) = (call_id.clone(), name.clone(), arguments.clone());
             return vec![
-                Past::Call { call_id: call_id.clone(), name, arguments },
-                Past::Output { call_id, output },
+                HistoryItem::Call { call_id: call_id.clone(), name, arguments },
+                HistoryItem::Output { call_id, output },
             ];
         }
         let Line { speaker, text, .. } = self.line(self.place);
         match speaker {
             _ if text.is_empty() || self.untranscribed => Vec::new(),
-            Speaker::Agent => vec![Past::Agent(text)],
-            Speaker::Caller | Speaker::Keypad => vec![Past::User(text)],
+            Speaker::Agent => vec![HistoryItem::Agent(text)],
+            Speaker::Caller | Speaker::Keypad => vec![HistoryItem::User(text)],
         }
     }
 
@@ -118,7 +118,7 @@ impl Entry {
     fn line(&self, place: u64) -> Line {
         let text = match self.cut {
             // Words run ahead of the audio; without audio nobody heard them.
-            _ if self.speaker == Speaker::Agent && !self.voiced => String::new(),
+            _ if self.speaker == Speaker::Agent && !self.has_audio => String::new(),
             Some(heard) => shortened(&self.text, &self.steps, heard).to_owned(),
             None => self.text.trim().to_owned(),
         };
@@ -192,7 +192,7 @@ impl Transcript {
             complete: false,
             steps: Vec::new(),
             cut: None,
-            voiced: false,
+            has_audio: false,
             told: false,
             changed: false,
             expects_words: false,
@@ -261,10 +261,10 @@ impl Transcript {
     }
 
     /// The first audio of an item of the agent is on its way to the ear.
-    pub(crate) fn voiced(&mut self, item: &str) {
+    pub(crate) fn has_audio(&mut self, item: &str) {
         let at = self.at(item, Speaker::Agent);
         let entry = &mut self.entries[at];
-        if !std::mem::replace(&mut entry.voiced, true) && (entry.complete || entry.cut.is_some()) {
+        if !std::mem::replace(&mut entry.has_audio, true) && (entry.complete || entry.cut.is_some()) {
             self.change(at);
         }
     }
@@ -287,8 +287,8 @@ impl Transcript {
     }
 
     /// These items were not heard to their ends.
-    pub(crate) fn cut_all(&mut self, cuts: &[Cut]) {
-        for &Cut { ref item, heard_ms, generated_ms, voice, unfinished, .. } in cuts {
+    pub(crate) fn truncate_all(&mut self, truncations: &[Truncation]) {
+        for &Truncation { ref item, heard_ms, generated_ms, voice, unfinished, .. } in truncations {
             let at = self.at(item, Speaker::Agent);
             self.entries[at].cut = Some(Heard { heard_ms, generated_ms, voice, unfinished });
             self.change(at);
@@ -317,12 +317,12 @@ impl Transcript {
 
     /// The conversation so far, as heard, for a session that takes over: the newest that fits the limits, without a
     /// hole.
-    pub(crate) fn history(&self, limits: &Renewal) -> Vec<Past> {
+    pub(crate) fn history(&self, limits: &Renewal) -> Vec<HistoryItem> {
         let (mut items, mut bytes) = (0, 0);
-        let mut newest: Vec<Vec<Past>> = Vec::new();
+        let mut newest: Vec<Vec<HistoryItem>> = Vec::new();
         for past in self.entries.iter().rev().map(Entry::past) {
             items += past.len();
-            bytes += past.iter().map(Past::text_len).sum::<usize>();
+            bytes += past.iter().map(HistoryItem::text_len).sum::<usize>();
             if items > limits.history_items || bytes > limits.history_bytes {
                 break;
             }
@@ -412,7 +412,7 @@ mod tests {
         let mut t = Transcript::default();
         t.item("user", None, Speaker::Caller);
         t.item("agent", Some("user"), Speaker::Agent);
-        t.voiced("agent");
+        t.has_audio("agent");
         t.agent_words("agent", "It has", 0);
         t.agent_words("agent", " shipped.", 0);
         t.words("user", Speaker::Caller, "Where is my order?");
@@ -425,7 +425,7 @@ mod tests {
         let mut t = Transcript::default();
         t.words("user2", Speaker::Caller, "two");
         t.item("agent1", None, Speaker::Agent);
-        t.voiced("agent1");
+        t.has_audio("agent1");
         t.agent_words("agent1", "one", 0);
         t.item("user2", Some("agent1"), Speaker::Caller);
         let texts: Vec<_> = t.lines().into_iter().map(|l| l.text).collect();
@@ -459,9 +459,9 @@ mod tests {
     #[test]
     fn words_that_come_behind_a_cut_are_not_told_as_if_they_were_said() {
         let mut t = Transcript::default();
-        t.voiced("agent");
+        t.has_audio("agent");
         t.agent_words("agent", "one two", 0);
-        t.cut_all(&[cut("agent", 500)]);
+        t.truncate_all(&[cut("agent", 500)]);
         t.news();
         t.agent_words("agent", " three four", 0);
         let news = t.news();
@@ -498,7 +498,7 @@ mod tests {
         assert_eq!(t.news().len(), 1);
         assert_eq!(t.history(&all()), [], "a session that takes over is not told of it");
         t.words("user1", Speaker::Caller, "late");
-        assert_eq!(t.history(&all()), [Past::User("late".into())]);
+        assert_eq!(t.history(&all()), [HistoryItem::User("late".into())]);
     }
 
     #[test]
@@ -554,13 +554,13 @@ mod tests {
         let mut t = Transcript::default();
         t.agent_words("agent", "one", 0);
         assert_eq!(t.news().len(), 1);
-        t.voiced("agent");
+        t.has_audio("agent");
         assert_eq!(t.news(), [], "more words will come");
         t.words("other", Speaker::Agent, "two");
         assert_eq!(t.news(), []);
-        t.voiced("other");
+        t.has_audio("other");
         assert_eq!(t.news().len(), 1);
-        t.voiced("other");
+        t.has_audio("other");
         assert_eq!(t.news(), []);
         t.close();
         let lines = t.news();
@@ -568,9 +568,16 @@ mod tests {
     }
 
     /// An item of a second, all of it voice, cut where so much of it was heard.
-    fn cut(item: &str, heard_ms: u64) -> Cut {
+    fn cut(item: &str, heard_ms: u64) -> Truncation {
         let voice = Voice { heard_ms, all_ms: 1_000, ends_ms: 1_000, quiet_ms: 0 };
-        Cut { item: item.to_owned(), content: 0, heard_ms, generated_ms: 1_000, voice, unfinished: false }
+        Truncation {
+            item: item.to_owned(),
+            content: 0,
+            heard_ms,
+            generated_ms: 1_000,
+            voice,
+            unfinished: false,
+        }
     }
 
     /// An item of nothing but voice.
@@ -651,7 +658,7 @@ mod tests {
         let mut t = Transcript::default();
         t.words("user", Speaker::Caller, &("x".repeat(65_535) + "ö" + "y"));
         assert_eq!(t.lines()[0].text, "x".repeat(65_535));
-        t.voiced("agent");
+        t.has_audio("agent");
         t.agent_words("agent", &"x".repeat(65_536), 0);
         t.agent_words("agent", "y", 0);
         assert_eq!(t.lines()[1].text.len(), 65_536);
@@ -670,9 +677,9 @@ mod tests {
     fn another_session_is_told_what_was_heard_and_what_was_done() {
         let mut t = Transcript::default();
         t.item("greeting", None, Speaker::Agent);
-        t.voiced("greeting");
+        t.has_audio("greeting");
         t.words("greeting", Speaker::Agent, "one two three four");
-        t.cut_all(&[cut("greeting", 500)]);
+        t.truncate_all(&[cut("greeting", 500)]);
         t.item("user", Some("greeting"), Speaker::Caller);
         t.item("call", Some("user"), Speaker::Agent);
         t.called(&FunctionCall { item: Some("call".into()), ..function_call("call_1") });
@@ -684,11 +691,11 @@ mod tests {
         t.words("user", Speaker::Caller, "Where is it?");
         let call_id = || "call_1".to_owned();
         let history = [
-            Past::Agent("one two".into()),
-            Past::User("Where is it?".into()),
-            Past::Call { call_id: call_id(), name: "lookup".into(), arguments: "{}".into() },
-            Past::Output { call_id: call_id(), output: "42".into() },
-            Past::User("The caller pressed 1.".into()),
+            HistoryItem::Agent("one two".into()),
+            HistoryItem::User("Where is it?".into()),
+            HistoryItem::Call { call_id: call_id(), name: "lookup".into(), arguments: "{}".into() },
+            HistoryItem::Output { call_id: call_id(), output: "42".into() },
+            HistoryItem::User("The caller pressed 1.".into()),
         ];
         assert_eq!(t.history(&all()), history, "an open call is not repeated");
         let limited = |history_items, history_bytes| {
@@ -709,7 +716,7 @@ mod tests {
         }
         let history = t.history(&all());
         assert!(
-            matches!(&history[..], [Past::Call { call_id, .. }, _] if call_id.starts_with('x')),
+            matches!(&history[..], [HistoryItem::Call { call_id, .. }, _] if call_id.starts_with('x')),
             "{history:?}"
         );
         for (call_id, len) in [("longest", 65_536), ("too long", 65_537)] {
@@ -718,7 +725,7 @@ mod tests {
         }
         let limits = Renewal { history_bytes: usize::MAX, ..all() };
         let history = t.history(&limits);
-        assert!(matches!(&history[2..], [Past::Call { call_id, .. }, _] if call_id == "longest"));
+        assert!(matches!(&history[2..], [HistoryItem::Call { call_id, .. }, _] if call_id == "longest"));
     }
 
     /// What somebody knows who heard all the news: the words of each item, in order.
@@ -755,17 +762,17 @@ mod tests {
         t.agent_words("agent", "It has", 0);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["It has"], "before it is heard");
-        t.voiced("agent");
+        t.has_audio("agent");
         t.agent_words("agent", " shipped yesterday.", 0);
         t.words("agent", Speaker::Agent, "It has shipped yesterday.");
         listener.hears(t.news());
         t.words("user", Speaker::Caller, "Where is my order?");
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?", "It has shipped yesterday."]);
-        t.cut_all(&[cut("agent", 500)]);
+        t.truncate_all(&[cut("agent", 500)]);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?", "It has"]);
-        t.cut_all(&[cut("agent", 0)]);
+        t.truncate_all(&[cut("agent", 0)]);
         listener.hears(t.news());
         assert_eq!(listener.knows(), ["Where is my order?"], "what was not heard is taken back");
         assert_eq!(t.news(), []);

@@ -162,7 +162,7 @@ impl Uplink {
     }
 
     /// The protected window is over: what is taken from now on is heard.
-    pub(crate) const fn unprotect(&mut self) {
+    pub(crate) const fn end_protection(&mut self) {
         self.protected = false;
     }
 
@@ -185,7 +185,7 @@ impl Uplink {
         let filled_ms = self.fill(gap_ms);
         self.advance(begins, media.audio.len() as u64);
         if !self.credit.take(media.audio.len()) {
-            let dropped_ms = self.shed() + media.audio.len() as u64 / BYTES_PER_MS;
+            let dropped_ms = self.enforce_limit() + media.audio.len() as u64 / BYTES_PER_MS;
             return Taken { too_fast: true, filled_ms, dropped_ms, ..Taken::default() };
         }
         match &mut self.mute {
@@ -201,7 +201,7 @@ impl Uplink {
             self.silenced = self.backlog.len();
             silenced_ms = media.audio.len() as u64 / BYTES_PER_MS;
         }
-        Taken { filled_ms, dropped_ms: self.shed(), silenced_ms, ..Taken::default() }
+        Taken { filled_ms, dropped_ms: self.enforce_limit(), silenced_ms, ..Taken::default() }
     }
 
     /// Supplies silence the caller's carrier leaves out. Returns how much, ms.
@@ -211,7 +211,7 @@ impl Uplink {
         if let Some(position) = self.position_ms {
             self.advance(position, silence_ms * BYTES_PER_MS);
         }
-        self.shed();
+        self.enforce_limit();
         silence_ms
     }
 
@@ -234,7 +234,7 @@ impl Uplink {
     }
 
     /// Keeps the newest audio within the limit. Returns what was dropped, ms.
-    fn shed(&mut self) -> u64 {
+    fn enforce_limit(&mut self) -> u64 {
         let excess = self.backlog.len().saturating_sub(self.backlog_max);
         self.backlog.drain(..excess);
         self.silenced = self.silenced.saturating_sub(excess);
@@ -267,7 +267,7 @@ impl Uplink {
 
     /// Another session takes over, and hears the caller from a moment before on: the old one may have been told the
     /// beginning of a word that it did not notice any more.
-    pub(crate) fn rewind(&mut self) {
+    pub(crate) fn replay_recent(&mut self) {
         let mut backlog = std::mem::take(&mut self.recent);
         backlog.append(&mut self.backlog);
         self.backlog = backlog;
@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(t.hears(&frame(1, 100)).silenced_ms, 20);
         t.speaks(Companding::Ulaw);
         t.hears(&frame(2, 120));
-        t.unprotect();
+        t.end_protection();
         assert_eq!(t.hears(&frame(3, 140)).silenced_ms, 0);
         assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[3; 160]].concat());
         t.hears(&frame(4, 160));
@@ -458,7 +458,7 @@ mod tests {
         for chunk in 1..=3 {
             t.hears(&frame(chunk, 80 + 20 * chunk));
         }
-        t.unprotect();
+        t.end_protection();
         assert_eq!(t.hears(&frame(4, 160)).dropped_ms, 20);
         assert_eq!(t.drain().concat(), [[0xFF; 320].as_slice(), &[4; 160]].concat());
     }
@@ -469,7 +469,7 @@ mod tests {
         t.speaks(Companding::Ulaw);
         t.hears(&frame(1, 100));
         t.hears(&frame(2, 220));
-        t.unprotect();
+        t.end_protection();
         t.hears(&frame(3, 240));
         assert_eq!(t.drain().concat(), [[0xFF; 1_120].as_slice(), &[3; 160]].concat());
     }
@@ -493,9 +493,9 @@ mod tests {
         }
         t.drain();
         t.hears(&frame(6, 200));
-        t.rewind();
+        t.replay_recent();
         assert_eq!(t.drain().concat(), [[4; 160], [5; 160], [6; 160]].concat());
-        t.rewind();
+        t.replay_recent();
         assert_eq!(t.drain().concat(), [[5; 160], [6; 160]].concat());
     }
 

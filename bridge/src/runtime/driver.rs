@@ -124,7 +124,7 @@ where
                 Transmit::Dial { call_sid } => {
                     dialing = Some(Box::pin(open(dial.clone(), model.clone(), config.clone(), call_sid)));
                 }
-                Transmit::HoldModel(hold) => legs.held = hold,
+                Transmit::PauseModelReads(hold) => legs.held = hold,
                 Transmit::RunTool { call_id, name, arguments } => {
                     let (tools, call_sid) = (tools.clone(), call.call_sid().unwrap_or_default().to_owned());
                     let id = call_id.clone();

@@ -743,12 +743,12 @@ pub enum ClientEvent {
         output: String,
     },
     /// Something that was said or done in an earlier session of the call.
-    Past(Past),
+    History(HistoryItem),
 }
 
 /// An item of the conversation of an earlier session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Past {
+pub enum HistoryItem {
     /// What the caller said or pressed.
     User(String),
     /// What the caller heard the agent say.
@@ -771,7 +771,7 @@ pub enum Past {
     },
 }
 
-impl Past {
+impl HistoryItem {
     /// Bytes of text in it.
     pub fn text_len(&self) -> usize {
         match self {
@@ -864,7 +864,7 @@ impl ClientEvent {
                 "item": { "type": "function_call_output", "call_id": call_id, "output": output },
             })
             .to_string(),
-            Self::Past(past) => {
+            Self::History(past) => {
                 json!({ "type": "conversation.item.create", "item": past.item(dialect) }).to_string()
             }
         }
@@ -972,10 +972,17 @@ mod tests {
 
     #[test]
     fn a_past_call_is_as_long_as_all_its_texts() {
-        let call = Past::Call { call_id: "call_1".into(), name: "look".into(), arguments: "{}".into() };
+        let call =
+            HistoryItem::Call { call_id: "call_1".into(), name: "look".into(), arguments: "{}".into() };
         assert_eq!(call.text_len(), 6 + 4 + 2);
-        assert_eq!(Past::Output { call_id: "call_1".into(), output: "shipped".into() }.text_len(), 6 + 7);
-        assert_eq!([Past::User("abc".into()), Past::Agent("ab".into())].map(|past| past.text_len()), [3, 2]);
+        assert_eq!(
+            HistoryItem::Output { call_id: "call_1".into(), output: "shipped".into() }.text_len(),
+            6 + 7
+        );
+        assert_eq!(
+            [HistoryItem::User("abc".into()), HistoryItem::Agent("ab".into())].map(|past| past.text_len()),
+            [3, 2]
+        );
     }
 
     #[test]

@@ -864,7 +864,7 @@ impl<'a> World<'a> {
                 self.told(call, Told::Control(verdict));
             }
             Transmit::Dial { call_sid } => self.dial(call, &call_sid),
-            Transmit::HoldModel(held) => {
+            Transmit::PauseModelReads(held) => {
                 self.lines[call].model_held = held;
                 if !held && let Some(n) = self.lines[call].models.len().checked_sub(1) {
                     self.push(self.now, call, Happens::Resumes(n));

@@ -83,7 +83,7 @@ fn a_refused_output_is_sent_once_more_and_the_repeated_call_is_not_run_again() {
         t.expect("create 2");
         t.expect_quiet();
         assert_eq!(outcomes(&t), [("call_1", ToolOutcome::Done), ("call_2", ToolOutcome::Reused)]);
-        assert_eq!(t.call.desk.counts.refused_outputs, 1);
+        assert_eq!(t.call.cx.counts.refused_outputs, 1);
         // With other arguments it is another call.
         t.requested_response_begins("r3", 2);
         calls(&mut t, "r3", "call_3", "lookup", r#"{"id":8}"#);
@@ -253,7 +253,7 @@ fn the_same_call_again_and_again_is_stopped_and_then_the_caller_is_told() {
         panic!("the next response may call nothing")
     };
     assert!(t.events.contains(&CallEvent::ToolLoop { rounds: 3 }));
-    assert_eq!(t.call.desk.counts.tool_loops, 1);
+    assert_eq!(t.call.cx.counts.tool_loops, 1);
     round(&mut t, "r3", 3, "call_3", r#"{"other":1}"#);
     assert!(is_told(&t, EndReason::ResponseFailed));
 }
@@ -271,7 +271,7 @@ fn too_many_rounds_are_stopped_whatever_they_call() {
         round(&mut t, &format!("r{n}"), n, &format!("call_{n}"), &format!("{n}"));
         round(&mut t, &format!("x{n}"), n + 100, "refused as unknown", "{}");
     }
-    assert_eq!(t.call.desk.counts.tool_loops, 0, "what has no number of ours is no round");
+    assert_eq!(t.call.cx.counts.tool_loops, 0, "what has no number of ours is no round");
     t.sent.clear();
     round(&mut t, "r5", 5, "call_5", "{}");
     t.expect(
@@ -299,7 +299,7 @@ fn several_equal_calls_of_one_response_are_one_round() {
         calls(&mut t, "r1", call_id, "lookup", "{}");
         t.expect(&format!("run {call_id} lookup {{}}"));
     }
-    assert_eq!(t.call.desk.counts.tool_loops, 0);
+    assert_eq!(t.call.cx.counts.tool_loops, 0);
 }
 
 // -------------------------------------------------------------------------------------------- silence
@@ -439,7 +439,7 @@ fn an_end_of_a_response_that_never_began_is_counted_and_what_it_was_to_answer_is
     };
     let mut t = asked();
     t.model(&done("failed", "null"));
-    assert_eq!(t.call.desk.counts.unannounced, 1);
+    assert_eq!(t.call.cx.counts.unannounced, 1);
     t.advance(500);
     t.expect("create 1");
     t.model(&done("failed", r#"{"bridge_request":"1"}"#));
@@ -455,7 +455,7 @@ fn an_end_of_a_response_that_never_began_is_counted_and_what_it_was_to_answer_is
     t.model(&done("failed", "null"));
     t.advance(3_000);
     t.expect_quiet();
-    assert_eq!(t.call.desk.counts.unannounced, 1);
+    assert_eq!(t.call.cx.counts.unannounced, 1);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn no_part_of_a_key_is_told_of_an_error_without_a_code() {
     }
     t.response_begins("r1");
     t.model(&format!(r#"{{"type":"response.done","response":{{"id":"r1","status":"failed","status_details":{{"error":{{"code":"{TEXT}"}}}}}}}}"#));
-    assert_eq!(t.call.desk.counts.errors, 2);
+    assert_eq!(t.call.cx.counts.errors, 2);
     assert!(!leaks(&t), "{:?}", t.events);
 }
 

@@ -83,7 +83,7 @@ fn the_caller_is_silence_until_the_last_mark_of_the_greeting_is_back() {
     assert_eq!(ends(&t), [(ProtectionEnd::Heard, ms(40))]);
     hears_the_caller(&mut t);
     assert_eq!(
-        t.call.desk.counts.protected_ms, 40,
+        t.call.cx.counts.protected_ms, 40,
         "the first frame of the call, and the one over the greeting"
     );
 }

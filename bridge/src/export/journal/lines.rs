@@ -10,7 +10,7 @@ use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
 use crate::runtime::journal::{CallBeginning, JournalEntry};
-use crate::wire::realtime::{ClientEvent, Past};
+use crate::wire::realtime::{ClientEvent, HistoryItem};
 use crate::wire::twilio::{self, FromTwilio, ToTwilio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -737,8 +737,8 @@ impl Formatter {
                 why: (!reason.is_empty()).then(|| (*reason).to_owned()),
             },
             Transmit::Drop(leg) => bridge("drop", (*leg).into()),
-            Transmit::HoldModel(true) => bridge("hold", Side::Model),
-            Transmit::HoldModel(false) => bridge("release", Side::Model),
+            Transmit::PauseModelReads(true) => bridge("hold", Side::Model),
+            Transmit::PauseModelReads(false) => bridge("release", Side::Model),
             Transmit::RunTool { call_id, name, arguments } => What::RunTool {
                 call_id: call_id.clone(),
                 name: name.clone(),
@@ -783,21 +783,21 @@ impl Formatter {
                 ..of("conversation.item.create")
             },
             ClientEvent::ToolOutput { event_id: _, call_id, output }
-            | ClientEvent::Past(Past::Output { call_id, output }) => Event {
+            | ClientEvent::History(HistoryItem::Output { call_id, output }) => Event {
                 item_type: Some("function_call_output".into()),
                 call_id: Some(call_id.clone()),
                 arguments: Some(self.words(output)),
                 ..of("conversation.item.create")
             },
-            ClientEvent::Past(Past::Call { call_id, name, arguments }) => Event {
+            ClientEvent::History(HistoryItem::Call { call_id, name, arguments }) => Event {
                 item_type: Some("function_call".into()),
                 call_id: Some(call_id.clone()),
                 name: Some(name.clone()),
                 arguments: Some(self.words(arguments)),
                 ..of("conversation.item.create")
             },
-            ClientEvent::Past(Past::User(text) | Past::Agent(text)) => {
-                let by_user = matches!(event, ClientEvent::Past(Past::User(_)));
+            ClientEvent::History(HistoryItem::User(text) | HistoryItem::Agent(text)) => {
+                let by_user = matches!(event, ClientEvent::History(HistoryItem::User(_)));
                 Event {
                     item_type: Some("message".into()),
                     role: Some(if by_user { "user" } else { "assistant" }.into()),

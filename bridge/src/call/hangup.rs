@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 /// A way for a call to leave the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum ExitAction {
     HangUp,
     Transfer,
 }
 
-impl Way {
+impl ExitAction {
     pub(crate) const fn reason(self) -> EndReason {
         match self {
             Self::HangUp => EndReason::AgentHungUp,
@@ -34,9 +34,9 @@ impl Way {
 
 /// A call that leaves once its farewell was heard.
 #[derive(Debug)]
-pub(crate) struct Farewell {
+pub(crate) struct PendingExit {
     pub(crate) call_id: String,
-    pub(crate) way: Way,
+    pub(crate) way: ExitAction,
     /// A JSON object.
     pub(crate) arguments: String,
     /// The response that wanted it.
@@ -44,10 +44,10 @@ pub(crate) struct Farewell {
 }
 
 /// The way a function of this name leads, if it is offered.
-pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<Way> {
+pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<ExitAction> {
     match name {
-        END_CALL if leaving.end_call => Some(Way::HangUp),
-        TRANSFER_CALL if !leaving.transfer.is_empty() => Some(Way::Transfer),
+        END_CALL if leaving.end_call => Some(ExitAction::HangUp),
+        TRANSFER_CALL if !leaving.transfer.is_empty() => Some(ExitAction::Transfer),
         _ => None,
     }
 }
@@ -56,10 +56,14 @@ pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<Way> {
 ///
 /// # Errors
 /// When nobody of that name is listed; in words for the model.
-pub(crate) fn resolved(way: Way, arguments: &Value, leaving: &Leaving) -> Result<String, &'static str> {
+pub(crate) fn resolved(
+    way: ExitAction,
+    arguments: &Value,
+    leaving: &Leaving,
+) -> Result<String, &'static str> {
     match way {
-        Way::HangUp => Ok("{}".to_owned()),
-        Way::Transfer => {
+        ExitAction::HangUp => Ok("{}".to_owned()),
+        ExitAction::Transfer => {
             let to = arguments["to"].as_str().unwrap_or_default();
             let person = leaving.transfer.iter().find(|person| person.name == to);
             let person = person.ok_or("there is nobody of that name to put the caller through to")?;

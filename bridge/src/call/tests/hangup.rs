@@ -39,7 +39,7 @@ const NOT_DONE: &str = r#"output call_1 {"error":"not done: the caller spoke fir
 fn who_lists_nobody_offers_no_transfer() {
     let mut config = CallConfig::default();
     let ways = |config: &CallConfig| {
-        ["end_call", "transfer_call"].map(|name| crate::call::leaving::way(name, &config.leaving).is_some())
+        ["end_call", "transfer_call"].map(|name| crate::call::hangup::way(name, &config.leaving).is_some())
     };
     assert_eq!(ways(&config), [false, false]);
     leaving(&mut config);
@@ -259,7 +259,7 @@ fn a_second_wish_to_leave_is_refused_and_nothing_is_offered_by_default() {
 
 #[test]
 fn a_transfer_without_usable_arguments_is_told_what_is_wrong() {
-    for arguments in ["desk", "", r#"["desk"]"#] {
+    for arguments in ["cx", "", r#"["cx"]"#] {
         let mut t = Bench::live_with(leaving);
         t.response_begins("r1");
         calls(&mut t, "r1", "call_1", "transfer_call", arguments);
