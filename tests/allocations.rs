@@ -10,7 +10,7 @@ use bridge::wire::base64;
 use scenarios::field::{self};
 use scenarios::model::catalogue;
 use scenarios::model::seed::Seed;
-use scenarios::sim::in_memory_journal::Papers;
+use scenarios::sim::in_memory_journal::InMemoryJournal;
 use scenarios::sim::memory;
 use std::io::{BufReader, Read};
 use std::sync::Arc;
@@ -139,7 +139,7 @@ fn a_frame_of_the_caller_takes_three_allocations_from_text_to_text() {
 /// A journal of a hundred megabytes: a call of hours, read from a file that is made up as it is read.
 #[test]
 fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
-    let papers = Papers::default();
+    let papers = InMemoryJournal::default();
     memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &papers);
     let text = papers.texts().remove(0);
     let (header, body) = text.split_at(text.find('\n').expect("a header") + 1);
@@ -151,7 +151,8 @@ fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
     let body: String = body.lines().map(still).collect();
     let mut kept = None;
     let taken = measure(|| {
-        let long = header.as_bytes().chain(Again { text: body.as_bytes(), at: 0, left: HUNDRED_MB });
+        let long =
+            header.as_bytes().chain(ReconnectScript { text: body.as_bytes(), at: 0, left: HUNDRED_MB });
         kept = Some(field::read(BufReader::new(long)).expect("a journal"));
     });
     let bytes = taken.bytes_max;
@@ -164,7 +165,7 @@ fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
 #[test]
 fn a_file_without_an_end_of_line_takes_no_more_than_the_longest_line() {
     let taken = measure(|| {
-        let rubbish = Again { text: b"call", at: 0, left: HUNDRED_MB };
+        let rubbish = ReconnectScript { text: b"call", at: 0, left: HUNDRED_MB };
         let error = field::read(BufReader::new(rubbish)).expect_err("no journal").to_string();
         assert!(error.contains("no header"), "{error}");
     });
@@ -177,13 +178,13 @@ const HUNDRED_MB: usize = 100 << 20;
 const LINE_MAX: u64 = 32 << 20;
 
 /// A text again and again, until so many bytes have been read.
-struct Again<'a> {
+struct ReconnectScript<'a> {
     text: &'a [u8],
     at: usize,
     left: usize,
 }
 
-impl Read for Again<'_> {
+impl Read for ReconnectScript<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let bytes = (&self.text[self.at..]).take(self.left as u64).read(into)?;
         self.at = (self.at + bytes) % self.text.len();

@@ -33,13 +33,13 @@ mod words;
 mod tests;
 
 pub use script::{
-    Again, AudioFormat, Call, CancelledItems, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening,
-    ModelScript, Opening, Outcome, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
+    AudioFormat, Call, CancelledItems, CloseAfter, Dial, Dialect, Echoes, ErrorSpec, Happening, ModelScript,
+    Opening, Outcome, ReconnectScript, Refusal, Stall, TimedEvent, Transcription, Turn, Vad, When,
 };
 pub use words::in_words;
 
 use crate::peer::{At, Frame, Out, Peer};
-use crate::record::{Ending, ModelRecord, ModelSight, Sighting};
+use crate::record::{Ending, ModelObservation, ModelRecord, Observation};
 use ids::{Ids, Kind};
 use items::Item;
 use response::{Pending, Response};
@@ -56,7 +56,7 @@ pub const SESSION_S: u64 = 3_600;
 
 /// How long the service waits for the answer to its close frame.
 const CLOSE_PATIENCE_MS: u64 = 10_000;
-/// How [`ModelSight::SentOther`] calls a close frame.
+/// How [`ModelObservation::SentOther`] calls a close frame.
 pub const CLOSE_FRAME: &str = "close";
 
 /// Every event this model can say today, by its name in the current dialect. What it makes up on purpose, to see
@@ -314,7 +314,7 @@ impl Model {
 
     /// The stage answered the dial with a refusal, so that the WebSocket never opened.
     pub fn refused(&mut self, how: &str, now: At) {
-        self.see(now, ModelSight::Refused { how: how.to_owned() });
+        self.see(now, ModelObservation::Refused { how: how.to_owned() });
         self.over(now, None);
     }
 
@@ -412,7 +412,7 @@ impl Model {
             Some(code) => format!("{}.{code}", refusal.kind),
             None => refusal.kind.clone(),
         });
-        self.see(now, ModelSight::Refused { how: reason.clone() });
+        self.see(now, ModelObservation::Refused { how: reason.clone() });
         let complaint = Complaint {
             kind: refusal.kind,
             code: refusal.code,
@@ -427,7 +427,12 @@ impl Model {
 
     fn greet(&mut self, now: At) {
         let session = self.session.json(self.script.dialect);
-        self.say(now, "session.created", json!({ "session": session }), Some(ModelSight::SentSessionCreated));
+        self.say(
+            now,
+            "session.created",
+            json!({ "session": session }),
+            Some(ModelObservation::SentSessionCreated),
+        );
         if self.script.dialect == Dialect::Beta {
             let conversation = json!({"id": self.conversation_id, "object": "realtime.conversation"});
             self.say(now, "conversation.created", json!({ "conversation": conversation }), None);
@@ -439,7 +444,12 @@ impl Model {
     }
 
     fn updated(&mut self, session: &Value, now: At) {
-        self.say(now, "session.updated", json!({ "session": session }), Some(ModelSight::SentSessionUpdated));
+        self.say(
+            now,
+            "session.updated",
+            json!({ "session": session }),
+            Some(ModelObservation::SentSessionUpdated),
+        );
         self.updates_sent += 1;
         if self.updates_sent == 1 {
             let settled = *self.progress.settled.get_or_insert(now);
@@ -454,8 +464,8 @@ impl Model {
 
     // ------------------------------------------------------------------------------------------ saying
 
-    fn see(&mut self, at: At, what: ModelSight) {
-        self.record.sightings.push(Sighting { at, what });
+    fn see(&mut self, at: At, what: ModelObservation) {
+        self.record.observations.push(Observation { at, what });
     }
 
     fn later(&mut self, at: At, task: Task) {
@@ -468,7 +478,7 @@ impl Model {
     }
 
     /// Sends an event under the name the dialect has for it, if it has one, and notes it.
-    fn say(&mut self, now: At, kind: &'static str, fields: Value, sight: Option<ModelSight>) {
+    fn say(&mut self, now: At, kind: &'static str, fields: Value, sight: Option<ModelObservation>) {
         if self.is_mute() {
             return;
         }
@@ -485,7 +495,7 @@ impl Model {
             event.insert("latency_us".to_owned(), json!(1_234.5));
         }
         self.send_text(Value::Object(event).to_string());
-        self.see(now, sight.unwrap_or_else(|| ModelSight::SentOther { kind: name.to_owned() }));
+        self.see(now, sight.unwrap_or_else(|| ModelObservation::SentOther { kind: name.to_owned() }));
     }
 
     fn send_text(&mut self, text: String) {
@@ -496,7 +506,8 @@ impl Model {
         let Complaint { kind, code, message, param, event_id, rejected } = complaint;
         let error =
             json!({"type": kind, "code": code, "message": message, "param": param, "event_id": event_id});
-        let sight = ModelSight::SentError { code: code.unwrap_or_default(), message, event_id, rejected };
+        let sight =
+            ModelObservation::SentError { code: code.unwrap_or_default(), message, event_id, rejected };
         self.say(now, "error", json!({ "error": error }), Some(sight));
     }
 
@@ -521,7 +532,7 @@ impl Model {
             return;
         }
         self.outbox.push_back(Out::Frame(Frame::Close(Some((code, reason)))));
-        self.see(now, ModelSight::SentOther { kind: CLOSE_FRAME.to_owned() });
+        self.see(now, ModelObservation::SentOther { kind: CLOSE_FRAME.to_owned() });
         self.forget();
         self.link = Link::Closing { code };
         self.later(now.plus_ms(CLOSE_PATIENCE_MS), Task::Drop);
@@ -538,7 +549,7 @@ impl Model {
 
     fn over(&mut self, now: At, ending: Option<Ending>) {
         if let Some(ending) = ending {
-            self.see(now, ModelSight::Ended(ending));
+            self.see(now, ModelObservation::Ended(ending));
         }
         self.forget();
         self.link = Link::Over;
@@ -633,7 +644,7 @@ impl Model {
 
     fn scripted(&mut self, index: usize, now: At) {
         let Some(event) = self.script.events.get(index) else { return };
-        let raw = |kind: &str| ModelSight::SentOther { kind: kind.to_owned() };
+        let raw = |kind: &str| ModelObservation::SentOther { kind: kind.to_owned() };
         match event.does.clone() {
             Happening::UnknownEvent => {
                 let fields =
@@ -701,7 +712,7 @@ impl Peer for Model {
             return;
         }
         self.link = Link::Open;
-        self.see(now, ModelSight::Opened);
+        self.see(now, ModelObservation::Opened);
         let limit_s = self.script.expires_after_s.unwrap_or(SESSION_S);
         let model = self.asked("model").unwrap_or(DEFAULT_MODEL).to_owned();
         let expires_at = self.identity.epoch_unix + (now.as_ms() / 1_000 + limit_s) as i64;
@@ -744,12 +755,12 @@ impl Peer for Model {
             (Frame::Text(text), Link::Open) => self.early.push(text),
             (Frame::Binary(bytes), Link::Open) => self.client_binary(bytes.len(), now),
             (Frame::Ping(payload), Link::Open) => {
-                self.see(now, ModelSight::GotPing);
+                self.see(now, ModelObservation::GotPing);
                 if !self.dark {
                     self.outbox.push_back(Out::Frame(Frame::Pong(payload)));
                 }
             }
-            (Frame::Pong(_), Link::Open) => self.see(now, ModelSight::GotPing),
+            (Frame::Pong(_), Link::Open) => self.see(now, ModelObservation::GotPing),
             (Frame::Close(frame), Link::Open) => {
                 let (code, reason) = match frame.clone() {
                     Some((code, reason)) => (Some(code), reason),
@@ -757,7 +768,7 @@ impl Peer for Model {
                 };
                 let ending = Ending::ByPeer { code, reason };
                 if self.dark {
-                    self.see(now, ModelSight::Ended(ending));
+                    self.see(now, ModelObservation::Ended(ending));
                     self.forget();
                     self.link = Link::Abandoned;
                 } else {

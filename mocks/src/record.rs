@@ -9,7 +9,7 @@ use std::fmt;
 
 /// Something seen, and when.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sighting<T> {
+pub struct Observation<T> {
     /// When it was seen by this end.
     pub at: At,
     /// What it was.
@@ -42,7 +42,7 @@ pub enum Ending {
 
 /// What the Twilio end saw and did.
 #[derive(Clone, Debug, PartialEq)]
-pub enum CallerSight {
+pub enum CallerObservation {
     /// The WebSocket is open.
     Opened,
     /// The upgrade was refused with this HTTP status (0: no answer at all).
@@ -180,7 +180,7 @@ pub struct CallerRecord {
     /// The stream.
     pub stream_sid: String,
     /// What was seen, in order.
-    pub sightings: Vec<Sighting<CallerSight>>,
+    pub observations: Vec<Observation<CallerObservation>>,
     /// All mu-law bytes sent, in order.
     pub spoken: Vec<u8>,
     /// The frames of `spoken`.
@@ -195,7 +195,7 @@ pub struct CallerRecord {
 
 /// What the Realtime end saw and did.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ModelSight {
+pub enum ModelObservation {
     /// The WebSocket is open.
     Opened,
     /// The connection attempt was answered by the script with a refusal instead (in words).
@@ -267,7 +267,7 @@ pub enum ModelSight {
         response: String,
         /// The function.
         name: String,
-        /// When its item entered the conversation: so many sightings there were by then.
+        /// When its item entered the conversation: so many observations there were by then.
         added: usize,
         /// The same call was made before, under this id, and its output was refused.
         again: Option<String>,
@@ -397,7 +397,7 @@ pub struct ItemRecord {
     pub rate: u32,
     /// Samples of speech at its beginning, at `rate`, over which its words are spread; what follows is silence.
     pub speech: usize,
-    /// When it entered the conversation: so many sightings there were by then.
+    /// When it entered the conversation: so many observations there were by then.
     pub added: usize,
     /// Samples sent so far.
     pub sent: usize,
@@ -417,7 +417,7 @@ pub struct ModelRecord {
     /// Which call the connection belongs to (from `X-Client-Request-Id`), empty when it did not say.
     pub call_sid: String,
     /// What was seen, in order.
-    pub sightings: Vec<Sighting<ModelSight>>,
+    pub observations: Vec<Observation<ModelObservation>>,
     /// All appended input audio, decoded from base64, in the session's input format.
     pub appended: Vec<u8>,
     /// The session's input format at the first append: `audio/pcm` (16-bit LE, 24 kHz) or `audio/pcmu`.

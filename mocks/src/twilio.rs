@@ -5,7 +5,7 @@
 //! Behind that are an ear, which plays received audio at exactly 8000 bytes a second and knows to the sample
 //! what was heard, a microphone, and a person who follows a [`CallerScript`].
 //!
-//! What Twilio would do with wrong input is a [`CallerSight::Warned`]: nothing is said on the socket. Twilio
+//! What Twilio would do with wrong input is a [`CallerObservation::Warned`]: nothing is said on the socket. Twilio
 //! raises 31950, 31951 and 31931 once per stream; here 31950 and 31931 are recorded once, but 31951 each time,
 //! because each has a detail of its own. A message with a warning is ignored, except audio that begins with
 //! `RIFF`: its header is played as noise, as a real call would.
@@ -25,11 +25,11 @@ pub use script::{CallerScript, CallerStep, EchoMarks, Idle, MediaFormat};
 pub use words::in_words;
 
 use crate::peer::{At, Frame, Out, Peer};
-use crate::record::{CallerRecord, CallerSight, Ending, MicFrame, Sighting};
+use crate::record::{CallerObservation, CallerRecord, Ending, MicFrame, Observation};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mic::{Made, Mic};
-use person::{BYTES_PER_MS, Doing, Hearing, Person};
+use person::{Attribution, BYTES_PER_MS, Doing, Person};
 use playout::{Ear, Listening};
 
 pub use playout::audible_bytes;
@@ -44,7 +44,7 @@ const CLOSE_PATIENCE_MS: u64 = 5_000;
 /// The close code of a call that ended in the ordinary way.
 const NORMAL: u16 = 1_000;
 
-/// What [`CallerSight::Step`] says when Twilio ends a stream because it was asked to by REST.
+/// What [`CallerObservation::Step`] says when Twilio ends a stream because it was asked to by REST.
 pub const TAKEN_AWAY: &str = "the stream ends: Twilio was asked by REST";
 
 /// The Twilio end of one call. See the module.
@@ -194,7 +194,7 @@ impl Caller {
         match self.phase {
             Phase::Connecting { .. } | Phase::Starting { .. } | Phase::Live => {
                 let what = TAKEN_AWAY.to_owned();
-                self.see(now, CallerSight::Step { index: self.person.index, what });
+                self.see(now, CallerObservation::Step { index: self.person.index, what });
                 self.hang_up(now);
             }
             Phase::Dialling | Phase::Stopped | Phase::Closing { .. } | Phase::Dark | Phase::Over => {}
@@ -206,7 +206,7 @@ impl Caller {
         if matches!(self.phase, Phase::Over) {
             return;
         }
-        self.see(now, CallerSight::Refused { status });
+        self.see(now, CallerObservation::Refused { status });
         let why = match status {
             0 => "the upgrade got no answer".to_owned(),
             status => format!("the upgrade was refused with {status}"),
@@ -283,7 +283,7 @@ impl Caller {
         self.heard.advance(now);
         if let Some(at) = self.ear.advance(now, &mut self.record.played) {
             let heard = self.ear.heard();
-            self.see(at, CallerSight::WentQuiet { heard });
+            self.see(at, CallerObservation::WentQuiet { heard });
         }
     }
 
@@ -292,7 +292,7 @@ impl Caller {
     fn connected(&mut self, now: At) {
         if self.script.send_connected {
             self.send(wire::CONNECTED.to_owned());
-            self.see(now, CallerSight::SentConnected);
+            self.see(now, CallerObservation::SentConnected);
         }
         self.phase = Phase::Starting { at: now.plus_ms(self.script.start_after_ms) };
     }
@@ -304,8 +304,8 @@ impl Caller {
         }
         let text = self.start_message();
         self.send(text);
-        self.see(now, CallerSight::SentStart);
-        self.see(now, CallerSight::StatusCallback { event: "stream-started".into() });
+        self.see(now, CallerObservation::SentStart);
+        self.see(now, CallerObservation::StatusCallback { event: "stream-started".into() });
         for _ in 0..self.script.start_repeats {
             let text = self.start_message();
             self.send_raw(text, "start, repeated".into(), now);
@@ -328,10 +328,10 @@ impl Caller {
     fn leave(&mut self, made: Made, now: At) {
         if self.speaking != made.speech {
             if let Some(utterance) = self.speaking {
-                self.see(now, CallerSight::SpeechEnded { utterance });
+                self.see(now, CallerObservation::SpeechEnded { utterance });
             }
             if let Some(utterance) = made.speech {
-                self.see(now, CallerSight::SpeechBegan { utterance });
+                self.see(now, CallerObservation::SpeechBegan { utterance });
             }
             self.speaking = made.speech;
         }
@@ -350,7 +350,7 @@ impl Caller {
             speech: made.speech.is_some(),
         });
         self.record.spoken.extend_from_slice(&audio);
-        self.see(now, CallerSight::SentMedia { frame });
+        self.see(now, CallerObservation::SentMedia { frame });
     }
 
     /// The first mark goes back.
@@ -358,14 +358,14 @@ impl Caller {
         if let Some(Mark { name, flushed, .. }) = self.marks.pop_front() {
             let sequence = self.next_sequence();
             self.send(wire::mark(sequence, &name, &self.id.stream_sid));
-            self.see(now, CallerSight::SentMark { name, flushed });
+            self.see(now, CallerObservation::SentMark { name, flushed });
         }
     }
 
     fn press(&mut self, digit: char, now: At) {
         let sequence = self.next_sequence();
         self.send(wire::dtmf(sequence, digit, &self.script.dtmf_track, &self.id.stream_sid));
-        self.see(now, CallerSight::SentDtmf { digit });
+        self.see(now, CallerObservation::SentDtmf { digit });
     }
 
     fn next_sequence(&mut self) -> u64 {
@@ -379,15 +379,15 @@ impl Caller {
 
     fn send_raw(&mut self, text: String, what: String, now: At) {
         self.send(text);
-        self.see(now, CallerSight::SentRaw { what });
+        self.see(now, CallerObservation::SentRaw { what });
     }
 
-    fn see(&mut self, at: At, what: CallerSight) {
-        self.record.sightings.push(Sighting { at, what });
+    fn see(&mut self, at: At, what: CallerObservation) {
+        self.record.observations.push(Observation { at, what });
     }
 
     fn warn(&mut self, code: u16, detail: String, now: At) {
-        self.see(now, CallerSight::Warned { code, detail });
+        self.see(now, CallerObservation::Warned { code, detail });
     }
 
     // ------------------------------------------------------------------------------------------ the ends
@@ -414,7 +414,7 @@ impl Caller {
         if matches!(self.phase, Phase::Live) {
             let sequence = self.next_sequence();
             self.send(wire::stop(sequence, &self.id));
-            self.see(now, CallerSight::SentStop);
+            self.see(now, CallerObservation::SentStop);
         }
         self.phase = Phase::Stopped;
     }
@@ -438,15 +438,15 @@ impl Caller {
     fn ended(&mut self, ending: Ending, event: &str, now: At) {
         self.hush();
         self.phase = Phase::Over;
-        self.see(now, CallerSight::Ended(ending));
-        self.see(now, CallerSight::StatusCallback { event: event.into() });
+        self.see(now, CallerObservation::Ended(ending));
+        self.see(now, CallerObservation::StatusCallback { event: event.into() });
     }
 
     /// The script has had its time.
     fn safety_net(&mut self, now: At) {
         self.hang_up_at = None;
         let what = "hangs up: the call has lasted long enough".to_owned();
-        self.see(now, CallerSight::Step { index: self.person.index, what });
+        self.see(now, CallerObservation::Step { index: self.person.index, what });
         match self.phase {
             Phase::Dark => self.drop_connection(Ending::ByUs { code: None }, "stream-error", now),
             Phase::Stopped => self.close(now),
@@ -499,7 +499,7 @@ impl Caller {
         }
         let offset = self.record.received.len();
         self.record.received.extend_from_slice(taken);
-        self.see(now, CallerSight::GotMedia { offset, len: taken.len() });
+        self.see(now, CallerObservation::GotMedia { offset, len: taken.len() });
         if matches!(self.phase, Phase::Live) {
             let at = self.ear.push(now, offset, taken.len());
             self.heard.push(at, offset, taken);
@@ -507,7 +507,7 @@ impl Caller {
     }
 
     fn take_mark(&mut self, name: String, now: At) {
-        self.see(now, CallerSight::GotMark { name: name.clone(), offset: self.record.received.len() });
+        self.see(now, CallerObservation::GotMark { name: name.clone(), offset: self.record.received.len() });
         if matches!(self.phase, Phase::Live) {
             let due = self.ear.plays_until().unwrap_or(now);
             self.marks.push_back(Mark { name, due, flushed: false });
@@ -523,7 +523,7 @@ impl Caller {
         }
         let discarded = self.ear.clear(now);
         self.heard.clear(now);
-        self.see(now, CallerSight::GotClear { discarded, marks: flushed });
+        self.see(now, CallerObservation::GotClear { discarded, marks: flushed });
     }
 
     // ------------------------------------------------------------------------------------------ the person
@@ -543,13 +543,13 @@ impl Caller {
                     self.press(digit, now);
                 }
             }
-            Doing::Hearing { what, .. } => {
+            Doing::Attribution { what, .. } => {
                 let what = *what;
                 if self.person.hears_at(what, self.heard.ear()).is_some_and(|at| at <= now) {
                     self.person.has_heard(what, self.heard.ear());
                 } else {
                     let given_up = format!("gave up after {} ms", self.script.patience_ms);
-                    self.see(now, CallerSight::Step { index: self.person.index, what: given_up });
+                    self.see(now, CallerObservation::Step { index: self.person.index, what: given_up });
                 }
                 self.person.finish();
             }
@@ -560,11 +560,11 @@ impl Caller {
     fn begin_step(&mut self, now: At) {
         let index = self.person.index;
         let Some(step) = self.script.steps.get(index).cloned() else {
-            self.see(now, CallerSight::Step { index, what: "hangs up: the script is over".into() });
+            self.see(now, CallerObservation::Step { index, what: "hangs up: the script is over".into() });
             return self.hang_up(now);
         };
-        self.see(now, CallerSight::Step { index, what: step.to_string() });
-        let hearing = |what| Doing::Hearing { what, give_up_at: now.plus_ms(self.script.patience_ms) };
+        self.see(now, CallerObservation::Step { index, what: step.to_string() });
+        let hearing = |what| Doing::Attribution { what, give_up_at: now.plus_ms(self.script.patience_ms) };
         let bytes = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_MS);
         let moment = self.heard.ear().moment(now);
         match step {
@@ -575,17 +575,17 @@ impl Caller {
             }
             CallerStep::Plays(name) => self.person.doing = Doing::Speaking(self.mic.play(&name)),
             CallerStep::PlaysTones(keys) => self.person.doing = Doing::Speaking(self.mic.play_tones(&keys)),
-            CallerStep::HearsStart => self.person.doing = hearing(Hearing::Start(moment)),
-            CallerStep::HearsFor(ms) => self.person.doing = hearing(Hearing::For(moment, bytes(ms))),
-            CallerStep::HearsEnd => self.person.doing = hearing(Hearing::End),
-            CallerStep::HearsTotal(ms) => self.person.doing = hearing(Hearing::Total(bytes(ms))),
+            CallerStep::HearsStart => self.person.doing = hearing(Attribution::Start(moment)),
+            CallerStep::HearsFor(ms) => self.person.doing = hearing(Attribution::For(moment, bytes(ms))),
+            CallerStep::HearsEnd => self.person.doing = hearing(Attribution::End),
+            CallerStep::HearsTotal(ms) => self.person.doing = hearing(Attribution::Total(bytes(ms))),
             CallerStep::Presses(keys) => self.begin_pressing(&keys, KEY_GAP_MS, now),
             CallerStep::PressesAt { keys, gap_ms } => self.begin_pressing(&keys, gap_ms, now),
             CallerStep::WaitsForClose => self.person.doing = Doing::Done,
             CallerStep::HangsUp => self.hang_up(now),
             CallerStep::StopWithoutClose => self.stop(now),
             CallerStep::ClosesWithoutStop => {
-                self.see(now, CallerSight::SentRaw { what: "a close frame without stop".into() });
+                self.see(now, CallerObservation::SentRaw { what: "a close frame without stop".into() });
                 self.close(now);
             }
             CallerStep::Drops => self.drop_connection(Ending::ByUs { code: None }, "stream-error", now),
@@ -651,7 +651,7 @@ impl Caller {
             }
             CallerStep::SendsBinary(len) => {
                 self.outs.push_back(Out::Frame(Frame::Binary(vec![0xFF; len])));
-                self.see(now, CallerSight::SentRaw { what: format!("{len} bytes of binary") });
+                self.see(now, CallerObservation::SentRaw { what: format!("{len} bytes of binary") });
             }
             CallerStep::SendsOversized(len) => {
                 let text = wire::unknown(self.next_sequence(), len, &self.id.stream_sid);
@@ -677,7 +677,7 @@ impl Caller {
             }
             CallerStep::SendsPing => {
                 self.outs.push_back(Out::Frame(Frame::Ping(b"mock".to_vec())));
-                self.see(now, CallerSight::SentRaw { what: "a ping".into() });
+                self.see(now, CallerObservation::SentRaw { what: "a ping".into() });
             }
             CallerStep::RepeatsStart => {
                 let text = self.start_message();
@@ -717,7 +717,7 @@ impl Caller {
 impl Peer for Caller {
     fn opened(&mut self, now: At) {
         if matches!(self.phase, Phase::Dialling) {
-            self.see(now, CallerSight::Opened);
+            self.see(now, CallerObservation::Opened);
             self.phase = Phase::Connecting { at: now.plus_ms(self.script.connected_after_ms) };
             self.hang_up_at = self.script.hang_up_after_ms.map(|ms| now.plus_ms(ms));
             self.run(now);
@@ -738,12 +738,12 @@ impl Peer for Caller {
                 }
             }
             Frame::Ping(payload) => {
-                self.see(now, CallerSight::GotPing);
+                self.see(now, CallerObservation::GotPing);
                 if self.script.pong && !matches!(self.phase, Phase::Closing { .. }) {
                     self.outs.push_back(Out::Frame(Frame::Pong(payload)));
                 }
             }
-            Frame::Pong(_) => self.see(now, CallerSight::GotPing),
+            Frame::Pong(_) => self.see(now, CallerObservation::GotPing),
             Frame::Close(close) => match self.phase {
                 Phase::Closing { code, .. } => self.ended(Ending::ByUs { code }, "stream-stopped", now),
                 Phase::Dialling

@@ -11,16 +11,16 @@ use crate::base::output::say;
 use crate::base::parallel::{in_parallel, threads};
 use crate::conform;
 use crate::contract;
-use crate::faults::injection::{self, Sabotage};
+use crate::faults::injection::{self, Fault};
 use crate::faults::known_bugs;
 use crate::field::replay;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::catalogue;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::oracle;
 use crate::oracle::explain;
-use crate::report::{self, Files, Outcome, Report, Sheet};
+use crate::report::{self, Files, Outcome, Report, RunView};
 use crate::search::explore;
 use crate::search::generate::generate_for;
 use crate::search::regressions;
@@ -95,7 +95,7 @@ enum Task {
         files: Files,
         /// Inject this fault into the bridge, to see what a failure looks like: a name of `scn faults`.
         #[arg(long, hide = true, value_parser = injection::named, conflicts_with_all = ["twice", "processes"])]
-        fault: Option<Sabotage>,
+        fault: Option<Fault>,
     },
     /// Tells a call line by line: the caller on the left, the model on the right.
     Explain {
@@ -118,7 +118,7 @@ enum Task {
         bug: Option<String>,
         /// With this fault injected, as in `scn run --fault`.
         #[arg(long, hide = true, value_parser = injection::named, conflicts_with = "bug")]
-        fault: Option<Sabotage>,
+        fault: Option<Fault>,
     },
     /// Plays generated scenarios, seed after seed.
     Explore(explore::Options),
@@ -259,8 +259,8 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             };
             let bug = bug.as_deref().map(known_bugs::wanted).transpose()?;
             let spoiled = bug.is_some() || fault.is_some();
-            let asked = stage.map(StageKind::from).or(spoiled.then_some(StageKind::Memory));
-            if spoiled && asked != Some(StageKind::Memory) {
+            let asked = stage.map(Backend::from).or(spoiled.then_some(Backend::Memory));
+            if spoiled && asked != Some(Backend::Memory) {
                 bail!("{SABOTAGE_IN_MEMORY}");
             }
             let kind = stage_of(&scenario, asked)?;
@@ -335,7 +335,7 @@ fn list() -> anyhow::Result<()> {
 }
 
 /// Every run that was asked for.
-fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, StageKind)>> {
+fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, Backend)>> {
     let scenarios = chosen(what.pattern.as_deref())?;
     let plays: Vec<_> = scenarios
         .iter()
@@ -373,7 +373,7 @@ fn run(
         }
         outcome.figures.answers.shrink_to_fit();
         progress.done(&outcome);
-        (outcome, files.wanted().then(|| Sheet::of(&trace)))
+        (outcome, files.wanted().then(|| RunView::of(&trace)))
     });
     progress.end();
     let (mut outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
@@ -410,13 +410,8 @@ fn is_file(name: &str) -> bool {
 const SABOTAGE_IN_MEMORY: &str = "faults are injected in memory only; leave `--backend` away";
 
 /// Plays scenarios with a saboteur at work: the one it was made for when no other is named.
-fn spoil(
-    sabotage: &Sabotage,
-    what: &What,
-    jobs: Option<NonZeroUsize>,
-    files: &Files,
-) -> anyhow::Result<bool> {
-    if !what.stage.has(StageKind::Memory) {
+fn spoil(sabotage: &Fault, what: &What, jobs: Option<NonZeroUsize>, files: &Files) -> anyhow::Result<bool> {
+    if !what.stage.has(Backend::Memory) {
         bail!("{SABOTAGE_IN_MEMORY}");
     }
     let folder = files.check()?;
@@ -425,7 +420,7 @@ fn spoil(
         let trace = injection::play(sabotage, scenario, what.seed);
         let mut outcome = Outcome::of(&trace, file.unwrap_or(&scenario.name), None);
         outcome.sabotage = Some(sabotage.name);
-        (outcome, Sheet::of(&trace))
+        (outcome, RunView::of(&trace))
     });
     let (outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     tell(&outcomes, false);
@@ -438,7 +433,7 @@ fn spoil(
 }
 
 /// The scenarios a saboteur is tried in.
-fn spoilt(sabotage: &Sabotage, pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
+fn spoilt(sabotage: &Fault, pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
     let ground = injection::ground(sabotage.scenario).context("a saboteur names a scenario")?;
     match pattern {
         Some(pattern) if pattern != ground.name => chosen(Some(pattern)),
@@ -449,7 +444,7 @@ fn spoilt(sabotage: &Sabotage, pattern: Option<&str>) -> anyhow::Result<Vec<Scen
 /// Plays everything again in another process and compares.
 fn compare_processes(
     what: &What,
-    plays: &[(Scenario, StageKind)],
+    plays: &[(Scenario, Backend)],
     outcomes: &mut [Outcome],
 ) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find my own program")?;
@@ -478,9 +473,9 @@ fn compare_processes(
 }
 
 /// The worlds of these seeds, on each stage that was asked for.
-fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scenario, StageKind, Seed)>> {
+fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scenario, Backend, Seed)>> {
     let Some(seeds) = seeds.all() else { bail!("`--seeds` needs an end here: write `1..201` or `1..+200`") };
-    let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
+    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
     kinds.iter().try_for_each(|kind| sim::ready(*kind))?;
     Ok(seeds
         .flat_map(|seed| kinds.iter().map(move |kind| (generate_for(seed, *kind), *kind, seed)))
@@ -488,7 +483,7 @@ fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scena
 }
 
 /// A line for each run: name, stage, seed and hash.
-fn hashes(plays: &[(Scenario, StageKind, Seed)]) -> String {
+fn hashes(plays: &[(Scenario, Backend, Seed)]) -> String {
     in_parallel(plays, threads(None), |(scenario, kind, seed)| {
         let hash = sim::play(*kind, scenario, *seed).hash();
         format!("{} {kind} {seed} {hash}\n", scenario.name)
@@ -643,7 +638,7 @@ fn try_saboteurs() -> bool {
     }
     let mut accused = 0;
     for ground in injection::grounds().filter_map(injection::ground) {
-        for violation in oracle::judge(&sim::play(StageKind::Memory, &ground, injection::SEED)) {
+        for violation in oracle::judge(&sim::play(Backend::Memory, &ground, injection::SEED)) {
             accused += 1;
             say(&format!("ACCUSED WITHOUT CAUSE in {}: {violation}\n", ground.name));
         }

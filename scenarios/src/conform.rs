@@ -7,14 +7,14 @@
 //! Nobody is blamed for what a busy machine did: what fails among others is played once more alone, and a play in
 //! which our own timers were late says nothing.
 
+mod capabilities;
 pub mod document;
-mod offer;
 mod process;
 pub mod suite;
 pub mod table;
 pub mod verdict;
 
-pub use offer::{Function, Offer};
+pub use capabilities::{Capabilities, Function};
 
 use self::process::{Output, Process};
 use self::suite::{Demands, Fit, Part};
@@ -52,7 +52,7 @@ const BUSY_MAX: usize = 3;
 /// How often a bridge's process is started again.
 const RESTARTS_MAX: usize = 12;
 /// How long the end of a process stands before it is started again: every play that is going on sees it.
-const MOURNING: Duration = Duration::from_millis(500);
+const RESTART_DELAY: Duration = Duration::from_millis(500);
 
 /// How to judge a bridge.
 #[derive(Clone, Debug, clap::Args)]
@@ -281,7 +281,7 @@ impl Bench {
             let mut slot = self.process.lock().await;
             let Some(how) = slot.as_mut().and_then(Process::ended) else { continue };
             self.bridge.set_ended(Some(how));
-            tokio::time::sleep(MOURNING).await;
+            tokio::time::sleep(RESTART_DELAY).await;
             let Some(process) = slot.take() else { continue };
             restarts += 1;
             if restarts > RESTARTS_MAX {
@@ -327,12 +327,12 @@ impl Bench {
     }
 
     /// The plain call that shows what is offered.
-    async fn probe(&self, audio: Audio) -> anyhow::Result<Offer> {
-        let mut played = self.play(&offer::probe(Dialect::Ga)).await?;
-        if Offer::speaks_beta(&played) {
-            played = self.play(&offer::probe(Dialect::Beta)).await?;
+    async fn probe(&self, audio: Audio) -> anyhow::Result<Capabilities> {
+        let mut played = self.play(&capabilities::probe(Dialect::Ga)).await?;
+        if Capabilities::speaks_beta(&played) {
+            played = self.play(&capabilities::probe(Dialect::Beta)).await?;
         }
-        let mut offer = Offer::of(&played)?;
+        let mut offer = Capabilities::of(&played)?;
         offer.names_its_calls = self.bridge.names_its_calls();
         if let Some(wire) = audio.wire() {
             offer.formats = (wire.to_owned(), wire.to_owned());
@@ -588,12 +588,12 @@ fn weigh(name: &str, first: Judged, second: Judged, tries: usize) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::sim;
 
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
-        let trace = sim::play(StageKind::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
+        let trace = sim::play(Backend::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
         let played = Played::undisturbed(trace);
         let judged = verdict::judge(&played, "x", &Measure::default());
         Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }

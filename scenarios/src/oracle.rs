@@ -15,7 +15,7 @@
 //! * [`leaving`][]: auth, bye.
 //! * [`renewal`][]: renew.
 //! * [`limits`][]: bound.
-//! * [`terms`][]: what the scenario grants: weather, settings, slack; [`slack`][]: what real time grants.
+//! * [`tolerance`][]: what the scenario grants: weather, settings, slack; [`real_time`][]: what real time grants.
 
 pub mod audio;
 pub mod audio_attribution;
@@ -29,11 +29,11 @@ pub mod lifecycle;
 pub mod limits;
 pub mod milestones;
 pub mod protocol;
+pub mod real_time;
 pub mod renewal;
 pub(crate) mod sessions;
-pub mod slack;
 mod speech;
-pub mod terms;
+pub mod tolerance;
 
 pub use case::{Oracle, Violation};
 
@@ -76,7 +76,7 @@ pub fn named(name: &str) -> Option<&'static Oracle> {
 
 /// Holds a trace against every rule.
 pub fn judge(trace: &Trace) -> Vec<Violation> {
-    ALL.iter().flat_map(|oracle| (oracle.judge)(trace)).collect()
+    ALL.iter().flat_map(|oracle| (oracle.check)(trace)).collect()
 }
 
 #[cfg(test)]

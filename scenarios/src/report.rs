@@ -9,12 +9,12 @@ mod json;
 mod junit;
 mod outcome;
 mod page;
+mod run_view;
 mod runs;
-mod sheet;
 mod wavs;
 
 pub(crate) use files::Files;
 pub use folder::Folder;
 pub use outcome::{Outcome, failure, missed, summary, table};
+pub use run_view::RunView;
 pub use runs::Report;
-pub use sheet::Sheet;

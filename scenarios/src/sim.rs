@@ -21,11 +21,11 @@ mod shell;
 pub mod simulated;
 pub mod trace;
 
-pub use adapter::{Act, BridgeOut, Defect, Saboteur, Told};
+pub use adapter::{Act, BridgeOut, Defect, OutputFault, Told};
 pub(crate) use common::{API_KEY, CARRIER_MS};
 pub use common::{EPOCH_UNIX, Stage};
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::sim::trace::Trace;
@@ -36,11 +36,11 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When it was not. The message says what to do.
-pub fn ready(kind: StageKind) -> anyhow::Result<()> {
+pub fn ready(kind: Backend) -> anyhow::Result<()> {
     match kind {
-        StageKind::Memory => Ok(()),
-        StageKind::Simulated | StageKind::Pipes | StageKind::Loopback => shell::seeded(),
-        StageKind::Attach => {
+        Backend::Memory => Ok(()),
+        Backend::Simulated | Backend::Pipes | Backend::Loopback => shell::seeded(),
+        Backend::Attach => {
             anyhow::bail!(
                 "somebody else's bridge is judged by `scn conform`; docs/dev/conformance.md tells how"
             )
@@ -52,13 +52,13 @@ pub fn ready(kind: StageKind) -> anyhow::Result<()> {
 ///
 /// # Panics
 /// When the stage is not [`ready`].
-pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
+pub fn play(kind: Backend, scenario: &Scenario, seed: Seed) -> Trace {
     match kind {
-        StageKind::Memory => memory::Memory.play(scenario, seed),
-        StageKind::Simulated => simulated::Simulated.play(scenario, seed),
-        StageKind::Pipes => pipes::Pipes.play(scenario, seed),
-        StageKind::Loopback => loopback::Loopback::default().play(scenario, seed),
-        StageKind::Attach => panic!("a foreign bridge is played by `attach::Bridge`"),
+        Backend::Memory => memory::Memory.play(scenario, seed),
+        Backend::Simulated => simulated::Simulated.play(scenario, seed),
+        Backend::Pipes => pipes::Pipes.play(scenario, seed),
+        Backend::Loopback => loopback::Loopback::default().play(scenario, seed),
+        Backend::Attach => panic!("a foreign bridge is played by `attach::Bridge`"),
     }
 }
 
@@ -66,16 +66,16 @@ pub fn play(kind: StageKind, scenario: &Scenario, seed: Seed) -> Trace {
 ///
 /// # Panics
 /// When the stage is not [`ready`].
-pub fn play_timed(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
+pub fn play_timed(kind: Backend, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
     match kind {
-        StageKind::Memory => {
+        Backend::Memory => {
             let before = thread_cpu();
             let trace = memory::Memory.play(scenario, seed);
             let cpu = thread_cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
             (trace, cpu)
         }
-        StageKind::Simulated => simulated::play_timed(scenario, seed),
-        StageKind::Pipes => pipes::play_timed(scenario, seed),
-        StageKind::Loopback | StageKind::Attach => (play(kind, scenario, seed), None),
+        Backend::Simulated => simulated::play_timed(scenario, seed),
+        Backend::Pipes => pipes::play_timed(scenario, seed),
+        Backend::Loopback | Backend::Attach => (play(kind, scenario, seed), None),
     }
 }

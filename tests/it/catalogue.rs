@@ -1,6 +1,6 @@
 //! Every scenario on every stage it names, judged by every oracle; every milestone reached.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Plays the whole catalogue on one stage, on as many threads as there are cores.
-fn play_all(kind: StageKind) {
+fn play_all(kind: Backend) {
     let scenarios: Vec<_> = catalogue::all().into_iter().filter(|s| s.stages.contains(&kind)).collect();
     assert!(scenarios.len() >= 40, "the catalogue has only {} scenarios for {kind:?}", scenarios.len());
     let next = AtomicUsize::new(0);
@@ -24,7 +24,7 @@ fn play_all(kind: StageKind) {
                     let trace = sim::play(kind, scenario, Seed(1));
                     let mut found = Vec::new();
                     for oracle in oracle::ALL {
-                        found.extend((oracle.judge)(&trace).into_iter().map(|v| {
+                        found.extend((oracle.check)(&trace).into_iter().map(|v| {
                             format!("{} on {kind:?}: {} at {}: {}", scenario.name, v.oracle, v.at, v.what)
                         }));
                     }
@@ -44,17 +44,17 @@ fn play_all(kind: StageKind) {
 
 #[test]
 fn every_scenario_passes_in_memory() {
-    play_all(StageKind::Memory);
+    play_all(Backend::Memory);
 }
 
 #[test]
 fn every_scenario_passes_in_the_simulated_network() {
-    play_all(StageKind::Simulated);
+    play_all(Backend::Simulated);
 }
 
 #[test]
 fn every_scenario_passes_over_pipes() {
-    play_all(StageKind::Pipes);
+    play_all(Backend::Pipes);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Without this no other failure means anything: a seed that gives another run tomorrow reproduces nothing.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
@@ -16,7 +16,7 @@ const SEED: Seed = Seed(0x5eed);
 const MARK: &str = "hash of ";
 
 /// Every run of the catalogue, in order.
-fn plays() -> Vec<(Scenario, StageKind)> {
+fn plays() -> Vec<(Scenario, Backend)> {
     let each =
         |scenario: Scenario| scenario.stages.clone().into_iter().map(move |kind| (scenario.clone(), kind));
     catalogue::all().into_iter().flat_map(each).collect()
@@ -52,7 +52,7 @@ fn assert_same(ours: &[String], theirs: &[String]) {
     let differ: Vec<_> = ours.iter().zip(theirs).filter(|(one, other)| one != other).collect();
     assert!(differ.is_empty(), "the same seed gave different bytes:\n{differ:#?}");
     assert_eq!(ours.len(), theirs.len());
-    for kind in StageKind::ALL {
+    for kind in Backend::ALL {
         let mark = format!(" on {kind}: ");
         assert!(ours.iter().filter(|line| line.contains(&mark)).count() >= 40, "{kind} was played");
     }
@@ -92,7 +92,7 @@ fn hashes_of_this_process() {
 #[test]
 fn another_seed_gives_other_bytes() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
-    for kind in StageKind::ALL {
+    for kind in Backend::ALL {
         let hash = |seed| sim::play(kind, scenario, seed).hash();
         assert_ne!(hash(Seed(1)), hash(Seed(2)), "{kind}");
     }

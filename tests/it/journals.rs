@@ -5,19 +5,19 @@ use bridge::call::Leg;
 use bridge::export::journal::Content;
 use bridge::export::journal::lines::What;
 use mocks::peer::At;
-use mocks::record::{CallerRecord, CallerSight, ModelSight};
+use mocks::record::{CallerObservation, CallerRecord, ModelObservation};
 use mocks::twilio::CallerStep;
 use scenarios::faults::injection::{self, How};
 use scenarios::field::import::{Timing, import};
 use scenarios::field::replay::{Row, replay};
 use scenarios::field::{Damage, ReadError, Recorded, read};
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
 use scenarios::search::generate::generate;
-use scenarios::sim::in_memory_journal::Papers;
+use scenarios::sim::in_memory_journal::InMemoryJournal;
 use scenarios::sim::{Act, BridgeOut, Defect, Told, memory, pipes, play, simulated};
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
@@ -77,13 +77,13 @@ const NOT_CAUGHT_AGAIN: &[(&str, &str)] = &[
     ),
 ];
 
-fn journals(papers: &Papers) -> Vec<Recorded> {
+fn journals(papers: &InMemoryJournal) -> Vec<Recorded> {
     papers.texts().iter().map(|text| read(text.as_bytes()).expect("what was written reads")).collect()
 }
 
 /// The scenario that the journals of a scenario make.
 fn there_and_back(scenario: &Scenario, content: Content) -> Scenario {
-    let papers = Papers::new(content);
+    let papers = InMemoryJournal::new(content);
     memory::play_journalled(scenario, Seed(1), None, &papers);
     let mut imported = import(&journals(&papers), Timing::Heard).scenario;
     imported.name.clone_from(&scenario.name);
@@ -106,8 +106,8 @@ fn differs(scenario: &Scenario, content: Content) -> Option<String> {
     }
     let written = imported.to_toml();
     assert_eq!(Scenario::from_toml(&scenario.name, &written).as_ref(), Ok(&imported), "{written}");
-    let trace = play(StageKind::Memory, scenario, Seed(1));
-    let again = play(StageKind::Memory, &imported, Seed(1));
+    let trace = play(Backend::Memory, scenario, Seed(1));
+    let again = play(Backend::Memory, &imported, Seed(1));
     let mut said: Vec<_> = oracle::judge(&again).iter().map(ToString::to_string).collect();
     if again.ends() != trace.ends() {
         said.push(format!("it ended with {:?}, not with {:?}", again.ends(), trace.ends()));
@@ -119,7 +119,7 @@ fn differs(scenario: &Scenario, content: Content) -> Option<String> {
 fn every_scenario_comes_back_from_its_journal_with_the_same_verdicts() {
     let mut failures = Vec::new();
     let mut passed = 0;
-    for scenario in catalogue::all().iter().filter(|s| s.stages.contains(&StageKind::Memory)) {
+    for scenario in catalogue::all().iter().filter(|s| s.stages.contains(&Backend::Memory)) {
         let found: Vec<_> = [Content::Hashes, Content::Full]
             .into_iter()
             .filter_map(|content| differs(scenario, content))
@@ -141,10 +141,10 @@ fn every_scenario_comes_back_from_its_journal_with_the_same_verdicts() {
 fn generated_calls_come_back_without_breaking_a_rule() {
     let mut failures = Vec::new();
     for (seed, scenario) in (1..=SEEDS).map(|seed| (Seed(seed), generate(Seed(seed)))) {
-        let papers = Papers::default();
+        let papers = InMemoryJournal::default();
         memory::play_journalled(&scenario, seed, None, &papers);
         let imported = import(&journals(&papers), Timing::Heard).scenario;
-        let again = play(StageKind::Memory, &imported, seed);
+        let again = play(Backend::Memory, &imported, seed);
         let objections = oracle::judge(&again);
         if objections.is_empty() == STRANGE_MARKS.contains(&seed.0) {
             let said: Vec<_> = objections.iter().map(ToString::to_string).collect();
@@ -162,7 +162,7 @@ fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
     for case in injection::all() {
         let How::Wire(make) = case.how else { continue };
         let scenario = injection::ground(case.scenario).expect("a ground");
-        let papers = Papers::default();
+        let papers = InMemoryJournal::default();
         memory::play_journalled(&scenario, injection::SEED, Some(&|_| make()), &papers);
         let mut imported = import(&journals(&papers), Timing::Heard).scenario;
         imported.expect = scenario.expect.clone();
@@ -181,21 +181,21 @@ fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
 fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same_bytes() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
     let play = |stage| {
-        let papers = Papers::default();
+        let papers = InMemoryJournal::default();
         match stage {
-            StageKind::Memory => memory::play_journalled(scenario, Seed(1), None, &papers),
-            StageKind::Simulated => simulated::play_journalled(scenario, Seed(1), &papers),
-            StageKind::Pipes => pipes::play_journalled(scenario, Seed(1), &papers),
-            StageKind::Loopback | StageKind::Attach => panic!("real time has no seeds"),
+            Backend::Memory => memory::play_journalled(scenario, Seed(1), None, &papers),
+            Backend::Simulated => simulated::play_journalled(scenario, Seed(1), &papers),
+            Backend::Pipes => pipes::play_journalled(scenario, Seed(1), &papers),
+            Backend::Loopback | Backend::Attach => panic!("real time has no seeds"),
         };
         papers
     };
-    let story = |papers: &Papers| {
+    let story = |papers: &InMemoryJournal| {
         let said = scenarios::field::replay::said(&journals(papers)[0]);
         said.into_iter().map(|said| said.what).collect::<Vec<_>>()
     };
-    let told = story(&play(StageKind::Memory));
-    for stage in StageKind::ALL {
+    let told = story(&play(Backend::Memory));
+    for stage in Backend::ALL {
         let papers = play(stage);
         assert_eq!(story(&papers), told, "{stage}");
         assert!(papers.texts() == play(stage).texts(), "{stage}: the same seed, other bytes");
@@ -210,9 +210,9 @@ fn a_replay_of_a_healthy_call_says_what_was_said_then() {
         "tools/one_call",
         "model_failures/drops_mid_answer",
     ] {
-        let papers = Papers::default();
+        let papers = InMemoryJournal::default();
         simulated::play_journalled(&catalogue::find(name)[0], Seed(1), &papers);
-        let replayed = replay(&journals(&papers), StageKind::Simulated, Seed(1)).expect("a replay");
+        let replayed = replay(&journals(&papers), Backend::Simulated, Seed(1)).expect("a replay");
         assert!(replayed.objections.is_empty(), "{name}: {:#?}", replayed.objections);
         assert_eq!(replayed.compared.len(), 1, "{name}");
         for compared in &replayed.compared {
@@ -228,14 +228,14 @@ fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
         injection::all().into_iter().filter(|case| case.oracle == "heard" && case.scenario == "barge_in");
     let How::Wire(make) = case.next().expect("a saboteur of `heard`").how else { panic!("of the wire") };
     let scenario = injection::ground("barge_in").expect("a ground");
-    let papers = Papers::default();
+    let papers = InMemoryJournal::default();
     memory::play_journalled(&scenario, Seed(1), Some(&|_| make()), &papers);
     // A saboteur stands between the bridge and the wire, so the journal has what the bridge meant to say.
     let mut then = journals(&papers);
     then[0].records.retain(|record| {
         !matches!(&record.what, What::SentModel(event) if event.kind == "conversation.item.truncate")
     });
-    let replayed = replay(&then, StageKind::Memory, Seed(1)).expect("a replay");
+    let replayed = replay(&then, Backend::Memory, Seed(1)).expect("a replay");
     assert!(replayed.objections.is_empty(), "today's bridge is fine: {:#?}", replayed.objections);
     let first = replayed.compared[0].first_divergence();
     assert!(matches!(first, Some(Row::Now(said)) if said.what.starts_with("truncates item")), "{first:?}");
@@ -247,7 +247,7 @@ fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
 fn the_report_of_a_replay_has_what_was_said_then_beside_what_is_said_now() {
     let mut then = read(text().as_bytes()).expect("whole");
     then.records.retain(|record| record.what != What::SentClear);
-    let replayed = replay(&[then], StageKind::Memory, Seed(1)).expect("a replay");
+    let replayed = replay(&[then], Backend::Memory, Seed(1)).expect("a replay");
     let report = replayed.report("scn replay call.ndjson --backend memory --seed 1");
     let told: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
     let run = &told["runs"][0];
@@ -274,14 +274,14 @@ fn what_a_full_journal_recorded_is_said_again_byte_for_byte() {
                 { plays = \"caller_stop\" }, \"hears_start\", \"hears_end\", \"hangs_up\"]\n\
                 model.turns = [{ says = \"agent_answer\" }, { answers = 1230 }]";
     let scenario = Scenario::from_toml("voices", text).expect("a scenario");
-    let papers = Papers::new(Content::Full);
+    let papers = InMemoryJournal::new(Content::Full);
     let then = &memory::play_journalled(&scenario, Seed(1), None, &papers).calls[0];
     let recorded = journals(&papers);
     for timing in [Timing::Heard, Timing::Recorded] {
         let imported = import(&recorded, timing).scenario;
         let steps = &imported.calls[0].caller.steps;
         assert!(steps.iter().any(|step| matches!(step, CallerStep::SaysRecorded(_))), "{steps:?}");
-        let now = &play(StageKind::Memory, &imported, Seed(1)).calls[0];
+        let now = &play(Backend::Memory, &imported, Seed(1)).calls[0];
         assert!(now.caller.received == then.caller.received, "{timing:?}: the ear got other bytes");
         // The silence around speech is the line's; what is between is the person's.
         let (before, after) = (said(&then.caller), said(&now.caller));
@@ -299,7 +299,7 @@ fn what_a_full_journal_recorded_is_said_again_byte_for_byte() {
     silent.iter_mut().for_each(Recorded::forget_audio);
     let made_up = import(&silent, Timing::Heard).scenario;
     assert!(!made_up.to_toml().contains("recorded = "), "nobody's voice is in it:\n{}", made_up.to_toml());
-    let now = play(StageKind::Memory, &made_up, Seed(1));
+    let now = play(Backend::Memory, &made_up, Seed(1));
     assert!(now.calls[0].caller.received != then.caller.received, "made-up speech is other speech");
 }
 
@@ -329,7 +329,7 @@ impl Defect for Muddles {
 #[test]
 fn a_journal_shows_what_a_defect_let_the_bridge_hear_and_what_the_bridge_said_before_the_defect_changed_it() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
-    let papers = Papers::default();
+    let papers = InMemoryJournal::default();
     let trace = memory::play_defective_journalled(scenario, Seed(1), &|_| Box::new(Muddles), &papers);
     let (call, journal) = (&trace.calls[0], &journals(&papers)[0]);
     let told = journal.records.iter().filter_map(|record| {
@@ -337,15 +337,15 @@ fn a_journal_shows_what_a_defect_let_the_bridge_hear_and_what_the_bridge_said_be
         (event.kind == "input_audio_buffer.speech_started").then_some(event.start_ms?)
     });
     let told: Vec<_> = told.collect();
-    let sent = call.models[0].sightings.iter().filter_map(|sight| {
-        let ModelSight::SentSpeechStarted { audio_start_ms, .. } = sight.what else { return None };
+    let sent = call.models[0].observations.iter().filter_map(|sight| {
+        let ModelObservation::SentSpeechStarted { audio_start_ms, .. } = sight.what else { return None };
         Some(audio_start_ms)
     });
     let sent: Vec<_> = sent.collect();
     assert!(sent.len() == 2 && !sent.contains(&MUDDLED_MS), "{sent:?}");
     assert_eq!(told, [MUDDLED_MS; 2], "what the bridge was told, not what the model said");
     assert!(journal.records.iter().any(|record| record.what == What::SentClear), "the bridge said it");
-    let got = call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::GotClear { .. }));
+    let got = call.caller.observations.iter().any(|s| matches!(s.what, CallerObservation::GotClear { .. }));
     assert!(!got, "and it never arrived");
 }
 
@@ -353,15 +353,14 @@ fn a_journal_shows_what_a_defect_let_the_bridge_hear_and_what_the_bridge_said_be
 fn a_replay_in_which_a_recorded_call_is_refused_says_so() {
     let mut one = read(text().as_bytes()).expect("whole");
     one.header.max_calls = 1;
-    let refused =
-        replay(&[one.clone(), one], StageKind::Memory, Seed(1)).expect_err("one of two").to_string();
+    let refused = replay(&[one.clone(), one], Backend::Memory, Seed(1)).expect_err("one of two").to_string();
     assert!(refused.starts_with("2 calls were recorded, and today's bridge took 1 of them"), "{refused}");
 }
 
 // ------------------------------------------------------------------------------------------- damaged files
 
 fn text() -> String {
-    let papers = Papers::default();
+    let papers = InMemoryJournal::default();
     memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &papers);
     papers.texts().remove(0)
 }
@@ -388,7 +387,7 @@ fn a_truncated_file_is_used_as_far_as_it_goes() {
     assert_eq!(half.damage, Damage { truncated: true, ..Damage::default() });
     let imported = import(&[half], Timing::Heard);
     assert!(imported.left_out.iter().any(|words| words.contains("ends before")), "{:?}", imported.left_out);
-    let trace = play(StageKind::Memory, &imported.scenario, Seed(1));
+    let trace = play(Backend::Memory, &imported.scenario, Seed(1));
     assert_eq!(oracle::judge(&trace), [], "the caller hangs up where the journal ends");
     assert_eq!(trace.ends(), [Some("stopped".to_owned())]);
 }
@@ -439,20 +438,24 @@ fn a_journal_of_a_hundred_megabytes_is_read() {
     };
     let body: String = body.lines().map(still).collect();
     let times = BYTES / body.len() + 1;
-    let file = header.as_bytes().chain(&b"\n"[..]).chain(Again { body: body.as_bytes(), at: 0, left: times });
+    let file = header.as_bytes().chain(&b"\n"[..]).chain(ReconnectScript {
+        body: body.as_bytes(),
+        at: 0,
+        left: times,
+    });
     let long = read(BufReader::new(file)).expect("a long journal");
     assert_eq!(long.records.len(), body.lines().count() * times);
     assert!(long.damage.truncated && long.damage.unreadable.is_empty(), "{}", long.damage);
 }
 
 /// The same bytes again and again.
-struct Again<'a> {
+struct ReconnectScript<'a> {
     body: &'a [u8],
     at: usize,
     left: usize,
 }
 
-impl Read for Again<'_> {
+impl Read for ReconnectScript<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
             return Ok(0);

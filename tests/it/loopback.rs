@@ -1,10 +1,10 @@
 //! A handful of calls over real sockets, in real time, with and without TLS, judged like all others.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
-use scenarios::oracle::slack::LAG_MAX_US;
+use scenarios::oracle::real_time::LAG_MAX_US;
 use scenarios::sim::Stage as _;
 use scenarios::sim::loopback::Loopback;
 use scenarios::sim::trace::Trace;
@@ -42,7 +42,7 @@ fn judged(tls: bool) -> Vec<String> {
         let mut found = Vec::new();
         for (name, play) in plays {
             let trace = play.join().unwrap_or_else(|_| panic!("{name} could not be played"));
-            assert_eq!(trace.stage, StageKind::Loopback);
+            assert_eq!(trace.stage, Backend::Loopback);
             found.extend(oracle::judge(&trace).into_iter().map(|violation| format!("{name}: {violation}")));
         }
         found
@@ -67,8 +67,10 @@ fn real_time_is_judged_by_the_same_rules() {
     let mut trace = play("barge_in/mid_answer", false);
     assert_eq!(oracle::judge(&trace), []);
     for call in &mut trace.calls {
-        for seen in call.models.iter_mut().flat_map(|model| &mut model.sightings) {
-            if let mocks::record::ModelSight::GotTruncate { audio_end_ms: Some(ms), .. } = &mut seen.what {
+        for seen in call.models.iter_mut().flat_map(|model| &mut model.observations) {
+            if let mocks::record::ModelObservation::GotTruncate { audio_end_ms: Some(ms), .. } =
+                &mut seen.what
+            {
                 *ms += 300;
             }
         }

@@ -1,12 +1,12 @@
 //! Every bug that was found and mended stays mended, on every stage.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::scenario::Scenario;
 use scenarios::oracle;
 use scenarios::search::regressions;
 use scenarios::sim;
 
-fn play_all(kind: StageKind) {
+fn play_all(kind: Backend) {
     let all = regressions::all().expect("the regressions can be read");
     assert!(all.len() >= 10, "only {} regressions are left", all.len());
     let mut violations = Vec::new();
@@ -20,17 +20,17 @@ fn play_all(kind: StageKind) {
 
 #[test]
 fn no_mended_bug_is_back_in_memory() {
-    play_all(StageKind::Memory);
+    play_all(Backend::Memory);
 }
 
 #[test]
 fn no_mended_bug_is_back_in_the_simulated_network() {
-    play_all(StageKind::Simulated);
+    play_all(Backend::Simulated);
 }
 
 #[test]
 fn no_mended_bug_is_back_over_pipes() {
-    play_all(StageKind::Pipes);
+    play_all(Backend::Pipes);
 }
 
 #[test]

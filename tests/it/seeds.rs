@@ -1,6 +1,6 @@
 //! Generated worlds: valid, the same every time, and none of them breaks a rule.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
 use scenarios::search::explore;
@@ -40,7 +40,7 @@ fn the_same_seed_makes_the_same_scenario_and_another_makes_another() {
 }
 
 /// Plays seeds on as many threads as there are processors, and names those that break a rule.
-fn failures(kind: StageKind, count: u64) -> Vec<String> {
+fn failures(kind: Backend, count: u64) -> Vec<String> {
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -64,19 +64,19 @@ fn failures(kind: StageKind, count: u64) -> Vec<String> {
 
 #[test]
 fn generated_worlds_break_no_rule_in_memory() {
-    let failures = failures(StageKind::Memory, SEEDS);
+    let failures = failures(Backend::Memory, SEEDS);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn generated_worlds_break_no_rule_in_the_simulated_network() {
-    let failures = failures(StageKind::Simulated, SIMULATED);
+    let failures = failures(Backend::Simulated, SIMULATED);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn generated_worlds_break_no_rule_over_pipes() {
-    let failures = failures(StageKind::Pipes, PIPES);
+    let failures = failures(Backend::Pipes, PIPES);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -85,7 +85,7 @@ fn the_same_world_played_twice_leaves_the_same_trace() {
     let hashes = |kind, count| -> Vec<String> {
         seeds(count).map(|seed| sim::play(kind, &generate_for(seed, kind), seed).hash()).collect()
     };
-    for (kind, count) in [(StageKind::Memory, 40), (StageKind::Simulated, 4), (StageKind::Pipes, 20)] {
+    for (kind, count) in [(Backend::Memory, 40), (Backend::Simulated, 4), (Backend::Pipes, 20)] {
         let (one, other) = std::thread::scope(|scope| {
             let one = scope.spawn(|| hashes(kind, count));
             let other = scope.spawn(|| hashes(kind, count));

@@ -1,8 +1,8 @@
 //! What one stage says of a scenario, the others say, too: three engines that agree are hard to fool.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
-use scenarios::model::network::WayWeather;
+use scenarios::model::network::DirectionConditions;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const GENERATED: u64 = 40;
 
 /// How the calls ended, and which oracles object.
-fn said(kind: StageKind, scenario: &Scenario, seed: Seed) -> (Vec<Option<String>>, BTreeSet<&'static str>) {
+fn said(kind: Backend, scenario: &Scenario, seed: Seed) -> (Vec<Option<String>>, BTreeSet<&'static str>) {
     let trace = sim::play(kind, scenario, seed);
     (trace.ends(), oracle::judge(&trace).into_iter().map(|violation| violation.oracle).collect())
 }
 
 /// Plays each world on both stages where both can play it, and tells where they differ.
-fn differences(one: StageKind, other: StageKind, worlds: &[(Scenario, Seed)]) -> Vec<String> {
+fn differences(one: Backend, other: Backend, worlds: &[(Scenario, Seed)]) -> Vec<String> {
     let can = |scenario: &Scenario| scenario.stages.contains(&one) && scenario.stages.contains(&other);
     let worlds: Vec<_> = worlds.iter().filter(|(scenario, _)| can(scenario)).cloned().collect();
     assert!(worlds.len() >= 40, "only {} worlds are for {one} and {other}", worlds.len());
@@ -63,10 +63,10 @@ fn generated() -> Vec<(Scenario, Seed)> {
 /// The same world, with every message in pieces and every fifth read and write tried twice.
 fn in_pieces(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
-    scenario.stages = vec![StageKind::Pipes];
+    scenario.stages = vec![Backend::Pipes];
     for leg in [&mut scenario.weather.caller, &mut scenario.weather.model] {
         for way in [&mut leg.uplink, &mut leg.downlink] {
-            *way = WayWeather { pieces_bytes: Some(500), hesitates_percent: 20, ..way.clone() };
+            *way = DirectionConditions { pieces_bytes: Some(500), hesitates_percent: 20, ..way.clone() };
         }
     }
     scenario
@@ -79,7 +79,7 @@ fn pieces_and_hesitations_change_no_end_and_no_verdict() {
     // mean less when there are more and smaller ones.
     worlds.retain(|(scenario, _)| scenario.world.tcp_capacity >= 1_000);
     worlds.extend(generated());
-    let kind = StageKind::Pipes;
+    let kind = Backend::Pipes;
     let found = compared(&worlds, |scenario, seed| {
         (said(kind, scenario, seed), said(kind, &in_pieces(scenario), seed))
     });
@@ -88,18 +88,18 @@ fn pieces_and_hesitations_change_no_end_and_no_verdict() {
 
 #[test]
 fn pipes_and_the_simulated_network_agree_on_the_catalogue() {
-    let found = differences(StageKind::Pipes, StageKind::Simulated, &the_catalogue());
+    let found = differences(Backend::Pipes, Backend::Simulated, &the_catalogue());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
 fn pipes_and_memory_agree_on_the_catalogue() {
-    let found = differences(StageKind::Pipes, StageKind::Memory, &the_catalogue());
+    let found = differences(Backend::Pipes, Backend::Memory, &the_catalogue());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
 fn pipes_and_the_simulated_network_agree_on_generated_worlds() {
-    let found = differences(StageKind::Pipes, StageKind::Simulated, &generated());
+    let found = differences(Backend::Pipes, Backend::Simulated, &generated());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

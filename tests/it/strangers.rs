@@ -10,7 +10,7 @@ use mocks::net::Roots;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
-use scenarios::oracle::slack::LAG_MAX_US;
+use scenarios::oracle::real_time::LAG_MAX_US;
 use scenarios::sim::attach::{Bridge, Target};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;

@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestError, TestRunner};
 use scenarios::faults::known_bugs;
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::scenario::Scenario;
 use scenarios::model::seed::Seed;
 use scenarios::oracle::{self, Oracle};
@@ -59,7 +59,7 @@ fn is_safe(trace: &Trace) -> TestCaseResult {
     prop_assert!(trace.panics.is_empty(), "{:?}", trace.panics);
     prop_assert!(!trace.cut, "the world was still going on at its limit");
     for oracle in safety() {
-        let found = (oracle.judge)(trace);
+        let found = (oracle.check)(trace);
         prop_assert!(found.is_empty(), "{}", found[0]);
     }
     Ok(())
@@ -67,7 +67,7 @@ fn is_safe(trace: &Trace) -> TestCaseResult {
 
 #[test]
 fn in_any_world_nothing_panics_every_call_ends_and_the_safety_oracles_are_content() {
-    every_world(400, |scenario| is_safe(&sim::play(StageKind::Memory, scenario, SEED)));
+    every_world(400, |scenario| is_safe(&sim::play(Backend::Memory, scenario, SEED)));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn any_world_survives_toml_and_plays_the_same_afterwards() {
             .map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(&again, scenario);
         prop_assert_eq!(again.to_toml(), text);
-        let hash = |scenario| sim::play(StageKind::Memory, scenario, SEED).hash();
+        let hash = |scenario| sim::play(Backend::Memory, scenario, SEED).hash();
         prop_assert_eq!(hash(&again), hash(scenario));
         Ok(())
     });
@@ -87,7 +87,7 @@ fn any_world_survives_toml_and_plays_the_same_afterwards() {
 #[test]
 fn a_planted_bug_is_found_and_shrinks_to_a_small_call() {
     let bug = known_bugs::named("late_deltas_are_played").expect("the bug is in the zoo");
-    let innocent = |scenario: &Scenario| is_safe(&sim::play(StageKind::Memory, scenario, SEED));
+    let innocent = |scenario: &Scenario| is_safe(&sim::play(Backend::Memory, scenario, SEED));
     let guilty = |scenario: &Scenario| is_safe(&bug.play(scenario, SEED));
     let worlds = strategy::scenarios().prop_map(World);
     let found = runner(2_000).run(&worlds, |world| match innocent(&world.0) {

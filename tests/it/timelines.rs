@@ -3,7 +3,7 @@
 //! A change here is a change in what a call does or in how it is told. Verdicts do not show that: an oracle says
 //! that nothing is wrong, a timeline says what happened.
 
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
 use scenarios::model::seed::Seed;
 use scenarios::oracle::explain;
@@ -28,7 +28,7 @@ fn chosen_calls_go_as_they_went() {
             .into_iter()
             .find(|s| s.name == *name)
             .unwrap_or_else(|| panic!("{name} is not in the catalogue"));
-        let trace = sim::play(StageKind::Memory, &scenario, Seed(1));
+        let trace = sim::play(Backend::Memory, &scenario, Seed(1));
         let mut settings = insta::Settings::clone_current();
         settings.set_snapshot_path("../timelines");
         settings.set_prepend_module_to_snapshot(false);

@@ -3,7 +3,7 @@
 use super::readme::blocks;
 use super::tidy::root;
 use scenarios::faults::known_bugs;
-use scenarios::model::backend::StageKind;
+use scenarios::model::backend::Backend;
 use scenarios::oracle;
 use scenarios::search::regressions;
 use scenarios::search::shrink;
@@ -58,7 +58,7 @@ fn shows_the_bug(kept: &regressions::Regression, what: &str) {
     assert!(steps <= STEPS_MAX, "{what} has {steps} steps:\n{}", scenario.to_toml());
     let clear = oracle::named(bug.oracle).expect("its oracle");
     assert!(shrink::objects(clear, &bug.play(scenario, seed)), "{what} does not show the bug");
-    assert_eq!(oracle::judge(&play(StageKind::Memory, scenario, seed)), [], "{what}, today");
+    assert_eq!(oracle::judge(&play(Backend::Memory, scenario, seed)), [], "{what}, today");
 }
 
 /// The folder of the programs, built as this test was.

@@ -38,11 +38,8 @@ fn every_bug_is_caught_by_its_oracle_in_its_scenario() {
 fn every_scenario_of_a_bug_is_passed_without_it() {
     let accused = complaints(|bug| match bug.home() {
         Ok(scenario) => {
-            let trace = scenarios::sim::play(
-                scenarios::model::backend::StageKind::Memory,
-                &scenario,
-                known_bugs::SEED,
-            );
+            let trace =
+                scenarios::sim::play(scenarios::model::backend::Backend::Memory, &scenario, known_bugs::SEED);
             let found = scenarios::oracle::judge(&trace);
             found.first().map(|violation| format!("{}: {violation}", bug.scenario))
         }

@@ -10,7 +10,7 @@ use mocks::realtime::{
     Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, Model, ModelIdentity, ModelScript, Opening,
     Outcome, Progress, SERVER_EVENTS, Stall, TimedEvent, Turn, in_words,
 };
-use mocks::record::{ModelRecord, ModelSight};
+use mocks::record::{ModelObservation, ModelRecord};
 use mocks::{alaw, ulaw};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -436,7 +436,7 @@ fn unix_now() -> i64 {
     since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
 }
 
-/// A model whose sightings are printed as they happen.
+/// A model whose observations are printed as they happen.
 struct Narrator<'a> {
     model: Model,
     index: u64,
@@ -467,11 +467,11 @@ impl Narrator<'_> {
 
     fn say(&mut self) {
         let record = self.model.record();
-        for sighting in &record.sightings[self.said..] {
-            if let ModelSight::GotAppend { len, .. } = &sighting.what {
+        for sighting in &record.observations[self.said..] {
+            if let ModelObservation::GotAppend { len, .. } = &sighting.what {
                 self.audio.since.get_or_insert(sighting.at);
                 self.audio.heard += len;
-            } else if let ModelSight::SentAudio { samples, .. } = &sighting.what {
+            } else if let ModelObservation::SentAudio { samples, .. } = &sighting.what {
                 self.audio.since.get_or_insert(sighting.at);
                 self.audio.spoken += samples;
             } else if !is_chatter(&sighting.what) {
@@ -479,14 +479,14 @@ impl Narrator<'_> {
                 println!("{} {} {}", self.index, sighting.at, in_words(&sighting.what));
             }
         }
-        self.said = record.sightings.len();
+        self.said = record.observations.len();
     }
 }
 
 /// The words run along with the audio, and pings with the clock; a line each would hide the call.
-fn is_chatter(sight: &ModelSight) -> bool {
-    matches!(sight, ModelSight::GotPing)
-        || matches!(sight, ModelSight::SentOther { kind } if kind.ends_with(".delta"))
+fn is_chatter(sight: &ModelObservation) -> bool {
+    matches!(sight, ModelObservation::GotPing)
+        || matches!(sight, ModelObservation::SentOther { kind } if kind.ends_with(".delta"))
 }
 
 impl Audio {
@@ -545,10 +545,12 @@ impl Peer for Narrator<'_> {
 
 /// One line about the whole connection.
 fn summarise(index: u64, record: &ModelRecord) {
-    let count = |wanted: fn(&ModelSight) -> bool| record.sightings.iter().filter(|s| wanted(&s.what)).count();
-    let responses = count(|what| matches!(what, ModelSight::SentResponseCreated { .. }));
-    let refused = count(|what| matches!(what, ModelSight::SentError { rejected: Some(_), .. }));
-    let cuts = count(|what| matches!(what, ModelSight::SentTruncated { .. }));
+    let count = |wanted: fn(&ModelObservation) -> bool| {
+        record.observations.iter().filter(|s| wanted(&s.what)).count()
+    };
+    let responses = count(|what| matches!(what, ModelObservation::SentResponseCreated { .. }));
+    let refused = count(|what| matches!(what, ModelObservation::SentError { rejected: Some(_), .. }));
+    let cuts = count(|what| matches!(what, ModelObservation::SentTruncated { .. }));
     let spoken_ms: usize =
         record.items.iter().map(|item| item.sent * 1_000 / item.rate.max(1) as usize).sum();
     let call = if record.call_sid.is_empty() { "no call id" } else { &record.call_sid };

@@ -5,7 +5,7 @@ use clap::Parser;
 use mocks::attach::attach;
 use mocks::net::{self, Roots, Url};
 use mocks::peer::{At, Frame, Out, Peer};
-use mocks::record::{CallerRecord, CallerSight};
+use mocks::record::{CallerObservation, CallerRecord};
 use mocks::twilio::signature;
 use mocks::twilio::{Caller, CallerScript, CallerStep, Identity, audible_bytes, in_words, recording};
 use mocks::{resample, ulaw, webhook};
@@ -242,7 +242,7 @@ fn clock() -> impl Fn() -> At {
     move || At(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
 }
 
-/// A caller whose sightings are printed as they happen.
+/// A caller whose observations are printed as they happen.
 struct Narrator {
     caller: Caller,
     said: usize,
@@ -259,33 +259,33 @@ struct Audio {
 
 impl Narrator {
     fn say(&mut self) {
-        for sighting in &self.caller.record().sightings[self.said..] {
+        for sighting in &self.caller.record().observations[self.said..] {
             match &sighting.what {
-                CallerSight::SentMedia { .. } => {}
-                CallerSight::GotMedia { len, .. } => {
+                CallerObservation::SentMedia { .. } => {}
+                CallerObservation::GotMedia { len, .. } => {
                     self.audio.since.get_or_insert(sighting.at);
                     self.audio.messages += 1;
                     self.audio.bytes += len;
                 }
                 // Marks come with nearly every audio message; a line each would hide the call.
-                CallerSight::GotMark { .. } | CallerSight::SentMark { flushed: false, .. } => {}
-                CallerSight::Opened
-                | CallerSight::Refused { .. }
-                | CallerSight::SentConnected
-                | CallerSight::SentStart
-                | CallerSight::SentDtmf { .. }
-                | CallerSight::SentMark { .. }
-                | CallerSight::SentStop
-                | CallerSight::SentRaw { .. }
-                | CallerSight::SpeechBegan { .. }
-                | CallerSight::SpeechEnded { .. }
-                | CallerSight::GotClear { .. }
-                | CallerSight::Warned { .. }
-                | CallerSight::GotPing
-                | CallerSight::WentQuiet { .. }
-                | CallerSight::Step { .. }
-                | CallerSight::StatusCallback { .. }
-                | CallerSight::Ended(_) => {
+                CallerObservation::GotMark { .. } | CallerObservation::SentMark { flushed: false, .. } => {}
+                CallerObservation::Opened
+                | CallerObservation::Refused { .. }
+                | CallerObservation::SentConnected
+                | CallerObservation::SentStart
+                | CallerObservation::SentDtmf { .. }
+                | CallerObservation::SentMark { .. }
+                | CallerObservation::SentStop
+                | CallerObservation::SentRaw { .. }
+                | CallerObservation::SpeechBegan { .. }
+                | CallerObservation::SpeechEnded { .. }
+                | CallerObservation::GotClear { .. }
+                | CallerObservation::Warned { .. }
+                | CallerObservation::GotPing
+                | CallerObservation::WentQuiet { .. }
+                | CallerObservation::Step { .. }
+                | CallerObservation::StatusCallback { .. }
+                | CallerObservation::Ended(_) => {
                     let Audio { since, messages, bytes } = std::mem::take(&mut self.audio);
                     if let Some(since) = since {
                         println!("{since:>14}  got {} ms of audio in {messages} messages", bytes / 8);
@@ -294,7 +294,7 @@ impl Narrator {
                 }
             }
         }
-        self.said = self.caller.record().sightings.len();
+        self.said = self.caller.record().observations.len();
     }
 }
 
@@ -336,9 +336,12 @@ impl Peer for Narrator {
 fn summarise(record: &CallerRecord, wanted_ms: u64) -> bool {
     let seconds = |bytes: usize| bytes as f64 / 8_000.0;
     let played: usize = record.played.iter().map(|stretch| stretch.len).sum();
-    let warnings =
-        record.sightings.iter().filter(|sight| matches!(sight.what, CallerSight::Warned { .. })).count();
-    let started = record.sightings.iter().any(|sight| matches!(sight.what, CallerSight::SentStart));
+    let warnings = record
+        .observations
+        .iter()
+        .filter(|sight| matches!(sight.what, CallerObservation::Warned { .. }))
+        .count();
+    let started = record.observations.iter().any(|sight| matches!(sight.what, CallerObservation::SentStart));
     println!();
     let audible = audible_bytes(record);
     println!(

@@ -8,7 +8,7 @@ use super::script::AudioFormat;
 use super::voice;
 use super::{Complaint, Model, Task};
 use crate::peer::At;
-use crate::record::ModelSight;
+use crate::record::ModelObservation;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -33,7 +33,7 @@ struct Append<'a> {
 
 impl Model {
     pub(super) fn client_binary(&mut self, len: usize, now: At) {
-        self.see(now, ModelSight::GotBad { detail: format!("binary frame of {len} bytes") });
+        self.see(now, ModelObservation::GotBad { detail: format!("binary frame of {len} bytes") });
         let text = "Expected a text WebSocket message; binary frames are not supported.";
         self.reject("binary", Rejection::new("invalid_event", text), None, now);
     }
@@ -45,19 +45,19 @@ impl Model {
         let event: Value = match serde_json::from_str(text) {
             Ok(event) => event,
             Err(error) => {
-                self.see(now, ModelSight::GotBad { detail: format!("not JSON: {error}") });
+                self.see(now, ModelObservation::GotBad { detail: format!("not JSON: {error}") });
                 let text = format!("Could not parse the event as JSON: {error}.");
                 return self.reject("malformed", Rejection::new("invalid_json", text), None, now);
             }
         };
         let Some(kind) = event["type"].as_str() else {
-            self.see(now, ModelSight::GotBad { detail: "event without a type".to_owned() });
+            self.see(now, ModelObservation::GotBad { detail: "event without a type".to_owned() });
             let refusal = Rejection::at("invalid_event", "The event has no 'type'.", "type");
             return self.reject("untyped", refusal, event_id(&event), now);
         };
         self.note(kind, &event, now);
         if let Err(refusal) = rules::check(kind, &event, self.script.dialect) {
-            self.see(now, ModelSight::GotBad { detail: refusal.message.clone() });
+            self.see(now, ModelObservation::GotBad { detail: refusal.message.clone() });
             return self.reject(kind, refusal, event_id(&event), now);
         }
         if let Err(refusal) = self.obey(kind, &event, now) {
@@ -72,18 +72,18 @@ impl Model {
             APPEND | "session.update" | "conversation.item.create" => return,
             "response.create" => {
                 let busy = self.active.is_some() || self.pending.values().any(|p| p.params.in_conversation);
-                ModelSight::GotCreate { event_id: event_id(event), busy }
+                ModelObservation::GotCreate { event_id: event_id(event), busy }
             }
-            "response.cancel" => ModelSight::GotCancel { response: text(&event["response_id"]) },
-            "conversation.item.truncate" => ModelSight::GotTruncate {
+            "response.cancel" => ModelObservation::GotCancel { response: text(&event["response_id"]) },
+            "conversation.item.truncate" => ModelObservation::GotTruncate {
                 item: text(&event["item_id"]).unwrap_or_default(),
                 content_index: event["content_index"].as_u64().unwrap_or_default(),
                 audio_end_ms: event["audio_end_ms"].as_u64(),
             },
             "conversation.item.delete" => {
-                ModelSight::GotDelete { item: text(&event["item_id"]).unwrap_or_default() }
+                ModelObservation::GotDelete { item: text(&event["item_id"]).unwrap_or_default() }
             }
-            other => ModelSight::GotOther { kind: other.to_owned() },
+            other => ModelObservation::GotOther { kind: other.to_owned() },
         };
         self.see(now, sight);
     }
@@ -137,14 +137,14 @@ impl Model {
     fn update(&mut self, event: &Value, now: At) -> Result<(), Rejection> {
         let at = now.plus_ms(self.script.updated_after_ms);
         if let Some(code) = self.script.refuses_update.clone() {
-            self.see(now, ModelSight::GotOther { kind: "session.update".to_owned() });
+            self.see(now, ModelObservation::GotOther { kind: "session.update".to_owned() });
             self.later(at, Task::RefuseUpdate { code, event_id: event_id(event) });
             return Ok(());
         }
         let spoken = self.has_spoken();
         let new = self.session.updated(&event["session"], spoken, &self.script).inspect_err(|_| {
-            let what = ModelSight::GotOther { kind: "session.update".to_owned() };
-            self.record.sightings.push(crate::record::Sighting { at: now, what });
+            let what = ModelObservation::GotOther { kind: "session.update".to_owned() };
+            self.record.observations.push(crate::record::Observation { at: now, what });
         })?;
         if new.input != self.session.input {
             self.detector.change_format();
@@ -155,7 +155,7 @@ impl Model {
         self.session = new;
         self.record.settings = Some(event["session"].clone());
         let (input, output) = (self.session.input.name().to_owned(), self.session.output.name().to_owned());
-        self.see(now, ModelSight::GotUpdate { input, output });
+        self.see(now, ModelObservation::GotUpdate { input, output });
         if !self.script.never_updates {
             let echo = self.session.echo(&self.script);
             self.later(at, Task::Updated(echo));
@@ -184,7 +184,7 @@ impl Model {
         let decoded = match STANDARD.decode(audio) {
             Ok(decoded) => decoded,
             Err(error) => {
-                self.see(now, ModelSight::GotBad { detail: format!("append: not base64: {error}") });
+                self.see(now, ModelObservation::GotBad { detail: format!("append: not base64: {error}") });
                 let text = "Invalid 'audio'. Expected base64-encoded audio bytes but got an invalid value.";
                 return self.reject(APPEND, Rejection::at("invalid_value", text, "audio"), event_id, now);
             }
@@ -193,7 +193,7 @@ impl Model {
             self.session.input.name().clone_into(&mut self.record.input_format);
         }
         self.record.appended.extend_from_slice(&decoded);
-        self.see(now, ModelSight::GotAppend { offset, len: decoded.len() });
+        self.see(now, ModelObservation::GotAppend { offset, len: decoded.len() });
         self.listen(&decoded, now);
     }
 
@@ -261,7 +261,10 @@ impl Model {
         let said = |key: &str| text(&asked[key]).unwrap_or_default();
         match asked["type"].as_str().unwrap_or_default() {
             "message" => {
-                self.see(now, ModelSight::GotText { role: said("role"), text: text_of(&asked["content"]) });
+                self.see(
+                    now,
+                    ModelObservation::GotText { role: said("role"), text: text_of(&asked["content"]) },
+                );
                 Ok(None)
             }
             "function_call_output" => {
@@ -279,8 +282,11 @@ impl Model {
                     })
                     .collect();
                 let fresh = !answers.is_empty() && answers.iter().all(|answered| !answered);
-                let sight =
-                    ModelSight::GotToolOutput { call_id: call_id.clone(), fresh, output: output.clone() };
+                let sight = ModelObservation::GotToolOutput {
+                    call_id: call_id.clone(),
+                    fresh,
+                    output: output.clone(),
+                };
                 self.see(now, sight);
                 if answers.is_empty() || self.refuses_output(&call_id) {
                     let text = format!("Tool call ID '{call_id}' not found in conversation.");
@@ -290,11 +296,14 @@ impl Model {
             }
             "function_call" => {
                 let (call_id, name, arguments) = (said("call_id"), said("name"), said("arguments"));
-                self.see(now, ModelSight::GotCall { call_id, name, arguments });
+                self.see(now, ModelObservation::GotCall { call_id, name, arguments });
                 Ok(None)
             }
             other => {
-                self.see(now, ModelSight::GotOther { kind: format!("conversation.item.create {other}") });
+                self.see(
+                    now,
+                    ModelObservation::GotOther { kind: format!("conversation.item.create {other}") },
+                );
                 Ok(None)
             }
         }
@@ -390,7 +399,7 @@ impl Model {
         let record = spoken.record;
         self.record.items[record].truncated_ms = Some(end_ms);
         let fields = json!({"item_id": id, "content_index": content_index, "audio_end_ms": end_ms});
-        let sight = ModelSight::SentTruncated { item: id, audio_end_ms: end_ms };
+        let sight = ModelObservation::SentTruncated { item: id, audio_end_ms: end_ms };
         self.say(now, "conversation.item.truncated", fields, Some(sight));
         Ok(())
     }

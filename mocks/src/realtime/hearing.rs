@@ -7,7 +7,7 @@ use super::script::When;
 use super::vad::Heard;
 use super::{Model, Scribble, Task};
 use crate::peer::At;
-use crate::record::ModelSight;
+use crate::record::ModelObservation;
 use serde_json::{Value, json};
 
 /// From the commit to the first words of a transcription, and to its end.
@@ -94,7 +94,7 @@ impl Model {
         self.hearing = Some((item.clone(), audio_start_ms));
         let active = self.speaking().map(str::to_owned);
         let fields = json!({"audio_start_ms": audio_start_ms, "item_id": item});
-        let sight = ModelSight::SentSpeechStarted { item, audio_start_ms, active };
+        let sight = ModelObservation::SentSpeechStarted { item, audio_start_ms, active };
         self.say(now, "input_audio_buffer.speech_started", fields, Some(sight));
         if self.session.turns.as_ref().is_some_and(|turns| turns.interrupt_response) {
             self.interrupt(now);
@@ -104,7 +104,7 @@ impl Model {
     pub(super) fn speech_stopped(&mut self, audio_end_ms: u64, now: At) {
         let Some((item, audio_start_ms)) = self.hearing.take() else { return };
         let fields = json!({"audio_end_ms": audio_end_ms, "item_id": item});
-        let sight = ModelSight::SentSpeechStopped { item: item.clone(), audio_end_ms };
+        let sight = ModelObservation::SentSpeechStopped { item: item.clone(), audio_end_ms };
         if self.script.vad.no_speech_stopped {
             self.see(now, sight);
         } else {
@@ -200,7 +200,7 @@ impl Model {
                 }
                 let usage = self.transcription_usage(&text, ms);
                 let fields = json!({"item_id": id, "content_index": 0, "transcript": text, "usage": usage});
-                let sight = ModelSight::SentTranscription { item: id.to_owned(), text: Some(text) };
+                let sight = ModelObservation::SentTranscription { item: id.to_owned(), text: Some(text) };
                 self.say(now, "conversation.item.input_audio_transcription.completed", fields, Some(sight));
             }
             Scribble::Failed => {
@@ -209,7 +209,7 @@ impl Model {
                     "error": {"type": "server_error", "code": null, "param": null,
                         "message": "Input transcription failed for this item."},
                 });
-                let sight = ModelSight::SentTranscription { item: id.to_owned(), text: None };
+                let sight = ModelObservation::SentTranscription { item: id.to_owned(), text: None };
                 self.say(now, "conversation.item.input_audio_transcription.failed", fields, Some(sight));
             }
         }

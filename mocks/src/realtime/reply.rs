@@ -13,7 +13,7 @@ use super::session;
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};
 use crate::peer::At;
-use crate::record::{ItemRecord, ModelSight};
+use crate::record::{ItemRecord, ModelObservation};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -113,7 +113,7 @@ impl Model {
         };
         let fields =
             json!({"response": self.response_json(&response, "in_progress", &Value::Null, &Value::Null)});
-        let sight = ModelSight::SentResponseCreated { response: response.id.clone(), auto, asked };
+        let sight = ModelObservation::SentResponseCreated { response: response.id.clone(), auto, asked };
         if !response.turn.unannounced {
             self.say(now, "response.created", fields, Some(sight));
         }
@@ -283,7 +283,7 @@ impl Model {
         // What is said before something else of the same response is not the answer yet.
         let phase = if index + 1 < response.items.len() { "commentary" } else { "final_answer" };
         let generated = &mut response.items[index];
-        generated.added = Some(self.record.sightings.len());
+        generated.added = Some(self.record.observations.len());
         let rate = response.params.format.rate();
         let body = match &generated.kind {
             GenKind::Spoken { source, speech, .. } => {
@@ -297,7 +297,7 @@ impl Model {
                     voice_offset,
                     rate,
                     speech: speech * rate as usize / 24_000,
-                    added: self.record.sightings.len(),
+                    added: self.record.observations.len(),
                     ..ItemRecord::default()
                 });
                 let record = self.record.items.len() - 1;
@@ -402,7 +402,7 @@ impl Model {
         }
         let mut fields = place_of(response, index);
         fields["delta"] = Value::String(STANDARD.encode(&bytes));
-        let sight = ModelSight::SentAudio {
+        let sight = ModelObservation::SentAudio {
             response: response.id.clone(),
             item: generated.id.clone(),
             offset: first,
@@ -453,7 +453,8 @@ impl Model {
         let mut sight = None;
         match &generated.kind {
             GenKind::Spoken { .. } if opened => {
-                let done = ModelSight::SentAudioDone { response: response.id.clone(), item: id.clone() };
+                let done =
+                    ModelObservation::SentAudioDone { response: response.id.clone(), item: id.clone() };
                 self.say(now, "response.output_audio.done", place.clone(), Some(done));
                 self.say(now, "response.output_audio_transcript.done", with("transcript", json!(said)), None);
                 let part = json!({"type": "audio", "transcript": said});
@@ -477,7 +478,7 @@ impl Model {
                 let is_it = |(_, call): &(String, Call)| call.name == *name && call.arguments == *arguments;
                 let again = self.repeated.iter().position(is_it).filter(|_| whole);
                 let again = again.map(|at| self.repeated.remove(at).0);
-                sight = whole.then(|| ModelSight::SentFunctionCall {
+                sight = whole.then(|| ModelObservation::SentFunctionCall {
                     call_id: call_id.clone(),
                     again,
                     response: response.id.clone(),
@@ -509,7 +510,8 @@ impl Model {
         };
         let usage = self.usage(response);
         let fields = json!({"response": self.response_json(response, status, &details, &usage)});
-        let sight = ModelSight::SentResponseDone { response: response.id.clone(), status: status.to_owned() };
+        let sight =
+            ModelObservation::SentResponseDone { response: response.id.clone(), status: status.to_owned() };
         self.say(now, "response.done", fields, Some(sight));
         if self.active == Some(key) {
             self.active = None;
@@ -538,7 +540,7 @@ impl Model {
             "status_details": {"type": "failed", "error": error}, "output": [],
             "conversation_id": self.conversation_id, "usage": null, "metadata": null,
         });
-        let sight = ModelSight::SentOther { kind: "done_for_unknown_response".to_owned() };
+        let sight = ModelObservation::SentOther { kind: "done_for_unknown_response".to_owned() };
         self.say(now, "response.done", json!({ "response": response }), Some(sight));
     }
 
@@ -551,7 +553,7 @@ impl Model {
             "response_id": response, "item_id": item, "output_index": 0, "content_index": 0,
             "delta": STANDARD.encode(&bytes),
         });
-        let sight = ModelSight::SentOther { kind: "delta_for_unknown_response".to_owned() };
+        let sight = ModelObservation::SentOther { kind: "delta_for_unknown_response".to_owned() };
         self.say(now, "response.output_audio.delta", fields, Some(sight));
     }
 

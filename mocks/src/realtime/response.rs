@@ -93,7 +93,7 @@ pub(super) struct Response {
 pub(super) struct Gen {
     pub(super) id: String,
     pub(super) kind: GenKind,
-    /// `response.output_item.added` was sent, when there had been so many sightings.
+    /// `response.output_item.added` was sent, when there had been so many observations.
     pub(super) added: Option<usize>,
     pub(super) closed: bool,
     /// Text or arguments sent so far.

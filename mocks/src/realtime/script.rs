@@ -102,14 +102,14 @@ knobs! {
         /// Functions are called although `tool_choice` says `none`.
         pub ignores_tool_choice: bool = false,
         /// What is different on the second connection of a call, on the third, and so on.
-        pub again: Vec<Again> = Vec::new(),
+        pub again: Vec<ReconnectScript> = Vec::new(),
     }
 }
 
 knobs! {
     /// What is different on a further connection of a call. What is absent is as on the first. Played by the stage,
     /// which knows the call before anybody dials for it.
-    pub struct Again {
+    pub struct ReconnectScript {
         /// What happens when the bridge dials.
         pub dial: Option<Dial> = None,
         /// Extra milliseconds before the dial has its outcome.
@@ -659,7 +659,7 @@ mod tests {
 
     #[test]
     fn a_further_connection_can_differ_in_all_that_is_offered() {
-        let again = Again {
+        let again = ReconnectScript {
             dial: Some(Dial::Hangs),
             dial_ms: Some(1),
             opening: Some(Opening::Silent),

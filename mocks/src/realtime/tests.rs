@@ -594,9 +594,11 @@ fn speech_cancels_the_answer_in_the_order_of_the_service() {
     assert_eq!(done["response"]["status_details"]["reason"], "turn_detected");
     assert_eq!(done["response"]["output"][0]["status"], "incomplete");
     assert_eq!(done["response"]["output"][0]["content"][0]["transcript"], t.item(0).transcript);
-    let sights = &t.model.record().sightings;
-    assert!(sights.iter().any(|s| matches!(s.what, ModelSight::SentAudio { late: true, .. })));
-    assert!(sights.iter().any(|s| matches!(&s.what, ModelSight::SentSpeechStarted { active: Some(_), .. })));
+    let sights = &t.model.record().observations;
+    assert!(sights.iter().any(|s| matches!(s.what, ModelObservation::SentAudio { late: true, .. })));
+    assert!(
+        sights.iter().any(|s| matches!(&s.what, ModelObservation::SentSpeechStarted { active: Some(_), .. }))
+    );
 }
 
 #[test]
@@ -1076,10 +1078,10 @@ fn an_output_must_answer_a_known_call() {
     let fresh: Vec<_> = t
         .model
         .record()
-        .sightings
+        .observations
         .iter()
         .filter_map(|sighting| {
-            let ModelSight::GotToolOutput { fresh, .. } = sighting.what else { return None };
+            let ModelObservation::GotToolOutput { fresh, .. } = sighting.what else { return None };
             Some(fresh)
         })
         .collect();
@@ -1216,9 +1218,9 @@ fn frames_off_the_protocol_are_refused_and_the_session_goes_on() {
     let rejected = t
         .model
         .record()
-        .sightings
+        .observations
         .iter()
-        .filter(|s| matches!(&s.what, ModelSight::SentError { rejected: Some(_), .. }))
+        .filter(|s| matches!(&s.what, ModelObservation::SentError { rejected: Some(_), .. }))
         .count();
     assert_eq!(rejected, 6, "each refusal is on record");
     t.creates();
@@ -1503,7 +1505,7 @@ fn a_session_is_told_what_was_said_in_another() {
     }
     create(&message("assistant", "input_text"));
     assert_eq!(t.error().0, "invalid_value");
-    let told: Vec<_> = t.model.record().sightings.iter().map(|seen| words::in_words(&seen.what)).collect();
+    let told: Vec<_> = t.model.record().observations.iter().map(|seen| words::in_words(&seen.what)).collect();
     let told: Vec<_> =
         told.into_iter().filter(|words| words.starts_with("got ") && !words.contains("off the")).collect();
     assert_eq!(
@@ -1529,11 +1531,11 @@ fn answers(t: &mut Bench, call: &str) -> Option<String> {
 }
 
 fn called(t: &Bench) -> Vec<(String, Option<String>)> {
-    let call = |seen: &Sighting<ModelSight>| {
-        let ModelSight::SentFunctionCall { call_id, again, .. } = &seen.what else { return None };
+    let call = |seen: &Observation<ModelObservation>| {
+        let ModelObservation::SentFunctionCall { call_id, again, .. } = &seen.what else { return None };
         Some((call_id.clone(), again.clone()))
     };
-    t.model.record().sightings.iter().filter_map(call).collect()
+    t.model.record().observations.iter().filter_map(call).collect()
 }
 
 #[test]
@@ -1546,7 +1548,11 @@ fn an_output_that_comes_before_its_response_is_over_can_be_refused() {
         t.advance(600);
         let first = called(&t)[0].0.clone();
         assert!(
-            t.model.record().sightings.iter().all(|s| !matches!(s.what, ModelSight::SentResponseDone { .. }))
+            t.model
+                .record()
+                .observations
+                .iter()
+                .all(|s| !matches!(s.what, ModelObservation::SentResponseDone { .. }))
         );
         let refused = answers(&mut t, &first);
         assert_eq!(refused.as_deref(), refuses_early_outputs.then_some("invalid_tool_call_id"));

@@ -40,9 +40,9 @@ pub(super) enum Doing {
         next: At,
     },
     /// Listening, but not for ever.
-    Hearing {
+    Attribution {
         /// For what.
-        what: Hearing,
+        what: Attribution,
         /// When they lose patience.
         give_up_at: At,
     },
@@ -52,7 +52,7 @@ pub(super) enum Doing {
 
 /// What a person is listening for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Hearing {
+pub(super) enum Attribution {
     /// Audio that is new since then.
     Start(Moment),
     /// This many bytes of the utterance current then, or of a later one.
@@ -75,7 +75,7 @@ impl Person {
             Doing::Waiting(until) => Some(*until),
             Doing::Speaking(sound) => mic.has_played(*sound).then_some(At(0)),
             Doing::Pressing { next, .. } => Some(*next),
-            Doing::Hearing { what, give_up_at } => {
+            Doing::Attribution { what, give_up_at } => {
                 Some(self.hears_at(*what, ear).map_or(*give_up_at, |at| at.min(*give_up_at)))
             }
             Doing::Done => None,
@@ -83,23 +83,23 @@ impl Person {
     }
 
     /// When what they listen for is heard, if that is known yet.
-    pub(super) fn hears_at(&self, what: Hearing, ear: &Ear) -> Option<At> {
+    pub(super) fn hears_at(&self, what: Attribution, ear: &Ear) -> Option<At> {
         match what {
-            Hearing::Start(then) => ear.began_since(then).map(|(at, _)| at),
-            Hearing::For(then, len) => ear.when_heard(then, len),
-            Hearing::Total(total) => ear.when_total(total),
-            Hearing::End => ear.when_quiet(self.heard_before),
+            Attribution::Start(then) => ear.began_since(then).map(|(at, _)| at),
+            Attribution::For(then, len) => ear.when_heard(then, len),
+            Attribution::Total(total) => ear.when_total(total),
+            Attribution::End => ear.when_quiet(self.heard_before),
         }
     }
 
     /// What they listened for was heard: what counts as new begins here.
-    pub(super) fn has_heard(&mut self, what: Hearing, ear: &Ear) {
+    pub(super) fn has_heard(&mut self, what: Attribution, ear: &Ear) {
         match what {
-            Hearing::Start(then) => {
+            Attribution::Start(then) => {
                 self.heard_before = ear.began_since(then).map_or(self.heard_before, |(_, base)| base);
             }
-            Hearing::End => self.heard_before = ear.total(),
-            Hearing::For(..) | Hearing::Total(_) => {}
+            Attribution::End => self.heard_before = ear.total(),
+            Attribution::For(..) | Attribution::Total(_) => {}
         }
     }
 

@@ -107,17 +107,17 @@ impl Call {
         self.of_event("mark").iter().map(|(at, message)| (*at, name(message))).collect()
     }
 
-    fn sights(&self) -> Vec<&CallerSight> {
-        self.caller.record().sightings.iter().map(|sighting| &sighting.what).collect()
+    fn sights(&self) -> Vec<&CallerObservation> {
+        self.caller.record().observations.iter().map(|sighting| &sighting.what).collect()
     }
 
     /// When the script reached each step.
     fn steps(&self) -> Vec<(At, String)> {
-        let sightings = &self.caller.record().sightings;
-        sightings
+        let observations = &self.caller.record().observations;
+        observations
             .iter()
             .filter_map(|sighting| {
-                let CallerSight::Step { what, .. } = &sighting.what else { return None };
+                let CallerObservation::Step { what, .. } = &sighting.what else { return None };
                 Some((sighting.at, what.clone()))
             })
             .collect()
@@ -132,7 +132,7 @@ impl Call {
         self.sights()
             .into_iter()
             .filter_map(|sight| {
-                let CallerSight::Warned { code, detail } = sight else { return None };
+                let CallerObservation::Warned { code, detail } = sight else { return None };
                 Some((*code, detail.clone()))
             })
             .collect()
@@ -140,7 +140,7 @@ impl Call {
 
     fn ending(&self) -> Option<&Ending> {
         self.sights().into_iter().find_map(|sight| {
-            let CallerSight::Ended(ending) = sight else { return None };
+            let CallerObservation::Ended(ending) = sight else { return None };
             Some(ending)
         })
     }
@@ -267,7 +267,10 @@ fn dtx_leaves_silence_out_and_keeps_counting_chunks() {
         .collect();
     assert_eq!(numbers, [(1, 270), (2, 290)]);
     let speech = call.sights().into_iter().filter(|sight| {
-        matches!(sight, CallerSight::SpeechBegan { utterance: 0 } | CallerSight::SpeechEnded { utterance: 0 })
+        matches!(
+            sight,
+            CallerObservation::SpeechBegan { utterance: 0 } | CallerObservation::SpeechEnded { utterance: 0 }
+        )
     });
     assert_eq!(speech.count(), 2);
 }
@@ -363,12 +366,12 @@ fn a_clear_returns_every_mark_at_once_and_says_they_were_flushed() {
         .sights()
         .into_iter()
         .filter_map(|sight| {
-            let CallerSight::SentMark { flushed, .. } = sight else { return None };
+            let CallerObservation::SentMark { flushed, .. } = sight else { return None };
             Some(*flushed)
         })
         .collect();
     assert_eq!(flushed, [false, true, true]);
-    assert!(call.sights().contains(&&CallerSight::GotClear { discarded: 1_760 - 240, marks: 2 }));
+    assert!(call.sights().contains(&&CallerObservation::GotClear { discarded: 1_760 - 240, marks: 2 }));
 }
 
 #[test]
@@ -390,7 +393,7 @@ fn a_mark_due_at_the_moment_of_the_clear_was_played() {
     call.gets_mark("a");
     call.now = At::ms(20);
     call.gets_clear();
-    assert!(call.sights().contains(&&CallerSight::SentMark { name: "a".into(), flushed: false }));
+    assert!(call.sights().contains(&&CallerObservation::SentMark { name: "a".into(), flushed: false }));
 }
 
 #[test]
@@ -417,10 +420,10 @@ fn a_late_echo_of_a_played_mark_stays_played_when_a_clear_comes_between() {
     call.gets_mark("flushed");
     call.until_ms(30);
     call.gets_clear();
-    assert!(call.sights().contains(&&CallerSight::GotClear { discarded: 80, marks: 1 }));
+    assert!(call.sights().contains(&&CallerObservation::GotClear { discarded: 80, marks: 1 }));
     call.until_ms(1_000);
     assert_eq!(call.echoes(), [(At::ms(320), "played".into()), (At::ms(330), "flushed".into())]);
-    assert!(call.sights().contains(&&CallerSight::SentMark { name: "played".into(), flushed: false }));
+    assert!(call.sights().contains(&&CallerObservation::SentMark { name: "played".into(), flushed: false }));
 }
 
 #[test]
@@ -428,14 +431,14 @@ fn the_ear_going_quiet_is_seen_when_it_happened() {
     let mut call = Call::listening();
     call.gets_audio(100);
     call.until_ms(40);
-    let quiet: Vec<&Sighting<CallerSight>> = call
+    let quiet: Vec<&Observation<CallerObservation>> = call
         .caller
         .record()
-        .sightings
+        .observations
         .iter()
-        .filter(|sighting| matches!(sighting.what, CallerSight::WentQuiet { .. }))
+        .filter(|sighting| matches!(sighting.what, CallerObservation::WentQuiet { .. }))
         .collect();
-    assert_eq!(quiet, [&Sighting { at: At(12_500), what: CallerSight::WentQuiet { heard: 100 } }]);
+    assert_eq!(quiet, [&Observation { at: At(12_500), what: CallerObservation::WentQuiet { heard: 100 } }]);
 }
 
 #[test]
@@ -528,9 +531,11 @@ fn a_clip_of_speech_is_spoken_and_then_the_person_goes_on() {
     let record = call.caller.record();
     assert!(record.spoken[160..].starts_with(&crate::ulaw::encode_all(clip.samples)));
     let speech: Vec<At> = record
-        .sightings
+        .observations
         .iter()
-        .filter(|seen| matches!(seen.what, CallerSight::SpeechBegan { .. } | CallerSight::SpeechEnded { .. }))
+        .filter(|seen| {
+            matches!(seen.what, CallerObservation::SpeechBegan { .. } | CallerObservation::SpeechEnded { .. })
+        })
         .map(|seen| seen.at)
         .collect();
     assert_eq!(speech, [At::ms(20), At::ms(20 + lasts)]);
@@ -542,7 +547,7 @@ fn tones_are_in_the_line_and_nowhere_else() {
     call.until_ms(1_000);
     assert_eq!(call.second_step(), Some(At::ms(20 + 3 * 160)));
     assert!(call.of_event("dtmf").is_empty());
-    let spoken = |sight: &&CallerSight| matches!(sight, CallerSight::SpeechBegan { .. });
+    let spoken = |sight: &&CallerObservation| matches!(sight, CallerObservation::SpeechBegan { .. });
     assert_eq!(call.sights().into_iter().filter(|sight| spoken(sight)).count(), 0);
     let four = crate::ulaw::encode_all(golden::dtmf('4').unwrap());
     assert_eq!(call.caller.record().spoken[160..160 + four.len()], four);
@@ -699,7 +704,8 @@ fn off_protocol_messages_go_out_as_the_script_says() {
         CallerStep::RepeatsMark { name: "x".into() },
         CallerStep::WaitsForClose,
     ]);
-    let raw = call.sights().into_iter().filter(|sight| matches!(sight, CallerSight::SentRaw { .. })).count();
+    let raw =
+        call.sights().into_iter().filter(|sight| matches!(sight, CallerObservation::SentRaw { .. })).count();
     assert_eq!(raw, 10);
     let messages: Vec<Value> = call.messages().into_iter().map(|(_, message)| message).collect();
     assert_eq!(messages[3], json!({"a": SID, "n": "3"}));
@@ -759,7 +765,10 @@ fn a_close_of_the_bridge_is_answered_in_kind() {
     call.gets(Frame::Close(Some((1_008, "no".into()))));
     assert_eq!(call.last_outs(1), [&close(1_008)]);
     assert_eq!(call.ending(), Some(&Ending::ByPeer { code: Some(1_008), reason: "no".into() }));
-    assert_eq!(call.sights().last(), Some(&&CallerSight::StatusCallback { event: "stream-stopped".into() }));
+    assert_eq!(
+        call.sights().last(),
+        Some(&&CallerObservation::StatusCallback { event: "stream-stopped".into() })
+    );
     assert!(call.of_event("stop").is_empty());
     assert!(call.caller.is_finished());
 }
@@ -835,7 +844,10 @@ fn the_end_of_the_connection_is_told_with_its_words() {
     call.until_ms(30);
     call.caller.gone("reset by peer", call.now);
     assert_eq!(call.ending(), Some(&Ending::Lost { why: "reset by peer".into() }));
-    assert_eq!(call.sights().last(), Some(&&CallerSight::StatusCallback { event: "stream-error".into() }));
+    assert_eq!(
+        call.sights().last(),
+        Some(&&CallerObservation::StatusCallback { event: "stream-error".into() })
+    );
     assert!(call.caller.is_finished());
 }
 
@@ -843,7 +855,7 @@ fn the_end_of_the_connection_is_told_with_its_words() {
 fn a_refused_upgrade_is_the_end() {
     let mut caller = Caller::new(CallerScript::default(), Identity::default(), 1);
     caller.refused(503, At::ms(5));
-    assert_eq!(caller.record().sightings[0].what, CallerSight::Refused { status: 503 });
+    assert_eq!(caller.record().observations[0].what, CallerObservation::Refused { status: 503 });
     assert!(caller.is_finished() && caller.poll_timeout().is_none());
 }
 
@@ -899,7 +911,7 @@ fn sightings_are_in_order_of_time() {
         call.gets_mark("m");
     }
     call.until_ms(10_000);
-    let times: Vec<At> = call.caller.record().sightings.iter().map(|sighting| sighting.at).collect();
+    let times: Vec<At> = call.caller.record().observations.iter().map(|sighting| sighting.at).collect();
     assert!(times.is_sorted());
     assert!(call.caller.is_finished());
 }

@@ -9,7 +9,7 @@
 
 use crate::audio::diff::Difference;
 pub use crate::audio::diff::Recording;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::catalogue;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
@@ -18,7 +18,7 @@ use crate::sim::trace::{CallTrace, Trace};
 use anyhow::{Context as _, ensure};
 use golden::{Entry, Manifest};
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 use mocks::ulaw;
 use std::fmt;
 use std::fs;
@@ -100,7 +100,7 @@ pub fn chosen(pattern: Option<&str>) -> anyhow::Result<Vec<(Chosen, Scenario)>> 
 /// # Errors
 /// When the model was never connected although its end is to be recorded.
 pub fn play(chosen: Chosen, scenario: &Scenario) -> anyhow::Result<Played> {
-    let trace = sim::play(StageKind::Memory, scenario, SEED);
+    let trace = sim::play(Backend::Memory, scenario, SEED);
     let call = trace.calls.first().with_context(|| format!("{} has no call", scenario.name))?;
     let mut recordings = vec![heard(&scenario.name, call)];
     if chosen.received {
@@ -115,7 +115,7 @@ pub fn heard(scenario: &str, call: &CallTrace) -> Recording {
     let longest = LONGEST_S * EAR_RATE as usize;
     let opened = opened(call);
     let place = |at: At| (at.since(opened) / 125) as usize;
-    let ended = call.caller.sightings.iter().find(|seen| matches!(seen.what, CallerSight::Ended(_)));
+    let ended = call.caller.observations.iter().find(|seen| matches!(seen.what, CallerObservation::Ended(_)));
     let last_played = call.caller.played.last().map(|played| played.end());
     let end = ended.map(|seen| seen.at).into_iter().chain(last_played).max().unwrap_or(opened);
     let mut samples = vec![0; place(end).min(longest)];
@@ -144,7 +144,7 @@ pub fn received(scenario: &str, call: &CallTrace) -> Option<Recording> {
 }
 
 fn opened(call: &CallTrace) -> At {
-    let opened = call.caller.sightings.iter().find(|seen| matches!(seen.what, CallerSight::Opened));
+    let opened = call.caller.observations.iter().find(|seen| matches!(seen.what, CallerObservation::Opened));
     opened.map_or(At(0), |seen| seen.at)
 }
 
@@ -357,19 +357,19 @@ pub fn drains(trace: &Trace, call: usize) -> Vec<Drain> {
     let opened = opened(call);
     let mut drains = Vec::new();
     let mut taken: Option<(At, bool)> = None;
-    for seen in &call.caller.sightings {
+    for seen in &call.caller.observations {
         match &seen.what {
-            CallerSight::SpeechBegan { .. } => taken = Some((seen.at, false)),
-            CallerSight::SentDtmf { .. } => taken = Some((seen.at, true)),
-            CallerSight::GotClear { .. } => {
+            CallerObservation::SpeechBegan { .. } => taken = Some((seen.at, false)),
+            CallerObservation::SentDtmf { .. } => taken = Some((seen.at, true)),
+            CallerObservation::GotClear { .. } => {
                 let Some((began, key)) = taken.take() else { continue };
                 let last = call.caller.played.iter().rev().find(|played| played.at <= seen.at);
                 // What had fallen silent before was not interrupted.
                 let Some(last) = last.map(|played| played.end()).filter(|last| *last > began) else {
                     continue;
                 };
-                let noticed = call.models.iter().flat_map(|model| &model.sightings).find(|sight| {
-                    matches!(sight.what, ModelSight::SentSpeechStarted { .. }) && sight.at >= began
+                let noticed = call.models.iter().flat_map(|model| &model.observations).find(|sight| {
+                    matches!(sight.what, ModelObservation::SentSpeechStarted { .. }) && sight.at >= began
                 });
                 let (detection, network) = match noticed.filter(|sight| !key && sight.at <= seen.at) {
                     Some(sight) => {
@@ -387,23 +387,23 @@ pub fn drains(trace: &Trace, call: usize) -> Vec<Drain> {
                     carrier: ms(seen.at, last),
                 });
             }
-            CallerSight::Opened
-            | CallerSight::Refused { .. }
-            | CallerSight::SentConnected
-            | CallerSight::SentStart
-            | CallerSight::SentMedia { .. }
-            | CallerSight::SentMark { .. }
-            | CallerSight::SentStop
-            | CallerSight::SentRaw { .. }
-            | CallerSight::SpeechEnded { .. }
-            | CallerSight::GotMedia { .. }
-            | CallerSight::GotMark { .. }
-            | CallerSight::Warned { .. }
-            | CallerSight::GotPing
-            | CallerSight::WentQuiet { .. }
-            | CallerSight::Step { .. }
-            | CallerSight::StatusCallback { .. }
-            | CallerSight::Ended(_) => {}
+            CallerObservation::Opened
+            | CallerObservation::Refused { .. }
+            | CallerObservation::SentConnected
+            | CallerObservation::SentStart
+            | CallerObservation::SentMedia { .. }
+            | CallerObservation::SentMark { .. }
+            | CallerObservation::SentStop
+            | CallerObservation::SentRaw { .. }
+            | CallerObservation::SpeechEnded { .. }
+            | CallerObservation::GotMedia { .. }
+            | CallerObservation::GotMark { .. }
+            | CallerObservation::Warned { .. }
+            | CallerObservation::GotPing
+            | CallerObservation::WentQuiet { .. }
+            | CallerObservation::Step { .. }
+            | CallerObservation::StatusCallback { .. }
+            | CallerObservation::Ended(_) => {}
         }
     }
     drains

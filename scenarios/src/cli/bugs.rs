@@ -3,7 +3,7 @@
 use crate::base::output::say;
 use crate::base::parallel::in_parallel;
 use crate::faults::known_bugs::{Bug, Hunt, SEED, all, hunt, wanted};
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::catalogue;
 use crate::oracle;
 use crate::report::{self, Outcome};
@@ -110,7 +110,7 @@ fn one(bug: &Bug, seeds: u64, jobs: usize) -> anyhow::Result<bool> {
     let outcome = Outcome::of(&bug.play(&home, SEED), &home.name, None);
     say(&format!("\n{}", report::failure(&outcome)));
     let catalogue: Vec<_> =
-        catalogue::check()?.into_iter().filter(|one| one.stages.contains(&StageKind::Memory)).collect();
+        catalogue::check()?.into_iter().filter(|one| one.stages.contains(&Backend::Memory)).collect();
     let objections = in_parallel(&catalogue, jobs, |scenario| {
         let trace = bug.play(scenario, SEED);
         oracle::ALL.iter().filter(|one| shrink::objects(one, &trace)).map(|one| one.name).collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use crate::base::output::say;
 use crate::faults::known_bugs;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::catalogue;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
@@ -45,7 +45,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
     let bug = options.bug.as_deref().map(known_bugs::wanted).transpose()?;
-    let asked = if bug.is_some() { Some(StageKind::Memory) } else { options.stage.map(StageKind::from) };
+    let asked = if bug.is_some() { Some(Backend::Memory) } else { options.stage.map(Backend::from) };
     let asked = stage_of(&scenario, asked)?;
     let play = |kind, scenario: &Scenario, seed| match &bug {
         Some(bug) => bug.play(scenario, seed),
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     };
     // What is objected to without the bug as well is not the bug's doing.
     let innocent = |oracle: &Oracle, scenario: &Scenario, seed| {
-        bug.is_none() || !objects(oracle, &sim::play(StageKind::Memory, scenario, seed))
+        bug.is_none() || !objects(oracle, &sim::play(Backend::Memory, scenario, seed))
     };
     let objecting = |kind| -> Vec<&'static Oracle> {
         let trace = play(kind, &scenario, seed);
@@ -75,9 +75,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         );
     };
     // The fast stage will do when it shows the same.
-    let fast = scenario.stages.contains(&StageKind::Memory)
-        && objecting(StageKind::Memory).iter().any(|one| one.name == oracle.name);
-    let kind = if fast { StageKind::Memory } else { asked };
+    let fast = scenario.stages.contains(&Backend::Memory)
+        && objecting(Backend::Memory).iter().any(|one| one.name == oracle.name);
+    let kind = if fast { Backend::Memory } else { asked };
     let fails = |seed| {
         let (play, innocent) = (&play, &innocent);
         move |scenario: &Scenario| {
@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let mut shrunk = shrink(&scenario, options.budget, &fails(seed));
     // The seed most files are played with is one thing less to remember.
     let seed = if fails(Seed(1))(&shrunk.scenario) { Seed(1) } else { seed };
-    let violations = (oracle.judge)(&play(kind, &shrunk.scenario, seed));
+    let violations = (oracle.check)(&play(kind, &shrunk.scenario, seed));
     shrunk.scenario.covers = vec![oracle.name.to_owned()];
     let path = options.out.clone().unwrap_or_else(|| {
         let stem = scenario.name.rsplit('/').next().unwrap_or("scenario");
@@ -127,6 +127,6 @@ fn chosen(options: &Options) -> anyhow::Result<(Scenario, Seed)> {
         bail!("--seed belongs to a file; a generated scenario is played with the seed it is made of");
     }
     let seed: Seed = options.what.parse()?;
-    let stage = options.stage.map_or(StageKind::Memory, StageKind::from);
+    let stage = options.stage.map_or(Backend::Memory, Backend::from);
     Ok((generate_for(seed, stage), seed))
 }

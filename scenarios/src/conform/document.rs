@@ -1,6 +1,6 @@
 //! The lists in `docs/dev/conformance.md`: written from what is there, so that they stay true.
 
-use super::offer::{Function, Offer};
+use super::capabilities::{Capabilities, Function};
 use super::suite::{Demands, Fit, fit};
 use crate::faults::known_bugs;
 use crate::model::catalogue;
@@ -57,7 +57,7 @@ fn rules() -> String {
 
 /// Every scenario: whether it is played against foreign bridges, what it shows, and where that was seen.
 fn scenarios() -> String {
-    let offers = |functions: bool, answers: bool, interrupts: bool, format: &str, beta: bool| Offer {
+    let offers = |functions: bool, answers: bool, interrupts: bool, format: &str, beta: bool| Capabilities {
         beta,
         formats: (format.to_owned(), format.to_owned()),
         greets: true,

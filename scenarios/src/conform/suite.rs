@@ -5,8 +5,8 @@
 //! bridge does not offer is not offered. The rest is played as it is, but for what no two bridges share: whether the
 //! caller is greeted, the names of functions, the words in which a key is told.
 
-use super::offer::{Function, Offer};
-use crate::model::backend::StageKind;
+use super::capabilities::{Capabilities, Function};
+use crate::model::backend::Backend;
 use crate::model::scenario::{CallPlan, Expect, Scenario};
 use crate::model::seed::Seed;
 use crate::sim;
@@ -61,7 +61,7 @@ pub struct Demands {
 }
 
 /// Fits a scenario to a bridge.
-pub fn fit(scenario: &Scenario, offer: &Offer, demands: Demands) -> Fit {
+pub fn fit(scenario: &Scenario, offer: &Capabilities, demands: Demands) -> Fit {
     if let Some(why) = left_out(scenario) {
         return Fit::LeftOut(why);
     }
@@ -76,7 +76,7 @@ pub fn fit(scenario: &Scenario, offer: &Offer, demands: Demands) -> Fit {
     if offer.deaf_at_first && fitted.calls.iter().any(at_once) {
         return Fit::NotOffered("listening while it greets".into());
     }
-    let takes_ms = sim::play(StageKind::Memory, scenario, Seed(1)).call_ms();
+    let takes_ms = sim::play(Backend::Memory, scenario, Seed(1)).call_ms();
     let longest = takes_ms / scenario.planned(Seed(1)).len().max(1) as u64;
     if longest > demands.longest_ms {
         let (s, most) = (longest / 1_000, demands.longest_ms / 1_000);
@@ -188,7 +188,7 @@ fn settings_beside_the_common_ones(config: &CallConfig) -> Vec<String> {
 }
 
 /// What of a scenario this bridge does not offer.
-fn not_offered(scenario: &Scenario, offer: &Offer) -> Option<String> {
+fn not_offered(scenario: &Scenario, offer: &Capabilities) -> Option<String> {
     let config = &scenario.bridge;
     let wanted = match config.format {
         Format::Pcm24k => None,
@@ -306,8 +306,8 @@ fn loses_its_model(scenario: &Scenario) -> bool {
     scenario.calls.iter().any(|call| lost(&call.model))
 }
 
-/// The scenario as it is played against this bridge, with the terms on which it is judged.
-fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
+/// The scenario as it is played against this bridge, with the tolerance on which it is judged.
+fn fitted(scenario: &Scenario, offer: &Capabilities) -> Scenario {
     let mut fitted = scenario.clone();
     let written_for_a_greeting = scenario.bridge.greeting.is_some();
     let mut surprised = false;
@@ -331,7 +331,7 @@ fn fitted(scenario: &Scenario, offer: &Offer) -> Scenario {
         }
         rename_functions(&mut call.model, &scenario.bridge.tools, &offer.functions);
     }
-    fitted.bridge = terms(&scenario.bridge, offer);
+    fitted.bridge = tolerance(&scenario.bridge, offer);
     fitted.milestones.clear();
     // Whoever waits longer for the end of a turn answers later, and that is his own affair.
     let usual_ms = u64::from(settings::Vad::default().silence_duration_ms);
@@ -382,7 +382,7 @@ fn rename_functions(model: &mut ModelScript, ours: &[ToolSpec], offered: &[Funct
 }
 
 /// Our bridge's settings as far as they stand for what this bridge was seen to do.
-fn terms(written: &CallConfig, offer: &Offer) -> CallConfig {
+fn tolerance(written: &CallConfig, offer: &Capabilities) -> CallConfig {
     let mut config = CallConfig {
         greeting: offer.greets.then(|| "Greet the caller.".to_owned()),
         format: match offer.formats.1.as_str() {
@@ -407,23 +407,23 @@ mod tests {
     use super::*;
     use crate::model::catalogue;
 
-    fn offer() -> Offer {
-        Offer {
+    fn offer() -> Capabilities {
+        Capabilities {
             formats: ("audio/pcmu".into(), "audio/pcmu".into()),
             marks: true,
             silence_ms: Some(500),
             answers_by_itself: true,
             interrupts_by_itself: true,
-            ..Offer::default()
+            ..Capabilities::default()
         }
     }
 
-    fn fit_of(name: &str, offer: &Offer) -> Fit {
+    fn fit_of(name: &str, offer: &Capabilities) -> Fit {
         fit(&catalogue::find(name)[0], offer, Demands { longest_ms: 60_000, strict: false })
     }
 
     #[track_caller]
-    fn part_of(name: &str, offer: &Offer) -> Part {
+    fn part_of(name: &str, offer: &Capabilities) -> Part {
         match fit_of(name, offer) {
             Fit::Play(part) => *part,
             other @ (Fit::NotOffered(_) | Fit::LeftOut(_)) => panic!("{name}: {other:?}"),
@@ -459,7 +459,7 @@ mod tests {
     fn what_nobody_has_seen_is_played_on_demand() {
         let demands = Demands { longest_ms: 60_000, strict: true };
         let functions = vec![Function { name: "lookup_order".into(), ..Function::default() }];
-        let offer = Offer { functions, ..offer() };
+        let offer = Capabilities { functions, ..offer() };
         for name in [
             "misbehaviour/marks_come_late",
             "misbehaviour/a_frame_comes_twice",
@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_greeting_is_waited_for_or_done_without() {
-        let greeting = Offer { greets: true, ..offer() };
+        let greeting = Capabilities { greets: true, ..offer() };
         let part = part_of("turns/one", &greeting);
         assert_eq!(part.scenario.calls[0].caller.steps[..2], [CallerStep::HearsStart, CallerStep::HearsEnd]);
         assert_eq!(part.scenario.calls[0].model.turns[0], Turn::answers(GREETING_MS));
@@ -503,14 +503,14 @@ mod tests {
 
     #[test]
     fn who_waits_longer_for_the_end_of_a_turn_may_answer_later() {
-        let patient = Offer { silence_ms: Some(800), ..offer() };
+        let patient = Capabilities { silence_ms: Some(800), ..offer() };
         let budgets = [part_of("turns/one", &offer()), part_of("turns/one", &patient)];
         assert_eq!(budgets.map(|part| part.scenario.budget_ms), [1_200, 1_500]);
     }
 
     #[test]
     fn who_is_deaf_while_it_greets_is_not_spoken_over() {
-        let deaf = Offer { greets: true, deaf_at_first: true, ..offer() };
+        let deaf = Capabilities { greets: true, deaf_at_first: true, ..offer() };
         let name = "greeting/interrupted";
         assert_eq!(fit_of(name, &deaf), Fit::NotOffered("listening while it greets".into()));
         let noise = "barge_in/in_the_first_frame";
@@ -522,7 +522,7 @@ mod tests {
     fn functions_are_called_by_the_names_they_have() {
         let function = |name: &str| Function { name: name.into(), arguments: r#"{"city":"example"}"#.into() };
         let functions = ["end_call", "weather", "time"].map(function).to_vec();
-        let offer = Offer { functions, ..offer() };
+        let offer = Capabilities { functions, ..offer() };
         let calls = |name: &str| -> Vec<(String, String)> {
             let part = part_of(name, &offer);
             let calls = part.scenario.calls[0].model.turns.iter().flat_map(|turn| &turn.calls);
@@ -535,7 +535,7 @@ mod tests {
         assert_eq!(name, "weather");
         assert!(serde_json::from_str::<Value>(arguments).is_err(), "{arguments}");
 
-        let leaving = Offer { functions: vec![function("end_call")], ..offer.clone() };
+        let leaving = Capabilities { functions: vec![function("end_call")], ..offer.clone() };
         let Fit::NotOffered(what) = fit_of("tools/one_call", &leaving) else { panic!("it would hang up") };
         assert!(what.contains("do not end the call"), "{what}");
     }
@@ -544,7 +544,7 @@ mod tests {
     fn who_does_not_name_his_calls_is_played_alone_where_models_are_lost() {
         assert!(part_of("model_failures/drops_mid_answer", &offer()).alone);
         assert!(!part_of("turns/one", &offer()).alone);
-        let naming = Offer { names_its_calls: true, ..offer() };
+        let naming = Capabilities { names_its_calls: true, ..offer() };
         assert!(!part_of("model_failures/drops_mid_answer", &naming).alone);
     }
 }

@@ -1,6 +1,6 @@
 //! The conformance of a bridge, for the terminal, for browsers, for CI and for other programs.
 
-use super::offer::Offer;
+use super::capabilities::Capabilities;
 use super::verdict::{Judged, Measured, NOT_JUDGED, Verdict};
 use crate::report;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
@@ -43,7 +43,7 @@ pub struct Table {
     /// What was judged: its address.
     pub bridge: String,
     /// What it offers.
-    pub offer: Offer,
+    pub offer: Capabilities,
     /// Rules that were not to be judged.
     pub except: BTreeSet<String>,
     /// Every scenario, in the order of the catalogue.
@@ -443,14 +443,14 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::conform::verdict::{self, Measure};
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::catalogue;
     use crate::model::seed::Seed;
     use crate::sim;
     use crate::sim::attach::Played;
 
     fn table() -> Table {
-        let trace = sim::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
+        let trace = sim::play(Backend::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1));
         let good = Played::undisturbed(trace);
         let bad = Played { notes: vec!["the bridge's process <ended>".into()], ..good.clone() };
         let judged = |played| verdict::judge(played, "barge_in/mid_answer", &Measure::default());
@@ -462,7 +462,7 @@ mod tests {
         };
         Table {
             bridge: "ws://127.0.0.1:5050/media".into(),
-            offer: Offer::default(),
+            offer: Capabilities::default(),
             except: BTreeSet::new(),
             rows: vec![
                 row("barge_in/mid_answer", Verdict::Passed, "", Some(judged(&good))),

@@ -1,11 +1,11 @@
 //! What a play in real time says about a bridge, and what it must not say.
 
-use crate::oracle::slack::LAG_MAX_US;
+use crate::oracle::real_time::LAG_MAX_US;
 use crate::oracle::{self, Oracle, Violation};
-use crate::report::{Outcome, Sheet};
+use crate::report::{Outcome, RunView};
 use crate::sim::attach::Played;
 use crate::sim::trace::Trace;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 use std::collections::BTreeSet;
 
 /// Rules that need the bridge's own account, and why they say nothing about somebody else's.
@@ -68,7 +68,7 @@ pub struct Judged {
     /// What a report shows of it.
     pub outcome: Outcome,
     /// Its picture.
-    pub sheet: Sheet,
+    pub sheet: RunView,
     /// What broke a rule and does not matter to anybody who calls.
     pub advice: Vec<String>,
     /// The rules that were broken.
@@ -106,7 +106,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
     let mut broken = BTreeSet::new();
     for oracle in rules(&by.except) {
         let (weighty, light): (Vec<_>, Vec<_>) =
-            (oracle.judge)(trace).into_iter().partition(|violation| harmless(trace, violation, by).is_none());
+            (oracle.check)(trace).into_iter().partition(|violation| harmless(trace, violation, by).is_none());
         for violation in &light {
             let why = harmless(trace, violation, by).unwrap_or_default();
             advice.push(format!("{}: {} ({why})", violation.oracle, violation.what));
@@ -121,7 +121,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
         outcome.problems.push((note.clone(), String::new()));
     }
     Judged {
-        sheet: Sheet::of(trace),
+        sheet: RunView::of(trace),
         measured: measure(trace, &outcome),
         busy: trace.lag_us > LAG_MAX_US || played.crowded,
         endless: trace.cut,
@@ -140,8 +140,9 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
         // Twilio plays and returns marks in order, so who counts them needs no names.
         "mark" => Some("marks come back in order, and whoever counts them can still tell them apart"),
         "clear" => {
-            let empty = call.caller.sightings.iter().any(|seen| {
-                seen.at == violation.at && matches!(seen.what, CallerSight::GotClear { discarded: 0, .. })
+            let empty = call.caller.observations.iter().any(|seen| {
+                seen.at == violation.at
+                    && matches!(seen.what, CallerObservation::GotClear { discarded: 0, .. })
             });
             empty.then_some("a clear of nothing silences nothing")
         }
@@ -154,13 +155,13 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
         "format" => {
             let scripted = trace.scenario.calls.iter().any(|plan| plan.model.echoes_format.is_some());
             let behind = call.models.iter().any(|model| {
-                let set = model.sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotUpdate { .. }));
-                let audio = model.sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotAppend { .. }));
-                let first = audio.is_some_and(|n| model.sightings[n].at == violation.at);
+                let set = model.observations.iter().position(|seen| matches!(seen.what, ModelObservation::GotUpdate { .. }));
+                let audio = model.observations.iter().position(|seen| matches!(seen.what, ModelObservation::GotAppend { .. }));
+                let first = audio.is_some_and(|n| model.observations[n].at == violation.at);
                 let refused = model
-                    .sightings
+                    .observations
                     .iter()
-                    .any(|seen| matches!(&seen.what, ModelSight::SentError { rejected: Some(what), .. } if what == "session.update"));
+                    .any(|seen| matches!(&seen.what, ModelObservation::SentError { rejected: Some(what), .. } if what == "session.update"));
                 first && !refused && !scripted && set.zip(audio).is_some_and(|(set, audio)| set < audio)
             });
             if behind {
@@ -169,9 +170,9 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
             // Observed: a session of the current dialect begins with 24 kHz PCM, so this is what it takes from the start.
             let plain = !scripted
                 && violation.what.starts_with("audio ")
-                && call.models.iter().flat_map(|model| &model.sightings).all(|seen| {
+                && call.models.iter().flat_map(|model| &model.observations).all(|seen| {
                     let other = |input: &str, output: &str| input != "audio/pcm" || output != "audio/pcm";
-                    !matches!(&seen.what, ModelSight::GotUpdate { input, output } if other(input, output))
+                    !matches!(&seen.what, ModelObservation::GotUpdate { input, output } if other(input, output))
                 });
             plain.then_some("it is in the format every session begins with")
         }
@@ -199,20 +200,21 @@ fn measure(trace: &Trace, outcome: &Outcome) -> Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::catalogue;
     use crate::model::seed::Seed;
     use crate::sim;
-    use mocks::record::Sighting;
+    use mocks::record::Observation;
 
     /// A good call whose model is given audio before its settings.
     fn early_audio(name: &str) -> Judged {
-        let mut trace = sim::play(StageKind::Memory, &catalogue::find(name)[0], Seed(1));
-        let sightings = &mut trace.calls[0].models[0].sightings;
-        let set = sightings.iter().position(|seen| matches!(seen.what, ModelSight::GotUpdate { .. }));
+        let mut trace = sim::play(Backend::Memory, &catalogue::find(name)[0], Seed(1));
+        let observations = &mut trace.calls[0].models[0].observations;
+        let set =
+            observations.iter().position(|seen| matches!(seen.what, ModelObservation::GotUpdate { .. }));
         let set = set.expect("a session that is configured");
-        let at = sightings[set].at;
-        sightings.insert(set, Sighting { at, what: ModelSight::GotAppend { offset: 0, len: 0 } });
+        let at = observations[set].at;
+        observations.insert(set, Observation { at, what: ModelObservation::GotAppend { offset: 0, len: 0 } });
         let played = Played::undisturbed(trace);
         judge(&played, name, &Measure::default())
     }

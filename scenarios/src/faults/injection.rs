@@ -12,13 +12,13 @@ use crate::oracle::audio_attribution::BYTES_PER_MS;
 use crate::oracle::{self, Violation};
 use crate::sim::memory::{Memory, play_defective, play_spoiled};
 use crate::sim::trace::Trace;
-use crate::sim::{Act, BridgeOut, Defect, Saboteur, Stage as _, Told};
+use crate::sim::{Act, BridgeOut, Defect, OutputFault, Stage as _, Told};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::call::event::CallEvent;
 use bridge::call::{Control, Leg};
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending};
+use mocks::record::{CallerObservation, Ending};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub const SEED: Seed = Seed(1);
 #[derive(Clone, Copy)]
 pub enum How {
     /// The messages of the bridge, one call at a time.
-    Wire(fn() -> Box<dyn Saboteur>),
+    Wire(fn() -> Box<dyn OutputFault>),
     /// What the bridge hears and says, one call at a time.
     Head(fn() -> Box<dyn Defect>),
     /// The trace of a good run.
@@ -38,7 +38,7 @@ pub enum How {
 
 /// One way to be a bad bridge, and who must notice.
 #[derive(Clone, Copy)]
-pub struct Sabotage {
+pub struct Fault {
     /// What is done, in words.
     pub name: &'static str,
     /// The oracle that must notice.
@@ -49,17 +49,17 @@ pub struct Sabotage {
     pub how: How,
 }
 
-impl fmt::Debug for Sabotage {
+impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} in {})", self.name, self.oracle, self.scenario)
     }
 }
 
 /// Every saboteur.
-pub fn all() -> Vec<Sabotage> {
-    let wire = |oracle, scenario, name, make| Sabotage { name, oracle, scenario, how: How::Wire(make) };
-    let head = |oracle, scenario, name, make| Sabotage { name, oracle, scenario, how: How::Head(make) };
-    let record = |oracle, scenario, name, spoil| Sabotage { name, oracle, scenario, how: How::Record(spoil) };
+pub fn all() -> Vec<Fault> {
+    let wire = |oracle, scenario, name, make| Fault { name, oracle, scenario, how: How::Wire(make) };
+    let head = |oracle, scenario, name, make| Fault { name, oracle, scenario, how: How::Head(make) };
+    let record = |oracle, scenario, name, spoil| Fault { name, oracle, scenario, how: How::Record(spoil) };
     vec![
         wire("clear", "barge_in", "drops the clear", || each(|m| m.unless(Message::is_clear))),
         wire("clear", "barge_in", "clears 200 ms late", || {
@@ -154,8 +154,8 @@ pub fn all() -> Vec<Sabotage> {
         }),
         record("owner", "owner", "keeps the old stream of a call alive", |mut trace| {
             let until = trace.ended_at;
-            for seen in &mut trace.calls[0].caller.sightings {
-                if let CallerSight::Ended(Ending::ByPeer { .. }) = seen.what {
+            for seen in &mut trace.calls[0].caller.observations {
+                if let CallerObservation::Ended(Ending::ByPeer { .. }) = seen.what {
                     seen.at = until;
                 }
             }
@@ -234,14 +234,14 @@ pub fn all() -> Vec<Sabotage> {
 ///
 /// # Panics
 /// When the saboteur names an oracle or a scenario that does not exist.
-pub fn run(sabotage: &Sabotage) -> Vec<Violation> {
+pub fn run(sabotage: &Fault) -> Vec<Violation> {
     let oracle = oracle::named(sabotage.oracle).expect("a saboteur names an oracle");
     let scenario = ground(sabotage.scenario).expect("a saboteur names a scenario");
-    (oracle.judge)(&play(sabotage, &scenario, SEED))
+    (oracle.check)(&play(sabotage, &scenario, SEED))
 }
 
 /// Plays any scenario in memory with this saboteur at work.
-pub fn play(sabotage: &Sabotage, scenario: &Scenario, seed: Seed) -> Trace {
+pub fn play(sabotage: &Fault, scenario: &Scenario, seed: Seed) -> Trace {
     match sabotage.how {
         How::Wire(make) => play_spoiled(scenario, seed, &|_| make()),
         How::Head(make) => play_defective(scenario, seed, &|_| {}, &|_| make()),
@@ -253,7 +253,7 @@ pub fn play(sabotage: &Sabotage, scenario: &Scenario, seed: Seed) -> Trace {
 ///
 /// # Errors
 /// When there is none, with the names there are.
-pub fn named(name: &str) -> Result<Sabotage, String> {
+pub fn named(name: &str) -> Result<Fault, String> {
     let all = all();
     if let Some(found) = all.iter().find(|one| one.name == name || word(one.name) == name) {
         return Ok(*found);
@@ -266,7 +266,7 @@ pub fn named(name: &str) -> Result<Sabotage, String> {
 ///
 /// # Panics
 /// When the saboteur names a scenario that does not exist.
-pub fn run_unspoiled(sabotage: &Sabotage) -> Vec<Violation> {
+pub fn run_unspoiled(sabotage: &Fault) -> Vec<Violation> {
     let scenario = ground(sabotage.scenario).expect("a saboteur names a scenario");
     oracle::judge(&Memory.play(&scenario, SEED))
 }
@@ -812,9 +812,9 @@ impl Message {
 }
 
 /// Spoils each message by itself.
-fn each(spoil: impl FnMut(Message) -> Instead + 'static) -> Box<dyn Saboteur> {
+fn each(spoil: impl FnMut(Message) -> Instead + 'static) -> Box<dyn OutputFault> {
     struct Each<F>(F);
-    impl<F: FnMut(Message) -> Instead> Saboteur for Each<F> {
+    impl<F: FnMut(Message) -> Instead> OutputFault for Each<F> {
         fn spoil(&mut self, out: BridgeOut, _now: At) -> Instead {
             (self.0)(Message { out })
         }
@@ -827,7 +827,7 @@ fn media(
     after_ms: usize,
     times: usize,
     mut spoil: impl FnMut(Message) -> Instead + 'static,
-) -> Box<dyn Saboteur> {
+) -> Box<dyn OutputFault> {
     let mut bytes = 0;
     let mut spoiled = 0;
     each(move |message| {
@@ -843,7 +843,7 @@ fn media(
 }
 
 /// Two media messages change places.
-fn swapped_media() -> Box<dyn Saboteur> {
+fn swapped_media() -> Box<dyn OutputFault> {
     let mut kept: Option<BridgeOut> = None;
     media(400, 2, move |message| match kept.take() {
         None => {
@@ -855,7 +855,7 @@ fn swapped_media() -> Box<dyn Saboteur> {
 }
 
 /// Spoils some of the appends, counted from 0.
-fn appends(from: usize, to: usize, spoil: fn(Message) -> Instead) -> Box<dyn Saboteur> {
+fn appends(from: usize, to: usize, spoil: fn(Message) -> Instead) -> Box<dyn OutputFault> {
     let mut seen = 0;
     each(move |message| {
         if !message.is_append() {
@@ -867,7 +867,7 @@ fn appends(from: usize, to: usize, spoil: fn(Message) -> Instead) -> Box<dyn Sab
 }
 
 /// Spoils what is said to the second session of a call; each message with how many appends went before it.
-fn in_the_second_session(spoil: fn(usize, Message) -> Instead) -> Box<dyn Saboteur> {
+fn in_the_second_session(spoil: fn(usize, Message) -> Instead) -> Box<dyn OutputFault> {
     let (mut sessions, mut appends) = (0, 0);
     each(move |message| {
         sessions += usize::from(message.has_type("session.update"));
@@ -890,7 +890,7 @@ struct ClearsNothing {
     cleared: bool,
 }
 
-impl Saboteur for ClearsNothing {
+impl OutputFault for ClearsNothing {
     fn spoil(&mut self, out: BridgeOut, now: At) -> Instead {
         /// Long enough for the last mark to be back, short enough for the caller to be still there.
         const IDLE_MS: u64 = 200;
@@ -916,7 +916,7 @@ struct Stale {
     last: Option<BridgeOut>,
 }
 
-impl Saboteur for Stale {
+impl OutputFault for Stale {
     fn spoil(&mut self, out: BridgeOut, _now: At) -> Instead {
         let message = Message { out };
         if message.is_media() {
@@ -935,7 +935,7 @@ struct Burst {
     until: Option<At>,
 }
 
-impl Saboteur for Burst {
+impl OutputFault for Burst {
     fn spoil(&mut self, out: BridgeOut, now: At) -> Instead {
         const GATHER_MS: u64 = 6_000;
         let message = Message { out };
@@ -954,7 +954,7 @@ struct Starve {
     since: Option<At>,
 }
 
-impl Saboteur for Starve {
+impl OutputFault for Starve {
     fn spoil(&mut self, out: BridgeOut, now: At) -> Instead {
         const HELD_MS: u64 = 5_000;
         let message = Message { out };
@@ -1218,7 +1218,7 @@ impl HangsUpAt {
     }
 }
 
-impl Saboteur for HangsUpAt {
+impl OutputFault for HangsUpAt {
     fn spoil(&mut self, out: BridgeOut, now: At) -> Instead {
         if now < self.at || self.done {
             return vec![(0, out)];

@@ -6,15 +6,15 @@
 //! the oracle that catch it. [`hunt`] asks the harder question: would generated worlds have found it, after how many
 //! seeds, and how small is the call that shows it?
 //!
-//! * `bug`, `seam`: what a bug is, and what it is made of.
+//! * `bug`, `interceptor`: what a bug is, and what it is made of.
 //! * `interruption`, `responses`, `carrier`, `audio`: the bugs.
 
 mod audio;
 mod bug;
 mod carrier;
+mod interceptor;
 mod interruption;
 mod responses;
-mod seam;
 
 pub use bug::{Bug, RECORDING, SEED};
 

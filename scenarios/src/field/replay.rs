@@ -10,7 +10,7 @@
 use super::import::{Timing, import};
 use super::{Recorded, load, read};
 use crate::base::output::say;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::oracle;
@@ -19,7 +19,7 @@ use crate::report::Files;
 use crate::report::{Outcome, Report};
 use crate::search::explore;
 use crate::sim::choice::{OneStage, stage_of};
-use crate::sim::in_memory_journal::Papers;
+use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::Trace;
 use crate::sim::{self, memory, pipes, simulated};
 use anyhow::{Context as _, bail};
@@ -73,7 +73,7 @@ impl ReplayOptions {
         if let Some(config) = &self.bridge_config {
             words.push(format!("--bridge-config {}", config.display()));
         }
-        words.push(format!("--backend {} --seed {}", StageKind::from(self.stage), self.seed));
+        words.push(format!("--backend {} --seed {}", Backend::from(self.stage), self.seed));
         words.extend(self.no_audio.then(|| "--no-audio".to_owned()));
         words.join(" ")
     }
@@ -120,8 +120,8 @@ pub(crate) struct JournalOptions {
 
 /// Plays a scenario and writes the journals its calls leave.
 pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyhow::Result<bool> {
-    let kind = stage_of(scenario, options.stage.map(StageKind::from))?;
-    let papers = Papers::new(if options.full { Content::Full } else { Content::Hashes });
+    let kind = stage_of(scenario, options.stage.map(Backend::from))?;
+    let papers = InMemoryJournal::new(if options.full { Content::Full } else { Content::Hashes });
     play(kind, scenario, options.seed, &papers);
     let cannot = || format!("cannot write into {}", options.out.display());
     std::fs::create_dir_all(&options.out).with_context(cannot)?;
@@ -133,12 +133,12 @@ pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyh
     Ok(true)
 }
 
-fn play(kind: StageKind, scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+fn play(kind: Backend, scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
     match kind {
-        StageKind::Memory => memory::play_journalled(scenario, seed, None, papers),
-        StageKind::Simulated => simulated::play_journalled(scenario, seed, papers),
-        StageKind::Pipes => pipes::play_journalled(scenario, seed, papers),
-        StageKind::Loopback | StageKind::Attach => panic!("a recorded call is not played in real time"),
+        Backend::Memory => memory::play_journalled(scenario, seed, None, papers),
+        Backend::Simulated => simulated::play_journalled(scenario, seed, papers),
+        Backend::Pipes => pipes::play_journalled(scenario, seed, papers),
+        Backend::Loopback | Backend::Attach => panic!("a recorded call is not played in real time"),
     }
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn run_import(options: &ImportOptions) -> anyhow::Result<bool> {
 
 /// Replays a journal; true when no rule is broken.
 pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<bool> {
-    let kind = StageKind::from(options.stage);
+    let kind = Backend::from(options.stage);
     sim::ready(kind)?;
     let folder = options.report.check()?;
     let then = journals(&options.files, options.bridge_config.as_deref(), options.no_audio)?;
@@ -280,10 +280,10 @@ impl Replayed {
 ///
 /// # Errors
 /// When today's bridge leaves fewer journals than were recorded: it refused a call, or the stage has a bug.
-pub fn replay(then: &[Recorded], kind: StageKind, seed: Seed) -> anyhow::Result<Replayed> {
+pub fn replay(then: &[Recorded], kind: Backend, seed: Seed) -> anyhow::Result<Replayed> {
     let mut imported = import(then, Timing::Recorded);
     imported.scenario.name = "replay".into();
-    let papers = Papers::default();
+    let papers = InMemoryJournal::default();
     let trace = play(kind, &imported.scenario, seed, &papers);
     let now = papers.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     if now.len() < then.len() {

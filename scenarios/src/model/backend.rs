@@ -6,7 +6,7 @@ use std::fmt;
 /// Which stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StageKind {
+pub enum Backend {
     /// See [`crate::sim::memory`].
     Memory,
     /// See [`crate::sim::simulated`].
@@ -19,7 +19,7 @@ pub enum StageKind {
     Attach,
 }
 
-impl StageKind {
+impl Backend {
     /// All on which a seed gives the same bytes every time, the fast ones at the ends.
     pub const ALL: [Self; 3] = [Self::Memory, Self::Simulated, Self::Pipes];
 
@@ -40,7 +40,7 @@ impl StageKind {
     }
 }
 
-impl fmt::Display for StageKind {
+impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

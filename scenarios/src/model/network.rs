@@ -4,7 +4,7 @@
 //! without a word, a reader that is too slow. A lost packet is one of these; bytes never vanish from a stream.
 //! All times are milliseconds of the scenario, not of a call: two calls live in the same weather.
 //!
-//! What concerns single bytes, [`WayWeather`], and a connection that is closed in one direction, only the pipes stage
+//! What concerns single bytes, [`DirectionConditions`], and a connection that is closed in one direction, only the pipes stage
 //! can make: the others carry whole messages.
 
 use mocks::peer::At;
@@ -24,18 +24,18 @@ const HESITATES_MAX: u64 = 90;
 /// The weather on both legs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// Between Twilio and the bridge.
     #[serde(deserialize_with = "caller_leg")]
-    pub caller: LegWeather,
+    pub caller: LegConditions,
     /// Between the bridge and the model.
     #[serde(deserialize_with = "model_leg")]
-    pub model: LegWeather,
+    pub model: LegConditions,
 }
 
 /// The weather on one leg: the same in both directions, but for what each has of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LegWeather {
+pub struct LegConditions {
     /// One way, ms.
     pub latency_ms: u64,
     /// Up to this much more for each message, ms; order is kept, so one late message delays those behind it.
@@ -52,15 +52,15 @@ pub struct LegWeather {
     /// Only on pipes.
     pub half_close_at_ms: Option<u64>,
     /// From the caller to the model. Only on pipes.
-    pub uplink: WayWeather,
+    pub uplink: DirectionConditions,
     /// From the model to the caller. Only on pipes.
-    pub downlink: WayWeather,
+    pub downlink: DirectionConditions,
 }
 
 /// What the network does to the bytes of one direction of a leg.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct WayWeather {
+pub struct DirectionConditions {
     /// The line carries so many bytes per second; what is written faster queues before it, up to the window.
     pub bytes_per_s: Option<u64>,
     /// Bytes on their way, or arrived and not read, before the writer has to wait.
@@ -81,13 +81,13 @@ pub struct Stall {
     pub for_ms: u64,
 }
 
-impl Default for Weather {
+impl Default for NetworkConditions {
     fn default() -> Self {
-        Self { caller: LegWeather::calm(CALLER_LATENCY_MS), model: LegWeather::calm(MODEL_LATENCY_MS) }
+        Self { caller: LegConditions::calm(CALLER_LATENCY_MS), model: LegConditions::calm(MODEL_LATENCY_MS) }
     }
 }
 
-impl Weather {
+impl NetworkConditions {
     /// Why it cannot be played, if it cannot.
     pub fn problem(&self) -> Option<String> {
         let ways = self
@@ -105,12 +105,12 @@ impl Weather {
             .find_map(|(name, leg)| Some(format!("weather.{name}.{}", leg.only_on_pipes()?)))
     }
 
-    const fn legs(&self) -> [(&'static str, &LegWeather); 2] {
+    const fn legs(&self) -> [(&'static str, &LegConditions); 2] {
         [("caller", &self.caller), ("model", &self.model)]
     }
 }
 
-impl LegWeather {
+impl LegConditions {
     /// Nothing but latency.
     pub const fn calm(latency_ms: u64) -> Self {
         Self {
@@ -121,15 +121,18 @@ impl LegWeather {
             dark_at_ms: None,
             reads_bytes_per_s: None,
             half_close_at_ms: None,
-            uplink: WayWeather::CALM,
-            downlink: WayWeather::CALM,
+            uplink: DirectionConditions::CALM,
+            downlink: DirectionConditions::CALM,
         }
     }
 
     /// Nothing but latency, without variation. Pieces and hesitations take no time.
     pub fn is_calm(&self) -> bool {
-        let timeless =
-            |way: &WayWeather| WayWeather { pieces_bytes: None, hesitates_percent: 0, ..way.clone() };
+        let timeless = |way: &DirectionConditions| DirectionConditions {
+            pieces_bytes: None,
+            hesitates_percent: 0,
+            ..way.clone()
+        };
         let (uplink, downlink) = (timeless(&self.uplink), timeless(&self.downlink));
         Self { uplink, downlink, ..self.clone() } == Self::calm(self.latency_ms)
     }
@@ -138,9 +141,9 @@ impl LegWeather {
     pub fn only_on_pipes(&self) -> Option<&'static str> {
         if self.half_close_at_ms.is_some() {
             Some("half_close_at_ms")
-        } else if self.uplink != WayWeather::CALM {
+        } else if self.uplink != DirectionConditions::CALM {
             Some("uplink")
-        } else if self.downlink != WayWeather::CALM {
+        } else if self.downlink != DirectionConditions::CALM {
             Some("downlink")
         } else {
             None
@@ -175,7 +178,7 @@ impl LegWeather {
     }
 }
 
-impl WayWeather {
+impl DirectionConditions {
     /// Nothing of all this.
     pub const CALM: Self =
         Self { bytes_per_s: None, window_bytes: None, pieces_bytes: None, hesitates_percent: 0 };
@@ -216,14 +219,14 @@ struct LegSpec {
     reads_bytes_per_s: Option<u64>,
     half_close_at_ms: Option<u64>,
     #[serde(default)]
-    uplink: WayWeather,
+    uplink: DirectionConditions,
     #[serde(default)]
-    downlink: WayWeather,
+    downlink: DirectionConditions,
 }
 
 impl LegSpec {
-    fn leg(self, latency_ms: u64) -> LegWeather {
-        LegWeather {
+    fn leg(self, latency_ms: u64) -> LegConditions {
+        LegConditions {
             latency_ms: self.latency_ms.unwrap_or(latency_ms),
             jitter_ms: self.jitter_ms,
             stalls: self.stalls,
@@ -237,11 +240,11 @@ impl LegSpec {
     }
 }
 
-fn caller_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegWeather, D::Error> {
+fn caller_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegConditions, D::Error> {
     Ok(LegSpec::deserialize(from)?.leg(CALLER_LATENCY_MS))
 }
 
-fn model_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegWeather, D::Error> {
+fn model_leg<'de, D: Deserializer<'de>>(from: D) -> Result<LegConditions, D::Error> {
     let leg = LegSpec::deserialize(from)?.leg(MODEL_LATENCY_MS);
     match leg.reads_bytes_per_s {
         Some(_) => Err(serde::de::Error::custom("only the caller leg has a slow reader")),
@@ -256,7 +259,7 @@ mod tests {
     use rand_chacha::rand_core::RngCore as _;
 
     /// Sends a message every 20 ms and says when each arrives.
-    fn arrivals(leg: &LegWeather, messages: u64) -> Vec<Option<At>> {
+    fn arrivals(leg: &LegConditions, messages: u64) -> Vec<Option<At>> {
         let mut rng = Seed(7).stream("weather/test");
         let mut behind = At(0);
         (0..messages)
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn nothing_overtakes() {
-        let leg = LegWeather { jitter_ms: 200, ..LegWeather::calm(20) };
+        let leg = LegConditions { jitter_ms: 200, ..LegConditions::calm(20) };
         let all: Vec<_> = arrivals(&leg, 500).into_iter().flatten().collect();
         assert_eq!(all.len(), 500);
         assert!(all.is_sorted());
@@ -281,7 +284,7 @@ mod tests {
     #[test]
     fn a_stall_ends_in_a_burst() {
         let stalls = vec![Stall { at_ms: 400, for_ms: 100 }, Stall { at_ms: 100, for_ms: 300 }];
-        let leg = LegWeather { stalls, ..LegWeather::calm(20) };
+        let leg = LegConditions { stalls, ..LegConditions::calm(20) };
         let all: Vec<_> = arrivals(&leg, 40).into_iter().flatten().collect();
         assert_eq!(all[3], At::ms(80), "before the stall");
         assert!(all[4..24].iter().all(|at| *at == At::ms(500)), "both stalls, then a burst: {all:?}");
@@ -290,7 +293,7 @@ mod tests {
 
     #[test]
     fn nothing_arrives_in_the_dark() {
-        let leg = LegWeather { dark_at_ms: Some(100), ..LegWeather::calm(20) };
+        let leg = LegConditions { dark_at_ms: Some(100), ..LegConditions::calm(20) };
         let all = arrivals(&leg, 10);
         assert_eq!(all.iter().filter(|at| at.is_some()).count(), 4);
         assert!(all[4..].iter().all(Option::is_none));
@@ -298,24 +301,30 @@ mod tests {
 
     #[test]
     fn each_leg_has_a_latency_of_its_own() {
-        let weather: Weather = toml::from_str("[caller]\njitter_ms = 5\n[model]\njitter_ms = 5").unwrap();
+        let weather: NetworkConditions =
+            toml::from_str("[caller]\njitter_ms = 5\n[model]\njitter_ms = 5").unwrap();
         assert_eq!((weather.caller.latency_ms, weather.model.latency_ms), (20, 30));
-        assert!(toml::from_str::<Weather>("[model]\nreads_bytes_per_s = 5").is_err());
+        assert!(toml::from_str::<NetworkConditions>("[model]\nreads_bytes_per_s = 5").is_err());
     }
 
     #[test]
     fn pieces_take_no_time_and_a_narrow_line_takes_its_window() {
-        let leg = |uplink| LegWeather { uplink, ..LegWeather::calm(20) };
-        let pieces = WayWeather { pieces_bytes: Some(9), hesitates_percent: 50, ..WayWeather::CALM };
+        let leg = |uplink| LegConditions { uplink, ..LegConditions::calm(20) };
+        let pieces =
+            DirectionConditions { pieces_bytes: Some(9), hesitates_percent: 50, ..DirectionConditions::CALM };
         assert!(leg(pieces.clone()).is_calm() && leg(pieces).only_on_pipes() == Some("uplink"));
-        let narrow = WayWeather { bytes_per_s: Some(16_000), window_bytes: Some(8_000), ..WayWeather::CALM };
+        let narrow = DirectionConditions {
+            bytes_per_s: Some(16_000),
+            window_bytes: Some(8_000),
+            ..DirectionConditions::CALM
+        };
         assert_eq!(narrow.queue_us(), (8_000 + MESSAGE_BYTES) * 1_000_000 / 16_000);
         assert!(!leg(narrow).is_calm());
     }
 
     #[test]
     fn a_direction_that_could_never_carry_anything_is_refused() {
-        let problem = |text: &str| toml::from_str::<WayWeather>(text).unwrap().problem();
+        let problem = |text: &str| toml::from_str::<DirectionConditions>(text).unwrap().problem();
         assert_eq!(
             problem("bytes_per_s = 9\nwindow_bytes = 9\npieces_bytes = 1\nhesitates_percent = 90"),
             None

@@ -4,8 +4,8 @@
 //! Everything has a default, so a file shows only what is particular about it, and what is written back is the
 //! same short file. A misspelt field is refused by name.
 
-use crate::model::backend::StageKind;
-use crate::model::network::Weather;
+use crate::model::backend::Backend;
+use crate::model::network::NetworkConditions;
 use crate::model::seed::Seed;
 use bridge::call::settings::CallConfig;
 use mocks::realtime::ModelScript;
@@ -24,7 +24,7 @@ pub struct Scenario {
     /// Which behaviours it covers, in the words of the documentation.
     pub covers: Vec<String>,
     /// Where it can be played.
-    pub stages: Vec<StageKind>,
+    pub stages: Vec<Backend>,
     /// Settings of the bridge that differ from its defaults.
     pub bridge: CallConfig,
     /// Settings of the server around the calls.
@@ -32,7 +32,7 @@ pub struct Scenario {
     /// Settings of the world itself.
     pub world: WorldKnobs,
     /// The network.
-    pub weather: Weather,
+    pub weather: NetworkConditions,
     /// The calls.
     #[serde(rename = "call")]
     pub calls: Vec<CallPlan>,
@@ -53,11 +53,11 @@ impl Default for Scenario {
             name: String::new(),
             purpose: String::new(),
             covers: Vec::new(),
-            stages: StageKind::ALL.to_vec(),
+            stages: Backend::ALL.to_vec(),
             bridge: CallConfig::default(),
             server: ServerKnobs::default(),
             world: WorldKnobs::default(),
-            weather: Weather::default(),
+            weather: NetworkConditions::default(),
             calls: Vec::new(),
             tools: Vec::new(),
             expect: Expect::default(),
@@ -318,8 +318,7 @@ impl Scenario {
             Some("`world.tcp_capacity` is 0: a connection must hold at least one message".into())
         } else if let Some(what) = self.weather.problem() {
             Some(what)
-        } else if let Some(what) = self.weather.only_on_pipes().filter(|_| self.stages != [StageKind::Pipes])
-        {
+        } else if let Some(what) = self.weather.only_on_pipes().filter(|_| self.stages != [Backend::Pipes]) {
             Some(format!("`{what}` can only be played on pipes: add `stages = [\"pipes\"]`"))
         } else if ends != 0 && ends != calls {
             Some(format!("`expect.ends` names {ends} ends for {calls} calls"))

@@ -1,16 +1,16 @@
 //! What was said is what was heard, on both legs, in time.
 
 use super::barge_in::{barge_ins, cuts, stale};
-use super::case::{Case, Findings, Oracle, each, in_ms};
+use super::case::{CallUnderTest, Oracle, Violations, each, in_ms};
 use super::greet::window;
 use super::speech::{ON_ITS_WAY_US, anchors, given_before, spoken_is_loud};
-use super::terms::Leg;
+use super::tolerance::Leg;
 use crate::oracle::audio_attribution::{self, BYTES_PER_MS, DELAY, Given, Item, Source, WINDOW};
 use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
-use mocks::record::{CallerSight, MicFrame, ModelSight, Sighting};
+use mocks::record::{CallerObservation, MicFrame, ModelObservation, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A hole in an item that a listener notices: one frame.
@@ -46,7 +46,7 @@ pub const BYTES_OUT: Oracle = Oracle {
     name: "bytes_out",
     about: "Each item reaches the ear whole, once and in order, unless it was interrupted, because a lost or repeated \
             syllable is the first thing a caller notices.",
-    judge: bytes_out,
+    check: bytes_out,
 };
 
 /// See [`Oracle::about`].
@@ -54,7 +54,7 @@ pub const BYTES_IN: Oracle = Oracle {
     name: "bytes_in",
     about: "The model is given what the microphone sent, in order, with gaps filled by their timestamps, because its \
             sense of time is the audio it was given.",
-    judge: bytes_in,
+    check: bytes_in,
 };
 
 /// See [`Oracle::about`].
@@ -62,7 +62,7 @@ pub const PACE: Oracle = Oracle {
     name: "pace",
     about: "The ear never runs dry while the bridge holds audio, and is never fed further ahead than agreed, because \
             holes are heard and a long queue must be cleared.",
-    judge: pace,
+    check: pace,
 };
 
 /// See [`Oracle::about`].
@@ -70,7 +70,7 @@ pub const LATENCY: Oracle = Oracle {
     name: "latency",
     about: "In calm weather an answer is heard within the budget and the bridge adds next to nothing, because every \
             tenth of a second makes a conversation harder.",
-    judge: latency,
+    check: latency,
 };
 
 /// See [`Oracle::about`].
@@ -78,13 +78,13 @@ pub const AUDIBLE: Oracle = Oracle {
     name: "audible",
     about: "A caller who waits hears an answer, a notice or the end of the call before patience is over, because \
             silence is the one failure nobody can report.",
-    judge: audible,
+    check: audible,
 };
 
 // ------------------------------------------------------------------------------------------- bytes out
 
 fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, BYTES_OUT.name, |case, findings| {
+    each(trace, BYTES_OUT.name, |case, violations| {
         let interruptions = barge_ins(case);
         let mut last_begin: Option<(usize, &Item)> = None;
         for item in case.hearing.items.iter().filter(|item| !item.silent) {
@@ -111,44 +111,44 @@ fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
                 .map(|b| b.at_bridge)
                 .min()
                 .unwrap_or(At(u64::MAX));
-            judge_item(case, item, interrupted, (stop, cut_in), findings);
+            check_item(case, item, interrupted, (stop, cut_in), violations);
             if let Some((stretch, _)) = case.hearing.of_item(item).next() {
                 if let Some((before, other)) = last_begin.filter(|(before, _)| *before > stretch.offset) {
                     let at = case.hearing.arrived_at(before).unwrap_or_default();
-                    findings.say(at, format!("{} came after {}, which was made later", other.id, item.id));
+                    violations.push(at, format!("{} came after {}, which was made later", other.id, item.id));
                 }
                 last_begin = Some((stretch.offset, item));
             }
         }
-        judge_rest(case, findings);
+        check_rest(case, violations);
     })
 }
 
 /// When the bridge's cancel of this item's response reached the model, if one did.
-fn cancel_for(case: &Case<'_>, item: &Item) -> Option<At> {
-    let sightings = &case.call.models[item.model].sightings;
-    sightings.iter().find_map(|seen| {
-        let ModelSight::GotCancel { response: Some(id) } = &seen.what else { return None };
+fn cancel_for(case: &CallUnderTest<'_>, item: &Item) -> Option<At> {
+    let observations = &case.call.models[item.model].observations;
+    observations.iter().find_map(|seen| {
+        let ModelObservation::GotCancel { response: Some(id) } = &seen.what else { return None };
         (*id == item.response).then_some(seen.at)
     })
 }
 
 /// When the response of this item ended cancelled, if it did.
-fn cancelled_at(case: &Case<'_>, item: &Item) -> Option<At> {
-    let sightings = &case.call.models[item.model].sightings;
-    sightings.iter().find_map(|seen| {
-        let ModelSight::SentResponseDone { response, status } = &seen.what else { return None };
+fn cancelled_at(case: &CallUnderTest<'_>, item: &Item) -> Option<At> {
+    let observations = &case.call.models[item.model].observations;
+    observations.iter().find_map(|seen| {
+        let ModelObservation::SentResponseDone { response, status } = &seen.what else { return None };
         (*response == item.response && status == "cancelled").then_some(seen.at)
     })
 }
 
 /// `stop` and `cut_in`: from where on in the ear, and from when on, the item is the fence's business.
-fn judge_item(
-    case: &Case<'_>,
+fn check_item(
+    case: &CallUnderTest<'_>,
     item: &Item,
     interrupted: bool,
     (stop, cut_in): (usize, At),
-    findings: &mut Findings,
+    violations: &mut Violations,
 ) {
     let hearing = case.hearing;
     let mut reached = 0;
@@ -157,23 +157,25 @@ fn judge_item(
         let at = hearing.arrived_at(stretch.offset).unwrap_or_default();
         if sample + 2 * DELAY < reached {
             let (ms, from) = ((reached - sample) / BYTES_PER_MS, sample / BYTES_PER_MS);
-            findings
-                .say(at, format!("{} was repeated or came out of order: {ms} ms from {from} ms on", item.id));
+            violations.push(
+                at,
+                format!("{} was repeated or came out of order: {ms} ms from {from} ms on", item.id),
+            );
         } else if sample > reached + 2 * DELAY {
             let (ms, from) = ((sample - reached) / BYTES_PER_MS, reached / BYTES_PER_MS);
-            findings.say(at, format!("{ms} ms of {} are missing, from {from} ms on", item.id));
+            violations.push(at, format!("{ms} ms of {} are missing, from {from} ms on", item.id));
         }
         if let Some(end) = last_end.filter(|end| stretch.offset > end + WINDOW) {
             let ms = (stretch.offset - end) / BYTES_PER_MS;
-            findings.say(at, format!("{ms} ms that are not of {} came in the middle of it", item.id));
+            violations.push(at, format!("{ms} ms that are not of {} came in the middle of it", item.id));
         }
         reached = reached.max(sample + stretch.len);
         last_end = Some(stretch.end());
     }
     // What does not fill a frame waits for the rest of its item, and so does what is in the resampler's filter.
-    let over = case.terms.over().min(case.terms.model_over(item.model));
+    let over = case.tolerance.over().min(case.tolerance.model_over(item.model));
     let known_whole = |done: At| {
-        At(done.0 + network_us(case, done)) < over && At(done.0 + case.terms.latency(Leg::Model)) < cut_in
+        At(done.0 + network_us(case, done)) < over && At(done.0 + case.tolerance.latency(Leg::Model)) < cut_in
     };
     let waits = if item.done.is_some_and(known_whole) { 0 } else { WINDOW };
     let wanted = item.on_time.min(item.len).saturating_sub(waits);
@@ -182,39 +184,40 @@ fn judge_item(
     }
     let (ms, of) = ((wanted - reached) / BYTES_PER_MS, wanted / BYTES_PER_MS);
     let at = item.sent.last().map_or(At(0), |(at, _)| *at);
-    findings.say(at, format!("the last {ms} ms of {of} ms of {} never came", item.id));
+    violations.push(at, format!("the last {ms} ms of {of} ms of {} never came", item.id));
 }
 
 /// Whether the bridge had waited for this item as long as it waits for any, and told the model so.
-fn was_given_up(case: &Case<'_>, item: &Item) -> bool {
-    let terms = &case.terms;
-    let sightings = &case.call.models[item.model].sightings;
+fn was_given_up(case: &CallUnderTest<'_>, item: &Item) -> bool {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[item.model].observations;
     let Some(first) = item.first_sent() else { return false };
     let cancelled = cancel_for(case, item).is_some();
-    let asked = sightings.iter().rev().filter(|seen| seen.at < first).find(|seen| {
-        matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::GotCreate { .. })
+    let asked = observations.iter().rev().filter(|seen| seen.at < first).find(|seen| {
+        matches!(seen.what, ModelObservation::SentSpeechStopped { .. } | ModelObservation::GotCreate { .. })
     });
-    let waited = asked.map_or(0, |asked| first.since(asked.at)) + terms.round_trip_until(Leg::Model, first);
-    cancelled && waited + ON_ITS_WAY_US >= terms.config.timeouts.first_audio_ms * 1_000
+    let waited =
+        asked.map_or(0, |asked| first.since(asked.at)) + tolerance.round_trip_until(Leg::Model, first);
+    cancelled && waited + ON_ITS_WAY_US >= tolerance.config.timeouts.first_audio_ms * 1_000
 }
 
 /// How long something the model said at `at` may take to the ear.
-fn network_us(case: &Case<'_>, at: At) -> u64 {
-    let terms = &case.terms;
-    terms.latency(Leg::Model)
-        + terms.latency(Leg::Caller)
-        + terms.slack(Leg::Model, at)
-        + terms.slack(Leg::Caller, at)
+fn network_us(case: &CallUnderTest<'_>, at: At) -> u64 {
+    let tolerance = &case.tolerance;
+    tolerance.latency(Leg::Model)
+        + tolerance.latency(Leg::Caller)
+        + tolerance.slack(Leg::Model, at)
+        + tolerance.slack(Leg::Caller, at)
 }
 
 /// Whether the call lived long enough for all of this item to be played after everything before it.
-fn was_time(case: &Case<'_>, item: &Item) -> bool {
+fn was_time(case: &CallUnderTest<'_>, item: &Item) -> bool {
     /// Who was still there when the last sample was due must have been sent it.
     const SPARE_US: u64 = 50_000;
-    let terms = &case.terms;
+    let tolerance = &case.tolerance;
     let Some((sent, _)) = item.sent.last() else { return false };
-    let network = terms.latency(Leg::Model) + terms.latency(Leg::Caller);
-    let slack = terms.slack(Leg::Model, *sent) + terms.slack(Leg::Caller, *sent);
+    let network = tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller);
+    let slack = tolerance.slack(Leg::Model, *sent) + tolerance.slack(Leg::Caller, *sent);
     let len = item.len as u64 * 125;
     let began =
         case.hearing.of_item(item).next().and_then(|(s, at)| Some((case.hearing.played_at(s.offset)?, at)));
@@ -244,19 +247,19 @@ fn was_time(case: &Case<'_>, item: &Item) -> bool {
         made = (made.0.max(at.0 + network) + more, *upto);
     }
     let end = At(end.max(made.0) + slack + SPARE_US);
-    end < terms.over() && end < terms.model_over(item.model) && terms.ear_works()
+    end < tolerance.over() && end < tolerance.model_over(item.model) && tolerance.ear_works()
 }
 
 /// At most one frame of silence is added to an item, and nothing that the model did not say comes between two.
 /// What follows the last item may be the notice of a failing call, which is nobody's item and may pause.
-fn judge_rest(case: &Case<'_>, findings: &mut Findings) {
+fn check_rest(case: &CallUnderTest<'_>, violations: &mut Violations) {
     let stretches = &case.hearing.stretches;
     let silent_items = case.hearing.items.iter().any(|item| item.silent);
     // Only the bridge knows that it gave a notice; a notice may begin with, or be, silence.
-    let told = !case.terms.bridge_speaks()
+    let told = !case.tolerance.bridge_speaks()
         || case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
     // Somebody else's bridge may send two frames at a time.
-    let padding = if case.terms.bridge_speaks() { WINDOW } else { 2 * WINDOW };
+    let padding = if case.tolerance.bridge_speaks() { WINDOW } else { 2 * WINDOW };
     for (i, stretch) in stretches.iter().enumerate().skip(1) {
         let follows = is_item(stretches[i - 1].source);
         let next = stretches.get(i + 1).map(|s| s.source);
@@ -268,10 +271,10 @@ fn judge_rest(case: &Case<'_>, findings: &mut Findings) {
             && stretch.len > padding + 2 * DELAY
             && !silent_items
         {
-            findings.say(at(), format!("{ms} ms of silence were sent that the model did not say"));
+            violations.push(at(), format!("{ms} ms of silence were sent that the model did not say"));
         }
         if stretch.source == Source::Unknown && follows && next.is_some_and(is_item) {
-            findings.say(at(), format!("{ms} ms of sound the model did not make"));
+            violations.push(at(), format!("{ms} ms of sound the model did not make"));
         }
     }
 }
@@ -300,32 +303,36 @@ enum Wander {
 }
 
 fn bytes_in_granting(trace: &Trace, wander: Wander) -> Vec<super::case::Violation> {
-    each(trace, BYTES_IN.name, |case, findings| {
+    each(trace, BYTES_IN.name, |case, violations| {
         for m in 0..case.call.models.len() {
-            judge_given(case, m, wander, findings);
+            check_given(case, m, wander, violations);
         }
     })
 }
 
 /// Frames that the model must not have been given, or need not: they are replaced by silence of the same length.
-fn protected(case: &Case<'_>) -> usize {
+fn protected(case: &CallUnderTest<'_>) -> usize {
     window(case).map_or(0, |window| window.outside)
 }
 
-fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Findings) {
+fn check_given(case: &CallUnderTest<'_>, m: usize, wander: Wander, violations: &mut Violations) {
     let mic = &case.call.caller.mic;
     let protected = protected(case);
     let model = &case.call.models[m];
     let given = &case.hearing.given[m];
     let appends: Vec<(At, usize)> = model
-        .sightings
+        .observations
         .iter()
         .filter_map(|seen| {
-            if let ModelSight::GotAppend { offset, .. } = seen.what { Some((seen.at, offset)) } else { None }
+            if let ModelObservation::GotAppend { offset, .. } = seen.what {
+                Some((seen.at, offset))
+            } else {
+                None
+            }
         })
         .collect();
     let Some((first_append, _)) = appends.first().copied() else {
-        judge_deafness(case, m, findings);
+        check_deafness(case, m, violations);
         return;
     };
     let bytes_per_sample = if model.input_format == "audio/pcm" { 6 } else { 1 };
@@ -338,15 +345,15 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
     let before = given_before(case, m);
     if let Some(first) = tape.first() {
         let lost = first.spoken.unwrap_or(0).saturating_sub(first.offset + before);
-        let since = case.terms.without_model_since(m).or(mic.first().map(|frame| frame.at));
+        let since = case.tolerance.without_model_since(m).or(mic.first().map(|frame| frame.at));
         let waited = since.map_or(0, |since| first_append.since(since));
-        let allowed = in_ms(waited) - case.terms.config.limits.backlog_ms as f64 + 2.0 * FILL_MS;
-        let allowed = allowed.max(2.0 * FILL_MS) + case.terms.early_media_ms() as f64;
+        let allowed = in_ms(waited) - case.tolerance.config.limits.backlog_ms as f64 + 2.0 * FILL_MS;
+        let allowed = allowed.max(2.0 * FILL_MS) + case.tolerance.early_media_ms() as f64;
         let lost_ms = lost as f64 / BYTES_PER_MS as f64;
         if lost_ms > allowed && has_speech(&mic[protected..], before, before + lost) {
             let which = if before == 0 { "the first " } else { "between two sessions " };
-            findings
-                .say(first_append, format!("{which}{lost_ms:.0} ms of the caller never reached the model"));
+            violations
+                .push(first_append, format!("{which}{lost_ms:.0} ms of the caller never reached the model"));
         }
     }
     for pair in tape.windows(2) {
@@ -355,71 +362,74 @@ fn judge_given(case: &Case<'_>, m: usize, wander: Wander, findings: &mut Finding
         if to + 2 * DELAY < from {
             let ms = (from - to) / BYTES_PER_MS;
             let at = when(after.offset);
-            findings.say(at, format!("{ms} ms of the caller were given to the model twice or out of order"));
+            violations
+                .push(at, format!("{ms} ms of the caller were given to the model twice or out of order"));
         }
     }
-    judge_distances(case, m, &tape, protected, (&when, wander), findings);
+    check_distances(case, m, &tape, protected, (&when, wander), violations);
     for stretch in given.iter().filter(|g| g.spoken.is_none() && !g.silence && g.len > 2 * WINDOW) {
         let ms = stretch.len / BYTES_PER_MS;
-        findings.say(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
+        violations.push(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
     }
     let given_to = tape.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0).max(before);
-    let terms = &case.terms;
-    let end = terms.over().min(terms.model_over(m));
-    let on_its_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model) + ON_ITS_WAY_US;
+    let tolerance = &case.tolerance;
+    let end = tolerance.over().min(tolerance.model_over(m));
+    let on_its_way = tolerance.latency(Leg::Caller) + tolerance.latency(Leg::Model) + ON_ITS_WAY_US;
     // What was said before a later session was ready was for the ones before it, unless this one is to go on with it.
-    let listens_from = if m == 0 || terms.config.renewal.is_some() {
+    let listens_from = if m == 0 || tolerance.config.renewal.is_some() {
         At(0)
     } else {
-        terms.ready_at(m).unwrap_or(At(u64::MAX))
+        tolerance.ready_at(m).unwrap_or(At(u64::MAX))
     };
     let lost = mic[protected..].iter().find(|frame| {
-        let slack = terms.slack(Leg::Caller, frame.at) + terms.slack(Leg::Model, frame.at);
+        let slack = tolerance.slack(Leg::Caller, frame.at) + tolerance.slack(Leg::Model, frame.at);
         frame.speech
             && frame.at >= listens_from
             && frame.offset >= given_to + 2 * DELAY
             && frame.at.0 + on_its_way + slack < end.0
-            && terms.model_listens(frame.at)
+            && tolerance.model_listens(frame.at)
             && spoken_is_loud(case, frame)
     });
     if let Some(frame) = lost {
-        findings.say(frame.at, format!("nothing of the caller reached the model from {} on", frame.at));
+        violations.push(frame.at, format!("nothing of the caller reached the model from {} on", frame.at));
     }
 }
 
 /// A session that was ready and a caller who spoke, but no audio at all.
-fn judge_deafness(case: &Case<'_>, m: usize, findings: &mut Findings) {
-    let Some(ready) = case.terms.ready_at(m) else { return };
-    let end = case.terms.over().min(case.terms.model_over(m));
-    let due =
-        At(ready.0 + 1_000_000 + case.terms.slack(Leg::Model, ready) + case.terms.slack(Leg::Caller, ready));
+fn check_deafness(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
+    let Some(ready) = case.tolerance.ready_at(m) else { return };
+    let end = case.tolerance.over().min(case.tolerance.model_over(m));
+    let due = At(ready.0
+        + 1_000_000
+        + case.tolerance.slack(Leg::Model, ready)
+        + case.tolerance.slack(Leg::Caller, ready));
     let mut heard = case.call.caller.mic.iter().skip(protected(case));
     let spoke = heard.any(|frame| frame.speech && frame.at > ready && frame.at < due);
-    if spoke && due < end && case.terms.session_fits(m) {
-        findings.say(due, "the session was ready and the caller spoke, but the model was given nothing");
+    if spoke && due < end && case.tolerance.session_fits(m) {
+        violations.push(due, "the session was ready and the caller spoke, but the model was given nothing");
     }
 }
 
 /// From one frame of speech to the next, what the model was given lasts as long as the timestamps say, and no
 /// speech is missing. Only speech is held on to: one silence looks like another.
-fn judge_distances(
-    case: &Case<'_>,
+fn check_distances(
+    case: &CallUnderTest<'_>,
     m: usize,
     tape: &[&Given],
     protected: usize,
     (when, wander): (&dyn Fn(usize) -> At, Wander),
-    findings: &mut Findings,
+    violations: &mut Violations,
 ) {
     let mic = &case.call.caller.mic;
-    let terms = &case.terms;
-    let longest = terms.config.limits.gap_ms as f64;
-    let tolerance = FILL_MS + TIMESTAMP_WANDER_MS + in_ms(2 * DELAY as u64 * 125);
-    let turn_end = f64::from(terms.config.vad.silence_duration_ms);
+    let tolerance = &case.tolerance;
+    let longest = tolerance.config.limits.gap_ms as f64;
+    let grid_ms = FILL_MS + TIMESTAMP_WANDER_MS + in_ms(2 * DELAY as u64 * 125);
+    let turn_end = f64::from(tolerance.config.vad.silence_duration_ms);
     let anchors = anchors(case, tape);
     for pair in anchors.windows(2) {
         let [before, after] = pair else { continue };
         let at = when(after.given);
-        if !terms.model_listens(at) || terms.model_over(m) <= at || after.given < before.given {
+        if !tolerance.model_listens(at) || tolerance.model_over(m) <= at || after.given < before.given {
             continue;
         }
         let (mut expected, mut gap, mut missing) = (0.0, 0.0, 0.0);
@@ -440,17 +450,17 @@ fn judge_distances(
             }
         }
         let given = (after.given - before.given) as f64 / BYTES_PER_MS as f64;
-        let pause = if terms.caller_may_pause(when(before.given), at) {
+        let pause = if tolerance.caller_may_pause(when(before.given), at) {
             let once = turn_end + PAUSE_FILL_MS;
             let from = when(before.given).0.saturating_sub(PAUSE_SEEN_US);
             // Silence is supplied to each turn that does not end for want of it.
-            let begun = case.call.models.iter().flat_map(|model| &model.sightings).filter(|seen| {
-                matches!(seen.what, ModelSight::SentSpeechStarted { .. })
+            let begun = case.call.models.iter().flat_map(|model| &model.observations).filter(|seen| {
+                matches!(seen.what, ModelObservation::SentSpeechStarted { .. })
                     && (At(from)..=at).contains(&seen.at)
             });
             let pauses = begun.count().max(1) as f64;
             // As long as nobody says that the turn has ended, it is not over: that is under way, or kept back.
-            let unsaid = in_ms(terms.outages(Leg::Model, from, at.0));
+            let unsaid = in_ms(tolerance.outages(Leg::Model, from, at.0));
             (pauses + 1.0) * once + unsaid
         } else {
             0.0
@@ -460,9 +470,9 @@ fn judge_distances(
         let off = if given > expected { (given - most).max(0.0) } else { given - expected };
         let filled = if wander == Wander::MayBeFilled { stepped } else { 0.0 };
         if missing > 0.0 && off < -FILL_MS / 2.0 {
-            findings.say(at, format!("{missing:.0} ms of the caller's speech never reached the model"));
-        } else if off < -tolerance || off > tolerance + pause + filled {
-            findings.say(
+            violations.push(at, format!("{missing:.0} ms of the caller's speech never reached the model"));
+        } else if off < -grid_ms || off > grid_ms + pause + filled {
+            violations.push(
                 at,
                 format!("{given:.0} ms were given to the model where {expected:.0} ms were spoken, {gap:.0} ms of them left out"),
             );
@@ -483,28 +493,28 @@ fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
 // ------------------------------------------------------------------------------------------------ pace
 
 fn pace(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, PACE.name, |case, findings| {
-        judge_holes(case, findings);
-        judge_lead(case, findings);
-        for seen in &case.call.caller.sightings {
-            if let CallerSight::Warned { code: 31_931, detail } = &seen.what
-                && !case.terms.ear_is_short()
+    each(trace, PACE.name, |case, violations| {
+        check_holes(case, violations);
+        check_lead(case, violations);
+        for seen in &case.call.caller.observations {
+            if let CallerObservation::Warned { code: 31_931, detail } = &seen.what
+                && !case.tolerance.ear_is_short()
             {
-                findings.say(seen.at, format!("the ear discarded audio (31931): {detail}"));
+                violations.push(seen.at, format!("the ear discarded audio (31931): {detail}"));
             }
         }
     })
 }
 
 /// What lies ahead of the ear when the bridge is about to send the next batch, and has it.
-fn lead_at_least_us(case: &Case<'_>) -> u64 {
-    let pacing = &case.terms.config.pacing;
+fn lead_at_least_us(case: &CallUnderTest<'_>) -> u64 {
+    let pacing = &case.tolerance.config.pacing;
     (pacing.lead_ms - pacing.mark_every_ms.min(pacing.lead_ms / 2)) * 1_000
 }
 
-fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
-    let terms = &case.terms;
-    if !terms.ear_works() {
+fn check_holes(case: &CallUnderTest<'_>, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    if !tolerance.ear_works() {
         // A line too slow for speech has holes that nobody could have filled.
         return;
     }
@@ -529,19 +539,20 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
         let sent = item.sent_at(sample + FIRST_FRAME).or(item.done);
         let Some(sent) = sent.filter(|_| same) else { continue };
         // A carrier that tells late what was played looks like an outage for a while.
-        let held_up = terms.held_up(Leg::Caller, before.end()) + terms.late_marks_us();
+        let held_up = tolerance.held_up(Leg::Caller, before.end()) + tolerance.late_marks_us();
         if held_up >= lead_at_least_us(case) {
             // What lies at the ear is no longer than the outage.
             continue;
         }
-        let slack = terms.held_up(Leg::Model, sent) + held_up;
-        let in_hand = sent.0 + terms.latency(Leg::Model) + terms.latency(Leg::Caller) + slack + IN_HAND_US;
+        let slack = tolerance.held_up(Leg::Model, sent) + held_up;
+        let in_hand =
+            sent.0 + tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller) + slack + IN_HAND_US;
         if in_hand < before.end().0 && hole < HOLE_US {
             let (_, count, all) = cracks.entry(&item.id).or_insert((before.end(), 0, 0));
             *count += 1;
             *all += hole;
         } else if in_hand < before.end().0 {
-            findings.say(
+            violations.push(
                 before.end(),
                 format!(
                     "a hole of {:.0} ms in {} at {} ms, which the bridge had for {:.0} ms",
@@ -555,21 +566,22 @@ fn judge_holes(case: &Case<'_>, findings: &mut Findings) {
     }
     for (id, (at, count, all)) in cracks.into_iter().filter(|(_, (_, _, all))| *all >= CHOPPY_US) {
         let ms = in_ms(all);
-        findings.say(
+        violations.push(
             at,
             format!("{count} small holes in {id}, {ms:.0} ms in all, and the bridge had what was missing"),
         );
     }
 }
 
-fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
-    let lead_ms = case.terms.config.pacing.lead_ms;
-    if lead_ms >= NO_PACING_MS || !case.terms.ear_works() {
+fn check_lead(case: &CallUnderTest<'_>, violations: &mut Violations) {
+    let lead_ms = case.tolerance.config.pacing.lead_ms;
+    if lead_ms >= NO_PACING_MS || !case.tolerance.ear_works() {
         return;
     }
     // Without marks an outage cannot be known, and nothing corrects what it left behind. With a lead below their
     // distance the ear runs dry in between, and a late mark may as well be a carrier's habit.
-    let outages_show = case.terms.marks_come_back() && lead_ms > 2 * case.terms.config.pacing.mark_every_ms;
+    let outages_show =
+        case.tolerance.marks_come_back() && lead_ms > 2 * case.tolerance.config.pacing.mark_every_ms;
     let mut worst: Option<(At, u64)> = None;
     let mut latest = None;
     for arrival in &case.hearing.arrivals {
@@ -579,19 +591,21 @@ fn judge_lead(case: &Case<'_>, findings: &mut Findings) {
         }
         latest = Some(arrival.at);
         let held_up = if outages_show {
-            case.terms.held_up(Leg::Caller, arrival.at)
+            case.tolerance.held_up(Leg::Caller, arrival.at)
         } else {
-            case.terms.held_up_in_all()
+            case.tolerance.held_up_in_all()
         };
-        let most = lead_ms + LEAD_SLACK_MS + (held_up + 2 * case.terms.latency(Leg::Caller)) / 1_000;
+        let most = lead_ms + LEAD_SLACK_MS + (held_up + 2 * case.tolerance.latency(Leg::Caller)) / 1_000;
         let lead = (case.hearing.queued(arrival.at) / BYTES_PER_MS) as u64;
         if lead > most && worst.is_none_or(|(_, w)| lead > w) {
             worst = Some((arrival.at, lead));
         }
     }
     if let Some((at, lead)) = worst {
-        findings
-            .say(at, format!("the ear was {lead} ms behind what was sent; at most {lead_ms} ms were agreed"));
+        violations.push(
+            at,
+            format!("the ear was {lead} ms behind what was sent; at most {lead_ms} ms were agreed"),
+        );
     }
 }
 
@@ -617,25 +631,25 @@ pub struct Answer {
 }
 
 /// The answers of one call.
-pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
-    let terms = &case.terms;
+pub(crate) fn answers(case: &CallUnderTest<'_>) -> Vec<Answer> {
+    let tolerance = &case.tolerance;
     // What was said in the protected window is no turn.
     let protected = window(case);
     let ends: Vec<At> = case
         .call
         .caller
-        .sightings
+        .observations
         .iter()
-        .filter(|seen| matches!(seen.what, CallerSight::SpeechEnded { .. }))
+        .filter(|seen| matches!(seen.what, CallerObservation::SpeechEnded { .. }))
         .map(|seen| seen.at)
         .filter(|at| protected.is_none_or(|window| !window.holds(case, *at)))
         .collect();
     let mut answers = Vec::new();
-    let network_one_way = terms.latency(Leg::Caller) + terms.latency(Leg::Model);
+    let network_one_way = tolerance.latency(Leg::Caller) + tolerance.latency(Leg::Model);
     for (m, model) in case.call.models.iter().enumerate() {
         let mut over = None;
-        for (index, seen) in model.sightings.iter().enumerate() {
-            let ModelSight::SentSpeechStopped { .. } = seen.what else { continue };
+        for (index, seen) in model.observations.iter().enumerate() {
+            let ModelObservation::SentSpeechStopped { .. } = seen.what else { continue };
             let stopped = seen.at;
             let Some(ended) = ends.iter().rev().find(|end| end.0 + network_one_way <= stopped.0) else {
                 continue;
@@ -645,10 +659,11 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
             if over.replace(*ended) == Some(*ended) {
                 continue;
             }
-            let rest = &model.sightings[index + 1..];
-            let next_turn = rest.iter().find(|s| matches!(s.what, ModelSight::SentSpeechStarted { .. }));
+            let rest = &model.observations[index + 1..];
+            let next_turn =
+                rest.iter().find(|s| matches!(s.what, ModelObservation::SentSpeechStarted { .. }));
             let created = rest.iter().find_map(|s| {
-                if let ModelSight::SentResponseCreated { response, .. } = &s.what {
+                if let ModelObservation::SentResponseCreated { response, .. } = &s.what {
                     Some((s.at, response))
                 } else {
                     None
@@ -659,8 +674,8 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
                 continue;
             }
             // What waited for a session was heard late, which says nothing about how fast the bridge is.
-            let waited =
-                terms.without_model_since(m).is_some() && terms.ready_at(m).is_some_and(|at| at > *ended);
+            let waited = tolerance.without_model_since(m).is_some()
+                && tolerance.ready_at(m).is_some_and(|at| at > *ended);
             let item =
                 case.hearing.items.iter().find(|i| i.model == m && i.response == *response && !i.silent);
             let Some(item) = item.filter(|_| !waited) else { continue };
@@ -668,7 +683,7 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
             if sample > DELAY {
                 continue;
             }
-            if !terms.config.barge_in && case.hearing.queued(At(created_at.0 + network_one_way)) > 0 {
+            if !tolerance.config.barge_in && case.hearing.queued(At(created_at.0 + network_one_way)) > 0 {
                 // It waits for its turn, and says nothing about how fast the bridge is.
                 continue;
             }
@@ -700,22 +715,22 @@ pub(crate) fn answers(case: &Case<'_>) -> Vec<Answer> {
 }
 
 fn latency(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, LATENCY.name, |case, findings| {
-        if !case.terms.is_calm() {
+    each(trace, LATENCY.name, |case, violations| {
+        if !case.tolerance.is_calm() {
             return;
         }
-        let share = in_ms(BRIDGE_SHARE_US + case.terms.stage_us());
+        let share = in_ms(BRIDGE_SHARE_US + case.tolerance.stage_us());
         for answer in answers(case) {
             if answer.bridge > share {
-                findings.say(
+                violations.push(
                     answer.at,
                     format!("the bridge held the first audio of an answer for {:.0} ms", answer.bridge),
                 );
             }
-            let budget = case.terms.budget_ms();
+            let budget = case.tolerance.budget_ms();
             // In real time the end of speech is as late as this machine, too.
-            if answer.mic_to_mic > budget as f64 + in_ms(case.terms.real_time_us()) {
-                findings.say(
+            if answer.mic_to_mic > budget as f64 + in_ms(case.tolerance.real_time_us()) {
+                violations.push(
                     answer.at,
                     format!("the answer came after {:.0} ms; the budget is {budget} ms", answer.mic_to_mic),
                 );
@@ -727,29 +742,33 @@ fn latency(trace: &Trace) -> Vec<super::case::Violation> {
 // --------------------------------------------------------------------------------------------- audible
 
 /// A caller who is told that the call cannot go on hears all of it before the stream is closed.
-fn judge_last_words(case: &Case<'_>, findings: &mut Findings) {
+fn check_last_words(case: &CallUnderTest<'_>, violations: &mut Violations) {
     /// A frame that was being played, and one that was about to be.
     const SPARE_MS: u64 = 40;
     let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
-    let terms = &case.terms;
-    let Some(closed) = terms.closed_by_bridge().filter(|_| told && terms.marks_come_back()) else { return };
+    let tolerance = &case.tolerance;
+    let Some(closed) = tolerance.closed_by_bridge().filter(|_| told && tolerance.marks_come_back()) else {
+        return;
+    };
     let replaced = case
         .trace
         .calls
         .iter()
         .enumerate()
         .any(|(i, other)| i != case.index && other.caller.call_sid == case.call.caller.call_sid);
-    if terms.caller_gone().is_some() || replaced {
+    if tolerance.caller_gone().is_some() || replaced {
         return;
     }
     // Marks that are given up before they can be back prove nothing.
-    if terms.config.timeouts.mark_ms * 1_000 <= 2 * terms.latency(Leg::Caller) + terms.held_up_in_all() {
+    if tolerance.config.timeouts.mark_ms * 1_000
+        <= 2 * tolerance.latency(Leg::Caller) + tolerance.held_up_in_all()
+    {
         return;
     }
     let left_ms = (case.hearing.queued(closed) / BYTES_PER_MS) as u64;
-    let slack_ms = (terms.held_up(Leg::Caller, closed) + terms.gathering_us()) / 1_000;
+    let slack_ms = (tolerance.held_up(Leg::Caller, closed) + tolerance.gathering_us()) / 1_000;
     if left_ms > SPARE_MS + slack_ms {
-        findings.say(closed, format!("the stream was closed over {left_ms} ms of the last words"));
+        violations.push(closed, format!("the stream was closed over {left_ms} ms of the last words"));
     }
 }
 
@@ -761,26 +780,26 @@ struct Wait {
 }
 
 fn audible(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, AUDIBLE.name, |case, findings| {
-        if !case.terms.ear_works() {
+    each(trace, AUDIBLE.name, |case, violations| {
+        if !case.tolerance.ear_works() {
             return;
         }
-        judge_last_words(case, findings);
+        check_last_words(case, violations);
         for m in 0..case.call.models.len() {
-            judge_fillers(case, m, findings);
+            check_fillers(case, m, violations);
         }
         for wait in waits(case) {
             let end = end_of_wait(case, wait.from);
             let patience_ms = if calls_functions(case, wait.from, end) {
                 // Functions may take their time, and the whole of it has a limit of its own.
-                wait.patience_ms.max(case.terms.dead_air_ms() + PATIENCE_MS)
+                wait.patience_ms.max(case.tolerance.dead_air_ms() + PATIENCE_MS)
             } else {
                 wait.patience_ms
             };
-            let allowed = patience_ms * 1_000 + case.terms.held_up_in_all();
+            let allowed = patience_ms * 1_000 + case.tolerance.held_up_in_all();
             let silence = end.since(wait.from);
             if silence > allowed {
-                findings.say(
+                violations.push(
                     wait.from,
                     format!("{} and heard nothing for {:.1} s", wait.why, silence as f64 / 1_000_000.0),
                 );
@@ -789,61 +808,60 @@ fn audible(trace: &Trace) -> Vec<super::case::Violation> {
     })
 }
 
-fn calls_functions(case: &Case<'_>, from: At, to: At) -> bool {
-    let sightings = case.call.models.iter().flat_map(|model| &model.sightings);
-    sightings.into_iter().any(|seen| {
-        (from..=to).contains(&seen.at) && matches!(seen.what, ModelSight::SentFunctionCall { .. })
+fn calls_functions(case: &CallUnderTest<'_>, from: At, to: At) -> bool {
+    let observations = case.call.models.iter().flat_map(|model| &model.observations);
+    observations.into_iter().any(|seen| {
+        (from..=to).contains(&seen.at) && matches!(seen.what, ModelObservation::SentFunctionCall { .. })
     })
 }
 
 /// Where a filler is configured, a caller who has been waiting for so long is told that it takes a moment as soon as a
 /// function runs and nothing else is about to be said, however many functions ran before.
-fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    let Some(filler) = terms.config.filler.as_ref().filter(|_| terms.bridge_speaks()) else { return };
-    let sightings = &case.call.models[m].sightings;
-    let way = |at: At| terms.latency(Leg::Model) + terms.slack(Leg::Model, at) + ON_ITS_WAY_US;
-    for turn in sightings.iter().filter(|s| matches!(s.what, ModelSight::SentSpeechStopped { .. })) {
-        let over = end_of_wait(case, turn.at).min(terms.model_over(m)).min(terms.over());
-        for seen in sightings.iter().filter(|s| (turn.at..over).contains(&s.at)) {
-            let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what else { continue };
-            let done = sightings.iter().find_map(|s| {
-                let ModelSight::SentResponseDone { response: r, .. } = &s.what else { return None };
+fn check_fillers(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let Some(filler) = tolerance.config.filler.as_ref().filter(|_| tolerance.bridge_speaks()) else { return };
+    let observations = &case.call.models[m].observations;
+    let way = |at: At| tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, at) + ON_ITS_WAY_US;
+    for turn in observations.iter().filter(|s| matches!(s.what, ModelObservation::SentSpeechStopped { .. })) {
+        let over = end_of_wait(case, turn.at).min(tolerance.model_over(m)).min(tolerance.over());
+        for seen in observations.iter().filter(|s| (turn.at..over).contains(&s.at)) {
+            let ModelObservation::SentFunctionCall { call_id, response, .. } = &seen.what else { continue };
+            let done = observations.iter().find_map(|s| {
+                let ModelObservation::SentResponseDone { response: r, .. } = &s.what else { return None };
                 (r == response).then_some(s.at)
             });
             let Some(done) = done else { continue };
             // The wait began when the bridge heard of the turn's end.
-            let waits = At(turn.at.plus_ms(filler.after_ms).0 + terms.slack(Leg::Model, turn.at));
+            let waits = At(turn.at.plus_ms(filler.after_ms).0 + tolerance.slack(Leg::Model, turn.at));
             let from = done.max(seen.at).max(waits);
             // What is on its way to a caller who is held up may be heard by then, as far as the bridge can know.
-            let due = At(from.0 + 2 * way(from) + terms.slack(Leg::Caller, from));
+            let due = At(from.0 + 2 * way(from) + tolerance.slack(Leg::Caller, from));
             let is_way_out = |name: &str| [END_CALL, TRANSFER_CALL].contains(&name);
             // Whatever else was going on by then explains the silence, or ends it.
-            let other = sightings.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| {
+            let other = observations.iter().filter(|s| (turn.at..=due).contains(&s.at)).any(|s| {
                 let what = &s.what;
                 let behind = s.at >= done;
-                matches!(what, ModelSight::SentSpeechStarted { .. })
-                    || (behind && matches!(what, ModelSight::GotCreate { .. }))
+                matches!(what, ModelObservation::SentSpeechStarted { .. })
+                    || (behind && matches!(what, ModelObservation::GotCreate { .. }))
                     || (behind
-                        && matches!(what, ModelSight::SentResponseCreated { response: r, .. } if r != response))
-                    || matches!(what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id)
-                    || matches!(what, ModelSight::SentFunctionCall { name, .. } if is_way_out(name))
+                        && matches!(what, ModelObservation::SentResponseCreated { response: r, .. } if r != response))
+                    || matches!(what, ModelObservation::GotToolOutput { call_id: id, .. } if id == call_id)
+                    || matches!(what, ModelObservation::SentFunctionCall { name, .. } if is_way_out(name))
             });
             // One word for all functions that run at one time.
             let answered = |id: &str| {
-                let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::GotToolOutput { call_id, .. } if call_id == id);
-                sightings.iter().any(|s| s.at < done && is_its(s))
+                let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::GotToolOutput { call_id, .. } if call_id == id);
+                observations.iter().any(|s| s.at < done && is_its(s))
             };
-            let beside = sightings.iter().filter(|s| s.at < done).any(|s| {
-                let ModelSight::SentFunctionCall { call_id: id, response: r, .. } = &s.what else {
+            let beside = observations.iter().filter(|s| s.at < done).any(|s| {
+                let ModelObservation::SentFunctionCall { call_id: id, response: r, .. } = &s.what else {
                     return false;
                 };
                 r != response && !answered(id)
             });
-            let keys =
-                case.call.caller.sightings.iter().any(|s| {
-                    s.at >= turn.at && s.at <= due && matches!(s.what, CallerSight::SentDtmf { .. })
-                });
+            let keys = case.call.caller.observations.iter().any(|s| {
+                s.at >= turn.at && s.at <= due && matches!(s.what, CallerObservation::SentDtmf { .. })
+            });
             // What was said by then and is on its way is heard soon.
             let said = case.hearing.items.iter().any(|item| {
                 let since_turn = |at: At| (turn.at..=due).contains(&at);
@@ -851,7 +869,7 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
             });
             if due < over && !other && !beside && !keys && !said {
                 let waited = in_ms(due.since(turn.at));
-                findings.say(
+                violations.push(
                     due,
                     format!("a function ran, the caller had waited for {waited:.0} ms and was told nothing"),
                 );
@@ -861,29 +879,29 @@ fn judge_fillers(case: &Case<'_>, m: usize, findings: &mut Findings) {
     }
 }
 
-fn waits(case: &Case<'_>) -> Vec<Wait> {
-    let timeouts = &case.terms.config.timeouts;
+fn waits(case: &CallUnderTest<'_>) -> Vec<Wait> {
+    let timeouts = &case.tolerance.config.timeouts;
     // Asked, asked again, and given up.
     let answer_ms = PATIENCE_MS + 2 * timeouts.first_audio_ms + timeouts.retry_ms;
     let ready_ms = timeouts.dial_ms + timeouts.session_created_ms + timeouts.session_updated_ms;
     let mut waits = Vec::new();
     for (m, model) in case.call.models.iter().enumerate() {
-        for seen in &model.sightings {
-            if matches!(seen.what, ModelSight::SentSpeechStopped { .. }) {
+        for seen in &model.observations {
+            if matches!(seen.what, ModelObservation::SentSpeechStopped { .. }) {
                 waits.push(Wait { from: seen.at, patience_ms: answer_ms, why: "the caller's turn ended" });
             }
         }
         // A try to renew the session that failed cost nobody anything, and where another session goes on, only an answer
         // that was cut off is waited for.
-        let came_back = case.terms.model_came_back(m);
-        let repeated = case.terms.config.renewal.is_some() && came_back;
-        let dead = case.terms.model_broke(m).filter(|_| !repeated);
-        if let Some(at) = dead.filter(|at| !came_back || is_speaking(&model.sightings, *at)) {
+        let came_back = case.tolerance.model_came_back(m);
+        let repeated = case.tolerance.config.renewal.is_some() && came_back;
+        let dead = case.tolerance.model_broke(m).filter(|_| !repeated);
+        if let Some(at) = dead.filter(|at| !came_back || is_speaking(&model.observations, *at)) {
             waits.push(Wait { from: at, patience_ms: PATIENCE_MS, why: "the model was gone" });
         }
     }
-    let began = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart));
-    if let Some(began) = began.filter(|_| case.terms.greets() || case.call.models.is_empty()) {
+    let began = case.call.caller.observations.iter().find(|s| matches!(s.what, CallerObservation::SentStart));
+    if let Some(began) = began.filter(|_| case.tolerance.greets() || case.call.models.is_empty()) {
         let media = case.call.caller.mic.first().map_or(timeouts.first_media_ms, |_| 0);
         let patience_ms = ready_ms + answer_ms + media;
         waits.push(Wait { from: began.at, patience_ms, why: "the call was answered" });
@@ -892,12 +910,12 @@ fn waits(case: &Case<'_>) -> Vec<Wait> {
 }
 
 /// Whether a response was under way at `at`.
-fn is_speaking(sightings: &[Sighting<ModelSight>], at: At) -> bool {
+fn is_speaking(observations: &[Observation<ModelObservation>], at: At) -> bool {
     let mut active = BTreeSet::new();
-    for seen in sightings.iter().filter(|seen| seen.at <= at) {
-        if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
+    for seen in observations.iter().filter(|seen| seen.at <= at) {
+        if let ModelObservation::SentResponseCreated { response, .. } = &seen.what {
             active.insert(response);
-        } else if let ModelSight::SentResponseDone { response, .. } = &seen.what {
+        } else if let ModelObservation::SentResponseDone { response, .. } = &seen.what {
             active.remove(response);
         }
     }
@@ -905,16 +923,16 @@ fn is_speaking(sightings: &[Sighting<ModelSight>], at: At) -> bool {
 }
 
 /// When the caller no longer waits: something was heard, the caller spoke, or the call was over.
-fn end_of_wait(case: &Case<'_>, from: At) -> At {
+fn end_of_wait(case: &CallUnderTest<'_>, from: At) -> At {
     let heard = case.hearing.played.iter().filter(|p| p.end() > from).map(|p| p.at.max(from)).min();
     let spoke = case
         .call
         .caller
-        .sightings
+        .observations
         .iter()
-        .find(|s| s.at > from && matches!(s.what, CallerSight::SpeechBegan { .. }))
+        .find(|s| s.at > from && matches!(s.what, CallerObservation::SpeechBegan { .. }))
         .map(|s| s.at);
-    let end = case.terms.over().min(case.trace.ended_at);
+    let end = case.tolerance.over().min(case.trace.ended_at);
     [heard, spoke].into_iter().flatten().fold(end, At::min).max(from)
 }
 
@@ -928,10 +946,10 @@ pub fn delays_up(trace: &Trace) -> Vec<f64> {
             let model = &case.call.models[m];
             let bytes_per_sample = if model.input_format == "audio/pcm" { 6 } else { 1 };
             let appends: Vec<(At, usize)> = model
-                .sightings
+                .observations
                 .iter()
                 .filter_map(|seen| {
-                    let ModelSight::GotAppend { offset, len } = seen.what else { return None };
+                    let ModelObservation::GotAppend { offset, len } = seen.what else { return None };
                     Some((seen.at, offset + len))
                 })
                 .collect();
@@ -942,7 +960,7 @@ pub fn delays_up(trace: &Trace) -> Vec<f64> {
                 let given = appends.get(appends.partition_point(|(_, reached)| *reached < end));
                 // A frame that was sent before there was a model waited for it, which is not the bridge's doing.
                 let Some((at, _)) = given.filter(|(at, _)| *at >= frame.at) else { continue };
-                if case.terms.ready_at(m).is_some_and(|ready| ready < frame.at) {
+                if case.tolerance.ready_at(m).is_some_and(|ready| ready < frame.at) {
                     delays.borrow_mut().push(in_ms(at.since(frame.at)));
                 }
             }
@@ -993,7 +1011,7 @@ pub fn figures(trace: &Trace) -> Figures {
 mod tests {
     use super::super::bench::Bench;
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use mocks::record::{Ending, ModelRecord};
 
     #[test]
@@ -1054,7 +1072,7 @@ mod tests {
         let mut trace = bench.trace();
         let over = |trace: &Trace| latency(trace).iter().any(|found| found.what.contains("the budget"));
         assert!(over(&trace), "{:?}", latency(&trace));
-        trace.stage = StageKind::Attach;
+        trace.stage = Backend::Attach;
         assert!(!over(&trace), "{:?}", latency(&trace));
     }
 
@@ -1070,17 +1088,19 @@ mod tests {
     fn followed(mut trace: Trace, ready_ms: u64, appended: Vec<u8>) -> Trace {
         let ended = Ending::ByPeer { code: Some(1_000), reason: String::new() };
         let len = appended.len();
-        let sightings = [
-            (0, ModelSight::Opened),
-            (20, ModelSight::SentSessionUpdated),
-            (40, ModelSight::GotAppend { offset: 0, len }),
-            (30_000, ModelSight::Ended(ended)),
+        let observations = [
+            (0, ModelObservation::Opened),
+            (20, ModelObservation::SentSessionUpdated),
+            (40, ModelObservation::GotAppend { offset: 0, len }),
+            (30_000, ModelObservation::Ended(ended)),
         ];
-        let sightings =
-            sightings.map(|(ms, what)| Sighting { at: At::ms(ready_ms + ms), what }).into_iter().collect();
+        let observations = observations
+            .map(|(ms, what)| Observation { at: At::ms(ready_ms + ms), what })
+            .into_iter()
+            .collect();
         let input_format = "audio/pcmu".to_owned();
         trace.calls[0].models.push(ModelRecord {
-            sightings,
+            observations,
             appended,
             input_format,
             ..ModelRecord::default()

@@ -11,7 +11,7 @@
 
 use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
-use mocks::record::{CallerSight, ItemRecord, ModelRecord, ModelSight, Played};
+use mocks::record::{CallerObservation, ItemRecord, ModelObservation, ModelRecord, Played};
 use mocks::{alaw, ulaw};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -62,7 +62,7 @@ pub enum Source {
 
 /// A stretch of a stream and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct Segment {
     /// Offset of its first byte in the stream.
     pub offset: usize,
     /// Bytes.
@@ -71,7 +71,7 @@ pub struct Stretch {
     pub source: Source,
 }
 
-impl Stretch {
+impl Segment {
     /// Offset behind its last byte.
     pub const fn end(&self) -> usize {
         self.offset + self.len
@@ -87,7 +87,7 @@ enum Place {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Laid {
+struct Aligned {
     offset: usize,
     len: usize,
     place: Place,
@@ -221,7 +221,7 @@ struct Follower<'a> {
     breaks: &'a [usize],
     /// How far each tape has been followed.
     followed: Vec<usize>,
-    out: Vec<Laid>,
+    out: Vec<Aligned>,
     /// The last place followed: tape, position, and the stream offset where it was left.
     left: Option<(usize, usize, usize)>,
     lost_for: usize,
@@ -233,7 +233,7 @@ impl<'a> Follower<'a> {
         tapes: &'a [Tape],
         arrived: &'a dyn Fn(usize) -> At,
         breaks: &'a [usize],
-    ) -> Vec<Laid> {
+    ) -> Vec<Aligned> {
         let mut follower = Self {
             stream,
             tapes,
@@ -531,7 +531,7 @@ impl<'a> Follower<'a> {
                 return;
             }
         }
-        self.out.push(Laid { offset, len, place });
+        self.out.push(Aligned { offset, len, place });
     }
 }
 
@@ -582,7 +582,7 @@ pub struct Item {
 }
 
 impl Item {
-    fn new(model: usize, index: usize, record: &ItemRecord, sightings: &ModelRecord) -> Self {
+    fn new(model: usize, index: usize, record: &ItemRecord, observations: &ModelRecord) -> Self {
         let per_byte = (record.rate / 8_000).max(1) as usize;
         let mut item = Self {
             model,
@@ -596,8 +596,8 @@ impl Item {
             sound: sound(record),
             done: None,
         };
-        for seen in &sightings.sightings {
-            if let ModelSight::SentAudio { item: id, offset, samples, late, .. } = &seen.what
+        for seen in &observations.observations {
+            if let ModelObservation::SentAudio { item: id, offset, samples, late, .. } = &seen.what
                 && *id == record.id
             {
                 let end = (offset + samples) / per_byte;
@@ -605,7 +605,7 @@ impl Item {
                 if !late {
                     item.on_time = item.on_time.max(end);
                 }
-            } else if let ModelSight::SentAudioDone { item: id, .. } = &seen.what
+            } else if let ModelObservation::SentAudioDone { item: id, .. } = &seen.what
                 && *id == record.id
             {
                 item.done = Some(seen.at);
@@ -679,9 +679,9 @@ pub struct Arrival {
 
 /// Everything that can be said about what the ear of one call heard.
 #[derive(Debug)]
-pub struct Hearing {
+pub struct Attribution {
     /// The received stream, without a gap.
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<Segment>,
     /// The items of all model connections, in order of creation.
     pub items: Vec<Item>,
     /// What arrived when.
@@ -718,14 +718,13 @@ pub(crate) fn is_quiet(codes: &[u8]) -> bool {
 pub(crate) const TELLING: usize = PROBE;
 
 /// Attributes every byte the ear of this call received.
-pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
+pub fn attribute(call: &CallTrace) -> Vec<Segment> {
     let mut tapes = Vec::new();
     let mut names = Vec::new();
     for (m, model) in call.models.iter().enumerate() {
         for (i, record) in model.items.iter().enumerate() {
-            let is_its =
-                |what: &ModelSight| matches!(what, ModelSight::SentAudio { item, .. } if *item == record.id);
-            let first = model.sightings.iter().find(|seen| is_its(&seen.what)).map(|seen| seen.at);
+            let is_its = |what: &ModelObservation| matches!(what, ModelObservation::SentAudio { item, .. } if *item == record.id);
+            let first = model.observations.iter().find(|seen| is_its(&seen.what)).map(|seen| seen.at);
             let Some(first) = first else { continue };
             tapes.push(rendered(record, first));
             names.push((m, i));
@@ -741,7 +740,7 @@ pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
     let clears: Vec<usize> = clears(call).iter().map(|clear| clear.offset).collect();
     Follower::run(&stream, &tapes, &arrived, &clears)
         .into_iter()
-        .map(|Laid { offset, len, place }| {
+        .map(|Aligned { offset, len, place }| {
             let source = match place {
                 Place::Tape { tape, at } => {
                     let (model, item) = names[tape];
@@ -750,7 +749,7 @@ pub fn attribute(call: &CallTrace) -> Vec<Stretch> {
                 Place::Silence => Source::Silence,
                 Place::Unknown => Source::Unknown,
             };
-            Stretch { offset, len, source }
+            Segment { offset, len, source }
         })
         .collect()
 }
@@ -790,7 +789,7 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
     let spoken = [spoken];
     Follower::run(&stream, &spoken, &|_| At(u64::MAX), &[])
         .into_iter()
-        .map(|Laid { offset, len, place }| match place {
+        .map(|Aligned { offset, len, place }| match place {
             Place::Tape { at, .. } => Given { offset, len, spoken: Some(at), silence: false },
             Place::Silence => Given { offset, len, spoken: None, silence: true },
             Place::Unknown => Given { offset, len, spoken: None, silence: false },
@@ -800,10 +799,10 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
 
 fn arrivals(call: &CallTrace) -> Vec<Arrival> {
     call.caller
-        .sightings
+        .observations
         .iter()
         .filter_map(|seen| {
-            let CallerSight::GotMedia { offset, len } = seen.what else { return None };
+            let CallerObservation::GotMedia { offset, len } = seen.what else { return None };
             Some(Arrival { at: seen.at, offset, len })
         })
         .collect()
@@ -812,17 +811,17 @@ fn arrivals(call: &CallTrace) -> Vec<Arrival> {
 fn clears(call: &CallTrace) -> Vec<Clear> {
     let mut offset = 0;
     let mut clears = Vec::new();
-    for seen in &call.caller.sightings {
-        if let CallerSight::GotMedia { offset: at, len } = seen.what {
+    for seen in &call.caller.observations {
+        if let CallerObservation::GotMedia { offset: at, len } = seen.what {
             offset = at + len;
-        } else if let CallerSight::GotClear { discarded, marks } = seen.what {
+        } else if let CallerObservation::GotClear { discarded, marks } = seen.what {
             clears.push(Clear { at: seen.at, discarded, marks, offset });
         }
     }
     clears
 }
 
-impl Hearing {
+impl Attribution {
     /// Listens to one call.
     pub fn of(call: &CallTrace) -> Self {
         let mut items = Vec::new();
@@ -844,7 +843,7 @@ impl Hearing {
     /// Listens to every call of a trace. The last answer is kept, because every oracle asks for the same.
     pub fn of_all(trace: &Trace) -> Rc<Vec<Self>> {
         thread_local! {
-            static LAST: RefCell<Option<(u64, Rc<Vec<Hearing>>)>> = const { RefCell::new(None) };
+            static LAST: RefCell<Option<(u64, Rc<Vec<Attribution>>)>> = const { RefCell::new(None) };
         }
         let key = fingerprint(trace);
         LAST.with_borrow_mut(|last| match last {
@@ -858,7 +857,7 @@ impl Hearing {
     }
 
     /// The stretches of one item, in the order received.
-    pub fn of_item(&self, item: &Item) -> impl Iterator<Item = (Stretch, usize)> {
+    pub fn of_item(&self, item: &Item) -> impl Iterator<Item = (Segment, usize)> {
         let (m, i) = (item.model, item.index);
         self.stretches.iter().filter_map(move |stretch| match stretch.source {
             Source::Item { model, item, at_sample } if (model, item) == (m, i) => Some((*stretch, at_sample)),
@@ -955,14 +954,14 @@ impl Hearing {
 fn fingerprint(trace: &Trace) -> u64 {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
     for call in &trace.calls {
-        hash.number(call.caller.sightings.len() as u64);
+        hash.number(call.caller.observations.len() as u64);
         hash.bytes(&call.caller.received);
         hash.bytes(&call.caller.spoken);
-        for seen in &call.caller.sightings {
-            if let CallerSight::GotMedia { offset, len } = seen.what {
+        for seen in &call.caller.observations {
+            if let CallerObservation::GotMedia { offset, len } = seen.what {
                 hash.number(seen.at.0);
                 hash.number((offset + len) as u64);
-            } else if let CallerSight::GotClear { discarded, marks } = seen.what {
+            } else if let CallerObservation::GotClear { discarded, marks } = seen.what {
                 hash.number(seen.at.0);
                 hash.number((discarded + marks) as u64 + 1);
             }
@@ -975,8 +974,8 @@ fn fingerprint(trace: &Trace) -> u64 {
         for model in &call.models {
             hash.bytes(&model.appended);
             hash.bytes(model.input_format.as_bytes());
-            for seen in &model.sightings {
-                if let ModelSight::SentAudio { item, samples, late, .. } = &seen.what {
+            for seen in &model.observations {
+                if let ModelObservation::SentAudio { item, samples, late, .. } = &seen.what {
                     hash.number(seen.at.0);
                     hash.bytes(item.as_bytes());
                     hash.number(*samples as u64 * 2 + u64::from(*late));
@@ -1083,7 +1082,7 @@ mod tests {
     #[test]
     fn heard_is_what_was_played_by_then() {
         let trace = Bench::barge_in().trace();
-        let hearing = Hearing::of(&trace.calls[0]);
+        let hearing = Attribution::of(&trace.calls[0]);
         let clear = hearing.clears[0];
         let item = &hearing.items[0];
         assert!((hearing.heard_ms(item, clear.at) - 1_240.0).abs() < 1.0);
@@ -1100,8 +1099,8 @@ mod tests {
     #[test]
     fn the_same_trace_is_listened_to_once() {
         let trace = Bench::answered(1_500).trace();
-        assert!(Rc::ptr_eq(&Hearing::of_all(&trace), &Hearing::of_all(&trace)));
+        assert!(Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&trace)));
         let other = Bench::barge_in().trace();
-        assert!(!Rc::ptr_eq(&Hearing::of_all(&trace), &Hearing::of_all(&other)));
+        assert!(!Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&other)));
     }
 }

@@ -1,12 +1,12 @@
 //! A caller who interrupts gets silence at once, hears nothing stale, and the model remembers what was heard.
 
-use super::case::{Case, Findings, Oracle, each, in_ms};
+use super::case::{CallUnderTest, Oracle, Violations, each, in_ms};
 use super::greet::window;
-use super::terms::Leg;
-use crate::oracle::audio_attribution::{self, BYTES_PER_MS, Clear, Hearing, Item};
+use super::tolerance::Leg;
+use crate::oracle::audio_attribution::{self, Attribution, BYTES_PER_MS, Clear, Item};
 use crate::sim::trace::Trace;
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight, Sighting};
+use mocks::record::{CallerObservation, ModelObservation, Observation};
 use std::collections::BTreeSet;
 
 /// What a bridge may take from reading `speech_started` to writing `clear`. It needs no timer for it.
@@ -21,7 +21,7 @@ pub const CLEAR: Oracle = Oracle {
     name: "clear",
     about: "A barge-in with unheard audio at the ear is answered by exactly one clear, at once, and one without by none, \
             because a caller who is talked over hangs up.",
-    judge: clear,
+    check: clear,
 };
 
 /// See [`Oracle::about`].
@@ -29,7 +29,7 @@ pub const FENCE: Oracle = Oracle {
     name: "fence",
     about: "After a barge-in no byte of a response that existed then reaches the ear, because half a stale sentence \
             sounds like a broken machine.",
-    judge: fence,
+    check: fence,
 };
 
 /// See [`Oracle::about`].
@@ -37,7 +37,7 @@ pub const HEARD: Oracle = Oracle {
     name: "heard",
     about: "The interrupted item is cut once, where the ear stopped, and no other is touched, because otherwise the \
             model believes it said what nobody heard.",
-    judge: heard,
+    check: heard,
 };
 
 /// The caller began to speak, as the model said it, or pressed a key.
@@ -84,32 +84,33 @@ impl BargeIn {
 
 /// Every `speech_started` and every key of a call with what it is owed, in order; those that are to interrupt nothing
 /// are left out.
-pub(crate) fn barge_ins(case: &Case<'_>) -> Vec<BargeIn> {
-    if !case.terms.config.barge_in {
+pub(crate) fn barge_ins(case: &CallUnderTest<'_>) -> Vec<BargeIn> {
+    if !case.tolerance.config.barge_in {
         return Vec::new();
     }
     let protected = window(case);
     let mut all = Vec::new();
     for (m, model) in case.call.models.iter().enumerate() {
-        for (index, seen) in model.sightings.iter().enumerate() {
-            if let ModelSight::SentSpeechStarted { .. } = seen.what {
+        for (index, seen) in model.observations.iter().enumerate() {
+            if let ModelObservation::SentSpeechStarted { .. } = seen.what {
                 let mut said = barge_in(case, m, seen.at, Leg::Model);
                 // What was made in the same moment, but after, is not interrupted.
-                said.fenced.retain(|response| !is_created(&model.sightings[index..], response, seen.at));
-                said.fenced.extend(made_in_speech(&model.sightings[index..]));
+                said.fenced.retain(|response| !is_created(&model.observations[index..], response, seen.at));
+                said.fenced.extend(made_in_speech(&model.observations[index..]));
                 all.push(said);
             }
         }
     }
-    for seen in &case.call.caller.sightings {
-        let CallerSight::SentDtmf { .. } = seen.what else { continue };
+    for seen in &case.call.caller.observations {
+        let CallerObservation::SentDtmf { .. } = seen.what else { continue };
         // A key that an outage holds up comes to a session that was not there when it was pressed.
-        let comes = At(seen.at.0 + case.terms.latency(Leg::Caller) + case.terms.slack(Leg::Caller, seen.at));
+        let comes =
+            At(seen.at.0 + case.tolerance.latency(Leg::Caller) + case.tolerance.slack(Leg::Caller, seen.at));
         if protected.is_some_and(|window| window.holds(case, seen.at)) {
             continue;
         }
-        let open =
-            (0..case.call.models.len()).rfind(|m| case.terms.ready_at(*m).is_some_and(|ready| ready < comes));
+        let open = (0..case.call.models.len())
+            .rfind(|m| case.tolerance.ready_at(*m).is_some_and(|ready| ready < comes));
         if let Some(m) = open {
             all.push(barge_in(case, m, seen.at, Leg::Caller));
         }
@@ -141,18 +142,19 @@ fn attribute(clear: &Clear, all: &mut [BargeIn]) {
 }
 
 /// The interruption the bridge was told of on this leg.
-fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
-    let terms = &case.terms;
-    let at_bridge = At(at.0 + terms.latency(told_on));
-    let at_ear = At(at_bridge.0 + terms.latency(Leg::Caller));
-    let up_us = terms.slack(told_on, at);
+fn barge_in(case: &CallUnderTest<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
+    let tolerance = &case.tolerance;
+    let at_bridge = At(at.0 + tolerance.latency(told_on));
+    let at_ear = At(at_bridge.0 + tolerance.latency(Leg::Caller));
+    let up_us = tolerance.slack(told_on, at);
     // An outage on the way to the bridge may lead into one on the way to the ear.
-    let down_us = terms.slack(Leg::Caller, at_bridge).max(terms.slack(Leg::Caller, At(at_bridge.0 + up_us)));
-    let slack_us = up_us + down_us + terms.reading_us(at_ear);
+    let down_us =
+        tolerance.slack(Leg::Caller, at_bridge).max(tolerance.slack(Leg::Caller, At(at_bridge.0 + up_us)));
+    let slack_us = up_us + down_us + tolerance.reading_us(at_ear);
     // Nor is anybody to blame for what an end that cannot keep up learns, and when.
-    let too_late = terms.reads_slower_than_speech()
-        || terms.over() <= At(at_ear.0 + REACTION_US + slack_us)
-        || terms.given_up(model) <= At(at_bridge.0 + up_us);
+    let too_late = tolerance.reads_slower_than_speech()
+        || tolerance.over() <= At(at_ear.0 + REACTION_US + slack_us)
+        || tolerance.given_up(model) <= At(at_bridge.0 + up_us);
     BargeIn {
         model,
         spoken: told_on == Leg::Model,
@@ -160,48 +162,49 @@ fn barge_in(case: &Case<'_>, model: usize, at: At, told_on: Leg) -> BargeIn {
         at_bridge,
         at_ear,
         slack_us,
-        soonest: At(at.0 + terms.least_way(told_on, at) + terms.least_way(Leg::Caller, at_bridge)),
+        soonest: At(at.0 + tolerance.least_way(told_on, at) + tolerance.least_way(Leg::Caller, at_bridge)),
         owed: !too_late,
-        held_up: terms.is_held_up(told_on, at) || terms.is_held_up(Leg::Caller, at_bridge),
+        held_up: tolerance.is_held_up(told_on, at) || tolerance.is_held_up(Leg::Caller, at_bridge),
         clears: Vec::new(),
         fenced: fenced(case, model, at_bridge),
     }
 }
 
 /// Whether this response was made at this very moment, in what follows.
-fn is_created(following: &[Sighting<ModelSight>], response: &str, at: At) -> bool {
+fn is_created(following: &[Observation<ModelObservation>], response: &str, at: At) -> bool {
     following.iter().take_while(|seen| seen.at == at).any(
-        |seen| matches!(&seen.what, ModelSight::SentResponseCreated { response: id, asked: None, .. } if id == response),
+        |seen| matches!(&seen.what, ModelObservation::SentResponseCreated { response: id, asked: None, .. } if id == response),
     )
 }
 
 /// The responses the server made by itself before the speech that begins here was over: they answer the turn before.
-fn made_in_speech(following: &[Sighting<ModelSight>]) -> impl Iterator<Item = String> {
-    following.iter().take_while(|seen| !matches!(seen.what, ModelSight::SentSpeechStopped { .. })).filter_map(
-        |seen| {
-            let ModelSight::SentResponseCreated { response, asked: None, .. } = &seen.what else {
+fn made_in_speech(following: &[Observation<ModelObservation>]) -> impl Iterator<Item = String> {
+    following
+        .iter()
+        .take_while(|seen| !matches!(seen.what, ModelObservation::SentSpeechStopped { .. }))
+        .filter_map(|seen| {
+            let ModelObservation::SentResponseCreated { response, asked: None, .. } = &seen.what else {
                 return None;
             };
             Some(response.clone())
-        },
-    )
+        })
 }
 
 /// The responses the bridge had been told of on this connection at `at_bridge`, and those it had asked for.
-fn fenced(case: &Case<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
-    let up = case.terms.latency(Leg::Model);
+fn fenced(case: &CallUnderTest<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
+    let up = case.tolerance.latency(Leg::Model);
     let created_by = At(at_bridge.0.saturating_sub(up));
     // A request is on its way to the model for one latency; one that left before the bridge knew is fenced, too.
     let asked_before = At(at_bridge.0 + up);
     let mut asked = BTreeSet::new();
     let mut fenced = BTreeSet::new();
-    for seen in &case.call.models[model].sightings {
-        if let ModelSight::GotCreate { event_id: Some(id), .. } = &seen.what
+    for seen in &case.call.models[model].observations {
+        if let ModelObservation::GotCreate { event_id: Some(id), .. } = &seen.what
             && seen.at < asked_before
         {
             asked.insert(id.clone());
         }
-        if let ModelSight::SentResponseCreated { response, asked: by, .. } = &seen.what
+        if let ModelObservation::SentResponseCreated { response, asked: by, .. } = &seen.what
             && (seen.at <= created_by || by.as_ref().is_some_and(|id| asked.contains(id)))
         {
             fenced.insert(response.clone());
@@ -211,37 +214,38 @@ fn fenced(case: &Case<'_>, model: usize, at_bridge: At) -> BTreeSet<String> {
 }
 
 /// How far the ear's end and the bridge's idea of it may be apart: the mark that says so is under way.
-fn unsure_us(case: &Case<'_>, at: At) -> u64 {
-    let terms = &case.terms;
+fn unsure_us(case: &CallUnderTest<'_>, at: At) -> u64 {
+    let tolerance = &case.tolerance;
     // Where each stretch of speech began behind an outage, no mark has shown how late marks are without one.
-    let (outages, in_all) = terms.outages_until(Leg::Caller, at);
-    2 * terms.latency(Leg::Caller)
-        + terms.held_up(Leg::Caller, at)
-        + terms.jitter_us(Leg::Caller)
+    let (outages, in_all) = tolerance.outages_until(Leg::Caller, at);
+    2 * tolerance.latency(Leg::Caller)
+        + tolerance.held_up(Leg::Caller, at)
+        + tolerance.jitter_us(Leg::Caller)
         + if outages > 1 { in_all } else { 0 }
         + FRAME_US
-        + terms.gathering_us()
-        + terms.behind_a_mark_us()
+        + tolerance.gathering_us()
+        + tolerance.behind_a_mark_us()
 }
 
 fn clear(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, CLEAR.name, |case, findings| {
+    each(trace, CLEAR.name, |case, violations| {
         let barge_ins = barge_ins(case);
         for barge_in in barge_ins.iter().filter(|b| b.spoken && b.owed) {
-            judge_clear(case, barge_in, findings);
+            check_clear(case, barge_in, violations);
         }
         for clear in &case.hearing.clears {
             let answered = barge_ins.iter().any(|b| b.clears.contains(clear));
-            let explained = case.terms.explains_clear(clear.at) || case.terms.reads_slower_than_speech();
+            let explained =
+                case.tolerance.explains_clear(clear.at) || case.tolerance.reads_slower_than_speech();
             if !answered && !explained {
                 let ms = clear.discarded / BYTES_PER_MS;
-                findings.say(clear.at, format!("a clear threw {ms} ms away and nobody had interrupted"));
+                violations.push(clear.at, format!("a clear threw {ms} ms away and nobody had interrupted"));
             }
         }
     })
 }
 
-fn judge_clear(case: &Case<'_>, barge_in: &BargeIn, findings: &mut Findings) {
+fn check_clear(case: &CallUnderTest<'_>, barge_in: &BargeIn, violations: &mut Violations) {
     let hearing = case.hearing;
     let unsure = unsure_us(case, barge_in.at_bridge);
     let latest = At(barge_in.at_ear.0 + REACTION_US + barge_in.slack_us);
@@ -251,14 +255,14 @@ fn judge_clear(case: &Case<'_>, barge_in: &BargeIn, findings: &mut Findings) {
             let us = unheard as u64 * 125;
             if us > unsure + barge_in.slack_us && is_agent(hearing, barge_in.at_ear, unheard) {
                 let ms = unheard / BYTES_PER_MS;
-                findings.say(latest, format!("no clear, and {ms} ms of the agent were still to be heard"));
+                violations.push(latest, format!("no clear, and {ms} ms of the agent were still to be heard"));
             }
         }
         [clear, more @ ..] => {
             if clear.at > latest {
                 let late = in_ms(clear.at.since(barge_in.at));
                 let best = in_ms(barge_in.at_ear.since(barge_in.at));
-                findings.say(
+                violations.push(
                     clear.at,
                     format!("the clear reached the ear {late} ms after speech_started; the network takes {best} ms"),
                 );
@@ -266,25 +270,25 @@ fn judge_clear(case: &Case<'_>, barge_in: &BargeIn, findings: &mut Findings) {
             let ear_ended = hearing.played.iter().rev().find(|p| p.at <= clear.at).map(|p| p.end());
             let long_idle = ear_ended.is_none_or(|end| clear.at.since(end) > unsure + barge_in.slack_us);
             if clear.discarded == 0 && clear.marks == 0 && long_idle {
-                findings.say(clear.at, "a clear, and nothing was queued");
+                violations.push(clear.at, "a clear, and nothing was queued");
             }
             for extra in more.iter().enumerate().filter(|_| !barge_in.held_up) {
                 // Audio of a new response may have to be cleared again by a new interruption, never by the same.
-                findings.say(extra.1.at, format!("clear number {} for one interruption", extra.0 + 2));
+                violations.push(extra.1.at, format!("clear number {} for one interruption", extra.0 + 2));
             }
         }
     }
 }
 
 /// Whether anything the model said is among the last `unheard` bytes received by `at`.
-fn is_agent(hearing: &Hearing, at: At, unheard: usize) -> bool {
+fn is_agent(hearing: &Attribution, at: At, unheard: usize) -> bool {
     let end = hearing.received_by(at);
     let from = end.saturating_sub(unheard);
     (from..end).step_by(BYTES_PER_MS).any(|offset| hearing.item_at(offset).is_some())
 }
 
 fn fence(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, FENCE.name, |case, findings| {
+    each(trace, FENCE.name, |case, violations| {
         // A key that silenced nothing is not bound to have stopped anything.
         let silences = |b: &BargeIn| b.owed && (b.spoken || !b.clears.is_empty());
         for barge_in in barge_ins(case).into_iter().filter(silences) {
@@ -292,7 +296,7 @@ fn fence(trace: &Trace) -> Vec<super::case::Violation> {
             if let Some((at, item, _)) = stale.first() {
                 let bytes: usize = stale.iter().map(|(_, _, bytes)| bytes).sum();
                 let ms = bytes / BYTES_PER_MS;
-                findings.say(
+                violations.push(
                     *at,
                     format!("{ms} ms of {} came after the interruption of {}", item.id, barge_in.at),
                 );
@@ -302,7 +306,7 @@ fn fence(trace: &Trace) -> Vec<super::case::Violation> {
 }
 
 /// What arrived after the fence although it had been fenced: when, of which item, how many bytes.
-pub(crate) fn stale<'a>(case: &Case<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Item, usize)> {
+pub(crate) fn stale<'a>(case: &CallUnderTest<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Item, usize)> {
     let hearing = case.hearing;
     let fence = barge_in.fence_at();
     let mut stale = Vec::new();
@@ -339,12 +343,13 @@ pub(crate) struct Cut {
 }
 
 /// Every `conversation.item.truncate` of a call.
-pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
+pub(crate) fn cuts(case: &CallUnderTest<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
     let mut cuts = Vec::new();
-    let up = case.terms.latency(Leg::Model);
+    let up = case.tolerance.latency(Leg::Model);
     for (m, model) in case.call.models.iter().enumerate() {
-        for seen in &model.sightings {
-            let ModelSight::GotTruncate { item, audio_end_ms: Some(audio_end_ms), .. } = &seen.what else {
+        for seen in &model.observations {
+            let ModelObservation::GotTruncate { item, audio_end_ms: Some(audio_end_ms), .. } = &seen.what
+            else {
                 continue;
             };
             let response = case.hearing.item(m, item).map(|known| &known.response);
@@ -354,7 +359,7 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
                     && seen.at.since(b.at_bridge) <= BELONGS_US + up + b.slack_us
             };
             let in_time = |b: &BargeIn| {
-                let slack = b.slack_us + case.terms.slack(Leg::Model, b.at_bridge);
+                let slack = b.slack_us + case.tolerance.slack(Leg::Model, b.at_bridge);
                 may_be(b) && seen.at.0 <= b.at_bridge.0 + up + 2 * REACTION_US + slack
             };
             // What silenced the ear is what the cut is about, whatever else was said while it was under way; but what
@@ -377,26 +382,26 @@ pub(crate) fn cuts(case: &Case<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> {
 }
 
 fn heard(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, HEARD.name, |case, findings| {
+    each(trace, HEARD.name, |case, violations| {
         let barge_ins = barge_ins(case);
         let cuts = cuts(case, &barge_ins);
         for (i, cut) in cuts.iter().enumerate() {
             if cuts[..i].iter().any(|before| before.item == cut.item) {
-                findings.say(cut.at, format!("{} was cut a second time", cut.item));
+                violations.push(cut.at, format!("{} was cut a second time", cut.item));
             }
-            judge_cut(case, &barge_ins, cut, findings);
+            check_cut(case, &barge_ins, cut, violations);
         }
         for (b, _) in barge_ins.iter().enumerate().filter(|(_, b)| b.owed) {
-            judge_memory(case, b, &barge_ins, &cuts, findings);
+            check_memory(case, b, &barge_ins, &cuts, violations);
         }
     })
 }
 
 /// A cut is where the ear stopped, inside what was generated, and of something not heard to its end.
-fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut Findings) {
+fn check_cut(case: &CallUnderTest<'_>, barge_ins: &[BargeIn], cut: &Cut, violations: &mut Violations) {
     let Some(barge_in) = cut.barge_in.map(|b| &barge_ins[b]) else {
-        if !case.terms.explains_clear(cut.at) && !is_near_the_end(case, cut.at) {
-            findings.say(
+        if !case.tolerance.explains_clear(cut.at) && !is_near_the_end(case, cut.at) {
+            violations.push(
                 cut.at,
                 format!("{} was cut at {} ms and nobody had spoken", cut.item, cut.audio_end_ms),
             );
@@ -405,16 +410,17 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
     };
     let (Some(heard_ms), Some(item)) = (cut.heard_ms, case.hearing.item(barge_in.model, &cut.item)) else {
         if cut.audio_end_ms > 0 {
-            findings.say(cut.at, format!("{} was cut at {} ms and has no audio", cut.item, cut.audio_end_ms));
+            violations
+                .push(cut.at, format!("{} was cut at {} ms and has no audio", cut.item, cut.audio_end_ms));
         }
         return;
     };
-    if case.terms.over() <= barge_in.at_ear {
+    if case.tolerance.over() <= barge_in.at_ear {
         // Nobody was there any more to hear what the bridge could not know was not heard.
         return;
     }
     let tolerance_us =
-        unsure_us(case, barge_in.stopped_at()) + REACTION_US + case.terms.reading_us(barge_in.at_ear);
+        unsure_us(case, barge_in.stopped_at()) + REACTION_US + case.tolerance.reading_us(barge_in.at_ear);
     let tolerance = in_ms(tolerance_us);
     // Nothing was there to be cleared: the ear went on for as long as the bridge did not know.
     let unknown_us = if barge_in.clears.is_empty() { barge_in.slack_us } else { 0 };
@@ -422,7 +428,7 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
     let said = cut.audio_end_ms as f64;
     let off = (said - later).max(heard_ms - said);
     if off > tolerance {
-        findings.say(
+        violations.push(
             cut.at,
             format!(
                 "{} was cut at {} ms, but the ear had {heard_ms:.0} ms (at most {tolerance:.0} ms apart)",
@@ -432,7 +438,7 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
     }
     let generated = item.sent_by(cut.at).div_ceil(BYTES_PER_MS) as u64;
     if cut.audio_end_ms > generated {
-        findings.say(
+        violations.push(
             cut.at,
             format!(
                 "{} was cut at {} ms, but only {generated} ms had been generated",
@@ -442,25 +448,31 @@ fn judge_cut(case: &Case<'_>, barge_ins: &[BargeIn], cut: &Cut, findings: &mut F
     }
     let earlier = At(barge_in.stopped_at().0.saturating_sub(tolerance_us));
     // Nor was it over for a bridge that had not been told.
-    let was_over = item.done.is_some_and(|done| At(done.0 + case.terms.latency(Leg::Model)) < earlier);
+    let was_over = item.done.is_some_and(|done| At(done.0 + case.tolerance.latency(Leg::Model)) < earlier);
     if was_over && case.hearing.heard(item, earlier) + BYTES_PER_MS >= item.len {
-        findings.say(cut.at, format!("{} was cut although it had been heard to its end", cut.item));
+        violations.push(cut.at, format!("{} was cut although it had been heard to its end", cut.item));
     }
 }
 
 /// The item that was playing must be cut: the model takes the whole of it for said.
-fn judge_memory(case: &Case<'_>, index: usize, barge_ins: &[BargeIn], cuts: &[Cut], findings: &mut Findings) {
+fn check_memory(
+    case: &CallUnderTest<'_>,
+    index: usize,
+    barge_ins: &[BargeIn],
+    cuts: &[Cut],
+    violations: &mut Violations,
+) {
     let barge_in = &barge_ins[index];
     let stopped = barge_in.stopped_at();
-    let up = case.terms.latency(Leg::Model);
+    let up = case.tolerance.latency(Leg::Model);
     let later = At(barge_in.at_bridge.0 + barge_in.slack_us);
     let slack = barge_in.slack_us
-        + case.terms.slack(Leg::Model, barge_in.at).max(case.terms.slack(Leg::Model, later));
+        + case.tolerance.slack(Leg::Model, barge_in.at).max(case.tolerance.slack(Leg::Model, later));
     let due = At(barge_in.at_bridge.0 + up + 2 * REACTION_US + slack);
     if !barge_in.spoken && barge_in.clears.is_empty() {
         return;
     }
-    if case.terms.model_over(barge_in.model) <= due || case.terms.over() <= due {
+    if case.tolerance.model_over(barge_in.model) <= due || case.tolerance.over() <= due {
         return;
     }
     let tolerance = unsure_us(case, stopped) + REACTION_US + barge_in.slack_us;
@@ -482,7 +494,7 @@ fn judge_memory(case: &Case<'_>, index: usize, barge_ins: &[BargeIn], cuts: &[Cu
         let generated = item.sent_by(At(barge_in.at_bridge.0.saturating_sub(up)));
         let unheard = generated.saturating_sub(heard) as u64 * 125;
         if earlier > 0 && unheard > tolerance && !was_cut && !was_deleted(case, barge_in.model, &item.id) {
-            findings.say(
+            violations.push(
                 due,
                 format!(
                     "{} was never cut: {} ms were heard and {} ms were generated",
@@ -494,22 +506,22 @@ fn judge_memory(case: &Case<'_>, index: usize, barge_ins: &[BargeIn], cuts: &[Cu
         }
         for cut in cuts.iter().filter(|c| c.item == item.id && c.barge_in == Some(index)) {
             if cut.at > due {
-                findings.say(cut.at, format!("{} was cut {} ms late", item.id, in_ms(cut.at.since(due))));
+                violations.push(cut.at, format!("{} was cut {} ms late", item.id, in_ms(cut.at.since(due))));
             }
         }
     }
 }
 
-fn was_deleted(case: &Case<'_>, model: usize, id: &str) -> bool {
+fn was_deleted(case: &CallUnderTest<'_>, model: usize, id: &str) -> bool {
     case.call.models[model]
-        .sightings
+        .observations
         .iter()
-        .any(|seen| matches!(&seen.what, ModelSight::GotDelete { item } if item == id))
+        .any(|seen| matches!(&seen.what, ModelObservation::GotDelete { item } if item == id))
 }
 
 /// A bridge that ends a call may say so by cutting what will never be heard.
-fn is_near_the_end(case: &Case<'_>, at: At) -> bool {
-    at.0 + BELONGS_US >= case.terms.over().0
+fn is_near_the_end(case: &CallUnderTest<'_>, at: At) -> bool {
+    at.0 + BELONGS_US >= case.tolerance.over().0
 }
 
 #[cfg(test)]
@@ -538,7 +550,10 @@ mod tests {
         bench.speech_started(4_000);
         let found = clear(&bench.trace());
         assert!(found.iter().any(|v| v.what.contains("no clear")), "{found:?}");
-        bench.model(4_010, ModelSight::Ended(Ending::ByPeer { code: Some(1_000), reason: String::new() }));
+        bench.model(
+            4_010,
+            ModelObservation::Ended(Ending::ByPeer { code: Some(1_000), reason: String::new() }),
+        );
         assert_eq!(clear(&bench.trace()), []);
     }
 

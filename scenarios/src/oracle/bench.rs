@@ -3,7 +3,7 @@
 //! The bench is not a bridge and not a mock. It writes down what the two ends would have seen of a good call, and
 //! its verbs spoil one thing each.
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::oracle::audio_attribution::{BYTES_PER_MS, WINDOW};
@@ -11,7 +11,8 @@ use crate::sim::trace::{CallTrace, Network, Trace};
 use bridge::call::event::{CallEvent, Counts, EndReason, Line, Speaker};
 use mocks::peer::At;
 use mocks::record::{
-    CallerRecord, CallerSight, Ending, ItemRecord, MicFrame, ModelRecord, ModelSight, Played, Sighting,
+    CallerObservation, CallerRecord, Ending, ItemRecord, MicFrame, ModelObservation, ModelRecord,
+    Observation, Played,
 };
 use mocks::{resample, ulaw};
 use std::sync::Arc;
@@ -48,8 +49,8 @@ pub(crate) struct Bench {
     audio_until_ms: u64,
     status: &'static str,
     clears: Vec<u64>,
-    caller: Vec<(u64, CallerSight)>,
-    model: Vec<(u64, ModelSight)>,
+    caller: Vec<(u64, CallerObservation)>,
+    model: Vec<(u64, ModelObservation)>,
     over_ms: u64,
     bridge_closes_ms: Option<u64>,
     model_ends_after_ms: u64,
@@ -146,7 +147,7 @@ impl Bench {
         for i in 0..knobs.cuts {
             bench.model.push((
                 started + Self::ROUND_MS + i as u64,
-                ModelSight::GotTruncate {
+                ModelObservation::GotTruncate {
                     item: knobs.cut_item.clone(),
                     content_index: 0,
                     audio_end_ms: 1_240_u64.checked_add_signed(knobs.cut_off_ms),
@@ -186,7 +187,7 @@ impl Bench {
         let call_id = || "call_1".to_owned();
         bench.created(5_000, "resp_2", None);
         let (response, name) = ("resp_2".to_owned(), "lookup".to_owned());
-        let called = ModelSight::SentFunctionCall {
+        let called = ModelObservation::SentFunctionCall {
             call_id: call_id(),
             response,
             name,
@@ -198,12 +199,15 @@ impl Bench {
         for i in 0..outputs {
             let output = "{}".to_owned();
             let fresh = i == 0;
-            bench
-                .model
-                .push((5_200 + i as u64, ModelSight::GotToolOutput { call_id: call_id(), fresh, output }));
+            bench.model.push((
+                5_200 + i as u64,
+                ModelObservation::GotToolOutput { call_id: call_id(), fresh, output },
+            ));
         }
         if goes_on && outputs > 0 {
-            bench.model.push((5_210, ModelSight::GotCreate { event_id: Some("e1".into()), busy: false }));
+            bench
+                .model
+                .push((5_210, ModelObservation::GotCreate { event_id: Some("e1".into()), busy: false }));
             bench.created(5_240, "resp_3", Some("e1"));
             bench.done(5_400, "resp_3", "completed");
         }
@@ -221,17 +225,20 @@ impl Bench {
         bench
     }
 
-    pub(crate) fn caller(&mut self, ms: u64, what: CallerSight) {
+    pub(crate) fn caller(&mut self, ms: u64, what: CallerObservation) {
         self.caller.push((ms, what));
     }
 
-    pub(crate) fn model(&mut self, ms: u64, what: ModelSight) {
+    pub(crate) fn model(&mut self, ms: u64, what: ModelObservation) {
         self.model.push((ms, what));
     }
 
     pub(crate) fn speech_started(&mut self, ms: u64) {
         let active = None;
-        self.model(ms, ModelSight::SentSpeechStarted { item: "item_u2".into(), audio_start_ms: ms, active });
+        self.model(
+            ms,
+            ModelObservation::SentSpeechStarted { item: "item_u2".into(), audio_start_ms: ms, active },
+        );
         self.over_ms = self.over_ms.max(ms + 4_000);
     }
 
@@ -240,13 +247,13 @@ impl Bench {
     }
 
     pub(crate) fn append_at(&mut self, ms: u64) {
-        self.model(ms, ModelSight::GotAppend { offset: 0, len: 0 });
+        self.model(ms, ModelObservation::GotAppend { offset: 0, len: 0 });
     }
 
     /// An event of the bridge is refused.
     pub(crate) fn refused(&mut self, ms: u64, code: &str, kind: &str) {
         let (code, rejected) = (code.to_owned(), Some(kind.to_owned()));
-        self.model(ms, ModelSight::SentError { code, message: "no".into(), event_id: None, rejected });
+        self.model(ms, ModelObservation::SentError { code, message: "no".into(), event_id: None, rejected });
         self.over_ms = self.over_ms.max(ms + 1_000);
     }
 
@@ -255,7 +262,7 @@ impl Bench {
         let code = "server_error".to_owned();
         self.model(
             ms,
-            ModelSight::SentError { code, message: "oops".into(), event_id: None, rejected: None },
+            ModelObservation::SentError { code, message: "oops".into(), event_id: None, rejected: None },
         );
     }
 
@@ -292,7 +299,7 @@ impl Bench {
     /// The caller ends another turn and nobody answers.
     pub(crate) fn say_nothing_for(&mut self, ms: u64) {
         let at = self.over_ms - 500;
-        self.model(at, ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: at });
+        self.model(at, ModelObservation::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: at });
         self.over_ms = at + ms;
     }
 
@@ -345,7 +352,7 @@ impl Bench {
         let ended_at = At(calls.iter().map(last_sight).max().unwrap_or_default() + 10_000_000);
         Trace {
             scenario: Arc::new(scenario()),
-            stage: StageKind::Memory,
+            stage: Backend::Memory,
             seed: Seed(1),
             calls,
             ended_at,
@@ -361,13 +368,15 @@ impl Bench {
         let asked = asked.map(str::to_owned);
         self.model.push((
             ms,
-            ModelSight::SentResponseCreated { response: response.into(), auto: asked.is_none(), asked },
+            ModelObservation::SentResponseCreated { response: response.into(), auto: asked.is_none(), asked },
         ));
     }
 
     fn done(&mut self, ms: u64, response: &str, status: &str) {
-        self.model
-            .push((ms, ModelSight::SentResponseDone { response: response.into(), status: status.into() }));
+        self.model.push((
+            ms,
+            ModelObservation::SentResponseDone { response: response.into(), status: status.into() },
+        ));
     }
 
     fn call(mut self, index: usize) -> CallTrace {
@@ -385,25 +394,26 @@ impl Bench {
         }
         let mut sights = std::mem::take(&mut self.model);
         let format = self.input_format.to_owned();
-        sights.push((150, ModelSight::Opened));
-        sights.push((170, ModelSight::SentSessionCreated));
-        sights.push((190, ModelSight::GotUpdate { input: format.clone(), output: format.clone() }));
-        sights.push((Self::READY_MS, ModelSight::SentSessionUpdated));
+        sights.push((150, ModelObservation::Opened));
+        sights.push((170, ModelObservation::SentSessionCreated));
+        sights.push((190, ModelObservation::GotUpdate { input: format.clone(), output: format.clone() }));
+        sights.push((Self::READY_MS, ModelObservation::SentSessionUpdated));
         let item_u1 = || "item_u1".to_owned();
         let started = SPEECH_FROM_MS + Self::ROUND_MS + 80;
         sights.push((
             started,
-            ModelSight::SentSpeechStarted { item: item_u1(), audio_start_ms: 180, active: None },
+            ModelObservation::SentSpeechStarted { item: item_u1(), audio_start_ms: 180, active: None },
         ));
-        sights.push((STOPPED_MS, ModelSight::SentSpeechStopped { item: item_u1(), audio_end_ms: 1_700 }));
+        sights
+            .push((STOPPED_MS, ModelObservation::SentSpeechStopped { item: item_u1(), audio_end_ms: 1_700 }));
         sights.push((
             STOPPED_MS + 500,
-            ModelSight::SentTranscription { item: item_u1(), text: Some("hello".into()) },
+            ModelObservation::SentTranscription { item: item_u1(), text: Some("hello".into()) },
         ));
         let (response, item) = (|| "resp_1".to_owned(), || "item_1".to_owned());
         sights.push((
             CREATED_MS,
-            ModelSight::SentResponseCreated { response: response(), auto: true, asked: None },
+            ModelObservation::SentResponseCreated { response: response(), auto: true, asked: None },
         ));
         let audio: Vec<i16> = voice(self.answer_ms).to_vec();
         let mut sent = 0;
@@ -411,14 +421,17 @@ impl Bench {
         while sent < audio.len() && at <= self.audio_until_ms {
             let samples = (DELTA_MS as usize * 24).min(audio.len() - sent);
             let (response, item) = (response(), item());
-            sights.push((at, ModelSight::SentAudio { response, item, offset: sent, samples, late: false }));
+            sights.push((
+                at,
+                ModelObservation::SentAudio { response, item, offset: sent, samples, late: false },
+            ));
             sent += samples;
             at += 50;
         }
-        sights.push((at, ModelSight::SentAudioDone { response: response(), item: item() }));
+        sights.push((at, ModelObservation::SentAudioDone { response: response(), item: item() }));
         sights.push((
             at,
-            ModelSight::SentResponseDone { response: response(), status: self.status.to_owned() },
+            ModelObservation::SentResponseDone { response: response(), status: self.status.to_owned() },
         ));
         let mut appended = Vec::new();
         let given: Vec<Vec<u8>> =
@@ -430,7 +443,7 @@ impl Bench {
             let wide = if self.input_format == "audio/pcmu" { 1 } else { 6 };
             if at < over {
                 let (offset, len) = (coded.len() * wide, frame.len() * wide);
-                sights.push((at, ModelSight::GotAppend { offset, len }));
+                sights.push((at, ModelObservation::GotAppend { offset, len }));
                 coded.extend_from_slice(frame);
             }
         }
@@ -445,7 +458,7 @@ impl Bench {
             None => Ending::ByPeer { code: Some(1_000), reason: String::new() },
         };
         sights.retain(|(at, _)| *at <= end);
-        sights.push((end, ModelSight::Ended(ending)));
+        sights.push((end, ModelObservation::Ended(ending)));
         let record = ItemRecord {
             id: item(),
             response: response(),
@@ -461,7 +474,7 @@ impl Bench {
         };
         Some(ModelRecord {
             call_sid: self.call_sid.clone(),
-            sightings: in_order(sights, shift),
+            observations: in_order(sights, shift),
             appended,
             input_format: self.input_format.to_owned(),
             settings: None,
@@ -477,16 +490,16 @@ impl Bench {
             ..CallerRecord::default()
         };
         let mut sights = std::mem::take(&mut self.caller);
-        sights.push((0, CallerSight::Opened));
+        sights.push((0, CallerObservation::Opened));
         if self.starts {
-            sights.push((90, CallerSight::SentConnected));
-            sights.push((90, CallerSight::SentStart));
-            sights.push((SPEECH_FROM_MS, CallerSight::SpeechBegan { utterance: 0 }));
-            sights.push((SPEECH_TO_MS, CallerSight::SpeechEnded { utterance: 0 }));
+            sights.push((90, CallerObservation::SentConnected));
+            sights.push((90, CallerObservation::SentStart));
+            sights.push((SPEECH_FROM_MS, CallerObservation::SpeechBegan { utterance: 0 }));
+            sights.push((SPEECH_TO_MS, CallerObservation::SpeechEnded { utterance: 0 }));
         }
         for (at, frame, speech) in self.mic.iter().filter(|(at, _, _)| *at < over) {
             let (offset, len) = (record.spoken.len(), frame.len());
-            sights.push((*at, CallerSight::SentMedia { frame: record.mic.len() }));
+            sights.push((*at, CallerObservation::SentMedia { frame: record.mic.len() }));
             let timestamp_ms = at + 20;
             record.mic.push(MicFrame { at: At::ms(at + shift), timestamp_ms, offset, len, speech: *speech });
             record.spoken.extend_from_slice(frame);
@@ -494,17 +507,23 @@ impl Bench {
         self.play(over, shift, &mut record, &mut sights);
         if self.bridge_closes_ms == Some(over) {
             let ending = Ending::ByPeer { code: Some(1_000), reason: String::new() };
-            sights.push((over, CallerSight::Ended(ending)));
+            sights.push((over, CallerObservation::Ended(ending)));
         } else {
-            sights.push((over, CallerSight::SentStop));
-            sights.push((over, CallerSight::Ended(Ending::ByUs { code: Some(1_000) })));
+            sights.push((over, CallerObservation::SentStop));
+            sights.push((over, CallerObservation::Ended(Ending::ByUs { code: Some(1_000) })));
         }
-        record.sightings = in_order(sights, shift);
+        record.observations = in_order(sights, shift);
         record
     }
 
     /// What the ear makes of the frames and the clears.
-    fn play(&self, over: u64, shift: u64, record: &mut CallerRecord, sights: &mut Vec<(u64, CallerSight)>) {
+    fn play(
+        &self,
+        over: u64,
+        shift: u64,
+        record: &mut CallerRecord,
+        sights: &mut Vec<(u64, CallerObservation)>,
+    ) {
         if !self.starts {
             return;
         }
@@ -523,11 +542,11 @@ impl Bench {
                     played.len = keep;
                 }
                 schedule.retain(|p| p.len > 0);
-                sights.push((ms, CallerSight::GotClear { discarded, marks: 0 }));
+                sights.push((ms, CallerObservation::GotClear { discarded, marks: 0 }));
                 continue;
             };
             let (offset, len) = (record.received.len(), frame.len());
-            sights.push((ms, CallerSight::GotMedia { offset, len }));
+            sights.push((ms, CallerObservation::GotMedia { offset, len }));
             record.received.extend_from_slice(frame);
             let at = schedule.last().map_or(now, |last| last.end().max(now));
             match schedule.last_mut() {
@@ -571,18 +590,18 @@ impl Bench {
 
 /// The calm scenario every hand-made record pretends to come from.
 fn scenario() -> Scenario {
-    super::terms::plain_scenario(LEG_MS)
+    super::tolerance::plain_scenario(LEG_MS)
 }
 
 fn last_sight(call: &CallTrace) -> u64 {
-    let caller = call.caller.sightings.last().map_or(0, |s| s.at.0);
-    let model = call.models.iter().filter_map(|m| m.sightings.last()).map(|s| s.at.0).max().unwrap_or(0);
+    let caller = call.caller.observations.last().map_or(0, |s| s.at.0);
+    let model = call.models.iter().filter_map(|m| m.observations.last()).map(|s| s.at.0).max().unwrap_or(0);
     caller.max(model)
 }
 
-fn in_order<T>(mut sights: Vec<(u64, T)>, shift: u64) -> Vec<Sighting<T>> {
+fn in_order<T>(mut sights: Vec<(u64, T)>, shift: u64) -> Vec<Observation<T>> {
     sights.sort_by_key(|(at, _)| *at);
-    sights.into_iter().map(|(at, what)| Sighting { at: At::ms(at + shift), what }).collect()
+    sights.into_iter().map(|(at, what)| Observation { at: At::ms(at + shift), what }).collect()
 }
 
 /// This much of the agent's voice.

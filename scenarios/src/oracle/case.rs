@@ -1,7 +1,7 @@
 //! One rule, one call before its judge, and what was found.
 
-use super::terms::Terms;
-use crate::oracle::audio_attribution::Hearing;
+use super::tolerance::Tolerance;
+use crate::oracle::audio_attribution::Attribution;
 use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use std::fmt;
@@ -14,7 +14,7 @@ pub struct Oracle {
     /// What must be true, and why it matters, in one sentence.
     pub about: &'static str,
     /// Every way in which this trace breaks the rule.
-    pub judge: fn(&Trace) -> Vec<Violation>,
+    pub check: fn(&Trace) -> Vec<Violation>,
 }
 
 impl fmt::Debug for Oracle {
@@ -43,23 +43,23 @@ impl fmt::Display for Violation {
 }
 
 /// One call before its judge.
-pub(crate) struct Case<'a> {
+pub(crate) struct CallUnderTest<'a> {
     pub(crate) trace: &'a Trace,
     pub(crate) index: usize,
     pub(crate) call: &'a CallTrace,
-    pub(crate) hearing: &'a Hearing,
-    pub(crate) terms: Terms<'a>,
+    pub(crate) hearing: &'a Attribution,
+    pub(crate) tolerance: Tolerance<'a>,
 }
 
 /// What a judge has to say about one call.
-pub(crate) struct Findings {
+pub(crate) struct Violations {
     oracle: &'static str,
     call: usize,
     found: Vec<Violation>,
 }
 
-impl Findings {
-    pub(crate) fn say(&mut self, at: At, what: impl Into<String>) {
+impl Violations {
+    pub(crate) fn push(&mut self, at: At, what: impl Into<String>) {
         self.found.push(Violation { oracle: self.oracle, call: self.call, at, what: what.into() });
     }
 }
@@ -68,15 +68,15 @@ impl Findings {
 pub(crate) fn each(
     trace: &Trace,
     oracle: &'static str,
-    judge: impl Fn(&Case<'_>, &mut Findings),
+    check: impl Fn(&CallUnderTest<'_>, &mut Violations),
 ) -> Vec<Violation> {
-    let hearing = Hearing::of_all(trace);
+    let hearing = Attribution::of_all(trace);
     let mut all = Vec::new();
     for (index, (call, hearing)) in trace.calls.iter().zip(hearing.iter()).enumerate() {
-        let case = Case { trace, index, call, hearing, terms: Terms::of(trace, index) };
-        let mut findings = Findings { oracle, call: index, found: Vec::new() };
-        judge(&case, &mut findings);
-        all.append(&mut findings.found);
+        let case = CallUnderTest { trace, index, call, hearing, tolerance: Tolerance::of(trace, index) };
+        let mut violations = Violations { oracle, call: index, found: Vec::new() };
+        check(&case, &mut violations);
+        all.append(&mut violations.found);
     }
     all
 }

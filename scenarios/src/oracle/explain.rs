@@ -160,13 +160,13 @@ pub fn around(trace: &Trace, violation: &Violation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::catalogue;
     use crate::model::seed::Seed;
     use crate::sim;
 
     fn trace() -> Trace {
-        sim::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1))
+        sim::play(Backend::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1))
     }
 
     #[test]

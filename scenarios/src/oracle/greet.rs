@@ -1,13 +1,13 @@
 //! What the line says at the beginning of a call is not believed: the protected window.
 
-use super::case::{Case, Findings, Oracle, Violation, each};
+use super::case::{CallUnderTest, Oracle, Violation, Violations, each};
 use super::speech::{ON_ITS_WAY_US, anchors, spoken_is_loud};
-use super::terms::Leg;
+use super::tolerance::Leg;
 use crate::oracle::audio_attribution::{BYTES_PER_MS, DELAY, Item, WINDOW};
 use crate::sim::trace::Trace;
 use bridge::call::settings::Until;
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 
 /// What follows the window must be heard at once: so much of it is looked at.
 const BEHIND_US: u64 = 1_000_000;
@@ -19,7 +19,7 @@ pub const GREET: Oracle = Oracle {
     name: "greet",
     about: "In the protected window the model is given silence and the greeting is not cut, and from its end on, by mark \
             or by time, the caller is heard, because an agent that is interrupted by its own echo never gets to speak.",
-    judge: greet,
+    check: greet,
 };
 
 /// The protected window of one call, in frames of the microphone.
@@ -43,7 +43,7 @@ impl Window {
     }
 
     /// The window that a frame sent before `from` is surely in, and one sent after `to` surely not, microseconds.
-    fn between(case: &Case<'_>, from: u64, to: u64) -> Self {
+    fn between(case: &CallUnderTest<'_>, from: u64, to: u64) -> Self {
         let mic = &case.call.caller.mic;
         Self {
             inside: mic.partition_point(|frame| frame.at.0 < from),
@@ -52,29 +52,29 @@ impl Window {
     }
 
     /// The window that ends at a moment of the bridge, or so much later, microseconds.
-    fn at_bridge(case: &Case<'_>, at: u64, late_us: u64) -> Self {
-        let one_way = case.terms.latency(Leg::Caller);
-        let slack = case.terms.slack(Leg::Caller, At(at));
+    fn at_bridge(case: &CallUnderTest<'_>, at: u64, late_us: u64) -> Self {
+        let one_way = case.tolerance.latency(Leg::Caller);
+        let slack = case.tolerance.slack(Leg::Caller, At(at));
         Self::between(case, at.saturating_sub(one_way + slack), (at + late_us).saturating_sub(one_way))
     }
 
     /// Something the caller's end sent at `at` was sent in it.
-    pub(crate) fn holds(&self, case: &Case<'_>, at: At) -> bool {
+    pub(crate) fn holds(&self, case: &CallUnderTest<'_>, at: At) -> bool {
         let last = self.inside.checked_sub(1).map(|last| case.call.caller.mic[last].at);
         last.is_some_and(|last| at <= last)
     }
 }
 
 /// The protected window of this call, if it has one.
-pub(crate) fn window(case: &Case<'_>) -> Option<Window> {
-    let protection = case.terms.config.protection?;
+pub(crate) fn window(case: &CallUnderTest<'_>) -> Option<Window> {
+    let protection = case.tolerance.config.protection?;
     let first = case.call.caller.mic.first()?.at;
     // The bridge counts from when it took the first frame.
-    let due = first.0 + case.terms.latency(Leg::Caller) + protection.at_most_ms * 1_000;
-    let by_time = Window::at_bridge(case, due, case.terms.slack(Leg::Caller, first));
+    let due = first.0 + case.tolerance.latency(Leg::Caller) + protection.at_most_ms * 1_000;
+    let by_time = Window::at_bridge(case, due, case.tolerance.slack(Leg::Caller, first));
     match protection.until {
         Until::Time => Some(by_time),
-        Until::Heard if case.terms.greets() => {
+        Until::Heard if case.tolerance.greets() => {
             let others = [heard(case), interrupted(case)];
             Some(others.into_iter().flatten().fold(by_time, Window::earlier))
         }
@@ -83,8 +83,8 @@ pub(crate) fn window(case: &Case<'_>) -> Option<Window> {
 }
 
 /// The first response of which anything reached the ear is complete, and the mark behind it is back or given up.
-fn heard(case: &Case<'_>) -> Option<Window> {
-    let terms = &case.terms;
+fn heard(case: &CallUnderTest<'_>) -> Option<Window> {
+    let tolerance = &case.tolerance;
     let (first, _) = case.hearing.stretches.iter().find_map(|s| case.hearing.item_at(s.offset))?;
     let said: Vec<&Item> = case
         .hearing
@@ -92,11 +92,12 @@ fn heard(case: &Case<'_>) -> Option<Window> {
         .iter()
         .filter(|item| item.model == first.model && item.response == first.response)
         .collect();
-    let done = case.call.models[first.model].sightings.iter().find_map(|seen| {
-        let ModelSight::SentResponseDone { response, .. } = &seen.what else { return None };
+    let done = case.call.models[first.model].observations.iter().find_map(|seen| {
+        let ModelObservation::SentResponseDone { response, .. } = &seen.what else { return None };
         (*response == first.response).then_some(seen.at)
     })?;
-    let complete = Window::at_bridge(case, done.0 + terms.latency(Leg::Model), terms.slack(Leg::Model, done));
+    let complete =
+        Window::at_bridge(case, done.0 + tolerance.latency(Leg::Model), tolerance.slack(Leg::Model, done));
     let end_of = |item: &&Item| {
         let (stretch, sample) = case.hearing.of_item(item).last()?;
         Some((stretch.offset + item.len).saturating_sub(sample))
@@ -116,15 +117,17 @@ fn heard(case: &Case<'_>) -> Option<Window> {
 /// How many frames the caller's end sent before it returned the mark that came behind `end` bytes. Both go one way, in
 /// order: nothing is more exact. A mark that a clear returned ends the window, too; whether there may be one is
 /// another question.
-fn frames_before_mark(case: &Case<'_>, end: usize) -> Option<usize> {
-    let sightings = &case.call.caller.sightings;
-    let marks = |seen: &&mocks::record::Sighting<CallerSight>| matches!(&seen.what, CallerSight::GotMark { offset, .. } if offset + 2 * DELAY >= end);
-    let CallerSight::GotMark { name: wanted, .. } = &sightings.iter().find(marks)?.what else { return None };
+fn frames_before_mark(case: &CallUnderTest<'_>, end: usize) -> Option<usize> {
+    let observations = &case.call.caller.observations;
+    let marks = |seen: &&mocks::record::Observation<CallerObservation>| matches!(&seen.what, CallerObservation::GotMark { offset, .. } if offset + 2 * DELAY >= end);
+    let CallerObservation::GotMark { name: wanted, .. } = &observations.iter().find(marks)?.what else {
+        return None;
+    };
     let mut frames = 0;
-    for seen in sightings {
-        if let CallerSight::SentMedia { frame } = seen.what {
+    for seen in observations {
+        if let CallerObservation::SentMedia { frame } = seen.what {
             frames = frame + 1;
-        } else if let CallerSight::SentMark { name, .. } = &seen.what
+        } else if let CallerObservation::SentMark { name, .. } = &seen.what
             && name == wanted
         {
             return Some(frames);
@@ -134,50 +137,53 @@ fn frames_before_mark(case: &Case<'_>, end: usize) -> Option<usize> {
 }
 
 /// The mark behind `end` bytes is overdue, by the bridge's idea of when the ear has played them.
-fn given_up(case: &Case<'_>, end: usize, silent: usize) -> Option<Window> {
-    let terms = &case.terms;
+fn given_up(case: &CallUnderTest<'_>, end: usize, silent: usize) -> Option<Window> {
+    let tolerance = &case.tolerance;
     let played = case.hearing.played_at(end.checked_sub(1 + 2 * DELAY)?)?.0;
-    let patience = terms.config.timeouts.mark_ms * 1_000;
-    let unsure = terms.gathering_us() + terms.held_up_in_all() + 2 * (DELAY as u64 + WINDOW as u64) * 125;
-    let earliest = (played + patience).saturating_sub(terms.latency(Leg::Caller) + unsure);
-    let late =
-        2 * unsure + silent as u64 * 125 + terms.late_marks_us() + 2 * terms.slack(Leg::Caller, At(played));
+    let patience = tolerance.config.timeouts.mark_ms * 1_000;
+    let unsure =
+        tolerance.gathering_us() + tolerance.held_up_in_all() + 2 * (DELAY as u64 + WINDOW as u64) * 125;
+    let earliest = (played + patience).saturating_sub(tolerance.latency(Leg::Caller) + unsure);
+    let late = 2 * unsure
+        + silent as u64 * 125
+        + tolerance.late_marks_us()
+        + 2 * tolerance.slack(Leg::Caller, At(played));
     Some(Window::at_bridge(case, earliest, late))
 }
 
 /// The model said that somebody speaks, whatever it was given.
-fn interrupted(case: &Case<'_>) -> Option<Window> {
-    let started = first_speech(case).filter(|_| case.terms.config.barge_in)?;
-    let terms = &case.terms;
-    let at = started.0 + terms.latency(Leg::Model);
-    Some(Window::at_bridge(case, at, terms.slack(Leg::Model, started)))
+fn interrupted(case: &CallUnderTest<'_>) -> Option<Window> {
+    let started = first_speech(case).filter(|_| case.tolerance.config.barge_in)?;
+    let tolerance = &case.tolerance;
+    let at = started.0 + tolerance.latency(Leg::Model);
+    Some(Window::at_bridge(case, at, tolerance.slack(Leg::Model, started)))
 }
 
 /// When the model first said that somebody speaks.
-fn first_speech(case: &Case<'_>) -> Option<At> {
-    let sightings = case.call.models.iter().flat_map(|model| &model.sightings);
-    sightings
-        .filter(|seen| matches!(seen.what, ModelSight::SentSpeechStarted { .. }))
+fn first_speech(case: &CallUnderTest<'_>) -> Option<At> {
+    let observations = case.call.models.iter().flat_map(|model| &model.observations);
+    observations
+        .filter(|seen| matches!(seen.what, ModelObservation::SentSpeechStarted { .. }))
         .map(|seen| seen.at)
         .min()
 }
 
 fn greet(trace: &Trace) -> Vec<Violation> {
-    each(trace, GREET.name, |case, findings| {
+    each(trace, GREET.name, |case, violations| {
         let Some(window) = window(case) else { return };
         for m in 0..case.call.models.len() {
-            judge_silence(case, m, window, findings);
-            judge_leaks(case, m, window, findings);
+            check_silence(case, m, window, violations);
+            check_leaks(case, m, window, violations);
         }
-        judge_what_follows(case, window, findings);
-        judge_the_words(case, window, findings);
+        check_what_follows(case, window, violations);
+        check_the_words(case, window, violations);
     })
 }
 
 /// What the model can only have been given of the window is silence, to the sample.
-fn judge_silence(case: &Case<'_>, m: usize, window: Window, findings: &mut Findings) {
+fn check_silence(case: &CallUnderTest<'_>, m: usize, window: Window, violations: &mut Violations) {
     let model = &case.call.models[m];
-    let one_way = case.terms.latency(Leg::Caller) + case.terms.latency(Leg::Model);
+    let one_way = case.tolerance.latency(Leg::Caller) + case.tolerance.latency(Leg::Model);
     // Nothing of the first frame that is not surely in it can be there before.
     let until =
         case.call.caller.mic.get(window.inside).map_or(At(u64::MAX), |frame| At(frame.at.0 + one_way));
@@ -188,8 +194,8 @@ fn judge_silence(case: &Case<'_>, m: usize, window: Window, findings: &mut Findi
     };
     let mut loud = 0;
     let mut first = None;
-    for seen in model.sightings.iter().filter(|seen| seen.at < until) {
-        let ModelSight::GotAppend { offset, len } = seen.what else { continue };
+    for seen in model.observations.iter().filter(|seen| seen.at < until) {
+        let ModelObservation::GotAppend { offset, len } = seen.what else { continue };
         let sounds = model.appended[offset..offset + len].iter().filter(|byte| **byte != silence).count();
         if sounds > 0 {
             first.get_or_insert(seen.at);
@@ -198,12 +204,12 @@ fn judge_silence(case: &Case<'_>, m: usize, window: Window, findings: &mut Findi
     }
     if let Some(at) = first {
         let per_ms = if model.input_format == "audio/pcm" { 6 } else { 1 } * BYTES_PER_MS;
-        findings.say(at, format!("{} ms in the protected window were not silence", loud / per_ms));
+        violations.push(at, format!("{} ms in the protected window were not silence", loud / per_ms));
     }
 }
 
 /// Nothing loud that was said in the window is recognised in what the model was given, whenever that was.
-fn judge_leaks(case: &Case<'_>, m: usize, window: Window, findings: &mut Findings) {
+fn check_leaks(case: &CallUnderTest<'_>, m: usize, window: Window, violations: &mut Violations) {
     let mic = &case.call.caller.mic[..window.inside];
     for given in &case.hearing.given[m] {
         let Some(from) = given.spoken else { continue };
@@ -217,26 +223,27 @@ fn judge_leaks(case: &Case<'_>, m: usize, window: Window, findings: &mut Finding
         if leaked > 0 {
             let at = mic.iter().rev().find(|frame| frame.offset <= from).map_or(At(0), |frame| frame.at);
             let ms = leaked / BYTES_PER_MS;
-            findings.say(at, format!("the model was given {ms} ms of what was said in the protected window"));
+            violations
+                .push(at, format!("the model was given {ms} ms of what was said in the protected window"));
         }
     }
 }
 
 /// The caller's words behind the window reach the model, the first of them too.
-fn judge_what_follows(case: &Case<'_>, window: Window, findings: &mut Findings) {
-    let terms = &case.terms;
+fn check_what_follows(case: &CallUnderTest<'_>, window: Window, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
     let mic = &case.call.caller.mic;
     // Whoever hears nothing for other reasons is another oracle's business.
     let models = 0..case.call.models.len();
-    let Some((m, ready)) = models.into_iter().find_map(|m| Some((m, terms.ready_at(m)?))) else { return };
-    let end = terms.over().min(terms.model_over(m));
+    let Some((m, ready)) = models.into_iter().find_map(|m| Some((m, tolerance.ready_at(m)?))) else { return };
+    let end = tolerance.over().min(tolerance.model_over(m));
     let arrives = |at: At| {
-        let slack = terms.slack(Leg::Caller, at) + terms.slack(Leg::Model, at);
-        let sent = (at.0 + terms.latency(Leg::Caller)).max(ready.0 + terms.latency(Leg::Model));
-        let waits = ready.since(at) + terms.round_trip_until(Leg::Model, ready);
-        sent + terms.latency(Leg::Model) + ON_ITS_WAY_US + slack < end.0
-            && waits < terms.config.limits.backlog_ms * 1_000
-            && terms.model_listens(at)
+        let slack = tolerance.slack(Leg::Caller, at) + tolerance.slack(Leg::Model, at);
+        let sent = (at.0 + tolerance.latency(Leg::Caller)).max(ready.0 + tolerance.latency(Leg::Model));
+        let waits = ready.since(at) + tolerance.round_trip_until(Leg::Model, ready);
+        sent + tolerance.latency(Leg::Model) + ON_ITS_WAY_US + slack < end.0
+            && waits < tolerance.config.limits.backlog_ms * 1_000
+            && tolerance.model_listens(at)
     };
     let mut behind = (window.outside..mic.len()).filter(|i| mic[*i].speech && spoken_is_loud(case, &mic[*i]));
     let Some(first) = behind.next() else { return };
@@ -251,7 +258,7 @@ fn judge_what_follows(case: &Case<'_>, window: Window, findings: &mut Findings) 
     let missing: Vec<usize> = wanted.into_iter().filter(|i| given.binary_search(i).is_err()).collect();
     if missing.len() > UNRECOGNISED {
         let ms: usize = missing.iter().map(|i| mic[*i].len / BYTES_PER_MS).sum();
-        findings.say(
+        violations.push(
             mic[missing[0]].at,
             format!("{ms} ms of what was said behind the protected window did not reach the model"),
         );
@@ -259,16 +266,16 @@ fn judge_what_follows(case: &Case<'_>, window: Window, findings: &mut Findings) 
 }
 
 /// Nobody can have interrupted in the window, but a model that heard somebody speak all the same.
-fn judge_the_words(case: &Case<'_>, window: Window, findings: &mut Findings) {
-    let terms = &case.terms;
-    let to_ear = terms.latency(Leg::Caller);
+fn check_the_words(case: &CallUnderTest<'_>, window: Window, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let to_ear = tolerance.latency(Leg::Caller);
     for clear in &case.hearing.clears {
         let explained = first_speech(case)
-            .is_some_and(|started| started.0 + terms.latency(Leg::Model) + to_ear <= clear.at.0)
-            || terms.explains_clear(clear.at);
+            .is_some_and(|started| started.0 + tolerance.latency(Leg::Model) + to_ear <= clear.at.0)
+            || tolerance.explains_clear(clear.at);
         if !explained && window.holds(case, At(clear.at.0.saturating_sub(2 * to_ear))) {
             let ms = clear.discarded / BYTES_PER_MS;
-            findings.say(clear.at, format!("a clear threw {ms} ms away in the protected window"));
+            violations.push(clear.at, format!("a clear threw {ms} ms away in the protected window"));
         }
     }
 }
@@ -280,7 +287,7 @@ mod tests {
     use crate::model::seed::Seed;
     use crate::sim::Stage as _;
     use crate::sim::memory::Memory;
-    use mocks::record::Sighting;
+    use mocks::record::Observation;
     use std::cell::Cell;
 
     fn played() -> Trace {
@@ -321,10 +328,10 @@ mod tests {
     #[test]
     fn a_clear_in_the_window_needs_a_reason() {
         let mut trace = played();
-        let seen = &mut trace.calls[0].caller.sightings;
+        let seen = &mut trace.calls[0].caller.observations;
         let at = seen.iter().position(|s| s.at > At::ms(2_000)).expect("it lasts longer");
-        let clear = CallerSight::GotClear { discarded: 0, marks: 0 };
-        let clear = Sighting { at: seen[at].at, what: clear };
+        let clear = CallerObservation::GotClear { discarded: 0, marks: 0 };
+        let clear = Observation { at: seen[at].at, what: clear };
         seen.insert(at, clear);
         let found = greet(&trace);
         assert!(found[0].what.contains("a clear threw"), "{found:?}");

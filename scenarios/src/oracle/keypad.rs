@@ -3,12 +3,12 @@
 //! How a bridge words it is its own affair, and how long it waits for more keys is a setting of ours, so this is asked
 //! of our bridge alone.
 
-use super::case::{Case, Findings, Oracle, Violation, each};
+use super::case::{CallUnderTest, Oracle, Violation, Violations, each};
 use super::sessions::news;
-use super::terms::Leg;
+use super::tolerance::Leg;
 use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight, Sighting};
+use mocks::record::{CallerObservation, ModelObservation, Observation};
 
 /// What a bridge may take beyond its settings: one turn of its loop.
 const PROMPT_US: u64 = 100_000;
@@ -18,14 +18,14 @@ pub const KEYS: Oracle = Oracle {
     name: "keys",
     about: "Every key the caller presses is told to the model once, in order, as soon as its entry is complete, because \
             a model cannot hear keys, and a digit lost or doubled makes another number.",
-    judge: keys,
+    check: keys,
 };
 
 fn keys(trace: &Trace) -> Vec<Violation> {
-    each(trace, KEYS.name, judge)
+    each(trace, KEYS.name, check)
 }
 
-fn judge(case: &Case<'_>, findings: &mut Findings) {
+fn check(case: &CallUnderTest<'_>, violations: &mut Violations) {
     let pressed = pressed(case.call);
     let told = told(case.call);
     for (nth, (at, key)) in told.iter().enumerate() {
@@ -33,15 +33,16 @@ fn judge(case: &Case<'_>, findings: &mut Findings) {
             Some((when, wanted)) if wanted == key && when <= at => {
                 if let Some(due) = due(case, &pressed[nth..]).filter(|due| due < at) {
                     let what = format!("the model was told of {key}, pressed at {when}, only at {at}");
-                    return findings.say(due, what);
+                    return violations.push(due, what);
                 }
             }
             Some((when, wanted)) => {
                 let what = format!("the model was told of {key} where {wanted} was pressed, at {when}");
-                return findings.say(*at, what);
+                return violations.push(*at, what);
             }
             None => {
-                return findings.say(*at, format!("the model was told of {key}, which nobody had pressed"));
+                return violations
+                    .push(*at, format!("the model was told of {key}, which nobody had pressed"));
             }
         }
     }
@@ -49,16 +50,16 @@ fn judge(case: &Case<'_>, findings: &mut Findings) {
     if let Some((at, key)) = untold.first()
         && let Some(due) = due(case, untold)
     {
-        findings.say(due, format!("the model was not told of {key}, pressed at {at}"));
+        violations.push(due, format!("the model was not told of {key}, pressed at {at}"));
     }
 }
 
 /// The keys of the caller, as its end sent them.
 fn pressed(call: &CallTrace) -> Vec<(At, char)> {
-    let key = |seen: &Sighting<CallerSight>| {
-        if let CallerSight::SentDtmf { digit } = seen.what { Some((seen.at, digit)) } else { None }
+    let key = |seen: &Observation<CallerObservation>| {
+        if let CallerObservation::SentDtmf { digit } = seen.what { Some((seen.at, digit)) } else { None }
     };
-    call.caller.sightings.iter().filter_map(key).collect()
+    call.caller.observations.iter().filter_map(key).collect()
 }
 
 /// The keys in the messages of the bridge, without what it repeats to a session that takes over.
@@ -66,7 +67,7 @@ fn told(call: &CallTrace) -> Vec<(At, char)> {
     let mut all: Vec<(At, char)> = Vec::new();
     for m in 0..call.models.len() {
         for seen in news(call, m) {
-            let ModelSight::GotText { role, text } = &seen.what else { continue };
+            let ModelObservation::GotText { role, text } = &seen.what else { continue };
             if role != "user" {
                 continue;
             }
@@ -82,16 +83,16 @@ fn told(call: &CallTrace) -> Vec<(At, char)> {
 }
 
 /// When the bridge knows at the latest that this session is ready.
-fn known(case: &Case<'_>, m: usize) -> Option<At> {
-    let ready = case.terms.ready_at(m)?;
-    Some(At(ready.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, ready)))
+fn known(case: &CallUnderTest<'_>, m: usize) -> Option<At> {
+    let ready = case.tolerance.ready_at(m)?;
+    Some(At(ready.0 + case.tolerance.latency(Leg::Model) + case.tolerance.slack(Leg::Model, ready)))
 }
 
 /// When the model must know of the first of these keys, if there is a model and a caller so long.
-fn due(case: &Case<'_>, keys: &[(At, char)]) -> Option<At> {
-    let terms = &case.terms;
-    let quiet = terms.config.dtmf.quiet_ms * 1_000;
-    let arrives = |at: At| At(at.0 + terms.latency(Leg::Caller) + terms.slack(Leg::Caller, at));
+fn due(case: &CallUnderTest<'_>, keys: &[(At, char)]) -> Option<At> {
+    let tolerance = &case.tolerance;
+    let quiet = tolerance.config.dtmf.quiet_ms * 1_000;
+    let arrives = |at: At| At(at.0 + tolerance.latency(Leg::Caller) + tolerance.slack(Leg::Caller, at));
     // The keypad is quiet when nothing came for so long, nor what had come was taken out for a session that is ready.
     let said = |ready: At| {
         let quiet_at = |at: At| At(arrives(at).max(ready).0 + quiet);
@@ -100,8 +101,8 @@ fn due(case: &Case<'_>, keys: &[(At, char)]) -> Option<At> {
     };
     (0..case.call.models.len()).find_map(|m| {
         let said = At(said(known(case, m)?).0 + PROMPT_US);
-        let due = At(said.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, said));
-        (due < terms.given_up(m) && due < terms.over() && due < case.trace.ended_at).then_some(due)
+        let due = At(said.0 + tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, said));
+        (due < tolerance.given_up(m) && due < tolerance.over() && due < case.trace.ended_at).then_some(due)
     })
 }
 
@@ -118,10 +119,13 @@ mod tests {
     fn call(keys: &str, told: &[&str]) -> Bench {
         let mut bench = Bench::answered(6_000);
         for (nth, digit) in keys.chars().enumerate() {
-            bench.caller(PRESSED + nth as u64, CallerSight::SentDtmf { digit });
+            bench.caller(PRESSED + nth as u64, CallerObservation::SentDtmf { digit });
         }
         for (nth, text) in told.iter().enumerate() {
-            bench.model(TOLD + nth as u64, ModelSight::GotText { role: "user".into(), text: (*text).into() });
+            bench.model(
+                TOLD + nth as u64,
+                ModelObservation::GotText { role: "user".into(), text: (*text).into() },
+            );
         }
         bench
     }
@@ -149,7 +153,7 @@ mod tests {
     #[test]
     fn a_key_that_is_told_late_is_found() {
         let mut late = call("5", &[]);
-        late.model(TOLD + 1_000, ModelSight::GotText { role: "user".into(), text: "5".into() });
+        late.model(TOLD + 1_000, ModelObservation::GotText { role: "user".into(), text: "5".into() });
         assert!(found(&late)[0].contains("told of 5, pressed at"));
     }
 
@@ -158,7 +162,7 @@ mod tests {
         assert!(found(&call("5", &["5 5"]))[0].contains("nobody had pressed"));
         assert!(found(&call("12", &["2 1"]))[0].contains("told of 2 where"));
         let mut early = call("", &["5"]);
-        early.caller(TOLD + 1, CallerSight::SentDtmf { digit: '5' });
+        early.caller(TOLD + 1, CallerObservation::SentDtmf { digit: '5' });
         assert!(found(&early)[0].contains("told of 5 where"));
     }
 

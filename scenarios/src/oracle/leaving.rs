@@ -1,13 +1,13 @@
 //! How a call begins and how its model ends it: who is let in, and that a farewell is heard.
 
-use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
-use super::terms::Leg;
+use super::case::{CallUnderTest, Oracle, Violation, Violations, each, in_ms};
+use super::tolerance::Leg;
 use crate::oracle::audio_attribution::Item;
 use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ModelSight};
+use mocks::record::{CallerObservation, Ending, ModelObservation};
 use mocks::twilio::{Credentials, TAKEN_AWAY};
 
 /// How far the clocks of two replicas may be apart; a token lives so much longer, seconds.
@@ -22,7 +22,7 @@ pub const AUTH: Oracle = Oracle {
     name: "auth",
     about: "Where a stream has to show whose it is, nothing is said to or dialled for one that cannot, and one that \
             can is carried, because whoever opens streams spends the operator's money.",
-    judge: auth,
+    check: auth,
 };
 
 /// See [`Oracle::about`].
@@ -30,15 +30,15 @@ pub const BYE: Oracle = Oracle {
     name: "bye",
     about: "A call its model ends or puts through is left when the caller has heard the farewell, and goes on when \
             the caller speaks first, because nobody likes to be hung up on.",
-    judge: bye,
+    check: bye,
 };
 
 // ----------------------------------------------------------------------------------------------- auth
 
 /// Whether the stream of a call can show that it belongs to it.
-pub(super) fn may_come_in(case: &Case<'_>) -> bool {
+pub(super) fn may_come_in(case: &CallUnderTest<'_>) -> bool {
     let server = &case.trace.scenario.server;
-    let caller = &case.terms.plan.caller;
+    let caller = &case.tolerance.plan.caller;
     let in_time = caller.connected_after_ms + caller.start_after_ms
         < (u64::from(server.token_life_s) + CLOCKS_S) * 1_000;
     !server.signed || (caller.credentials == Credentials::Proper && in_time)
@@ -48,38 +48,42 @@ fn auth(trace: &Trace) -> Vec<Violation> {
     if !trace.scenario.server.signed {
         return Vec::new();
     }
-    each(trace, AUTH.name, |case, findings| {
-        let sightings = &case.call.caller.sightings;
-        let started = sightings.iter().find(|seen| seen.what == CallerSight::SentStart).map(|seen| seen.at);
-        let dialled = case.call.models.iter().filter_map(|model| Some(model.sightings.first()?.at)).min();
+    each(trace, AUTH.name, |case, violations| {
+        let observations = &case.call.caller.observations;
+        let started =
+            observations.iter().find(|seen| seen.what == CallerObservation::SentStart).map(|seen| seen.at);
+        let dialled = case.call.models.iter().filter_map(|model| Some(model.observations.first()?.at)).min();
         if may_come_in(case) {
-            for seen in sightings {
+            for seen in observations {
                 let turned_away = matches!(
                     seen.what,
-                    CallerSight::Refused { status: 403 }
-                        | CallerSight::Ended(Ending::ByPeer { code: Some(1_008), .. })
+                    CallerObservation::Refused { status: 403 }
+                        | CallerObservation::Ended(Ending::ByPeer { code: Some(1_008), .. })
                 );
                 if turned_away {
-                    findings.say(seen.at, "a stream was turned away that showed everything it was asked for");
+                    violations
+                        .push(seen.at, "a stream was turned away that showed everything it was asked for");
                 }
             }
             if let Some(at) = dialled.filter(|at| started.is_none_or(|started| *at < started)) {
-                findings.say(at, "a model was dialled before the stream had said whose it is");
+                violations.push(at, "a model was dialled before the stream had said whose it is");
             }
             return;
         }
         if let Some(at) = dialled {
-            findings.say(at, "a model was dialled for a stream that could not show whose it is");
+            violations.push(at, "a model was dialled for a stream that could not show whose it is");
         }
-        if let Some(said) = sightings.iter().find(|seen| matches!(seen.what, CallerSight::GotMedia { .. })) {
-            findings.say(said.at, "something was said to a stream that could not show whose it is");
+        if let Some(said) =
+            observations.iter().find(|seen| matches!(seen.what, CallerObservation::GotMedia { .. }))
+        {
+            violations.push(said.at, "something was said to a stream that could not show whose it is");
         }
         if let Some(started) = started {
-            let terms = &case.terms;
-            let way = 2 * terms.latency(Leg::Caller) + terms.slack(Leg::Caller, started);
-            let due = At(started.0 + TURNED_AWAY_US + way + terms.config.timeouts.closing_ms * 1_000);
-            if terms.over() > due && due < trace.ended_at {
-                findings.say(due, "a stream that could not show whose it is was kept open");
+            let tolerance = &case.tolerance;
+            let way = 2 * tolerance.latency(Leg::Caller) + tolerance.slack(Leg::Caller, started);
+            let due = At(started.0 + TURNED_AWAY_US + way + tolerance.config.timeouts.closing_ms * 1_000);
+            if tolerance.over() > due && due < trace.ended_at {
+                violations.push(due, "a stream that could not show whose it is was kept open");
             }
         }
     })
@@ -96,46 +100,46 @@ struct Wish<'a> {
 }
 
 fn bye(trace: &Trace) -> Vec<Violation> {
-    each(trace, BYE.name, |case, findings| {
+    each(trace, BYE.name, |case, violations| {
         for (model, record) in case.call.models.iter().enumerate() {
-            for seen in &record.sightings {
-                if let ModelSight::SentFunctionCall { response, name, .. } = &seen.what
+            for seen in &record.observations {
+                if let ModelObservation::SentFunctionCall { response, name, .. } = &seen.what
                     && is_offered(case, name)
                 {
-                    judge(case, &Wish { model, at: seen.at, response, name }, findings);
+                    check(case, &Wish { model, at: seen.at, response, name }, violations);
                 }
             }
         }
     })
 }
 
-fn is_offered(case: &Case<'_>, name: &str) -> bool {
-    let leaving = &case.terms.config.leaving;
+fn is_offered(case: &CallUnderTest<'_>, name: &str) -> bool {
+    let leaving = &case.tolerance.config.leaving;
     (name == END_CALL && leaving.end_call) || (name == TRANSFER_CALL && !leaving.transfer.is_empty())
 }
 
-fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
-    let terms = &case.terms;
-    let sightings = &case.call.models[wish.model].sightings;
+fn check(case: &CallUnderTest<'_>, wish: &Wish<'_>, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[wish.model].observations;
     // Twilio is asked, or the bridge closes the stream.
-    let taken = case.call.caller.sightings.iter().find_map(|seen| {
-        let CallerSight::Step { what, .. } = &seen.what else { return None };
+    let taken = case.call.caller.observations.iter().find_map(|seen| {
+        let CallerObservation::Step { what, .. } = &seen.what else { return None };
         (what == TAKEN_AWAY).then_some(seen.at)
     });
     // A stream that its caller has ended is closed for that.
-    let closed = terms.closed_by_bridge().filter(|_| terms.caller_gone().is_none());
+    let closed = tolerance.closed_by_bridge().filter(|_| tolerance.caller_gone().is_none());
     let left = taken.or(closed).filter(|left| *left > wish.at);
-    let later = sightings.iter().any(|seen| {
+    let later = observations.iter().any(|seen| {
         seen.at > wish.at
-            && matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if is_offered(case, name))
+            && matches!(&seen.what, ModelObservation::SentFunctionCall { name, .. } if is_offered(case, name))
     });
-    let farewell_us = terms.config.leaving.farewell_ms * 1_000;
+    let farewell_us = tolerance.config.leaving.farewell_ms * 1_000;
     let watchdog = At(wish.at.0 + farewell_us);
-    let spoke = sightings.iter().find_map(|seen| {
-        let spoke = matches!(seen.what, ModelSight::SentSpeechStarted { .. }) && seen.at > wish.at;
+    let spoke = observations.iter().find_map(|seen| {
+        let spoke = matches!(seen.what, ModelObservation::SentSpeechStarted { .. }) && seen.at > wish.at;
         spoke.then_some(seen.at)
     });
-    let slack = terms.slack(Leg::Model, wish.at) + terms.slack(Leg::Caller, wish.at);
+    let slack = tolerance.slack(Leg::Model, wish.at) + tolerance.slack(Leg::Caller, wish.at);
     let carrier = carrier_us(case, wish.name);
     // A caller who is told that the call cannot go on is not left because of the function.
     let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
@@ -148,10 +152,12 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
                 return; // that one is judged by itself
             }
             // What happened after the bridge had asked could not change its mind any more.
-            let asked = At(left.0.saturating_sub(carrier + 2 * terms.latency(Leg::Model) + slack));
-            if let Some(spoke) = spoke.filter(|spoke| *spoke < asked && terms.config.barge_in) {
-                findings
-                    .say(left, format!("{} was done although the caller spoke first, at {spoke}", wish.name));
+            let asked = At(left.0.saturating_sub(carrier + 2 * tolerance.latency(Leg::Model) + slack));
+            if let Some(spoke) = spoke.filter(|spoke| *spoke < asked && tolerance.config.barge_in) {
+                violations.push(
+                    left,
+                    format!("{} was done although the caller spoke first, at {spoke}", wish.name),
+                );
             }
             // One that repeats an earlier one does not begin its time anew.
             if left.0 < standing_since(case, wish).0 + farewell_us && spoke.is_none_or(|spoke| spoke > left) {
@@ -165,7 +171,7 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
                     let said =
                         said && !was_out_of_patience(case, wish, item, At(left.0.saturating_sub(carrier)));
                     if said && spoken_now && !item.silent && heard + UNHEARD_MS + in_ms(slack) < whole {
-                        findings.say(
+                        violations.push(
                             left,
                             format!("{} cut the farewell: {heard:.0} of {whole:.0} ms were heard", wish.name),
                         );
@@ -174,9 +180,9 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
             }
         }
         None if spoke.is_none() && !later && carrier_works(case, wish.name) => {
-            let due = At(watchdog.0 + carrier + TURNED_AWAY_US + slack + 4 * terms.latency(Leg::Model));
-            if terms.over() > due && due < case.trace.ended_at {
-                findings.say(due, format!("{} was never done", wish.name));
+            let due = At(watchdog.0 + carrier + TURNED_AWAY_US + slack + 4 * tolerance.latency(Leg::Model));
+            if tolerance.over() > due && due < case.trace.ended_at {
+                violations.push(due, format!("{} was never done", wish.name));
             }
         }
         None => {}
@@ -184,46 +190,49 @@ fn judge(case: &Case<'_>, wish: &Wish<'_>, findings: &mut Findings) {
 }
 
 /// The bridge had waited for this item for its whole patience when it decided to leave, and nothing of it had come.
-fn was_out_of_patience(case: &Case<'_>, wish: &Wish<'_>, item: &Item, decided: At) -> bool {
-    let terms = &case.terms;
-    let way = terms.latency(Leg::Model) + terms.slack(Leg::Model, decided);
+fn was_out_of_patience(case: &CallUnderTest<'_>, wish: &Wish<'_>, item: &Item, decided: At) -> bool {
+    let tolerance = &case.tolerance;
+    let way = tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, decided);
     let Some(first) = item.first_sent() else { return false };
-    let asked = case.call.models[wish.model].sightings.iter().rev().find_map(|seen| {
-        let asks = matches!(seen.what, ModelSight::GotCreate { .. } | ModelSight::SentSpeechStopped { .. });
+    let asked = case.call.models[wish.model].observations.iter().rev().find_map(|seen| {
+        let asks = matches!(
+            seen.what,
+            ModelObservation::GotCreate { .. } | ModelObservation::SentSpeechStopped { .. }
+        );
         (asks && seen.at <= first).then_some(seen.at)
     });
-    let patience = terms.config.timeouts.first_audio_ms * 1_000;
+    let patience = tolerance.config.timeouts.first_audio_ms * 1_000;
     let waited = asked.is_some_and(|asked| asked.0 + patience <= decided.0 + way);
-    let came = first.0 + way < decided.0 && !terms.model_speaks_into_the_dark(wish.model, first);
+    let came = first.0 + way < decided.0 && !tolerance.model_speaks_into_the_dark(wish.model, first);
     waited && !came
 }
 
 /// Since when the call is to be left: from the first wish that was neither answered nor spoken over before this one.
-fn standing_since(case: &Case<'_>, wish: &Wish<'_>) -> At {
-    let sightings = &case.call.models[wish.model].sightings;
+fn standing_since(case: &CallUnderTest<'_>, wish: &Wish<'_>) -> At {
+    let observations = &case.call.models[wish.model].observations;
     let stands = |call: &str, since: At| {
-        let ends_it = |what: &ModelSight| match what {
-            ModelSight::SentSpeechStarted { .. } => true,
-            ModelSight::GotToolOutput { call_id, .. } => call_id == call,
+        let ends_it = |what: &ModelObservation| match what {
+            ModelObservation::SentSpeechStarted { .. } => true,
+            ModelObservation::GotToolOutput { call_id, .. } => call_id == call,
             _ => false,
         };
-        !sightings.iter().any(|seen| (since..wish.at).contains(&seen.at) && ends_it(&seen.what))
+        !observations.iter().any(|seen| (since..wish.at).contains(&seen.at) && ends_it(&seen.what))
     };
-    let first = sightings.iter().take_while(|seen| seen.at < wish.at).find_map(|seen| {
-        let ModelSight::SentFunctionCall { call_id, name, .. } = &seen.what else { return None };
+    let first = observations.iter().take_while(|seen| seen.at < wish.at).find_map(|seen| {
+        let ModelObservation::SentFunctionCall { call_id, name, .. } = &seen.what else { return None };
         (is_offered(case, name) && stands(call_id, seen.at)).then_some(seen.at)
     });
     first.unwrap_or(wish.at)
 }
 
 /// How long Twilio takes for what it is asked, microseconds.
-fn carrier_us(case: &Case<'_>, name: &str) -> u64 {
+fn carrier_us(case: &CallUnderTest<'_>, name: &str) -> u64 {
     let script = case.trace.scenario.tools.iter().find(|tool| tool.name == name);
     script.map_or(crate::sim::CARRIER_MS, |script| script.after_ms) * 1_000
 }
 
 /// A transfer that fails leaves the caller where they are; a hang-up that fails does not.
-fn carrier_works(case: &Case<'_>, name: &str) -> bool {
+fn carrier_works(case: &CallUnderTest<'_>, name: &str) -> bool {
     let script = case.trace.scenario.tools.iter().find(|tool| tool.name == name);
     name == END_CALL || script.is_none_or(|script| script.output.is_some())
 }

@@ -1,15 +1,15 @@
 //! A call begins, survives what it can, ends with a name, and leaves nothing behind.
 
-use super::case::{Case, Findings, Oracle, Violation, each};
+use super::case::{CallUnderTest, Oracle, Violation, Violations, each};
 use super::leaving::may_come_in;
-use super::terms::{Leg, Terms, hears_speech};
+use super::tolerance::{Leg, Tolerance, hears_speech};
 use crate::oracle::audio_attribution::{BYTES_PER_MS, Item};
 use crate::sim::API_KEY;
 use crate::sim::trace::{CallTrace, Trace};
 use bridge::call::event::{CallEvent, EndReason, Line, Speaker, UNTRANSCRIBED};
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ItemRecord, ModelSight};
+use mocks::record::{CallerObservation, Ending, ItemRecord, ModelObservation};
 
 /// From one end's close to the other's, beyond the network.
 const TEARDOWN_US: u64 = 1_000_000;
@@ -32,7 +32,7 @@ pub const TEAR: Oracle = Oracle {
     name: "tear",
     about: "When one leg ends, the other is closed within a second and nothing is left behind, because a forgotten \
             session is paid for by the minute.",
-    judge: tear,
+    check: tear,
 };
 
 /// See [`Oracle::about`].
@@ -40,7 +40,7 @@ pub const GOON: Oracle = Oracle {
     name: "goon",
     about: "After an error that ends nothing, the next response is heard, because most errors of the model are \
             passing.",
-    judge: goon,
+    check: goon,
 };
 
 /// See [`Oracle::about`].
@@ -48,7 +48,7 @@ pub const ROBUST: Oracle = Oracle {
     name: "robust",
     about: "A malformed or unknown frame is survived, and no call pays for another's, because one bad frame must not \
             hang up on anyone.",
-    judge: robust,
+    check: robust,
 };
 
 /// See [`Oracle::about`].
@@ -56,7 +56,7 @@ pub const OWNER: Oracle = Oracle {
     name: "owner",
     about: "At most one stream of a call is alive, and its predecessor's end does not end it, because two agents on \
             one line talk to each other.",
-    judge: owner,
+    check: owner,
 };
 
 /// See [`Oracle::about`].
@@ -64,7 +64,7 @@ pub const TEXT: Oracle = Oracle {
     name: "text",
     about: "The transcript is in the order of the conversation and holds of the agent what was heard, because people \
             read it as what was said.",
-    judge: text,
+    check: text,
 };
 
 /// See [`Oracle::about`].
@@ -72,30 +72,32 @@ pub const EXPECT: Oracle = Oracle {
     name: "expect",
     about: "The call ends, as the scenario expects, without a panic, because everything else is worth nothing if it \
             did not.",
-    judge: expect,
+    check: expect,
 };
 
 // ------------------------------------------------------------------------------------------------ tear
 
 fn tear(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, TEAR.name, |case, findings| {
-        let terms = &case.terms;
-        judge_caller_gone(case, findings);
+    let mut all = each(trace, TEAR.name, |case, violations| {
+        let tolerance = &case.tolerance;
+        check_caller_gone(case, violations);
         for m in 0..case.call.models.len() {
-            let Some(died) = terms.model_broke(m) else { continue };
+            let Some(died) = tolerance.model_broke(m) else { continue };
             // A dead model is noticed by its close, or by a ping nobody answers. What is at the ear plays out, and
             // the notice behind it; from then on there is nothing left to wait for.
-            let noticed = At(died.0 + terms.unnoticed_us(Leg::Model));
+            let noticed = At(died.0 + tolerance.unnoticed_us(Leg::Model));
             let quiet = case.hearing.played.last().map_or(noticed, |played| played.end().max(noticed));
-            let last_words = (terms.config.timeouts.notice_ms + terms.config.timeouts.closing_ms) * 1_000;
-            let network = terms.latency(Leg::Model) + 2 * terms.latency(Leg::Caller);
-            let slack = terms.slack(Leg::Model, died) + terms.slack(Leg::Caller, quiet);
+            let last_words =
+                (tolerance.config.timeouts.notice_ms + tolerance.config.timeouts.closing_ms) * 1_000;
+            let network = tolerance.latency(Leg::Model) + 2 * tolerance.latency(Leg::Caller);
+            let slack = tolerance.slack(Leg::Model, died) + tolerance.slack(Leg::Caller, quiet);
             // A session that could not be had is tried for again.
-            let tries = terms.config.renewal.as_ref().filter(|_| terms.without_model_since(m).is_some());
-            let tries = tries.map_or(0, |renewal| renewal.longest_ms(&terms.config.timeouts) * 1_000);
+            let tries =
+                tolerance.config.renewal.as_ref().filter(|_| tolerance.without_model_since(m).is_some());
+            let tries = tries.map_or(0, |renewal| renewal.longest_ms(&tolerance.config.timeouts) * 1_000);
             let due = At(quiet.0 + TEARDOWN_US + last_words + network + slack + tries);
-            if due < terms.over() && !terms.model_came_back(m) {
-                findings.say(due, "the model was gone and the caller was left in the call");
+            if due < tolerance.over() && !tolerance.model_came_back(m) {
+                violations.push(due, "the model was gone and the caller was left in the call");
             }
         }
     });
@@ -106,38 +108,43 @@ fn tear(trace: &Trace) -> Vec<Violation> {
     all
 }
 
-fn judge_caller_gone(case: &Case<'_>, findings: &mut Findings) {
-    let terms = &case.terms;
-    let Some(gone) = terms.caller_gone() else { return };
-    let closing = terms.config.timeouts.closing_ms * 1_000;
-    let network = terms.latency(Leg::Model) + terms.latency(Leg::Caller);
-    let slack = terms.slack(Leg::Model, gone) + terms.slack(Leg::Caller, gone);
-    let unnoticed = terms.unnoticed_us(Leg::Caller);
+fn check_caller_gone(case: &CallUnderTest<'_>, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let Some(gone) = tolerance.caller_gone() else { return };
+    let closing = tolerance.config.timeouts.closing_ms * 1_000;
+    let network = tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller);
+    let slack = tolerance.slack(Leg::Model, gone) + tolerance.slack(Leg::Caller, gone);
+    let unnoticed = tolerance.unnoticed_us(Leg::Caller);
     let due_at = At(gone.0 + TEARDOWN_US + closing + network + slack + unnoticed);
     for (m, model) in case.call.models.iter().enumerate() {
         // The words of what was said last are worth a moment; nothing else is.
         let known = At(gone.0 + unnoticed + network + slack);
         let is_owed =
             |turn: &UserTurn<'_>| turn.started <= known && turn.words.is_none_or(|(at, _)| at >= gone);
-        let owed = user_turns(&model.sightings).iter().any(is_owed);
-        let words = if owed { terms.last_words_us() } else { 0 };
+        let owed = user_turns(&model.observations).iter().any(is_owed);
+        let words = if owed { tolerance.last_words_us() } else { 0 };
         let due = At(due_at.0 + words);
-        let opened = model.sightings.iter().find(|s| matches!(s.what, ModelSight::Opened));
+        let opened = model.observations.iter().find(|s| matches!(s.what, ModelObservation::Opened));
         let Some(opened) = opened else { continue };
         // A dial that was given up may still come through; then it is dropped as soon as both ends know.
         let due = due.max(At(opened.at.0 + network + slack));
-        let ended = terms.model_over(m);
+        let ended = tolerance.model_over(m);
         // A model that hears and answers nothing does not see a close either.
-        if ended > due && terms.model_hears(m) && due < case.trace.ended_at {
+        if ended > due && tolerance.model_hears(m) && due < case.trace.ended_at {
             let late = if ended == At(u64::MAX) { "never".to_owned() } else { format!("{ended}") };
-            findings.say(due, format!("the caller was gone at {gone}, the model's connection ended {late}"));
+            violations
+                .push(due, format!("the caller was gone at {gone}, the model's connection ended {late}"));
         }
     }
     let due = due_at;
-    let ended = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::Ended(_)));
-    let stopped = case.call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::SentStop));
-    if stopped && terms.ear_works() && due < case.trace.ended_at && ended.is_none_or(|ended| ended.at > due) {
-        findings.say(due, format!("the call was stopped at {gone} and the stream was not closed"));
+    let ended = case.call.caller.observations.iter().find(|s| matches!(s.what, CallerObservation::Ended(_)));
+    let stopped = case.call.caller.observations.iter().any(|s| matches!(s.what, CallerObservation::SentStop));
+    if stopped
+        && tolerance.ear_works()
+        && due < case.trace.ended_at
+        && ended.is_none_or(|ended| ended.at > due)
+    {
+        violations.push(due, format!("the call was stopped at {gone} and the stream was not closed"));
     }
 }
 
@@ -146,8 +153,8 @@ pub fn teardowns(trace: &Trace) -> Vec<f64> {
     use std::cell::RefCell;
     let took = RefCell::new(Vec::new());
     each(trace, TEAR.name, |case, _| {
-        let Some(gone) = case.terms.caller_gone() else { return };
-        let ends: Vec<At> = (0..case.call.models.len()).map(|m| case.terms.model_over(m)).collect();
+        let Some(gone) = case.tolerance.caller_gone() else { return };
+        let ends: Vec<At> = (0..case.call.models.len()).map(|m| case.tolerance.model_over(m)).collect();
         if let Some(last) = ends.into_iter().max().filter(|last| *last != At(u64::MAX) && *last >= gone) {
             took.borrow_mut().push(super::case::in_ms(last.since(gone)));
         }
@@ -158,49 +165,49 @@ pub fn teardowns(trace: &Trace) -> Vec<f64> {
 // ------------------------------------------------------------------------------------------------ goon
 
 fn goon(trace: &Trace) -> Vec<Violation> {
-    each(trace, GOON.name, |case, findings| {
+    each(trace, GOON.name, |case, violations| {
         for m in 0..case.call.models.len() {
-            judge_goon(case, m, findings);
+            check_goon(case, m, violations);
         }
     })
 }
 
-fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    let sightings = &case.call.models[m].sightings;
-    let first_error = sightings.iter().find_map(|s| {
-        if let ModelSight::SentError { rejected: None, code, .. } = &s.what {
+fn check_goon(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[m].observations;
+    let first_error = observations.iter().find_map(|s| {
+        if let ModelObservation::SentError { rejected: None, code, .. } = &s.what {
             Some((s.at, code))
         } else {
             None
         }
     });
     let Some((at, code)) = first_error else { return };
-    if terms.model_broke(m).is_some_and(|died| died.since(at) < BECAUSE_US) || !terms.ear_works() {
+    if tolerance.model_broke(m).is_some_and(|died| died.since(at) < BECAUSE_US) || !tolerance.ear_works() {
         return;
     }
-    let slack = terms.slack(Leg::Model, at) + terms.slack(Leg::Caller, at);
-    let notice = terms.config.timeouts.notice_ms * 1_000;
-    if let Some(closed) = terms.closed_by_bridge()
+    let slack = tolerance.slack(Leg::Model, at) + tolerance.slack(Leg::Caller, at);
+    let notice = tolerance.config.timeouts.notice_ms * 1_000;
+    if let Some(closed) = tolerance.closed_by_bridge()
         && closed.since(at) < BECAUSE_US + notice + slack
-        && terms.caller_gone().is_none_or(|gone| gone > closed)
-        && !terms.expects_bridge_to_end()
-        && !terms.settings_end_it(closed)
-        && !terms.model_is_at_fault()
+        && tolerance.caller_gone().is_none_or(|gone| gone > closed)
+        && !tolerance.expects_bridge_to_end()
+        && !tolerance.settings_end_it(closed)
+        && !tolerance.model_is_at_fault()
     {
-        findings.say(closed, format!("the call was ended after an error ({code}) that ends nothing"));
+        violations.push(closed, format!("the call was ended after an error ({code}) that ends nothing"));
         return;
     }
     for item in case.hearing.items.iter().filter(|i| i.model == m && !i.silent && i.on_time > 0) {
-        let created = sightings.iter().find(
-            |s| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if *response == item.response),
+        let created = observations.iter().find(
+            |s| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if *response == item.response),
         );
         let Some(sent) = item.first_sent() else { continue };
         if created.is_none_or(|c| c.at < at) {
             continue;
         }
-        let arrives = At(sent.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, sent));
-        if terms.model_speaks_into_the_dark(m, sent) || terms.given_up(m) <= arrives {
+        let arrives = At(sent.0 + tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, sent));
+        if tolerance.model_speaks_into_the_dark(m, sent) || tolerance.given_up(m) <= arrives {
             continue;
         }
         // It waits for what was made before it, at the ear and in the bridge.
@@ -212,20 +219,20 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
         let due = At(sent.0 + 1_000_000 + slack + (ahead * 125) as u64);
         // Speech that began before the response and was not known to be over when it was announced interrupts it, too.
         let floor = created.map_or(at, |c| c.at);
-        let interrupted = sightings.iter().any(|s| {
+        let interrupted = observations.iter().any(|s| {
             s.at >= floor
                 && matches!(
                     s.what,
-                    ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. }
+                    ModelObservation::SentSpeechStarted { .. } | ModelObservation::SentSpeechStopped { .. }
                 )
         });
         let interrupted = interrupted
-            || hears_speech(sightings, floor)
-            || case.call.caller.sightings.iter().any(|s| {
-                matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
+            || hears_speech(observations, floor)
+            || case.call.caller.observations.iter().any(|s| {
+                matches!(s.what, CallerObservation::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
             });
-        if due < terms.over() && !interrupted && case.hearing.of_item(item).next().is_none() {
-            findings.say(due, format!("{} came after an error ({code}) and was not heard", item.id));
+        if due < tolerance.over() && !interrupted && case.hearing.of_item(item).next().is_none() {
+            violations.push(due, format!("{} came after an error ({code}) and was not heard", item.id));
         }
         return;
     }
@@ -234,45 +241,45 @@ fn judge_goon(case: &Case<'_>, m: usize, findings: &mut Findings) {
 // ---------------------------------------------------------------------------------------------- robust
 
 /// The first sound of the caller came so late that the call is ended for that.
-fn is_mute(case: &Case<'_>) -> bool {
-    let patience_us = case.terms.config.timeouts.first_media_ms * 1_000;
-    let began = case.call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart));
+fn is_mute(case: &CallUnderTest<'_>) -> bool {
+    let patience_us = case.tolerance.config.timeouts.first_media_ms * 1_000;
+    let began = case.call.caller.observations.iter().find(|s| matches!(s.what, CallerObservation::SentStart));
     began.is_none_or(|began| {
         case.call.caller.mic.first().is_none_or(|first| first.at.since(began.at) >= patience_us)
     })
 }
 
 fn robust(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, ROBUST.name, |case, findings| {
-        let terms = &case.terms;
-        let Some(closed) = terms.closed_by_bridge() else { return };
-        if terms.expects_bridge_to_end()
-            || terms.settings_end_it(closed)
-            || terms.caller_gone().is_some_and(|gone| gone <= closed)
+    let mut all = each(trace, ROBUST.name, |case, violations| {
+        let tolerance = &case.tolerance;
+        let Some(closed) = tolerance.closed_by_bridge() else { return };
+        if tolerance.expects_bridge_to_end()
+            || tolerance.settings_end_it(closed)
+            || tolerance.caller_gone().is_some_and(|gone| gone <= closed)
             || is_mute(case)
         {
             return;
         }
-        let slack = terms.slack(Leg::Caller, closed) + terms.slack(Leg::Model, closed);
-        let window = BECAUSE_US + slack + terms.config.timeouts.notice_ms * 1_000;
+        let slack = tolerance.slack(Leg::Caller, closed) + tolerance.slack(Leg::Model, closed);
+        let window = BECAUSE_US + slack + tolerance.config.timeouts.notice_ms * 1_000;
         let mut odd: Vec<(At, String)> = Vec::new();
-        for seen in &case.call.caller.sightings {
-            if let CallerSight::SentRaw { what } = &seen.what {
+        for seen in &case.call.caller.observations {
+            if let CallerObservation::SentRaw { what } = &seen.what {
                 odd.push((seen.at, what.clone()));
             }
         }
         for (m, model) in case.call.models.iter().enumerate() {
-            if terms.model_came_back(m) {
+            if tolerance.model_came_back(m) {
                 continue;
             }
             // Somebody else's bridge may close the model first because of the same frame.
-            let over = terms.bridge_speaks() && terms.model_over(m) < closed;
-            if over || terms.model_broke(m).is_some_and(|died| died <= closed) {
+            let over = tolerance.bridge_speaks() && tolerance.model_over(m) < closed;
+            if over || tolerance.model_broke(m).is_some_and(|died| died <= closed) {
                 return;
             }
-            for seen in &model.sightings {
-                if let ModelSight::SentOther { kind } = &seen.what
-                    && terms.is_odd(kind)
+            for seen in &model.observations {
+                if let ModelObservation::SentOther { kind } = &seen.what
+                    && tolerance.is_odd(kind)
                 {
                     odd.push((seen.at, kind.clone()));
                 }
@@ -280,36 +287,41 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         }
         if let Some((at, what)) = odd.iter().rev().find(|(at, _)| *at < closed && closed.since(*at) < window)
         {
-            findings.say(closed, format!("the call was ended after {what} at {at}"));
+            violations.push(closed, format!("the call was ended after {what} at {at}"));
         }
     });
     // A call that sent nothing odd itself must not notice that another did.
-    let innocent = each(trace, ROBUST.name, |case, findings| {
-        let own = |s: &CallerSight| matches!(s, CallerSight::SentRaw { .. });
+    let innocent = each(trace, ROBUST.name, |case, violations| {
+        let own = |s: &CallerObservation| matches!(s, CallerObservation::SentRaw { .. });
         let others = trace
             .calls
             .iter()
             .enumerate()
-            .any(|(i, call)| i != case.index && call.caller.sightings.iter().any(|s| own(&s.what)));
+            .any(|(i, call)| i != case.index && call.caller.observations.iter().any(|s| own(&s.what)));
         let began = |call: &CallTrace| {
-            call.caller.sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart)).map(|s| s.at)
+            call.caller
+                .observations
+                .iter()
+                .find(|s| matches!(s.what, CallerObservation::SentStart))
+                .map(|s| s.at)
         };
         let replaced = trace.calls.iter().enumerate().any(|(i, call)| {
             let same = call.caller.call_sid == case.call.caller.call_sid;
             same && (began(call), i) > (began(case.call), case.index)
         });
-        if !others || replaced || is_mute(case) || case.call.caller.sightings.iter().any(|s| own(&s.what)) {
+        if !others || replaced || is_mute(case) || case.call.caller.observations.iter().any(|s| own(&s.what))
+        {
             return;
         }
-        if let Some(closed) = case.terms.closed_by_bridge()
-            && !case.terms.model_is_at_fault()
-            && !case.terms.expects_bridge_to_end()
-            && !case.terms.settings_end_it(closed)
-            && !case.terms.session_ran_out(closed)
+        if let Some(closed) = case.tolerance.closed_by_bridge()
+            && !case.tolerance.model_is_at_fault()
+            && !case.tolerance.expects_bridge_to_end()
+            && !case.tolerance.settings_end_it(closed)
+            && !case.tolerance.session_ran_out(closed)
             && !was_not_settled(case)
-            && case.terms.caller_gone().is_none_or(|gone| gone > closed)
+            && case.tolerance.caller_gone().is_none_or(|gone| gone > closed)
         {
-            findings.say(closed, "the call was ended while another one misbehaved");
+            violations.push(closed, "the call was ended while another one misbehaved");
         }
     });
     all.extend(innocent);
@@ -317,7 +329,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
 }
 
 /// The call was ended because its own session was not settled in time, and it was not.
-fn was_not_settled(case: &Case<'_>) -> bool {
+fn was_not_settled(case: &CallUnderTest<'_>) -> bool {
     let timed_out =
         |event: &CallEvent| matches!(event, CallEvent::Notice { reason: EndReason::SessionTimeout });
     let told = case.call.bridge.iter().find(|(_, event)| timed_out(event));
@@ -327,27 +339,27 @@ fn was_not_settled(case: &Case<'_>) -> bool {
 // ----------------------------------------------------------------------------------------------- owner
 
 fn owner(trace: &Trace) -> Vec<Violation> {
-    each(trace, OWNER.name, |case, findings| {
+    each(trace, OWNER.name, |case, violations| {
         // Who is turned away at the door takes nobody's place.
         let came_in = |index: usize| {
-            let turned_away = |seen: &mocks::record::Sighting<CallerSight>| {
-                matches!(seen.what, CallerSight::Ended(Ending::ByPeer { code: Some(1_008), .. }))
+            let turned_away = |seen: &mocks::record::Observation<CallerObservation>| {
+                matches!(seen.what, CallerObservation::Ended(Ending::ByPeer { code: Some(1_008), .. }))
             };
-            !trace.scenario.server.signed || !trace.calls[index].caller.sightings.iter().any(turned_away)
+            !trace.scenario.server.signed || !trace.calls[index].caller.observations.iter().any(turned_away)
         };
         let began = |index: usize| {
             if !came_in(index) {
                 return None;
             }
-            let sightings = &trace.calls[index].caller.sightings;
-            sightings.iter().find(|s| matches!(s.what, CallerSight::SentStart)).map(|s| s.at)
+            let observations = &trace.calls[index].caller.observations;
+            observations.iter().find(|s| matches!(s.what, CallerObservation::SentStart)).map(|s| s.at)
         };
         let Some(mine) = began(case.index) else { return };
         let sid = &case.call.caller.call_sid;
         let succeeded = |by: At| {
             // Of two that begin within the network's unevenness either may be the newer one.
             let newer = |i: usize| {
-                let uneven = case.terms.slack(Leg::Caller, mine);
+                let uneven = case.tolerance.slack(Leg::Caller, mine);
                 i != case.index && began(i).is_some_and(|theirs| mine.0 <= theirs.0 + uneven && theirs <= by)
             };
             (0..trace.calls.len()).any(|i| trace.calls[i].caller.call_sid == *sid && newer(i))
@@ -356,35 +368,38 @@ fn owner(trace: &Trace) -> Vec<Violation> {
             let Some(theirs) = began(other).filter(|_| trace.calls[other].caller.call_sid == *sid) else {
                 continue;
             };
-            let terms = &case.terms;
-            let takes = HANDOVER_US + 2 * terms.latency(Leg::Caller) + terms.slack(Leg::Caller, theirs);
-            let due = At(theirs.0 + takes + terms.config.timeouts.closing_ms * 1_000);
-            let is_older = mine.0 + terms.slack(Leg::Caller, mine) < theirs.0;
-            if is_older && terms.over() > due && due < trace.ended_at {
-                findings.say(
+            let tolerance = &case.tolerance;
+            let takes =
+                HANDOVER_US + 2 * tolerance.latency(Leg::Caller) + tolerance.slack(Leg::Caller, theirs);
+            let due = At(theirs.0 + takes + tolerance.config.timeouts.closing_ms * 1_000);
+            let is_older = mine.0 + tolerance.slack(Leg::Caller, mine) < theirs.0;
+            if is_older && tolerance.over() > due && due < trace.ended_at {
+                violations.push(
                     due,
                     format!("this stream of {sid} lived on after another had taken over at {theirs}"),
                 );
             }
             // The older stream's end must not be the newer one's.
             if theirs < mine
-                && let Some(closed) = terms.closed_by_bridge()
-                && terms.caller_gone().is_none_or(|gone| gone > closed)
-                && !terms.expects_bridge_to_end()
-                && !terms.settings_end_it(closed)
+                && let Some(closed) = tolerance.closed_by_bridge()
+                && tolerance.caller_gone().is_none_or(|gone| gone > closed)
+                && !tolerance.expects_bridge_to_end()
+                && !tolerance.settings_end_it(closed)
                 && (0..case.call.models.len())
-                    .all(|m| terms.model_broke(m).is_none_or(|broke| broke > closed))
+                    .all(|m| tolerance.model_broke(m).is_none_or(|broke| broke > closed))
                 && !succeeded(closed)
-                && ended_near(&trace.calls[other].caller.sightings, closed, takes)
+                && ended_near(&trace.calls[other].caller.observations, closed, takes)
             {
-                findings.say(closed, format!("this stream of {sid} was ended along with its predecessor"));
+                violations.push(closed, format!("this stream of {sid} was ended along with its predecessor"));
             }
         }
     })
 }
 
-fn ended_near(sightings: &[mocks::record::Sighting<CallerSight>], at: At, within: u64) -> bool {
-    sightings.iter().any(|s| matches!(s.what, CallerSight::Ended(_)) && s.at.0.abs_diff(at.0) < within)
+fn ended_near(observations: &[mocks::record::Observation<CallerObservation>], at: At, within: u64) -> bool {
+    observations
+        .iter()
+        .any(|s| matches!(s.what, CallerObservation::Ended(_)) && s.at.0.abs_diff(at.0) < within)
 }
 
 // ------------------------------------------------------------------------------------------------ text
@@ -399,23 +414,23 @@ struct UserTurn<'a> {
     words: Option<(At, Option<&'a str>)>,
 }
 
-fn user_turns(sightings: &[mocks::record::Sighting<ModelSight>]) -> Vec<UserTurn<'_>> {
+fn user_turns(observations: &[mocks::record::Observation<ModelObservation>]) -> Vec<UserTurn<'_>> {
     let mut turns: Vec<UserTurn<'_>> = Vec::new();
-    for seen in sightings {
-        if let ModelSight::SentSpeechStarted { item, .. } = &seen.what {
+    for seen in observations {
+        if let ModelObservation::SentSpeechStarted { item, .. } = &seen.what {
             // A turn that begins again has another name: the first one will never be an item.
             turns.retain(|turn| turn.committed.is_some());
             turns.push(UserTurn { item, started: seen.at, committed: None, words: None });
-        } else if let ModelSight::SentSpeechStopped { .. } = &seen.what
+        } else if let ModelObservation::SentSpeechStopped { .. } = &seen.what
             && let Some(turn) = turns.last_mut()
         {
             turn.committed.get_or_insert(seen.at);
-        } else if let ModelSight::GotOther { kind } = &seen.what
+        } else if let ModelObservation::GotOther { kind } = &seen.what
             && kind == "input_audio_buffer.commit"
             && let Some(turn) = turns.last_mut()
         {
             turn.committed.get_or_insert(seen.at);
-        } else if let ModelSight::SentTranscription { item, text } = &seen.what
+        } else if let ModelObservation::SentTranscription { item, text } = &seen.what
             && let Some(turn) = turns.iter_mut().rev().find(|turn| turn.item == item)
         {
             turn.words = Some((seen.at, text.as_deref()));
@@ -425,19 +440,19 @@ fn user_turns(sightings: &[mocks::record::Sighting<ModelSight>]) -> Vec<UserTurn
 }
 
 /// Every turn of the caller has a line, and its words if they could be had; and what was said last is waited for.
-fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
-    let terms = &case.terms;
-    if terms.config.transcription.is_none() {
+fn check_turns(case: &CallUnderTest<'_>, m: usize, at: At, transcript: &[Line], violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    if tolerance.config.transcription.is_none() {
         return;
     }
     // Once the caller is told that the call cannot go on, the model is heard no more.
     let told = case.call.bridge.iter().find(|(_, event)| matches!(event, CallEvent::Notice { .. }));
-    let left = told.map_or(At(u64::MAX), |(at, _)| *at).min(terms.given_up(m));
-    let arrives = |sent: At| At(sent.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, sent));
+    let left = told.map_or(At(u64::MAX), |(at, _)| *at).min(tolerance.given_up(m));
+    let arrives = |sent: At| At(sent.0 + tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, sent));
     let closed = case.call.models[m]
-        .sightings
+        .observations
         .iter()
-        .find_map(|s| matches!(s.what, ModelSight::Ended(Ending::ByPeer { .. })).then_some(s.at));
+        .find_map(|s| matches!(s.what, ModelObservation::Ended(Ending::ByPeer { .. })).then_some(s.at));
     // A stream that was taken over, or a call that was ending anyway, waits for nothing.
     let ended_by_caller = case.call.bridge.iter().any(|(_, event)| {
         matches!(
@@ -448,36 +463,36 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
             }
         )
     });
-    for turn in user_turns(&case.call.models[m].sightings) {
+    for turn in user_turns(&case.call.models[m].observations) {
         let line = transcript.iter().find(|line| line.item == turn.item);
-        let reached = |sent: At| arrives(sent) < left && !terms.model_speaks_into_the_dark(m, sent);
+        let reached = |sent: At| arrives(sent) < left && !tolerance.model_speaks_into_the_dark(m, sent);
         match turn.words {
             Some((sent, Some(text))) if reached(sent) => {
                 if !text.trim().is_empty() && line.is_none_or(|line| line.text == UNTRANSCRIBED) {
-                    findings
-                        .say(at, format!("the words of {} came and are not in the transcript", turn.item));
+                    violations
+                        .push(at, format!("the words of {} came and are not in the transcript", turn.item));
                 }
             }
             words => {
                 let empty = words.is_some_and(|(_, text)| text.is_some_and(|text| text.trim().is_empty()));
                 if turn.committed.is_some_and(reached) && line.is_none() && !empty {
-                    findings.say(at, format!("the turn {} has no line in the transcript", turn.item));
+                    violations.push(at, format!("the turn {} has no line in the transcript", turn.item));
                 }
                 // It may have been given up for another one as the caller left; that it waits for words has an end.
                 let waited_for = |closed: At| {
                     let since = turn.committed.filter(|_| was_given_up_to_renew(case, m, closed));
                     since.is_none_or(|committed| committed.0 + WORDS_US > closed.0)
                 };
-                if let (Some(gone), Some(closed), true) = (terms.caller_gone(), closed, ended_by_caller)
+                if let (Some(gone), Some(closed), true) = (tolerance.caller_gone(), closed, ended_by_caller)
                     && waited_for(closed)
                     && arrives(turn.started) < gone
                     && words.is_none()
                     && closed >= gone
-                    && closed.0 + terms.slack(Leg::Model, closed) + terms.slack(Leg::Caller, gone)
-                        < gone.0 + terms.last_words_us()
-                    && terms.model_hears(m)
+                    && closed.0 + tolerance.slack(Leg::Model, closed) + tolerance.slack(Leg::Caller, gone)
+                        < gone.0 + tolerance.last_words_us()
+                    && tolerance.model_hears(m)
                 {
-                    findings.say(
+                    violations.push(
                         closed,
                         format!("the session was closed before the words of {} came", turn.item),
                     );
@@ -488,35 +503,35 @@ fn judge_turns(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
 }
 
 /// This session was closed for another one.
-fn was_given_up_to_renew(case: &Case<'_>, m: usize, closed: At) -> bool {
+fn was_given_up_to_renew(case: &CallUnderTest<'_>, m: usize, closed: At) -> bool {
     let renewed = |(at, event): &&(At, CallEvent)| *at <= closed && matches!(event, CallEvent::Renewing);
     // Each session is given up once.
     case.call.models.len() > m + 1 || case.call.bridge.iter().filter(renewed).count() > m
 }
 
 fn text(trace: &Trace) -> Vec<Violation> {
-    each(trace, TEXT.name, |case, findings| {
+    each(trace, TEXT.name, |case, violations| {
         let Some((at, transcript)) = case.call.bridge.iter().find_map(|(at, event)| {
             if let CallEvent::Ended { transcript, .. } = event { Some((*at, transcript)) } else { None }
         }) else {
             return;
         };
         for m in 0..case.call.models.len() {
-            judge_order(case, m, at, transcript, findings);
-            judge_gaps(case, m, at, transcript, findings);
-            judge_turns(case, m, at, transcript, findings);
+            check_order(case, m, at, transcript, violations);
+            check_gaps(case, m, at, transcript, violations);
+            check_turns(case, m, at, transcript, violations);
         }
         for line in transcript {
             match line.speaker {
-                Speaker::Agent => judge_agent_line(case, at, line, findings),
-                Speaker::Caller => judge_caller_line(case, at, line, findings),
+                Speaker::Agent => check_agent_line(case, at, line, violations),
+                Speaker::Caller => check_caller_line(case, at, line, violations),
                 Speaker::Keypad => {}
             }
         }
     })
 }
 
-fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
+fn check_order(case: &CallUnderTest<'_>, m: usize, at: At, transcript: &[Line], violations: &mut Violations) {
     let conversation = &case.call.models[m].conversation;
     let place = |id: &str| conversation.iter().position(|known| known == id);
     let mut before: Option<(usize, &str)> = None;
@@ -525,7 +540,7 @@ fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
         if let Some((there, id)) = before
             && here < there
         {
-            findings.say(
+            violations.push(
                 at,
                 format!("the transcript has {id} before {}; the conversation has it after", line.item),
             );
@@ -535,9 +550,9 @@ fn judge_order(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings:
 }
 
 /// Every item the ear heard more than a moment of has a line, if it has words.
-fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: &mut Findings) {
+fn check_gaps(case: &CallUnderTest<'_>, m: usize, at: At, transcript: &[Line], violations: &mut Violations) {
     // Without marks the bridge cannot tell an ear that was held up from one that does not report.
-    if !case.terms.ear_works() || !case.terms.marks_come_back() {
+    if !case.tolerance.ear_works() || !case.tolerance.marks_come_back() {
         return;
     }
     for item in case.hearing.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {
@@ -548,13 +563,13 @@ fn judge_gaps(case: &Case<'_>, m: usize, at: At, transcript: &[Line], findings: 
         let first = words.split(' ').next().map_or(0, |word| word.len() + 1);
         let first_ms = item.len / BYTES_PER_MS * first.min(words.len()) / words.len().max(1);
         let ms = case.hearing.heard(item, At(u64::MAX)) / BYTES_PER_MS;
-        let long = ms > MOMENT_MS.max(first_ms) + case.terms.unsure_ms();
+        let long = ms > MOMENT_MS.max(first_ms) + case.tolerance.unsure_ms();
         // Words that come late, behind a rest of the voice, may be those that will be said next.
         let rests = (item.len - item.sound_before(usize::MAX)) / BYTES_PER_MS >= MOMENT_MS;
         let unsure = rests && record.is_some_and(|record| !words_heard(case, m, record, item).known);
         if long && !unsure && has_words && transcript.iter().all(|line| line.item != item.id) {
-            findings
-                .say(at, format!("{ms} ms of {} were heard and the transcript has no line of it", item.id));
+            violations
+                .push(at, format!("{ms} ms of {} were heard and the transcript has no line of it", item.id));
         }
     }
 }
@@ -571,19 +586,24 @@ pub(super) struct WordsHeard {
     known: bool,
 }
 
-pub(super) fn words_heard(case: &Case<'_>, m: usize, record: &ItemRecord, item: &Item) -> WordsHeard {
-    let terms = &case.terms;
+pub(super) fn words_heard(
+    case: &CallUnderTest<'_>,
+    m: usize,
+    record: &ItemRecord,
+    item: &Item,
+) -> WordsHeard {
+    let tolerance = &case.tolerance;
     let heard = case.hearing.heard(item, At(u64::MAX));
     let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
     let characters = record.transcript.trim().chars().count();
     let planned = record.speech * 1_000 * BYTES_PER_MS / (record.rate as usize).max(1);
-    let slack = characters * terms.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
-    let cut_at = case.call.models[m].sightings.iter().find_map(|s| {
-        matches!(&s.what, ModelSight::GotTruncate { item, .. } if *item == record.id).then_some(s.at)
+    let slack = characters * tolerance.unsure_ms() * BYTES_PER_MS / sound + ONE_WORD;
+    let cut_at = case.call.models[m].observations.iter().find_map(|s| {
+        matches!(&s.what, ModelObservation::GotTruncate { item, .. } if *item == record.id).then_some(s.at)
     });
     let known = item.done.is_some_and(|done| {
-        let arrived = At(done.0 + terms.latency(Leg::Model) + terms.slack(Leg::Model, done));
-        arrived < cut_at.unwrap_or(At(u64::MAX)).min(terms.over()).min(terms.given_up(m))
+        let arrived = At(done.0 + tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, done));
+        arrived < cut_at.unwrap_or(At(u64::MAX)).min(tolerance.over()).min(tolerance.given_up(m))
     });
     let fair = characters * heard_sound / sound;
     let guessed = if known { 0 } else { heard_sound / BYTES_PER_MS / CHARACTER_MS };
@@ -594,7 +614,7 @@ pub(super) fn words_heard(case: &Case<'_>, m: usize, record: &ItemRecord, item: 
     }
 }
 
-fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findings) {
+fn check_agent_line(case: &CallUnderTest<'_>, at: At, line: &Line, violations: &mut Violations) {
     let record =
         case.call.models.iter().enumerate().find_map(|(m, model)| {
             model.items.iter().find(|item| item.id == line.item).map(|item| (m, item))
@@ -603,14 +623,14 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
     let said = record.transcript.trim();
     let written = line.text.trim();
     if !said.starts_with(written.trim_end_matches(['…', '.', '-', ' '])) {
-        findings.say(at, format!("the transcript's words of {} are not the model's", line.item));
+        violations.push(at, format!("the transcript's words of {} are not the model's", line.item));
         return;
     }
     let Some(item) = case.hearing.item(m, &line.item).filter(|item| item.len > 0 && !item.silent) else {
         return;
     };
     // An ear that vanished cannot be asked, and the bridge cannot know when it did.
-    if !case.terms.ear_works() {
+    if !case.tolerance.ear_works() {
         return;
     }
     let heard = case.hearing.heard(item, At(u64::MAX));
@@ -618,7 +638,7 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
     let count = written.chars().count();
     let (heard_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
     if count > most {
-        findings.say(
+        violations.push(
             at,
             format!(
                 "the transcript has {count} characters of {}, but only {heard_ms} of {ms} ms were heard (at most {most} \
@@ -627,8 +647,8 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
             ),
         );
     }
-    if count < least && known && case.terms.marks_come_back() {
-        findings.say(
+    if count < least && known && case.tolerance.marks_come_back() {
+        violations.push(
             at,
             format!(
                 "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (at least \
@@ -639,10 +659,10 @@ fn judge_agent_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Finding
     }
 }
 
-fn judge_caller_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findings) {
+fn check_caller_line(case: &CallUnderTest<'_>, at: At, line: &Line, violations: &mut Violations) {
     for model in &case.call.models {
-        let heard = model.sightings.iter().find_map(|s| {
-            if let ModelSight::SentTranscription { item, text: Some(text) } = &s.what {
+        let heard = model.observations.iter().find_map(|s| {
+            if let ModelObservation::SentTranscription { item, text: Some(text) } = &s.what {
                 (*item == line.item).then_some(text)
             } else {
                 None
@@ -653,7 +673,8 @@ fn judge_caller_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findin
             && line.text != UNTRANSCRIBED
             && text.trim() != line.text.trim()
         {
-            findings.say(at, format!("the transcript's words of {} are not what was transcribed", line.item));
+            violations
+                .push(at, format!("the transcript's words of {} are not what was transcribed", line.item));
         }
     }
 }
@@ -661,38 +682,38 @@ fn judge_caller_line(case: &Case<'_>, at: At, line: &Line, findings: &mut Findin
 // ---------------------------------------------------------------------------------------------- expect
 
 fn expect(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, EXPECT.name, |case, findings| {
-        let ended =
-            case.call.caller.sightings.iter().find_map(|s| {
-                if let CallerSight::Ended(ending) = &s.what { Some((s.at, ending)) } else { None }
-            });
-        let opened = case.call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::Opened));
-        if opened && ended.is_none() && case.terms.ear_works() {
-            findings.say(trace.ended_at, "the caller's connection never ended");
+    let mut all = each(trace, EXPECT.name, |case, violations| {
+        let ended = case.call.caller.observations.iter().find_map(|s| {
+            if let CallerObservation::Ended(ending) = &s.what { Some((s.at, ending)) } else { None }
+        });
+        let opened =
+            case.call.caller.observations.iter().any(|s| matches!(s.what, CallerObservation::Opened));
+        if opened && ended.is_none() && case.tolerance.ear_works() {
+            violations.push(trace.ended_at, "the caller's connection never ended");
         }
         if let Some((at, Ending::ByPeer { code: Some(code), .. })) = ended
             && !is_lawful_close(*code)
         {
-            findings.say(at, format!("the stream was closed with {code}, which no endpoint may send"));
+            violations.push(at, format!("the stream was closed with {code}, which no endpoint may send"));
         }
         if let Some(reason) = baseless_end(case) {
             let what = format!(
                 "the call ended with {}, and nothing at its ends was a reason for that",
                 reason.name()
             );
-            findings.say(case.terms.over().min(trace.ended_at), what);
+            violations.push(case.tolerance.over().min(trace.ended_at), what);
         }
         if let Some((at, told)) = told_secret(case) {
-            findings.say(at, format!("the bridge told a part of the key: {told}"));
+            violations.push(at, format!("the bridge told a part of the key: {told}"));
         }
-        for problem in case.terms.disappointments(case.hearing) {
-            findings.say(case.terms.over().min(trace.ended_at), problem);
+        for problem in case.tolerance.disappointments(case.hearing) {
+            violations.push(case.tolerance.over().min(trace.ended_at), problem);
         }
     });
     let mut whole = |what: String| {
         all.push(Violation { oracle: EXPECT.name, call: 0, at: trace.ended_at, what });
     };
-    if let Some(problem) = Terms::disappointment_of_all(trace) {
+    if let Some(problem) = Tolerance::disappointment_of_all(trace) {
         whole(problem);
     }
     for panic in &trace.panics {
@@ -705,7 +726,7 @@ fn expect(trace: &Trace) -> Vec<Violation> {
 }
 
 /// What the bridge told with the words of a server in it, if there was a part of the key among them.
-fn told_secret(case: &Case<'_>) -> Option<(At, String)> {
+fn told_secret(case: &CallUnderTest<'_>) -> Option<(At, String)> {
     let quoted = mocks::realtime::masked(API_KEY);
     case.call.bridge.iter().find_map(|(at, event)| {
         let (CallEvent::ModelError { code: told }
@@ -720,29 +741,30 @@ fn told_secret(case: &Case<'_>) -> Option<(At, String)> {
 }
 
 /// The name of the end, when it is one whose cause would be plain to see, and is not.
-fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
+fn baseless_end(case: &CallUnderTest<'_>) -> Option<EndReason> {
     let (ended, reason) = case.call.bridge.iter().find_map(|(at, event)| {
         if let CallEvent::Ended { reason, .. } = event { Some((*at, *reason)) } else { None }
     })?;
     // It was decided when the caller was told, if there was somebody to tell.
     let told = case.call.bridge.iter().find(|(_, event)| matches!(event, CallEvent::Notice { .. }));
     let at = told.map_or(ended, |(at, _)| *at);
-    let saw = |is: fn(&CallerSight) -> bool| case.call.caller.sightings.iter().any(|seen| is(&seen.what));
+    let saw =
+        |is: fn(&CallerObservation) -> bool| case.call.caller.observations.iter().any(|seen| is(&seen.what));
     let sid = &case.call.caller.call_sid;
     let others = case.trace.calls.iter().enumerate().filter(|(index, _)| *index != case.index);
-    let terms = &case.terms;
+    let tolerance = &case.tolerance;
     let seen = match reason {
         // No scenario has an operator.
         EndReason::HungUp => false,
-        EndReason::UnsupportedMedia => terms.speaks_no_g711(),
-        EndReason::CallerMalformed => terms.is_too_much_rubbish(at),
-        EndReason::SessionRefused => (0..case.call.models.len()).any(|m| !terms.session_fits(m)),
-        EndReason::TooLong => terms.is_too_long(at),
+        EndReason::UnsupportedMedia => tolerance.speaks_no_g711(),
+        EndReason::CallerMalformed => tolerance.is_too_much_rubbish(at),
+        EndReason::SessionRefused => (0..case.call.models.len()).any(|m| !tolerance.session_fits(m)),
+        EndReason::TooLong => tolerance.is_too_long(at),
         EndReason::SessionTimeout => !was_settled(case, at),
-        EndReason::SessionExpired => terms.session_ran_out(at) || says_it_expired(case),
+        EndReason::SessionExpired => tolerance.session_ran_out(at) || says_it_expired(case),
         EndReason::Unauthenticated => !may_come_in(case),
         EndReason::AgentHungUp | EndReason::Transferred => wanted_to_leave(case),
-        EndReason::Stopped => saw(|what| matches!(what, CallerSight::SentStop)),
+        EndReason::Stopped => saw(|what| matches!(what, CallerObservation::SentStop)),
         EndReason::Replaced => others.map(|(_, call)| &call.caller.call_sid).any(|other| other == sid),
         EndReason::Drained => case.trace.scenario.server.drain_at_ms.is_some(),
         // What the others mean to an end is for the other oracles.
@@ -763,30 +785,34 @@ fn baseless_end(case: &Case<'_>) -> Option<EndReason> {
 }
 
 /// The last session was confirmed or refused early enough for the bridge to know by `at`.
-fn was_settled(case: &Case<'_>, at: At) -> bool {
+fn was_settled(case: &CallUnderTest<'_>, at: At) -> bool {
     let Some(last) = case.call.models.len().checked_sub(1) else { return false };
-    let arrives = |sent: At| At(sent.0 + case.terms.latency(Leg::Model) + case.terms.slack(Leg::Model, sent));
-    let in_time = |sent: At| arrives(sent) < at && !case.terms.model_speaks_into_the_dark(last, sent);
+    let arrives =
+        |sent: At| At(sent.0 + case.tolerance.latency(Leg::Model) + case.tolerance.slack(Leg::Model, sent));
+    let in_time = |sent: At| arrives(sent) < at && !case.tolerance.model_speaks_into_the_dark(last, sent);
     // Nothing else has been asked of a new session that could be refused.
-    let settles = |what: &ModelSight| {
-        matches!(what, ModelSight::SentSessionUpdated | ModelSight::SentError { event_id: Some(_), .. })
+    let settles = |what: &ModelObservation| {
+        matches!(
+            what,
+            ModelObservation::SentSessionUpdated | ModelObservation::SentError { event_id: Some(_), .. }
+        )
     };
-    case.call.models[last].sightings.iter().any(|seen| settles(&seen.what) && in_time(seen.at))
+    case.call.models[last].observations.iter().any(|seen| settles(&seen.what) && in_time(seen.at))
 }
 
 /// A service said that the session was over, or closed it, whatever time it had told.
-fn says_it_expired(case: &Case<'_>) -> bool {
-    let mut said = case.call.models.iter().flat_map(|model| &model.sightings);
-    (0..case.call.models.len()).any(|m| case.terms.model_broke(m).is_some())
+fn says_it_expired(case: &CallUnderTest<'_>) -> bool {
+    let mut said = case.call.models.iter().flat_map(|model| &model.observations);
+    (0..case.call.models.len()).any(|m| case.tolerance.model_broke(m).is_some())
         || said
-            .any(|seen| matches!(&seen.what, ModelSight::SentError { code, .. } if code == "session_expired"))
+            .any(|seen| matches!(&seen.what, ModelObservation::SentError { code, .. } if code == "session_expired"))
 }
 
 /// The model called one of the functions that end a call or put it through.
-fn wanted_to_leave(case: &Case<'_>) -> bool {
-    let sightings = case.call.models.iter().flat_map(|model| &model.sightings);
-    sightings.into_iter().any(|seen| {
-        matches!(&seen.what, ModelSight::SentFunctionCall { name, .. } if [END_CALL, TRANSFER_CALL].contains(&name.as_str()))
+fn wanted_to_leave(case: &CallUnderTest<'_>) -> bool {
+    let observations = case.call.models.iter().flat_map(|model| &model.observations);
+    observations.into_iter().any(|seen| {
+        matches!(&seen.what, ModelObservation::SentFunctionCall { name, .. } if [END_CALL, TRANSFER_CALL].contains(&name.as_str()))
     })
 }
 
@@ -842,7 +868,7 @@ mod tests {
     #[test]
     fn a_malformed_frame_must_not_end_the_call() {
         let mut bench = Bench::answered(1_500);
-        bench.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        bench.caller(4_000, CallerObservation::SentRaw { what: "not json".into() });
         assert_eq!(robust(&bench.trace()), []);
         bench.bridge_closes(4_010);
         assert!(first_of(&robust(&bench.trace())).contains("not json"));
@@ -851,7 +877,7 @@ mod tests {
     #[test]
     fn a_call_must_not_pay_for_another() {
         let mut bad = Bench::answered(1_500);
-        bad.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        bad.caller(4_000, CallerObservation::SentRaw { what: "not json".into() });
         let mut good = Bench::answered(1_500);
         assert_eq!(robust(&Bench::together([bad.clone(), good.clone()])), []);
         good.bridge_closes(4_010);
@@ -953,7 +979,7 @@ mod tests {
     #[test]
     fn an_end_without_a_reason_is_found() {
         let mut bench = Bench::answered(1_500).transcript(1.0);
-        bench.caller(4_000, CallerSight::SentRaw { what: "not json".into() });
+        bench.caller(4_000, CallerObservation::SentRaw { what: "not json".into() });
         let trace = bench.trace();
         let baseless = |trace: &Trace| {
             let found = |why: &EndReason| !expect(&ended_with(trace.clone(), *why)).is_empty();

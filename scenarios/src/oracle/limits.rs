@@ -16,13 +16,13 @@ pub const BOUND: Oracle = Oracle {
     name: "bound",
     about: "A call holds no more audio than its limits say, whatever it is sent, because a thousand calls share one \
             machine.",
-    judge: bound,
+    check: bound,
 };
 
 fn bound(trace: &Trace) -> Vec<Violation> {
-    each(trace, BOUND.name, |case, findings| {
-        let limits = &case.terms.config.limits;
-        let per_ms = if case.terms.wanted_format() == Some("audio/pcm") {
+    each(trace, BOUND.name, |case, violations| {
+        let limits = &case.tolerance.config.limits;
+        let per_ms = if case.tolerance.wanted_format() == Some("audio/pcm") {
             PCM_BYTES_PER_MS
         } else {
             G711_BYTES_PER_MS
@@ -33,10 +33,10 @@ fn bound(trace: &Trace) -> Vec<Violation> {
                 && counts.peak_held_bytes > most
             {
                 let held = counts.peak_held_bytes;
-                findings.say(*at, format!("{held} bytes were held at one time; the limits allow {most}"));
+                violations.push(*at, format!("{held} bytes were held at one time; the limits allow {most}"));
             }
         }
-        let room = case.terms.ear_limit();
+        let room = case.tolerance.ear_limit();
         let fullest = case
             .hearing
             .arrivals
@@ -44,7 +44,7 @@ fn bound(trace: &Trace) -> Vec<Violation> {
             .map(|a| (case.hearing.queued(a.at), a.at))
             .max_by_key(|(queued, at)| (*queued, u64::MAX - at.0));
         if let Some((queued, at)) = fullest.filter(|(queued, _)| *queued > room) {
-            findings.say(at, format!("{queued} bytes were queued at the ear, which holds {room}"));
+            violations.push(at, format!("{queued} bytes were queued at the ear, which holds {room}"));
         }
     })
 }

@@ -4,17 +4,17 @@
 //! computed from what the two ends saw (and from the name of the end, which only the bridge knows). A milestone
 //! that no scenario and no seed reaches is a failure of the suite.
 
-use crate::model::backend::StageKind;
-use crate::oracle::audio_attribution::Hearing;
+use crate::model::backend::Backend;
+use crate::oracle::audio_attribution::Attribution;
 use crate::oracle::barge_in::{BargeIn, barge_ins, cuts};
-use crate::oracle::case::Case;
+use crate::oracle::case::CallUnderTest;
 use crate::oracle::greet::window;
 use crate::oracle::sessions::followed;
-use crate::oracle::terms::Terms;
+use crate::oracle::tolerance::Tolerance;
 use crate::sim::trace::Trace;
 use bridge::call::event::{CallEvent, EndReason};
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 use std::collections::BTreeSet;
 
 /// One 20 ms frame, in bytes.
@@ -38,7 +38,7 @@ struct Milestone {
 
 /// One call, and what happened in it.
 struct Scene<'a, 'b> {
-    case: &'b Case<'a>,
+    case: &'b CallUnderTest<'a>,
     barge_ins: &'b [BargeIn],
 }
 
@@ -54,17 +54,17 @@ pub const ALL: &[&str] = &{
 };
 
 /// The names of the milestones that can be reached on these stages, in the order of [`ALL`].
-pub fn possible(stages: &[StageKind]) -> Vec<&'static str> {
-    let possible = |m: &&Milestone| !m.only_on_pipes || stages.contains(&StageKind::Pipes);
+pub fn possible(stages: &[Backend]) -> Vec<&'static str> {
+    let possible = |m: &&Milestone| !m.only_on_pipes || stages.contains(&Backend::Pipes);
     MILESTONES.iter().filter(possible).map(|m| m.name).collect()
 }
 
 /// The milestones this trace reached, in the order of [`ALL`].
 pub fn reached(trace: &Trace) -> Vec<&'static str> {
-    let hearing = Hearing::of_all(trace);
+    let hearing = Attribution::of_all(trace);
     let mut names = BTreeSet::new();
     for (index, (call, hearing)) in trace.calls.iter().zip(hearing.iter()).enumerate() {
-        let case = Case { trace, index, call, hearing, terms: Terms::of(trace, index) };
+        let case = CallUnderTest { trace, index, call, hearing, tolerance: Tolerance::of(trace, index) };
         let barge_ins = barge_ins(&case);
         let scene = Scene { case: &case, barge_ins: &barge_ins };
         names.extend(MILESTONES.iter().filter(|m| (m.reached)(&scene)).map(|m| m.name));
@@ -85,9 +85,9 @@ milestones! { anywhere {
     "an answer was heard to its end" => |s| s.case.hearing.items.iter().any(|i| {
         i.on_time > 0 && !i.silent && s.case.hearing.heard(i, At(u64::MAX)) + FRAME >= i.len
     }),
-    "two turns in one call" => |s| s.models(|m| matches!(m, ModelSight::SentSpeechStopped { .. })) >= 2,
+    "two turns in one call" => |s| s.models(|m| matches!(m, ModelObservation::SentSpeechStopped { .. })) >= 2,
     "the agent spoke first" => |s| {
-        let spoke = s.first_caller(|c| matches!(c, CallerSight::SpeechBegan { .. }));
+        let spoke = s.first_caller(|c| matches!(c, CallerObservation::SpeechBegan { .. }));
         s.case.hearing.played.first().is_some_and(|p| spoke.is_none_or(|at| p.at < at))
     },
     "barge-in with a clear" => |s| s.barged_in(),
@@ -98,10 +98,10 @@ milestones! { anywhere {
     "barge-in before response.created" => |s| s.barge_ins.iter().any(|b| b.owed && s.is_asked_for(b)),
     "two barge-ins in one call" => |s| s.barge_ins.iter().filter(|b| !b.clears.is_empty()).count() >= 2,
     "speech with nothing to clear" => |s| s.barge_ins.iter().any(|b| b.owed && b.clears.is_empty()),
-    "an item was cut" => |s| s.models(|m| matches!(m, ModelSight::SentTruncated { .. })) > 0,
+    "an item was cut" => |s| s.models(|m| matches!(m, ModelObservation::SentTruncated { .. })) > 0,
     "a cut at zero or a deletion" => |s| {
         cuts(s.case, s.barge_ins).iter().any(|c| c.audio_end_ms == 0)
-            || s.models(|m| matches!(m, ModelSight::GotDelete { .. })) > 0
+            || s.models(|m| matches!(m, ModelObservation::GotDelete { .. })) > 0
     },
     "two items of one response" => |s| {
         let items = &s.case.hearing.items;
@@ -113,41 +113,41 @@ milestones! { anywhere {
         item.on_time < item.len && s.case.hearing.heard(item, At(u64::MAX)) <= item.on_time
     }),
     "a delta of an odd size" => |s| s.models(|m| {
-        matches!(m, ModelSight::SentAudio { samples, .. } if samples % FRAME != 0)
+        matches!(m, ModelObservation::SentAudio { samples, .. } if samples % FRAME != 0)
     }) > 0,
-    "a mark came back played" => |s| s.callers(|c| matches!(c, CallerSight::SentMark { flushed: false, .. })) > 0,
-    "a mark came back flushed" => |s| s.callers(|c| matches!(c, CallerSight::SentMark { flushed: true, .. })) > 0,
+    "a mark came back played" => |s| s.callers(|c| matches!(c, CallerObservation::SentMark { flushed: false, .. })) > 0,
+    "a mark came back flushed" => |s| s.callers(|c| matches!(c, CallerObservation::SentMark { flushed: true, .. })) > 0,
     "a gap of the microphone was filled" => |s| {
         let gap = s.case.call.caller.mic.windows(2).any(|two| two[1].timestamp_ms > two[0].timestamp_ms + 60);
-        gap && s.models(|m| matches!(m, ModelSight::GotAppend { .. })) > 0
+        gap && s.models(|m| matches!(m, ModelObservation::GotAppend { .. })) > 0
     },
     "the caller waited while the model was dialled" => |s| {
-        let opened = s.first_model(|m| matches!(m, ModelSight::Opened));
+        let opened = s.first_model(|m| matches!(m, ModelObservation::Opened));
         let spoke = s.case.call.caller.mic.first().map(|frame| frame.at);
         opened.is_some_and(|opened| spoke.is_some_and(|spoke| opened.since(spoke) > 500_000))
     },
     "the call ended while the model was dialled" => |s| {
-        s.callers(|c| matches!(c, CallerSight::SentStart)) > 0
-            && s.first_model(|m| matches!(m, ModelSight::Opened)).is_none_or(|at| at > s.case.terms.over())
+        s.callers(|c| matches!(c, CallerObservation::SentStart)) > 0
+            && s.first_model(|m| matches!(m, ModelObservation::Opened)).is_none_or(|at| at > s.case.tolerance.over())
     },
     "the model died while dialling" => |s| {
-        s.models(|m| matches!(m, ModelSight::Refused { .. })) > 0
+        s.models(|m| matches!(m, ModelObservation::Refused { .. })) > 0
             || s.ended_by(EndReason::DialFailed)
     },
     "the model died in the middle of an answer" => |s| (0..s.case.call.models.len()).any(|m| {
-        s.case.terms.model_broke(m).is_some_and(|died| {
+        s.case.tolerance.model_broke(m).is_some_and(|died| {
             s.case.hearing.items.iter().any(|i| i.model == m && !i.sent.is_empty() && i.done.is_none_or(|d| d > died))
         })
     }),
     "a session was refused" => |s| s.ended_by(EndReason::SessionRefused) || s.ended_by(EndReason::ModelRefused),
     "a response failed" => |s| s.models(|m| {
-        matches!(m, ModelSight::SentResponseDone { status, .. } if status == "failed")
+        matches!(m, ModelObservation::SentResponseDone { status, .. } if status == "failed")
     }) > 0,
     "a response was asked for again" => |s| {
         s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.retries > 0))
     },
     "an error that ended nothing" => |s| {
-        s.models(|m| matches!(m, ModelSight::SentError { rejected: None, .. })) > 0
+        s.models(|m| matches!(m, ModelObservation::SentError { rejected: None, .. })) > 0
             && s.ended_by(EndReason::Stopped)
     },
     "a notice was played" => |s| s.event(|e| matches!(e, CallEvent::Notice { .. })),
@@ -156,13 +156,13 @@ milestones! { anywhere {
             || s.ended_by(EndReason::ModelClogged)
             || s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.dropped_uplink_ms > 0))
     },
-    "a function was called and answered" => |s| s.models(|m| matches!(m, ModelSight::GotToolOutput { .. })) > 0,
+    "a function was called and answered" => |s| s.models(|m| matches!(m, ModelObservation::GotToolOutput { .. })) > 0,
     "a refused output was sent again" => |s| {
         s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.refused_outputs > 0))
     },
     "functions without end were stopped" => |s| s.event(|e| matches!(e, CallEvent::ToolLoop { .. })),
     "a function was finished behind its call" => |s| {
-        let over = s.case.terms.over();
+        let over = s.case.tolerance.over();
         s.case.call.bridge.iter().any(|(at, event)| {
             *at > over && matches!(event, CallEvent::ToolAnswered { took: Some(_), .. })
         })
@@ -171,14 +171,14 @@ milestones! { anywhere {
         s.event(|e| matches!(e, CallEvent::Ended { counts, .. } if counts.unannounced > 0))
     },
     "a function call was interrupted" => |s| s.barge_ins.iter().any(|b| {
-        let sightings = &s.case.call.models[b.model].sightings;
-        let called = sightings.iter().any(|x| matches!(x.what, ModelSight::SentFunctionCall { .. }) && x.at <= b.at);
-        let answered = |x: &&mocks::record::Sighting<ModelSight>| matches!(x.what, ModelSight::GotToolOutput { .. });
-        called && sightings.iter().rev().find(answered).is_none_or(|x| x.at > b.at)
+        let observations = &s.case.call.models[b.model].observations;
+        let called = observations.iter().any(|x| matches!(x.what, ModelObservation::SentFunctionCall { .. }) && x.at <= b.at);
+        let answered = |x: &&mocks::record::Observation<ModelObservation>| matches!(x.what, ModelObservation::GotToolOutput { .. });
+        called && observations.iter().rev().find(answered).is_none_or(|x| x.at > b.at)
     }),
     "keys were pressed and told" => |s| {
-        s.callers(|c| matches!(c, CallerSight::SentDtmf { .. })) > 0
-            && s.models(|m| matches!(m, ModelSight::GotText { .. })) > 0
+        s.callers(|c| matches!(c, CallerObservation::SentDtmf { .. })) > 0
+            && s.models(|m| matches!(m, ModelObservation::GotText { .. })) > 0
     },
     "the caller spoke in the protected window" => |s| window(s.case).is_some_and(|window| {
         s.case.call.caller.mic[..window.inside].iter().any(|frame| frame.speech)
@@ -188,10 +188,10 @@ milestones! { anywhere {
         window.inside > 0 && (window.inside - 1..=window.outside).all(speaks)
     }),
     "a malformed frame of the caller was survived" => |s| {
-        s.callers(|c| matches!(c, CallerSight::SentRaw { .. })) > 0 && s.ended_by(EndReason::Stopped)
+        s.callers(|c| matches!(c, CallerObservation::SentRaw { .. })) > 0 && s.ended_by(EndReason::Stopped)
     },
     "a malformed frame of the model was survived" => |s| {
-        s.models(|m| matches!(m, ModelSight::SentOther { kind } if s.case.terms.is_odd(kind))) > 0
+        s.models(|m| matches!(m, ModelObservation::SentOther { kind } if s.case.tolerance.is_odd(kind))) > 0
             && s.ended_by(EndReason::Stopped)
     },
     "the microphone was G.711 all the way" => |s| s.case.call.models.iter().any(|m| m.input_format == "audio/pcmu"),
@@ -228,20 +228,20 @@ milestones! { anywhere {
 } }
 
 impl Scene<'_, '_> {
-    fn callers(&self, is: impl Fn(&CallerSight) -> bool) -> usize {
-        self.case.call.caller.sightings.iter().filter(|s| is(&s.what)).count()
+    fn callers(&self, is: impl Fn(&CallerObservation) -> bool) -> usize {
+        self.case.call.caller.observations.iter().filter(|s| is(&s.what)).count()
     }
 
-    fn models(&self, is: impl Fn(&ModelSight) -> bool) -> usize {
-        self.case.call.models.iter().flat_map(|m| &m.sightings).filter(|s| is(&s.what)).count()
+    fn models(&self, is: impl Fn(&ModelObservation) -> bool) -> usize {
+        self.case.call.models.iter().flat_map(|m| &m.observations).filter(|s| is(&s.what)).count()
     }
 
-    fn first_caller(&self, is: impl Fn(&CallerSight) -> bool) -> Option<At> {
-        self.case.call.caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at)
+    fn first_caller(&self, is: impl Fn(&CallerObservation) -> bool) -> Option<At> {
+        self.case.call.caller.observations.iter().find(|s| is(&s.what)).map(|s| s.at)
     }
 
-    fn first_model(&self, is: impl Fn(&ModelSight) -> bool) -> Option<At> {
-        self.case.call.models.iter().flat_map(|m| &m.sightings).find(|s| is(&s.what)).map(|s| s.at)
+    fn first_model(&self, is: impl Fn(&ModelObservation) -> bool) -> Option<At> {
+        self.case.call.models.iter().flat_map(|m| &m.observations).find(|s| is(&s.what)).map(|s| s.at)
     }
 
     fn event(&self, is: impl Fn(&CallEvent) -> bool) -> bool {
@@ -274,15 +274,15 @@ impl Scene<'_, '_> {
 
     /// A response existed at the interruption and had sent no audio yet.
     fn is_between(&self, barge_in: &BargeIn, created: bool) -> bool {
-        let sightings = &self.case.call.models[barge_in.model].sightings;
-        sightings.iter().any(|s| {
-            let ModelSight::SentResponseCreated { response, .. } = &s.what else { return false };
-            let spoke = sightings.iter().any(|x| {
-                matches!(&x.what, ModelSight::SentAudio { response: r, .. } if r == response)
+        let observations = &self.case.call.models[barge_in.model].observations;
+        observations.iter().any(|s| {
+            let ModelObservation::SentResponseCreated { response, .. } = &s.what else { return false };
+            let spoke = observations.iter().any(|x| {
+                matches!(&x.what, ModelObservation::SentAudio { response: r, .. } if r == response)
                     && x.at <= barge_in.at
             });
-            let over = sightings.iter().any(|x| {
-                matches!(&x.what, ModelSight::SentResponseDone { response: r, .. } if r == response)
+            let over = observations.iter().any(|x| {
+                matches!(&x.what, ModelObservation::SentResponseDone { response: r, .. } if r == response)
                     && x.at < barge_in.at
             });
             (s.at <= barge_in.at) == created && !spoke && !over
@@ -291,11 +291,11 @@ impl Scene<'_, '_> {
 
     /// A response had been asked for at the interruption and did not exist yet.
     fn is_asked_for(&self, barge_in: &BargeIn) -> bool {
-        let sightings = &self.case.call.models[barge_in.model].sightings;
-        sightings.iter().any(|s| {
-            let ModelSight::SentResponseCreated { asked: Some(id), .. } = &s.what else { return false };
-            let asked = sightings.iter().any(|x| {
-                matches!(&x.what, ModelSight::GotCreate { event_id: Some(e), .. } if e == id)
+        let observations = &self.case.call.models[barge_in.model].observations;
+        observations.iter().any(|s| {
+            let ModelObservation::SentResponseCreated { asked: Some(id), .. } = &s.what else { return false };
+            let asked = observations.iter().any(|x| {
+                matches!(&x.what, ModelObservation::GotCreate { event_id: Some(e), .. } if e == id)
                     && x.at <= barge_in.at
             });
             asked && s.at > barge_in.at
@@ -316,10 +316,10 @@ mod tests {
 
     #[test]
     fn what_only_pipes_can_reach_is_asked_of_nobody_else() {
-        let piped = |stages: &[StageKind]| possible(stages).contains(&"a reset found a writer waiting");
-        assert!(piped(&StageKind::ALL) && piped(&[StageKind::Pipes]));
-        assert!(!piped(&[StageKind::Memory, StageKind::Simulated]));
-        assert_eq!(possible(&StageKind::ALL), ALL);
+        let piped = |stages: &[Backend]| possible(stages).contains(&"a reset found a writer waiting");
+        assert!(piped(&Backend::ALL) && piped(&[Backend::Pipes]));
+        assert!(!piped(&[Backend::Memory, Backend::Simulated]));
+        assert_eq!(possible(&Backend::ALL), ALL);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Both vendors' rules, kept in the state each end was really in.
 
-use super::case::{Case, Findings, Oracle, each};
+use super::case::{CallUnderTest, Oracle, Violations, each};
 use super::sessions::past;
-use super::terms::{Leg, hears_speech};
+use super::tolerance::{Leg, hears_speech};
 use crate::sim::trace::Trace;
 use bridge::call::event::CallEvent;
 use bridge::call::settings::DialWhen;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight, Sighting};
+use mocks::record::{CallerObservation, ModelObservation, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond a configured timeout: one turn of its loop, its close and its answer.
@@ -23,7 +23,7 @@ pub const LEGAL: Oracle = Oracle {
     name: "legal",
     about: "Nothing is sent that the receiver must reject in the state it is known to be in, because every rejection \
             is an effect that did not happen.",
-    judge: legal,
+    check: legal,
 };
 
 /// See [`Oracle::about`].
@@ -31,7 +31,7 @@ pub const ONE: Oracle = Oracle {
     name: "one",
     about: "No response is asked for while another is known to be active or asked for, because the second is refused \
             and its answer is lost.",
-    judge: one,
+    check: one,
 };
 
 /// See [`Oracle::about`].
@@ -39,14 +39,14 @@ pub const FORMAT: Oracle = Oracle {
     name: "format",
     about: "No audio reaches the model before its formats are confirmed and equal to the wire, because audio in the \
             wrong format is noise to one side.",
-    judge: format,
+    check: format,
 };
 
 /// See [`Oracle::about`].
 pub const MARK: Oracle = Oracle {
     name: "mark",
     about: "No two outstanding marks share a name, because then nobody can tell which of them came back.",
-    judge: mark,
+    check: mark,
 };
 
 /// See [`Oracle::about`].
@@ -54,7 +54,7 @@ pub const TOOL: Oracle = Oracle {
     name: "tool",
     about: "Each function call of a finished response is answered exactly once and the model is asked to go on, \
             because an open call leaves the model mute.",
-    judge: tool,
+    check: tool,
 };
 
 /// See [`Oracle::about`].
@@ -62,27 +62,28 @@ pub const START: Oracle = Oracle {
     name: "start",
     about: "The opening messages are handled in every early order, or their absence is timed out, because a stream \
             nobody takes is a silent call that is paid for.",
-    judge: start,
+    check: start,
 };
 
 // ----------------------------------------------------------------------------------------------- legal
 
 fn legal(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, LEGAL.name, |case, findings| {
-        for seen in &case.call.caller.sightings {
-            if let CallerSight::Warned { code: code @ (31_950 | 31_951), detail } = &seen.what {
-                findings.say(seen.at, format!("Twilio would warn ({code}): {detail}"));
+    each(trace, LEGAL.name, |case, violations| {
+        for seen in &case.call.caller.observations {
+            if let CallerObservation::Warned { code: code @ (31_950 | 31_951), detail } = &seen.what {
+                violations.push(seen.at, format!("Twilio would warn ({code}): {detail}"));
             }
         }
         for (m, model) in case.call.models.iter().enumerate() {
-            for (index, seen) in model.sightings.iter().enumerate() {
-                if let ModelSight::GotBad { detail } = &seen.what {
-                    findings.say(seen.at, format!("the model was sent something off-protocol: {detail}"));
+            for (index, seen) in model.observations.iter().enumerate() {
+                if let ModelObservation::GotBad { detail } = &seen.what {
+                    violations.push(seen.at, format!("the model was sent something off-protocol: {detail}"));
                 }
-                if let ModelSight::SentError { code, message, rejected: Some(rejected), .. } = &seen.what
+                if let ModelObservation::SentError { code, message, rejected: Some(rejected), .. } =
+                    &seen.what
                     && !is_benign(case, m, index, code, rejected)
                 {
-                    findings.say(seen.at, format!("{rejected} was refused ({code}): {message}"));
+                    violations.push(seen.at, format!("{rejected} was refused ({code}): {message}"));
                 }
             }
         }
@@ -90,13 +91,13 @@ fn legal(trace: &Trace) -> Vec<super::case::Violation> {
 }
 
 /// Races no bridge can win, because what would have told it was still on its way; and refusals the script wants.
-fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str) -> bool {
-    let sightings = &case.call.models[m].sightings;
-    let refused = sightings[index].at;
+fn is_benign(case: &CallUnderTest<'_>, m: usize, index: usize, code: &str, rejected: &str) -> bool {
+    let observations = &case.call.models[m].observations;
+    let refused = observations[index].at;
     // The bridge acted on what had been sent one round trip before the refusal.
-    let round_trip = case.terms.round_trip_until(Leg::Model, refused);
+    let round_trip = case.tolerance.round_trip_until(Leg::Model, refused);
     let known_by = At(refused.0.saturating_sub(round_trip + ROUNDING_US));
-    let news = || sightings[..index].iter().rev().take_while(|seen| seen.at >= known_by);
+    let news = || observations[..index].iter().rev().take_while(|seen| seen.at >= known_by);
     match code {
         // The response ended while the cancel was on its way, or was ended by the caller's voice, or it was never
         // created at all.
@@ -104,93 +105,110 @@ fn is_benign(case: &Case<'_>, m: usize, index: usize, code: &str, rejected: &str
             news().any(|seen| {
                 matches!(
                     seen.what,
-                    ModelSight::SentResponseDone { .. } | ModelSight::SentSpeechStarted { .. }
+                    ModelObservation::SentResponseDone { .. } | ModelObservation::SentSpeechStarted { .. }
                 )
-            }) || has_unanswered_create(&sightings[..index])
+            }) || has_unanswered_create(&observations[..index])
         }
         // The server committed the turn by itself while the commit of a caller who had left was on its way.
         "input_audio_buffer_commit_empty" => {
-            news().any(|seen| matches!(seen.what, ModelSight::SentSpeechStopped { .. }))
+            news().any(|seen| matches!(seen.what, ModelObservation::SentSpeechStopped { .. }))
         }
         // The server created its own response to the caller's turn while the request was on its way.
         "conversation_already_has_active_response" => {
             news().any(|seen| {
                 matches!(
                     seen.what,
-                    ModelSight::SentResponseCreated { auto: true, .. } | ModelSight::SentSpeechStopped { .. }
+                    ModelObservation::SentResponseCreated { auto: true, .. }
+                        | ModelObservation::SentSpeechStopped { .. }
                 )
-            }) || answers_unannounced(&sightings[..index])
-                || hides_its_answer(&sightings[..index])
-                || never_announces(case, &sightings[..index], refused)
+            }) || answers_unannounced(&observations[..index])
+                || hides_its_answer(&observations[..index])
+                || never_announces(case, &observations[..index], refused)
         }
         // The script refuses it whenever it comes; one that came before its response was over came too early.
         "invalid_tool_call_id" => {
-            let before = &sightings[..index];
+            let before = &observations[..index];
             let answered = before.iter().rev().find_map(|seen| {
-                if let ModelSight::GotToolOutput { call_id, .. } = &seen.what { Some(call_id) } else { None }
+                if let ModelObservation::GotToolOutput { call_id, .. } = &seen.what {
+                    Some(call_id)
+                } else {
+                    None
+                }
             });
             let response = answered.and_then(|answered| response_of(before, answered));
-            case.terms.refuses_outputs()
+            case.tolerance.refuses_outputs()
                 && response.is_some_and(|response| done_of(before, response).is_some())
         }
-        _ => rejected == "session.update" && case.terms.refuses_settings(m),
+        _ => rejected == "session.update" && case.tolerance.refuses_settings(m),
     }
 }
 
 /// A turn ended while a response was not over, and the server has not said yet that it answers that turn. Whether it does,
 /// or was kept from it by the other response, no bridge can know.
-fn answers_unannounced(sightings: &[Sighting<ModelSight>]) -> bool {
-    let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
-    let Some(stopped) = sightings.iter().rposition(ended) else { return false };
-    let (before, after) = sightings.split_at(stopped);
+fn answers_unannounced(observations: &[Observation<ModelObservation>]) -> bool {
+    let ended =
+        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentSpeechStopped { .. });
+    let Some(stopped) = observations.iter().rposition(ended) else { return false };
+    let (before, after) = observations.split_at(stopped);
     let last = before.iter().rev().find_map(|s| {
-        let ModelSight::SentResponseCreated { response, .. } = &s.what else { return None };
+        let ModelObservation::SentResponseCreated { response, .. } = &s.what else { return None };
         Some(response)
     });
     let over = last.is_none_or(|last| done_of(before, last).is_some());
     let announced =
-        after.iter().any(|s| matches!(s.what, ModelSight::SentResponseCreated { auto: true, .. }));
+        after.iter().any(|s| matches!(s.what, ModelObservation::SentResponseCreated { auto: true, .. }));
     !over && !announced
 }
 
 /// A turn ended, and instead of the answer that is under way came the end of a response that never began. No bridge can
 /// tell that from an answer that has failed.
-fn hides_its_answer(sightings: &[Sighting<ModelSight>]) -> bool {
-    let ended = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentSpeechStopped { .. });
-    let Some(stopped) = sightings.iter().rposition(ended) else { return false };
+fn hides_its_answer(observations: &[Observation<ModelObservation>]) -> bool {
+    let ended =
+        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentSpeechStopped { .. });
+    let Some(stopped) = observations.iter().rposition(ended) else { return false };
     let began = |id: &str| {
-        let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if response == id);
-        sightings.iter().any(is_its)
+        let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id);
+        observations.iter().any(is_its)
     };
-    let stray = |s: &Sighting<ModelSight>| match &s.what {
-        ModelSight::SentOther { kind } => kind == "done_for_unknown_response",
-        ModelSight::SentResponseDone { response, .. } => !began(response),
+    let stray = |s: &Observation<ModelObservation>| match &s.what {
+        ModelObservation::SentOther { kind } => kind == "done_for_unknown_response",
+        ModelObservation::SentResponseDone { response, .. } => !began(response),
         _ => false,
     };
-    let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
-    sightings[stopped..].iter().any(stray) && !sightings[stopped..].iter().any(announced)
+    let announced =
+        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentResponseCreated { .. });
+    observations[stopped..].iter().any(stray) && !observations[stopped..].iter().any(announced)
 }
 
 /// What the bridge waited for, the answer to a turn or to a request, was not announced within its patience. Whether the
 /// server makes it all the same, no bridge can know.
-fn never_announces(case: &Case<'_>, sightings: &[Sighting<ModelSight>], refused: At) -> bool {
-    let due = |s: &Sighting<ModelSight>| {
-        matches!(s.what, ModelSight::SentSpeechStopped { .. } | ModelSight::GotCreate { busy: false, .. })
+fn never_announces(
+    case: &CallUnderTest<'_>,
+    observations: &[Observation<ModelObservation>],
+    refused: At,
+) -> bool {
+    let due = |s: &Observation<ModelObservation>| {
+        matches!(
+            s.what,
+            ModelObservation::SentSpeechStopped { .. } | ModelObservation::GotCreate { busy: false, .. }
+        )
     };
-    let Some(since) = sightings.iter().rposition(due) else { return false };
-    let announced = |s: &Sighting<ModelSight>| matches!(s.what, ModelSight::SentResponseCreated { .. });
-    let waited = refused.since(sightings[since].at);
-    waited >= case.terms.config.timeouts.first_audio_ms * 1_000 && !sightings[since..].iter().any(announced)
+    let Some(since) = observations.iter().rposition(due) else { return false };
+    let announced =
+        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentResponseCreated { .. });
+    let waited = refused.since(observations[since].at);
+    waited >= case.tolerance.config.timeouts.first_audio_ms * 1_000
+        && !observations[since..].iter().any(announced)
 }
 
-fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
+fn has_unanswered_create(observations: &[Observation<ModelObservation>]) -> bool {
     let mut open = 0_usize;
-    for seen in sightings {
-        if let ModelSight::GotCreate { .. } = seen.what {
+    for seen in observations {
+        if let ModelObservation::GotCreate { .. } = seen.what {
             open += 1;
-        } else if let ModelSight::SentResponseCreated { auto: false, .. } = seen.what {
+        } else if let ModelObservation::SentResponseCreated { auto: false, .. } = seen.what {
             open = open.saturating_sub(1);
-        } else if let ModelSight::SentError { rejected: Some(rejected), .. } = &seen.what
+        } else if let ModelObservation::SentError { rejected: Some(rejected), .. } = &seen.what
             && rejected == "response.create"
         {
             open = open.saturating_sub(1);
@@ -202,66 +220,71 @@ fn has_unanswered_create(sightings: &[Sighting<ModelSight>]) -> bool {
 // ------------------------------------------------------------------------------------------------- one
 
 fn one(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, ONE.name, |case, findings| {
+    each(trace, ONE.name, |case, violations| {
         for (m, model) in case.call.models.iter().enumerate() {
-            judge_one(case, m, &model.sightings, findings);
+            check_one(case, m, &model.observations, violations);
         }
     })
 }
 
-fn judge_one(case: &Case<'_>, m: usize, sightings: &[Sighting<ModelSight>], findings: &mut Findings) {
-    let terms = &case.terms;
+fn check_one(
+    case: &CallUnderTest<'_>,
+    m: usize,
+    observations: &[Observation<ModelObservation>],
+    violations: &mut Violations,
+) {
+    let tolerance = &case.tolerance;
     let creates =
-        sightings.iter().enumerate().filter(|(_, s)| matches!(s.what, ModelSight::GotCreate { .. }));
+        observations.iter().enumerate().filter(|(_, s)| matches!(s.what, ModelObservation::GotCreate { .. }));
     let mut asked: Vec<(Option<String>, At)> = Vec::new();
     // Nobody answers any more behind the end, so what is still open there says nothing.
-    for (index, create) in creates.filter(|(_, create)| create.at < terms.model_over(m)) {
-        let slack = terms.slack(Leg::Model, create.at);
+    for (index, create) in creates.filter(|(_, create)| create.at < tolerance.model_over(m)) {
+        let slack = tolerance.slack(Leg::Model, create.at);
         // What the bridge had read when it wrote this.
-        let round_trip = terms.round_trip_until(Leg::Model, create.at);
+        let round_trip = tolerance.round_trip_until(Leg::Model, create.at);
         let known_by = At(create.at.0.saturating_sub(round_trip + ROUNDING_US));
-        let known = &sightings[..sightings.partition_point(|s| s.at <= known_by).min(index)];
+        let known = &observations[..observations.partition_point(|s| s.at <= known_by).min(index)];
         let mut active = BTreeSet::new();
         for seen in known {
-            if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
+            if let ModelObservation::SentResponseCreated { response, .. } = &seen.what {
                 // The server makes one at a time: one before it, whose end has yet to come, keeps nothing back.
                 active = BTreeSet::from([response.as_str()]);
-            } else if let ModelSight::SentResponseDone { response, .. } = &seen.what {
+            } else if let ModelObservation::SentResponseDone { response, .. } = &seen.what {
                 active.remove(response.as_str());
             }
         }
         // One that has ended by now may have ended before the bridge wrote, with the news just ahead of it.
-        for seen in &sightings[known.len()..index] {
-            if let ModelSight::SentResponseDone { response, .. } = &seen.what {
+        for seen in &observations[known.len()..index] {
+            if let ModelObservation::SentResponseDone { response, .. } = &seen.what {
                 active.remove(response.as_str());
             }
         }
-        let waited_ms = terms.config.timeouts.first_audio_ms;
+        let waited_ms = tolerance.config.timeouts.first_audio_ms;
         let gave_up = |since: At| {
-            let on_its_way = terms.round_trip_until(Leg::Model, since);
+            let on_its_way = tolerance.round_trip_until(Leg::Model, since);
             create.at.since(since) + slack + on_its_way + ROUNDING_US >= waited_ms * 1_000
         };
         if let Some(response) = active.first() {
             let created = known.iter().find(
-                |s| matches!(&s.what, ModelSight::SentResponseCreated { response: r, .. } if r == response),
+                |s| matches!(&s.what, ModelObservation::SentResponseCreated { response: r, .. } if r == response),
             );
             if !created.is_some_and(|created| gave_up(created.at)) {
-                findings.say(create.at, format!("a response was asked for while {response} was active"));
+                violations.push(create.at, format!("a response was asked for while {response} was active"));
             }
         }
         // Each request ends in a response or in a refusal; one that is given up may be repeated.
         let outstanding = asked.iter().rfind(|(id, since)| {
-            !gave_up(*since) && !is_answered(id.as_deref(), *since, &sightings[..index])
+            !gave_up(*since) && !is_answered(id.as_deref(), *since, &observations[..index])
         });
         if let Some((_, since)) = outstanding {
-            findings.say(
+            violations.push(
                 create.at,
                 format!(
                     "a response was asked for although one had been since {since} and was not created yet"
                 ),
             );
         }
-        if let ModelSight::GotCreate { event_id, .. } = &create.what {
+        if let ModelObservation::GotCreate { event_id, .. } = &create.what {
             asked.push((event_id.clone(), create.at));
         }
     }
@@ -269,22 +292,22 @@ fn judge_one(case: &Case<'_>, m: usize, sightings: &[Sighting<ModelSight>], find
 
 /// Whether a request of `since` has come to its end: it was granted or refused, or the server, which handles what it
 /// is sent in order, has begun and ended a response of its own after it.
-fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bool {
+fn is_answered(id: Option<&str>, since: At, seen: &[Observation<ModelObservation>]) -> bool {
     let mut overtook = BTreeSet::new();
     let began = |id: &str| {
-        let is_its = |s: &Sighting<ModelSight>| matches!(&s.what, ModelSight::SentResponseCreated { response, .. } if response == id);
+        let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id);
         seen.iter().any(is_its)
     };
     seen.iter().filter(|s| s.at >= since).any(|s| {
-        if let ModelSight::SentResponseCreated { response, auto, asked } = &s.what {
+        if let ModelObservation::SentResponseCreated { response, auto, asked } = &s.what {
             if *auto {
                 overtook.insert(response.as_str());
             }
             !auto && (id.is_none() || asked.as_deref() == id)
-        } else if let ModelSight::SentResponseDone { response, .. } = &s.what {
+        } else if let ModelObservation::SentResponseDone { response, .. } = &s.what {
             // One that ends without having begun is the end of what was asked for.
             overtook.contains(response.as_str()) || !began(response)
-        } else if let ModelSight::SentError { rejected: Some(rejected), event_id, .. } = &s.what {
+        } else if let ModelObservation::SentError { rejected: Some(rejected), event_id, .. } = &s.what {
             rejected == "response.create" && (event_id.is_none() || event_id.as_deref() == id)
         } else {
             false
@@ -295,33 +318,33 @@ fn is_answered(id: Option<&str>, since: At, seen: &[Sighting<ModelSight>]) -> bo
 // ---------------------------------------------------------------------------------------------- format
 
 fn format(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, FORMAT.name, |case, findings| {
+    each(trace, FORMAT.name, |case, violations| {
         for (m, model) in case.call.models.iter().enumerate() {
             let mut confirmed: Option<At> = None;
             let mut formats: Option<(&str, &str)> = None;
             let mut heard_nothing = true;
-            for seen in &model.sightings {
-                if let ModelSight::SentSessionUpdated = seen.what {
+            for seen in &model.observations {
+                if let ModelObservation::SentSessionUpdated = seen.what {
                     confirmed.get_or_insert(seen.at);
-                } else if let ModelSight::GotUpdate { input, output } = &seen.what {
-                    judge_formats(case, m, seen.at, (input, output), formats, findings);
+                } else if let ModelObservation::GotUpdate { input, output } = &seen.what {
+                    check_formats(case, m, seen.at, (input, output), formats, violations);
                     formats = Some((input, output));
-                } else if let ModelSight::GotAppend { .. } = seen.what
+                } else if let ModelObservation::GotAppend { .. } = seen.what
                     && heard_nothing
                 {
                     // One is enough: the rest follows from it.
                     heard_nothing = false;
-                    let soonest = confirmed.map(|at| at.0 + 2 * case.terms.least_way(Leg::Model, at));
+                    let soonest = confirmed.map(|at| at.0 + 2 * case.tolerance.least_way(Leg::Model, at));
                     match soonest {
                         None => {
-                            findings.say(seen.at, "audio came before session.updated was sent");
+                            violations.push(seen.at, "audio came before session.updated was sent");
                         }
                         Some(soonest) if seen.at.0 + ROUNDING_US < soonest => {
-                            findings.say(seen.at, "audio was sent before session.updated could be read");
+                            violations.push(seen.at, "audio was sent before session.updated could be read");
                         }
-                        Some(_) if !case.terms.session_fits(m) => {
-                            findings
-                                .say(seen.at, "audio was sent although the session confirmed other formats");
+                        Some(_) if !case.tolerance.session_fits(m) => {
+                            violations
+                                .push(seen.at, "audio was sent although the session confirmed other formats");
                         }
                         Some(_) => {}
                     }
@@ -331,31 +354,34 @@ fn format(trace: &Trace) -> Vec<super::case::Violation> {
     })
 }
 
-fn judge_formats(
-    case: &Case<'_>,
+fn check_formats(
+    case: &CallUnderTest<'_>,
     m: usize,
     at: At,
     (input, output): (&str, &str),
     before: Option<(&str, &str)>,
-    findings: &mut Findings,
+    violations: &mut Violations,
 ) {
     if let Some(before) = before.filter(|before| *before != (input, output)) {
-        findings.say(
+        violations.push(
             at,
             format!("an update changed the formats from {}, {} to {input}, {output}", before.0, before.1),
         );
     }
-    if let Some(wanted) = case.terms.wanted_format()
-        && case.terms.wants_no_other_format(m)
+    if let Some(wanted) = case.tolerance.wanted_format()
+        && case.tolerance.wants_no_other_format(m)
         && (input != wanted || output != wanted)
     {
-        findings
-            .say(at, format!("the session was set to {input} in and {output} out, but the wire is {wanted}"));
+        violations.push(
+            at,
+            format!("the session was set to {input} in and {output} out, but the wire is {wanted}"),
+        );
     }
     for (which, format) in [("input", input), ("output", output)] {
-        if !matches!(format, "audio/pcm" | "audio/pcmu" | "audio/pcma") && case.terms.wants_no_other_format(m)
+        if !matches!(format, "audio/pcm" | "audio/pcmu" | "audio/pcma")
+            && case.tolerance.wants_no_other_format(m)
         {
-            findings.say(at, format!("{which} format {format} is none a phone bridge can use"));
+            violations.push(at, format!("{which} format {format} is none a phone bridge can use"));
         }
     }
 }
@@ -363,15 +389,17 @@ fn judge_formats(
 // ------------------------------------------------------------------------------------------------ mark
 
 fn mark(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, MARK.name, |case, findings| {
+    each(trace, MARK.name, |case, violations| {
         let mut outstanding: BTreeMap<&str, At> = BTreeMap::new();
-        for seen in &case.call.caller.sightings {
-            if let CallerSight::GotMark { name, .. } = &seen.what {
+        for seen in &case.call.caller.observations {
+            if let CallerObservation::GotMark { name, .. } = &seen.what {
                 if let Some(since) = outstanding.insert(name, seen.at) {
-                    findings
-                        .say(seen.at, format!("mark {name:?} came while the one of {since} was outstanding"));
+                    violations.push(
+                        seen.at,
+                        format!("mark {name:?} came while the one of {since} was outstanding"),
+                    );
                 }
-            } else if let CallerSight::SentMark { name, .. } = &seen.what {
+            } else if let CallerObservation::SentMark { name, .. } = &seen.what {
                 outstanding.remove(name.as_str());
             }
         }
@@ -381,49 +409,49 @@ fn mark(trace: &Trace) -> Vec<super::case::Violation> {
 // ------------------------------------------------------------------------------------------------ tool
 
 fn tool(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, TOOL.name, |case, findings| {
+    each(trace, TOOL.name, |case, violations| {
         for m in 0..case.call.models.len() {
-            judge_tools(case, m, findings);
+            check_tools(case, m, violations);
         }
     })
 }
 
-fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    let sightings = &case.call.models[m].sightings;
-    let end = terms.model_over(m).min(terms.over());
+fn check_tools(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[m].observations;
+    let end = tolerance.model_over(m).min(tolerance.over());
     let mut calls: BTreeMap<&str, (At, &str, &str)> = BTreeMap::new();
-    for seen in sightings {
-        if let ModelSight::SentFunctionCall { call_id, response, name, .. } = &seen.what {
+    for seen in observations {
+        if let ModelObservation::SentFunctionCall { call_id, response, name, .. } = &seen.what {
             calls.entry(call_id).or_insert((seen.at, response, name));
         }
     }
     // The last output of each response, to see that the model was asked to go on.
     let mut last_output: BTreeMap<&str, At> = BTreeMap::new();
     for (call_id, (at, response, name)) in &calls {
-        let all: Vec<(At, bool)> = sightings
+        let all: Vec<(At, bool)> = observations
             .iter()
             .enumerate()
             .filter(
-                |(_, s)| matches!(&s.what, ModelSight::GotToolOutput { call_id: id, .. } if id == call_id),
+                |(_, s)| matches!(&s.what, ModelObservation::GotToolOutput { call_id: id, .. } if id == call_id),
             )
-            .map(|(index, s)| (s.at, is_refused_output(sightings, index)))
+            .map(|(index, s)| (s.at, is_refused_output(observations, index)))
             .collect();
         let outputs: Vec<At> = all.iter().map(|(at, _)| *at).collect();
         // One that was refused is sent once more.
         let refused = usize::from(all.first().is_some_and(|(_, refused)| *refused));
         if let Some(again) = outputs.get(1 + refused) {
-            findings.say(*again, format!("{name} ({call_id}) was answered {} times", outputs.len()));
+            violations.push(*again, format!("{name} ({call_id}) was answered {} times", outputs.len()));
         }
-        judge_refused_output(case, m, call_id, name, &all, end, findings);
-        let Some((done, status)) = done_of(sightings, response) else { continue };
+        check_refused_output(case, m, call_id, name, &all, end, violations);
+        let Some((done, status)) = done_of(observations, response) else { continue };
         if status == "failed" || status == "cancelled" {
             continue;
         }
-        let slack = terms.slack(Leg::Model, *at) + 2 * terms.latency(Leg::Model);
-        let due = At(at.0.max(done.0) + (terms.tool_timeout_ms(name) + PROMPT_MS) * 1_000 + slack);
+        let slack = tolerance.slack(Leg::Model, *at) + 2 * tolerance.latency(Leg::Model);
+        let due = At(at.0.max(done.0) + (tolerance.tool_timeout_ms(name) + PROMPT_MS) * 1_000 + slack);
         match outputs.last() {
-            None if due < end => findings.say(due, format!("{name} ({call_id}) was never answered")),
+            None if due < end => violations.push(due, format!("{name} ({call_id}) was never answered")),
             None => {}
             Some(last) => {
                 let entry = last_output.entry(response).or_insert(*last);
@@ -431,78 +459,78 @@ fn judge_tools(case: &Case<'_>, m: usize, findings: &mut Findings) {
             }
         }
     }
-    for seen in sightings {
-        if let ModelSight::GotToolOutput { call_id, .. } = &seen.what
+    for seen in observations {
+        if let ModelObservation::GotToolOutput { call_id, .. } = &seen.what
             && !calls.contains_key(call_id.as_str())
             && !is_repeated(case, m, call_id)
         {
-            findings.say(seen.at, format!("an output for {call_id}, which nobody called"));
+            violations.push(seen.at, format!("an output for {call_id}, which nobody called"));
         }
     }
-    judge_reruns(case, m, findings);
+    check_reruns(case, m, violations);
     for (response, last) in last_output {
-        judge_going_on(case, m, response, last, end, findings);
+        check_going_on(case, m, response, last, end, violations);
     }
 }
 
 /// The response that made this call.
-fn response_of<'a>(sightings: &'a [Sighting<ModelSight>], call: &str) -> Option<&'a str> {
-    sightings.iter().find_map(|seen| {
-        let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what else { return None };
+fn response_of<'a>(observations: &'a [Observation<ModelObservation>], call: &str) -> Option<&'a str> {
+    observations.iter().find_map(|seen| {
+        let ModelObservation::SentFunctionCall { call_id, response, .. } = &seen.what else { return None };
         (call_id == call).then_some(response.as_str())
     })
 }
 
 /// Whether the output that arrived there was refused at once.
-fn is_refused_output(sightings: &[Sighting<ModelSight>], index: usize) -> bool {
-    sightings.get(index + 1).is_some_and(
-        |next| matches!(&next.what, ModelSight::SentError { code, .. } if code == "invalid_tool_call_id"),
+fn is_refused_output(observations: &[Observation<ModelObservation>], index: usize) -> bool {
+    observations.get(index + 1).is_some_and(
+        |next| matches!(&next.what, ModelObservation::SentError { code, .. } if code == "invalid_tool_call_id"),
     )
 }
 
 /// An output that was refused for the first time is sent again.
-fn judge_refused_output(
-    case: &Case<'_>,
+fn check_refused_output(
+    case: &CallUnderTest<'_>,
     m: usize,
     call_id: &str,
     name: &str,
     outputs: &[(At, bool)],
     end: At,
-    findings: &mut Findings,
+    violations: &mut Violations,
 ) {
     let [(at, true)] = outputs else { return };
-    let terms = &case.terms;
-    let way = terms.round_trip_until(Leg::Model, *at) + terms.slack(Leg::Model, *at);
+    let tolerance = &case.tolerance;
+    let way = tolerance.round_trip_until(Leg::Model, *at) + tolerance.slack(Leg::Model, *at);
     let due = At(at.0 + PROMPT_MS * 1_000 + way);
-    if due < end && !terms.model_speaks_into_the_dark(m, *at) {
-        findings.say(due, format!("the output of {name} ({call_id}) was refused and not sent again"));
+    if due < end && !tolerance.model_speaks_into_the_dark(m, *at) {
+        violations.push(due, format!("the output of {name} ({call_id}) was refused and not sent again"));
     }
 }
 
 /// What the model calls again because the output was refused is not done twice.
-fn judge_reruns(case: &Case<'_>, m: usize, findings: &mut Findings) {
+fn check_reruns(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
     let ran = |id: &str| {
         let is_its = |(_, event): &(At, CallEvent)| matches!(event, CallEvent::ToolCalled { call_id, .. } if call_id == id);
         case.call.bridge.iter().any(is_its)
     };
-    let sightings = &case.call.models[m].sightings;
-    for seen in sightings {
-        let ModelSight::SentFunctionCall { call_id, name, again: Some(first), .. } = &seen.what else {
+    let observations = &case.call.models[m].observations;
+    for seen in observations {
+        let ModelObservation::SentFunctionCall { call_id, name, again: Some(first), .. } = &seen.what else {
             continue;
         };
         if [END_CALL, TRANSFER_CALL].contains(&name.as_str()) {
             continue; // done once, when the farewell was heard, however often it is called
         }
-        let called = sightings
-            .iter()
-            .find(|s| matches!(&s.what, ModelSight::SentFunctionCall { call_id, .. } if call_id == first));
+        let called = observations.iter().find(
+            |s| matches!(&s.what, ModelObservation::SentFunctionCall { call_id, .. } if call_id == first),
+        );
         let since = called.map_or(At(0), |called| called.at);
-        let turns = sightings.iter().filter(|s| {
-            (since..seen.at).contains(&s.at) && matches!(s.what, ModelSight::SentSpeechStopped { .. })
+        let turns = observations.iter().filter(|s| {
+            (since..seen.at).contains(&s.at) && matches!(s.what, ModelObservation::SentSpeechStopped { .. })
         });
         // Behind another turn nobody can tell a call that is repeated from one that is meant.
         if turns.count() < 2 && ran(first) && ran(call_id) {
-            findings.say(
+            violations.push(
                 seen.at,
                 format!("{name} was run for {first} and again for {call_id}, which repeats it"),
             );
@@ -511,91 +539,106 @@ fn judge_reruns(case: &Case<'_>, m: usize, findings: &mut Findings) {
 }
 
 /// Whether the model has ended the call or put it through by `at`, and does not know yet what came of it.
-fn is_leaving(sightings: &[Sighting<ModelSight>], at: At) -> bool {
+fn is_leaving(observations: &[Observation<ModelObservation>], at: At) -> bool {
     let answered = |call: &str| {
-        let is_its = |s: &Sighting<ModelSight>| {
-            s.at <= at && matches!(&s.what, ModelSight::GotToolOutput { call_id, .. } if call_id == call)
+        let is_its = |s: &Observation<ModelObservation>| {
+            s.at <= at
+                && matches!(&s.what, ModelObservation::GotToolOutput { call_id, .. } if call_id == call)
         };
-        sightings.iter().any(is_its)
+        observations.iter().any(is_its)
     };
-    sightings.iter().take_while(|s| s.at <= at).any(|s| {
-        matches!(&s.what, ModelSight::SentFunctionCall { call_id, name, .. }
+    observations.iter().take_while(|s| s.at <= at).any(|s| {
+        matches!(&s.what, ModelObservation::SentFunctionCall { call_id, name, .. }
             if [END_CALL, TRANSFER_CALL].contains(&name.as_str()) && !answered(call_id))
     })
 }
 
 /// A call of an earlier session, which this one was told of.
-fn is_repeated(case: &Case<'_>, m: usize, call_id: &str) -> bool {
+fn is_repeated(case: &CallUnderTest<'_>, m: usize, call_id: &str) -> bool {
     past(case.call, m)
         .iter()
-        .any(|seen| matches!(&seen.what, ModelSight::GotCall { call_id: id, .. } if id == call_id))
+        .any(|seen| matches!(&seen.what, ModelObservation::GotCall { call_id: id, .. } if id == call_id))
 }
 
 /// After its last output the model is asked to go on, unless the caller has taken the floor meanwhile.
-fn judge_going_on(case: &Case<'_>, m: usize, response: &str, last: At, end: At, findings: &mut Findings) {
-    let terms = &case.terms;
-    let sightings = &case.call.models[m].sightings;
+fn check_going_on(
+    case: &CallUnderTest<'_>,
+    m: usize,
+    response: &str,
+    last: At,
+    end: At,
+    violations: &mut Violations,
+) {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[m].observations;
     // What is being said then, such as that it takes a moment, is waited for.
-    let said = sightings.iter().take_while(|s| s.at <= last).filter_map(|s| {
-        let ModelSight::SentResponseCreated { response: other, .. } = &s.what else { return None };
-        (other != response).then(|| done_of(sightings, other).map_or(end, |(at, _)| at))
+    let said = observations.iter().take_while(|s| s.at <= last).filter_map(|s| {
+        let ModelObservation::SentResponseCreated { response: other, .. } = &s.what else { return None };
+        (other != response).then(|| done_of(observations, other).map_or(end, |(at, _)| at))
     });
     let free = said.fold(last, At::max);
-    let due = At(free.0 + PROMPT_MS * 1_000 + 2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, free));
-    if due >= end || !calls_are_all_answered(sightings, response) {
+    let due = At(free.0
+        + PROMPT_MS * 1_000
+        + 2 * tolerance.latency(Leg::Model)
+        + tolerance.slack(Leg::Model, free));
+    if due >= end || !calls_are_all_answered(observations, response) {
         return;
     }
-    let created = sightings
+    let created = observations
         .iter()
-        .find(|s| matches!(&s.what, ModelSight::SentResponseCreated { response: r, .. } if r == response))
+        .find(
+            |s| matches!(&s.what, ModelObservation::SentResponseCreated { response: r, .. } if r == response),
+        )
         .map_or(At(0), |s| s.at);
     let mut interrupted = false;
     let mut busy = false;
     let mut asked = false;
-    for seen in sightings.iter().filter(|s| s.at >= created) {
+    for seen in observations.iter().filter(|s| s.at >= created) {
         // The end of speech that was under way when the response was made says as much as its beginning.
-        if let ModelSight::SentSpeechStarted { .. } | ModelSight::SentSpeechStopped { .. } = seen.what {
+        if let ModelObservation::SentSpeechStarted { .. } | ModelObservation::SentSpeechStopped { .. } =
+            seen.what
+        {
             interrupted |= seen.at <= due;
-        } else if let ModelSight::SentResponseCreated { response: other, .. } = &seen.what {
+        } else if let ModelObservation::SentResponseCreated { response: other, .. } = &seen.what {
             busy |= other != response && seen.at > last && seen.at <= due;
-        } else if let ModelSight::GotCreate { event_id, .. } = &seen.what {
+        } else if let ModelObservation::GotCreate { event_id, .. } = &seen.what {
             asked |= seen.at >= last;
             // Never two at once: what was asked for before has not come yet.
-            let until = sightings.partition_point(|s| s.at <= due);
-            busy |= seen.at < last && !is_answered(event_id.as_deref(), seen.at, &sightings[..until]);
+            let until = observations.partition_point(|s| s.at <= due);
+            busy |= seen.at < last && !is_answered(event_id.as_deref(), seen.at, &observations[..until]);
         }
     }
     // A key takes the floor, too: its entry will be asked about once it is complete.
-    let made = At(created.0.saturating_sub(terms.latency(Leg::Caller) + terms.latency(Leg::Model)));
+    let made = At(created.0.saturating_sub(tolerance.latency(Leg::Caller) + tolerance.latency(Leg::Model)));
     interrupted |= case
         .call
         .caller
-        .sightings
+        .observations
         .iter()
-        .any(|s| matches!(s.what, CallerSight::SentDtmf { .. }) && s.at >= made && s.at <= due);
+        .any(|s| matches!(s.what, CallerObservation::SentDtmf { .. }) && s.at >= made && s.at <= due);
     // What is done when the call is being left needs no more words.
-    let busy = busy || is_leaving(sightings, due);
+    let busy = busy || is_leaving(observations, due);
     // Nor is anything asked for while the caller speaks, interrupting or not.
-    if !interrupted && !busy && !asked && !hears_speech(sightings, due) {
-        findings.say(
+    if !interrupted && !busy && !asked && !hears_speech(observations, due) {
+        violations.push(
             due,
             format!("the function calls of {response} were answered, but the model was not asked to go on"),
         );
     }
 }
 
-fn calls_are_all_answered(sightings: &[Sighting<ModelSight>], response: &str) -> bool {
-    let called = sightings.iter().filter_map(|s| {
-        if let ModelSight::SentFunctionCall { call_id, response: r, .. } = &s.what {
+fn calls_are_all_answered(observations: &[Observation<ModelObservation>], response: &str) -> bool {
+    let called = observations.iter().filter_map(|s| {
+        if let ModelObservation::SentFunctionCall { call_id, response: r, .. } = &s.what {
             (r == response).then_some(call_id.as_str())
         } else {
             None
         }
     });
-    let answered: BTreeSet<&str> = sightings
+    let answered: BTreeSet<&str> = observations
         .iter()
         .filter_map(|s| {
-            if let ModelSight::GotToolOutput { call_id, .. } = &s.what {
+            if let ModelObservation::GotToolOutput { call_id, .. } = &s.what {
                 Some(call_id.as_str())
             } else {
                 None
@@ -605,9 +648,9 @@ fn calls_are_all_answered(sightings: &[Sighting<ModelSight>], response: &str) ->
     called.into_iter().all(|id| answered.contains(id))
 }
 
-fn done_of<'a>(sightings: &'a [Sighting<ModelSight>], response: &str) -> Option<(At, &'a str)> {
-    sightings.iter().find_map(|s| {
-        if let ModelSight::SentResponseDone { response: r, status } = &s.what {
+fn done_of<'a>(observations: &'a [Observation<ModelObservation>], response: &str) -> Option<(At, &'a str)> {
+    observations.iter().find_map(|s| {
+        if let ModelObservation::SentResponseDone { response: r, status } = &s.what {
             (r == response).then_some((s.at, status.as_str()))
         } else {
             None
@@ -618,50 +661,53 @@ fn done_of<'a>(sightings: &'a [Sighting<ModelSight>], response: &str) -> Option<
 // ----------------------------------------------------------------------------------------------- start
 
 fn start(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, START.name, |case, findings| {
-        let terms = &case.terms;
-        let timeouts = &terms.config.timeouts;
+    each(trace, START.name, |case, violations| {
+        let tolerance = &case.tolerance;
+        let timeouts = &tolerance.config.timeouts;
         let caller = &case.call.caller;
-        let first =
-            |is: fn(&CallerSight) -> bool| caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at);
-        let Some(opened) = first(|s| matches!(s, CallerSight::Opened)) else { return };
-        let began = first(|s| matches!(s, CallerSight::SentStart));
-        let end = terms.over();
-        let down = 2 * terms.latency(Leg::Caller) + PROMPT_MS * 1_000;
-        let due = At(opened.0 + timeouts.start_ms * 1_000 + down + terms.slack(Leg::Caller, opened));
+        let first = |is: fn(&CallerObservation) -> bool| {
+            caller.observations.iter().find(|s| is(&s.what)).map(|s| s.at)
+        };
+        let Some(opened) = first(|s| matches!(s, CallerObservation::Opened)) else { return };
+        let began = first(|s| matches!(s, CallerObservation::SentStart));
+        let end = tolerance.over();
+        let down = 2 * tolerance.latency(Leg::Caller) + PROMPT_MS * 1_000;
+        let due = At(opened.0 + timeouts.start_ms * 1_000 + down + tolerance.slack(Leg::Caller, opened));
         if due < end && began.is_none_or(|began| began > due) {
-            findings.say(due, "start did not come and nobody timed it out");
+            violations.push(due, "start did not come and nobody timed it out");
         }
-        if let Some(began) = began.filter(|_| terms.config.dial == DialWhen::OnMedia) {
+        if let Some(began) = began.filter(|_| tolerance.config.dial == DialWhen::OnMedia) {
             // The last words are spoken before the patience with them begins.
-            let slow_ms = if terms.reads_slowly() { timeouts.mark_ms } else { 0 };
+            let slow_ms = if tolerance.reads_slowly() { timeouts.mark_ms } else { 0 };
             let wait_ms = timeouts.first_media_ms + NOTICE_MS + timeouts.notice_ms + slow_ms;
-            let due = At(began.0 + wait_ms * 1_000 + down + terms.slack(Leg::Caller, began));
-            let spoke = first(|s| matches!(s, CallerSight::SentMedia { .. }));
+            let due = At(began.0 + wait_ms * 1_000 + down + tolerance.slack(Leg::Caller, began));
+            let spoke = first(|s| matches!(s, CallerObservation::SentMedia { .. }));
             if due < end && spoke.is_none_or(|spoke| spoke > due) {
-                findings.say(due, "media did not come and nobody timed it out");
+                violations.push(due, "media did not come and nobody timed it out");
             }
         }
-        let soonest = began.map_or(u64::MAX, |at| at.0 + 2 * terms.latency(Leg::Caller));
-        let sent = caller.sightings.iter().find(|s| {
+        let soonest = began.map_or(u64::MAX, |at| at.0 + 2 * tolerance.latency(Leg::Caller));
+        let sent = caller.observations.iter().find(|s| {
             matches!(
                 s.what,
-                CallerSight::GotMedia { .. } | CallerSight::GotMark { .. } | CallerSight::GotClear { .. }
+                CallerObservation::GotMedia { .. }
+                    | CallerObservation::GotMark { .. }
+                    | CallerObservation::GotClear { .. }
             )
         });
         if let Some(sent) = sent.filter(|sent| sent.at.0 + ROUNDING_US < soonest) {
-            findings.say(sent.at, "a message for a stream that had not started");
+            violations.push(sent.at, "a message for a stream that had not started");
         }
         let open: Vec<At> = case
             .call
             .models
             .iter()
-            .filter_map(|m| m.sightings.iter().find(|s| matches!(s.what, ModelSight::Opened)))
+            .filter_map(|m| m.observations.iter().find(|s| matches!(s.what, ModelObservation::Opened)))
             .map(|s| s.at)
             .collect();
         for (m, at) in open.iter().enumerate().skip(1) {
-            if (0..m).any(|before| terms.model_over(before) > *at) {
-                findings.say(*at, "a second model connection while the first was open");
+            if (0..m).any(|before| tolerance.model_over(before) > *at) {
+                violations.push(*at, "a second model connection while the first was open");
             }
         }
     })
@@ -699,14 +745,17 @@ mod tests {
         let (code, commit) = ("input_audio_buffer_commit_empty", "input_audio_buffer.commit");
         bench.refused(5_000, code, commit);
         assert!(first_of(&legal(&bench.trace())).contains("commit was refused"));
-        bench.model(4_995, ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 });
+        bench.model(
+            4_995,
+            ModelObservation::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 },
+        );
         assert_eq!(legal(&bench.trace()), [], "the server was faster");
     }
 
     #[test]
     fn a_request_behind_an_answer_that_was_never_announced_is_no_fault() {
         let busy = "conversation_already_has_active_response";
-        let stopped = || ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
+        let stopped = || ModelObservation::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
         let asked_after = |ms: u64| {
             let mut bench = Bench::answered(1_500);
             bench.model(5_000, stopped());
@@ -721,16 +770,16 @@ mod tests {
     #[test]
     fn a_request_behind_the_late_end_of_any_response_is_no_fault() {
         let busy = "conversation_already_has_active_response";
-        let stopped = || ModelSight::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
+        let stopped = || ModelObservation::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
         let ends_at = |ms: u64, response: &str, announced: bool| {
             let mut bench = Bench::answered(1_500);
             let (response, status) = (response.to_owned(), "cancelled".to_owned());
             if announced {
                 let (response, auto, asked) = (response.clone(), true, None);
-                bench.model(4_000, ModelSight::SentResponseCreated { response, auto, asked });
+                bench.model(4_000, ModelObservation::SentResponseCreated { response, auto, asked });
             }
             bench.model(5_000, stopped());
-            bench.model(ms, ModelSight::SentResponseDone { response, status });
+            bench.model(ms, ModelObservation::SentResponseDone { response, status });
             bench.refused(6_000, busy, "response.create");
             legal(&bench.trace())
         };
@@ -742,7 +791,10 @@ mod tests {
     #[test]
     fn what_twilio_would_warn_about_is_found() {
         let mut bench = Bench::answered(1_500);
-        bench.caller(2_000, CallerSight::Warned { code: 31_951, detail: "unexpected field track".into() });
+        bench.caller(
+            2_000,
+            CallerObservation::Warned { code: 31_951, detail: "unexpected field track".into() },
+        );
         assert!(first_of(&legal(&bench.trace())).contains("31951"));
     }
 
@@ -750,13 +802,13 @@ mod tests {
     fn a_second_request_is_found() {
         let mut bench = Bench::answered(1_500);
         let during = bench.done_ms() - 50;
-        bench.model(during, ModelSight::GotCreate { event_id: Some("x".into()), busy: true });
+        bench.model(during, ModelObservation::GotCreate { event_id: Some("x".into()), busy: true });
         assert!(first_of(&one(&bench.trace())).contains("was active"));
 
         let mut bench = Bench::answered(1_500);
         let after = bench.done_ms() + 1_000;
-        bench.model(after, ModelSight::GotCreate { event_id: Some("x".into()), busy: false });
-        bench.model(after + 20, ModelSight::GotCreate { event_id: Some("y".into()), busy: true });
+        bench.model(after, ModelObservation::GotCreate { event_id: Some("x".into()), busy: false });
+        bench.model(after + 20, ModelObservation::GotCreate { event_id: Some("y".into()), busy: true });
         assert!(first_of(&one(&bench.trace())).contains("not created yet"));
     }
 
@@ -774,7 +826,7 @@ mod tests {
     fn another_format_is_found() {
         let mut bench = Bench::answered(1_500);
         let (input, output) = ("audio/pcm".to_owned(), "audio/pcmu".to_owned());
-        bench.model(Bench::READY_MS + 500, ModelSight::GotUpdate { input, output });
+        bench.model(Bench::READY_MS + 500, ModelObservation::GotUpdate { input, output });
         bench.append_at(Bench::READY_MS + 600);
         assert!(!format(&bench.trace()).is_empty());
     }
@@ -783,11 +835,11 @@ mod tests {
     fn a_mark_used_twice_is_found() {
         let mut bench = Bench::answered(1_500);
         let name = || "a".to_owned();
-        bench.caller(2_000, CallerSight::GotMark { name: name(), offset: 0 });
-        bench.caller(2_100, CallerSight::SentMark { name: name(), flushed: false });
-        bench.caller(2_200, CallerSight::GotMark { name: name(), offset: 0 });
+        bench.caller(2_000, CallerObservation::GotMark { name: name(), offset: 0 });
+        bench.caller(2_100, CallerObservation::SentMark { name: name(), flushed: false });
+        bench.caller(2_200, CallerObservation::GotMark { name: name(), offset: 0 });
         assert_eq!(mark(&bench.trace()), [], "the first had come back");
-        bench.caller(2_300, CallerSight::GotMark { name: name(), offset: 0 });
+        bench.caller(2_300, CallerObservation::GotMark { name: name(), offset: 0 });
         assert!(first_of(&mark(&bench.trace())).contains("outstanding"));
     }
 

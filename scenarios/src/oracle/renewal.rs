@@ -5,18 +5,18 @@
 //! one session at a time is [`super::protocol::START`]'s rule, and that no word of the caller is lost between two of
 //! them is [`super::audio::BYTES_IN`]'s.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the sightings it needs")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the observations it needs")]
 
-use super::case::{Case, Findings, Oracle, Violation, each, in_ms};
+use super::case::{CallUnderTest, Oracle, Violation, Violations, each, in_ms};
 use super::lifecycle::{WORDS_US, words_heard};
 use super::sessions::{followed, news, past};
 use super::speech::{given_before, spoken_is_loud};
-use super::terms::{Leg, hears_speech};
+use super::tolerance::{Leg, hears_speech};
 use crate::oracle::audio_attribution::BYTES_PER_MS;
 use crate::sim::trace::Trace;
 use bridge::call::settings::Renewal;
 use mocks::peer::At;
-use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
+use mocks::record::{CallerObservation, Ending, ModelObservation, Observation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a bridge may take beyond its settings: one turn of its loop, its close and the answer.
@@ -34,31 +34,31 @@ pub const RENEW: Oracle = Oracle {
     about: "Where sessions are renewed, one that nears its limit is followed by another in a quiet moment, which is set \
             like the first, is told what was said and heard, and greets nobody, because a call may be longer than a \
             session.",
-    judge: renew,
+    check: renew,
 };
 
 fn renew(trace: &Trace) -> Vec<Violation> {
-    each(trace, RENEW.name, |case, findings| {
-        let Some(renewal) = &case.terms.config.renewal else { return };
+    each(trace, RENEW.name, |case, violations| {
+        let Some(renewal) = &case.tolerance.config.renewal else { return };
         let followed = followed(case.call);
         for (m, next) in &followed {
-            judge_moment(case, renewal, *m, findings);
-            judge_gap(case, renewal, *m, *next, findings);
-            judge_overlap(case, *m, *next, findings);
-            judge_settings(case, *m, *next, findings);
-            judge_history(case, renewal, *next, findings);
-            judge_silence(case, *next, findings);
+            check_moment(case, renewal, *m, violations);
+            check_gap(case, renewal, *m, *next, violations);
+            check_overlap(case, *m, *next, violations);
+            check_settings(case, *m, *next, violations);
+            check_history(case, renewal, *next, violations);
+            check_silence(case, *next, violations);
         }
         if let Some(last) = case.call.models.len().checked_sub(1) {
-            judge_chances(case, renewal, last, findings);
+            check_chances(case, renewal, last, violations);
         }
     })
 }
 
 /// When this session ends by itself, and from when on it may be renewed.
-fn limits(case: &Case<'_>, renewal: &Renewal, m: usize) -> Option<(At, At)> {
-    let ready = case.terms.ready_at(m)?;
-    let limit = case.terms.expires_at(m)?;
+fn limits(case: &CallUnderTest<'_>, renewal: &Renewal, m: usize) -> Option<(At, At)> {
+    let ready = case.tolerance.ready_at(m)?;
+    let limit = case.tolerance.expires_at(m)?;
     let half = limit.since(ready) / 2;
     let window = (renewal.before_ms * 1_000).min(half);
     Some((limit, At(limit.0 - window)))
@@ -67,15 +67,15 @@ fn limits(case: &Case<'_>, renewal: &Renewal, m: usize) -> Option<(At, At)> {
 // --------------------------------------------------------------------------------------------- the moment
 
 /// A session is given up near its limit, and when nobody speaks or is about to.
-fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    let sightings = &case.call.models[m].sightings;
-    let ended = sightings.iter().find_map(|seen| {
-        if let ModelSight::Ended(ending) = &seen.what { Some((seen.at, ending)) } else { None }
+fn check_moment(case: &CallUnderTest<'_>, renewal: &Renewal, m: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    let observations = &case.call.models[m].observations;
+    let ended = observations.iter().find_map(|seen| {
+        if let ModelObservation::Ended(ending) = &seen.what { Some((seen.at, ending)) } else { None }
     });
     let Some((over, ending)) = ended else { return };
-    let way = terms.latency(Leg::Model);
-    let slack = terms.slack(Leg::Model, over) + terms.slack(Leg::Caller, over);
+    let way = tolerance.latency(Leg::Model);
+    let slack = tolerance.slack(Leg::Model, over) + tolerance.slack(Leg::Caller, over);
     let window =
         if renewal.after_ms.is_some() { None } else { limits(case, renewal, m).map(|(_, from)| from) };
     let early = window.filter(|window| over.0 + slack + SECOND_US < window.0);
@@ -83,87 +83,101 @@ fn judge_moment(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fin
         Ending::ByPeer { code: Some(1_000), .. } => {
             if let Some(window) = early {
                 let early = in_ms(window.since(over)) / 1_000.0;
-                findings.say(over, format!("a session was given up {early:.0} s before it might be renewed"));
+                violations
+                    .push(over, format!("a session was given up {early:.0} s before it might be renewed"));
             }
         }
         // In an outage the bridge gives up waiting for the answer to its close.
-        Ending::Lost { .. } if terms.is_held_up(Leg::Model, over) => {}
+        Ending::Lost { .. } if tolerance.is_held_up(Leg::Model, over) => {}
         // Where it may be renewed, it may end by itself while the close is on its way.
         Ending::ByUs { .. } | Ending::Lost { .. } if early.is_none() => {}
-        other => findings.say(over, format!("a session that was renewed ended otherwise: {other}")),
+        other => violations.push(over, format!("a session that was renewed ended otherwise: {other}")),
     }
     // What the bridge could know when it closed.
     let gave_up = At(over.0.saturating_sub(way + slack));
     // A word that comes in the same moment may come second.
     let known_by = At(gave_up.0.saturating_sub(way + slack + 1));
     let queued = case.hearing.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
-    let spare =
-        in_ms(terms.held_up(Leg::Caller, over) + 2 * terms.latency(Leg::Caller) + terms.gathering_us());
+    let spare = in_ms(
+        tolerance.held_up(Leg::Caller, over) + 2 * tolerance.latency(Leg::Caller) + tolerance.gathering_us(),
+    );
     // The ear of a caller who is gone plays nothing, and says nothing of it.
-    if queued as f64 > spare + UNHEARD_MS && terms.marks_come_back() && over < terms.over() {
-        findings.say(over, format!("a session was given up when {queued} ms were still to be heard"));
+    if queued as f64 > spare + UNHEARD_MS && tolerance.marks_come_back() && over < tolerance.over() {
+        violations.push(over, format!("a session was given up when {queued} ms were still to be heard"));
     }
-    let in_between = |seen: &Sighting<ModelSight>| (known_by..=over).contains(&seen.at);
-    let ended = |seen: &Sighting<ModelSight>| matches!(seen.what, ModelSight::SentSpeechStopped { .. });
+    let in_between = |seen: &Observation<ModelObservation>| (known_by..=over).contains(&seen.at);
+    let ended = |seen: &Observation<ModelObservation>| {
+        matches!(seen.what, ModelObservation::SentSpeechStopped { .. })
+    };
     // What was said before another turn is over.
-    let goes_on = !sightings.iter().any(|seen| in_between(seen) && ended(seen));
-    if hears_speech(sightings, known_by) && goes_on && hears_speech(sightings, over) {
-        findings.say(over, "a session was given up while the caller spoke");
+    let goes_on = !observations.iter().any(|seen| in_between(seen) && ended(seen));
+    if hears_speech(observations, known_by) && goes_on && hears_speech(observations, over) {
+        violations.push(over, "a session was given up while the caller spoke");
     }
-    let known = &sightings[..sightings.partition_point(|seen| seen.at <= known_by)];
+    let known = &observations[..observations.partition_point(|seen| seen.at <= known_by)];
     let (mut responses, mut calls) = (BTreeSet::new(), BTreeSet::new());
     for seen in known {
-        if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
+        if let ModelObservation::SentResponseCreated { response, .. } = &seen.what {
             responses.insert(response);
-        } else if let ModelSight::SentFunctionCall { call_id, response, .. } = &seen.what {
+        } else if let ModelObservation::SentFunctionCall { call_id, response, .. } = &seen.what {
             calls.insert((call_id, response));
         }
     }
-    for seen in sightings {
-        if let ModelSight::SentResponseDone { response, status } = &seen.what {
+    for seen in observations {
+        if let ModelObservation::SentResponseDone { response, status } = &seen.what {
             responses.remove(response);
             if status != "completed" {
                 calls.retain(|(_, of)| *of != response);
             }
-        } else if let ModelSight::GotToolOutput { call_id, .. } = &seen.what {
+        } else if let ModelObservation::GotToolOutput { call_id, .. } = &seen.what {
             calls.retain(|(open, _)| *open != call_id);
         }
     }
     if let Some(response) = responses.first() {
-        findings.say(over, format!("a session was given up while {response} was active"));
+        violations.push(over, format!("a session was given up while {response} was active"));
     }
     if let Some((call_id, _)) = calls.first() {
-        findings.say(over, format!("a session was given up before {call_id} was answered"));
+        violations.push(over, format!("a session was given up before {call_id} was answered"));
     }
-    let turn = sightings.iter().rev().find(|seen| {
-        matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::SentResponseCreated { .. })
+    let turn = observations.iter().rev().find(|seen| {
+        matches!(
+            seen.what,
+            ModelObservation::SentSpeechStopped { .. } | ModelObservation::SentResponseCreated { .. }
+        )
     });
     if let Some(turn) = turn
-        && matches!(turn.what, ModelSight::SentSpeechStopped { .. })
+        && matches!(turn.what, ModelObservation::SentSpeechStopped { .. })
         && turn.at <= known_by
     {
-        findings.say(over, "a session was given up before it had answered the caller");
+        violations.push(over, "a session was given up before it had answered the caller");
     }
 }
 
 /// Without a session is nobody for longer than all tries may take.
-fn judge_gap(case: &Case<'_>, renewal: &Renewal, m: usize, next: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    let over = terms.model_over(m);
-    let Some(ready) = terms.ready_at(next) else { return };
-    let longest = renewal.longest_ms(&terms.config.timeouts) * 1_000 + PROMPT_US;
-    let network =
-        2 * terms.latency(Leg::Model) + terms.slack(Leg::Model, over) + terms.slack(Leg::Model, ready);
+fn check_gap(
+    case: &CallUnderTest<'_>,
+    renewal: &Renewal,
+    m: usize,
+    next: usize,
+    violations: &mut Violations,
+) {
+    let tolerance = &case.tolerance;
+    let over = tolerance.model_over(m);
+    let Some(ready) = tolerance.ready_at(next) else { return };
+    let longest = renewal.longest_ms(&tolerance.config.timeouts) * 1_000 + PROMPT_US;
+    let network = 2 * tolerance.latency(Leg::Model)
+        + tolerance.slack(Leg::Model, over)
+        + tolerance.slack(Leg::Model, ready);
     if ready.since(over) > longest + network {
         let ms = in_ms(ready.since(over));
-        findings.say(ready, format!("the call was without a session for {ms:.0} ms"));
+        violations.push(ready, format!("the call was without a session for {ms:.0} ms"));
     }
 }
 
 /// A word that was beginning is told to both sessions, and nothing else.
-fn judge_overlap(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings) {
-    let terms = &case.terms;
-    if !terms.model_hears(m) {
+fn check_overlap(case: &CallUnderTest<'_>, m: usize, next: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
+    if !tolerance.model_hears(m) {
         return; // it was told them, and heard none
     }
     let Some(first) = case.hearing.given[next].iter().find_map(|given| given.spoken) else { return };
@@ -172,35 +186,38 @@ fn judge_overlap(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings
         frame.speech && (first..before).contains(&frame.offset) && spoken_is_loud(case, frame)
     });
     let twice = again.map(|frame| frame.len as u64 * 125).sum::<u64>();
-    let at = terms.ready_at(next).unwrap_or_default();
+    let at = tolerance.ready_at(next).unwrap_or_default();
     // Nor is a word noticed that an outage keeps from the session before, or its answer from the bridge.
-    let slack = terms.slack(Leg::Model, at).max(terms.slack(Leg::Model, terms.model_over(m)));
-    let network = 2 * terms.latency(Leg::Model) + slack + terms.mic_held_us();
+    let slack = tolerance.slack(Leg::Model, at).max(tolerance.slack(Leg::Model, tolerance.model_over(m)));
+    let network = 2 * tolerance.latency(Leg::Model) + slack + tolerance.mic_held_us();
     if twice > UNNOTICED_US + network {
-        findings.say(at, format!("{:.0} ms of the caller's words were told to two sessions", in_ms(twice)));
+        violations
+            .push(at, format!("{:.0} ms of the caller's words were told to two sessions", in_ms(twice)));
     }
 }
 
 /// Voice, tools, instructions, formats: all that a session is asked to be.
-fn judge_settings(case: &Case<'_>, m: usize, next: usize, findings: &mut Findings) {
+fn check_settings(case: &CallUnderTest<'_>, m: usize, next: usize, violations: &mut Violations) {
     let (before, after) = (&case.call.models[m].settings, &case.call.models[next].settings);
     if before != after {
-        let at = case.terms.ready_at(next).unwrap_or_default();
-        findings.say(at, "a session that took over was set in another way than the one before");
+        let at = case.tolerance.ready_at(next).unwrap_or_default();
+        violations.push(at, "a session that took over was set in another way than the one before");
     }
 }
 
 /// Nobody is greeted again: the first response follows something the caller said, pressed or asked for.
-fn judge_silence(case: &Case<'_>, next: usize, findings: &mut Findings) {
+fn check_silence(case: &CallUnderTest<'_>, next: usize, violations: &mut Violations) {
     let first = news(case.call, next).find(|seen| {
         matches!(
             seen.what,
-            ModelSight::SentSpeechStopped { .. } | ModelSight::GotText { .. } | ModelSight::GotCreate { .. }
+            ModelObservation::SentSpeechStopped { .. }
+                | ModelObservation::GotText { .. }
+                | ModelObservation::GotCreate { .. }
         )
     });
-    if let Some(asked) = first.filter(|seen| matches!(seen.what, ModelSight::GotCreate { .. })) {
-        findings
-            .say(asked.at, "a session that took over was asked to speak although nobody had said anything");
+    if let Some(asked) = first.filter(|seen| matches!(seen.what, ModelObservation::GotCreate { .. })) {
+        violations
+            .push(asked.at, "a session that took over was asked to speak although nobody had said anything");
     }
 }
 
@@ -248,22 +265,22 @@ impl What {
 }
 
 /// What was said and heard in this session, in order.
-fn said_in(case: &Case<'_>, m: usize) -> Vec<Said> {
-    let terms = &case.terms;
-    let over = terms.model_over(m);
-    let network = terms.latency(Leg::Model) + terms.slack(Leg::Model, over);
+fn said_in(case: &CallUnderTest<'_>, m: usize) -> Vec<Said> {
+    let tolerance = &case.tolerance;
+    let over = tolerance.model_over(m);
+    let network = tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, over);
     let mut words: BTreeMap<&str, (At, &str)> = BTreeMap::new();
     let mut outputs: BTreeMap<&str, &str> = BTreeMap::new();
     let mut cut: BTreeSet<&str> = BTreeSet::new();
     for seen in news(case.call, m) {
         match &seen.what {
-            ModelSight::SentTranscription { item, text: Some(text) } => {
+            ModelObservation::SentTranscription { item, text: Some(text) } => {
                 words.insert(item, (seen.at, text.trim()));
             }
-            ModelSight::GotToolOutput { call_id, output, .. } => {
+            ModelObservation::GotToolOutput { call_id, output, .. } => {
                 outputs.entry(call_id).or_insert(output);
             }
-            ModelSight::GotTruncate { item, .. } => {
+            ModelObservation::GotTruncate { item, .. } => {
                 cut.insert(item);
             }
             _ => {}
@@ -273,26 +290,28 @@ fn said_in(case: &Case<'_>, m: usize) -> Vec<Said> {
     let mut met = BTreeSet::new();
     let model = &case.call.models[m];
     let past = past(case.call, m).as_ptr_range();
-    for (place, seen) in model.sightings.iter().enumerate() {
+    for (place, seen) in model.observations.iter().enumerate() {
         match &seen.what {
             _ if past.contains(&std::ptr::from_ref(seen)) => {}
-            ModelSight::SentSpeechStopped { item, .. } => {
+            ModelObservation::SentSpeechStopped { item, .. } => {
                 let Some((at, text)) = words.get(item.as_str()).filter(|(_, text)| !text.is_empty()) else {
                     continue;
                 };
                 let optional = at.0 + network > over.0;
                 all.push((place, Said { what: What::User((*text).to_owned()), optional }));
             }
-            ModelSight::GotText { role, text } if role == "user" => {
+            ModelObservation::GotText { role, text } if role == "user" => {
                 all.push((place, Said { what: What::User(text.trim().to_owned()), optional: false }));
             }
-            ModelSight::SentFunctionCall { call_id, name, added, .. } if met.insert(call_id.as_str()) => {
+            ModelObservation::SentFunctionCall { call_id, name, added, .. }
+                if met.insert(call_id.as_str()) =>
+            {
                 let Some(output) = outputs.get(call_id.as_str()) else { continue };
                 let (call_id, name, output) = (call_id.clone(), name.clone(), (*output).to_owned());
                 // As an answer does, it stands where it was begun.
                 all.push((*added, Said { what: What::Call { call_id, name, output }, optional: false }));
             }
-            ModelSight::SentAudio { item, .. } if met.insert(item.as_str()) => {
+            ModelObservation::SentAudio { item, .. } if met.insert(item.as_str()) => {
                 // An answer stands where it was begun, however late it is heard.
                 let begun = model.items.iter().find(|record| record.id == *item);
                 let place = begun.map_or(place, |record| record.added);
@@ -306,7 +325,7 @@ fn said_in(case: &Case<'_>, m: usize) -> Vec<Said> {
 }
 
 /// What the caller heard of an item of the agent.
-fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
+fn heard_of(case: &CallUnderTest<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
     let record = case.call.models[m].items.iter().find(|record| record.id == id)?;
     let item = case.hearing.item(m, id)?;
     let words = record.transcript.trim().to_owned();
@@ -317,7 +336,7 @@ fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
     let heard = case.hearing.heard(item, At(u64::MAX));
     let words_heard = words_heard(case, m, record, item);
     let whole = !cut && heard as f64 / BYTES_PER_MS as f64 + UNHEARD_MS >= (item.len / BYTES_PER_MS) as f64;
-    let sure = case.terms.ear_works() && case.terms.marks_come_back() && !item.silent;
+    let sure = case.tolerance.ear_works() && case.tolerance.marks_come_back() && !item.silent;
     let (least, most) = match (sure, whole) {
         (false, _) => (0, all),
         // So short that nothing of it may be unheard.
@@ -329,13 +348,13 @@ fn heard_of(case: &Case<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
 }
 
 /// What a session was told is the newest of what was said and heard, as much as fits the limits, in order.
-fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut Findings) {
+fn check_history(case: &CallUnderTest<'_>, renewal: &Renewal, next: usize, violations: &mut Violations) {
     let said: Vec<Said> = (0..next).flat_map(|m| said_in(case, m)).collect();
     let told = past(case.call, next);
-    let at = case.terms.ready_at(next).unwrap_or_default();
+    let at = case.tolerance.ready_at(next).unwrap_or_default();
     let mut outputs: BTreeMap<&str, &str> = BTreeMap::new();
     for seen in told {
-        if let ModelSight::GotToolOutput { call_id, output, .. } = &seen.what {
+        if let ModelObservation::GotToolOutput { call_id, output, .. } = &seen.what {
             outputs.insert(call_id, output);
         }
     }
@@ -345,21 +364,22 @@ fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut
     let mut ends = BTreeSet::from([said.len()]);
     for seen in told.iter().rev() {
         let fits = |said: &What| match (&seen.what, said) {
-            (ModelSight::GotText { role, text }, What::User(words)) => {
+            (ModelObservation::GotText { role, text }, What::User(words)) => {
                 role == "user" && text.trim() == *words
             }
-            (ModelSight::GotText { role, text }, What::Agent { words, least, most }) => {
+            (ModelObservation::GotText { role, text }, What::Agent { words, least, most }) => {
                 let count = text.trim().chars().count();
                 role == "assistant" && words.starts_with(text.trim()) && (*least..=*most).contains(&count)
             }
-            (ModelSight::GotCall { call_id: id, name: of, .. }, What::Call { call_id, name, output }) => {
-                id == call_id && of == name && outputs.get(id.as_str()).is_some_and(|told| told == output)
-            }
+            (
+                ModelObservation::GotCall { call_id: id, name: of, .. },
+                What::Call { call_id, name, output },
+            ) => id == call_id && of == name && outputs.get(id.as_str()).is_some_and(|told| told == output),
             _ => false,
         };
         let what = match &seen.what {
-            ModelSight::GotText { role, text } => format!("{role}: {text:?}"),
-            ModelSight::GotCall { call_id, name, .. } => format!("{call_id} of {name}"),
+            ModelObservation::GotText { role, text } => format!("{role}: {text:?}"),
+            ModelObservation::GotCall { call_id, name, .. } => format!("{call_id} of {name}"),
             _ => continue,
         };
         let next: BTreeSet<usize> = ends
@@ -370,7 +390,7 @@ fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut
         let Some(newest) = next.last() else {
             let due = ends.last().and_then(|end| said[..*end].iter().rfind(|said| !said.optional));
             let wanted = due.map_or("nothing".to_owned(), |said| said.what.in_words());
-            return findings.say(seen.at, format!("a session was told {what} where there was {wanted}"));
+            return violations.push(seen.at, format!("a session was told {what} where there was {wanted}"));
         };
         let (more_items, more_bytes) = said[*newest].what.size();
         (items, bytes) = (items + more_items, bytes + more_bytes);
@@ -384,7 +404,7 @@ fn judge_history(case: &Case<'_>, renewal: &Renewal, next: usize, findings: &mut
     if let Some(said) = ends.iter().find_map(left_out).filter(|said| fits(said))
         && ends.iter().all(|end| left_out(end).is_some_and(fits))
     {
-        findings.say(at, format!("a session was not told {}", said.what.in_words()));
+        violations.push(at, format!("a session was not told {}", said.what.in_words()));
     }
 }
 
@@ -397,18 +417,21 @@ fn possible(said: &[Said]) -> impl Iterator<Item = usize> {
 // -------------------------------------------------------------------------------------------- the chances
 
 /// A session that came near its limit had no moment that was quiet for long enough.
-fn judge_chances(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Findings) {
-    let terms = &case.terms;
+fn check_chances(case: &CallUnderTest<'_>, renewal: &Renewal, m: usize, violations: &mut Violations) {
+    let tolerance = &case.tolerance;
     let Some((limit, window)) = limits(case, renewal, m) else { return };
-    let plain = terms.is_calm() && terms.ear_works() && terms.marks_come_back() && !terms.model_misbehaves();
+    let plain = tolerance.is_calm()
+        && tolerance.ear_works()
+        && tolerance.marks_come_back()
+        && !tolerance.model_misbehaves();
     if !plain {
         return;
     }
-    let ways = 2 * (terms.latency(Leg::Model) + terms.latency(Leg::Caller)) + terms.stage_us();
+    let ways = 2 * (tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller)) + tolerance.stage_us();
     // The polite end leaves time for the last words.
-    let end = terms.model_over(m).min(terms.over()).min(limit);
+    let end = tolerance.model_over(m).min(tolerance.over()).min(limit);
     let needed = renewal.quiet_ms * 1_000 + 2 * ways + PROMPT_US;
-    let mut quiet_since = At(window.0.max(terms.ready_at(m).unwrap_or_default().0));
+    let mut quiet_since = At(window.0.max(tolerance.ready_at(m).unwrap_or_default().0));
     let mut busy = busy(case, m);
     busy.push((end, end));
     busy.sort_unstable();
@@ -416,7 +439,7 @@ fn judge_chances(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fi
         let from = from.min(end);
         if from.since(quiet_since) > needed {
             let ms = in_ms(from.since(quiet_since));
-            return findings.say(
+            return violations.push(
                 At(quiet_since.0 + needed),
                 format!("a session near its limit was not renewed although {ms:.0} ms were quiet"),
             );
@@ -426,44 +449,44 @@ fn judge_chances(case: &Case<'_>, renewal: &Renewal, m: usize, findings: &mut Fi
 }
 
 /// When something went on in the call that a renewal has to wait for.
-fn busy(case: &Case<'_>, m: usize) -> Vec<(At, At)> {
-    let terms = &case.terms;
-    let config = terms.config;
+fn busy(case: &CallUnderTest<'_>, m: usize) -> Vec<(At, At)> {
+    let tolerance = &case.tolerance;
+    let config = tolerance.config;
     let mut busy: Vec<(At, At)> =
         case.hearing.played.iter().map(|played| (played.at, played.end())).collect();
     let mut open: BTreeMap<String, At> = BTreeMap::new();
     let never = At(u64::MAX);
-    for seen in &case.call.models[m].sightings {
+    for seen in &case.call.models[m].observations {
         let mut from = |what: String| {
             open.entry(what).or_insert(seen.at);
         };
         match &seen.what {
-            ModelSight::SentSpeechStarted { .. } => from("speech".into()),
-            ModelSight::SentSpeechStopped { .. } => {
+            ModelObservation::SentSpeechStarted { .. } => from("speech".into()),
+            ModelObservation::SentSpeechStopped { .. } => {
                 from("answer".into());
                 if config.transcription.is_some() {
                     busy.push((seen.at, At(seen.at.0 + WORDS_US)));
                 }
                 busy.extend(open.remove("speech").map(|since| (since, seen.at)));
             }
-            ModelSight::GotCreate { .. } => from("answer".into()),
-            ModelSight::SentResponseCreated { response, .. } => {
+            ModelObservation::GotCreate { .. } => from("answer".into()),
+            ModelObservation::SentResponseCreated { response, .. } => {
                 from(response.clone());
                 busy.extend(open.remove("answer").map(|since| (since, seen.at)));
             }
-            ModelSight::SentResponseDone { response, .. } => {
+            ModelObservation::SentResponseDone { response, .. } => {
                 busy.extend(open.remove(response).map(|since| (since, seen.at)));
             }
-            ModelSight::SentFunctionCall { call_id, .. } => from(call_id.clone()),
-            ModelSight::GotToolOutput { call_id, .. } => {
+            ModelObservation::SentFunctionCall { call_id, .. } => from(call_id.clone()),
+            ModelObservation::GotToolOutput { call_id, .. } => {
                 busy.extend(open.remove(call_id).map(|since| (since, seen.at)));
             }
             _ => {}
         }
     }
     busy.extend(open.into_values().map(|since| (since, never)));
-    for seen in &case.call.caller.sightings {
-        if let CallerSight::SentDtmf { .. } = seen.what {
+    for seen in &case.call.caller.observations {
+        if let CallerObservation::SentDtmf { .. } = seen.what {
             busy.push((seen.at, At(seen.at.0 + config.dtmf.quiet_ms * 1_000)));
         }
     }

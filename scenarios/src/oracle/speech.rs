@@ -1,7 +1,7 @@
 //! The caller's speech on its way to the model: which frames are loud enough to be told apart, and where each lies in
 //! what the model was given.
 
-use super::case::Case;
+use super::case::CallUnderTest;
 use crate::oracle::audio_attribution::{DELAY, Given};
 use mocks::record::MicFrame;
 
@@ -9,7 +9,7 @@ use mocks::record::MicFrame;
 pub(crate) const ON_ITS_WAY_US: u64 = 60_000;
 
 /// How much of what the microphone sent had been given to the sessions before this one.
-pub(crate) fn given_before(case: &Case<'_>, m: usize) -> usize {
+pub(crate) fn given_before(case: &CallUnderTest<'_>, m: usize) -> usize {
     let given = case.hearing.given[..m].iter().flatten();
     given.filter_map(|given| given.spoken.map(|spoken| spoken + given.len)).max().unwrap_or(0)
 }
@@ -21,7 +21,7 @@ pub(crate) struct Anchor {
 }
 
 /// The frames of speech that were recognised in what the model was given.
-pub(crate) fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
+pub(crate) fn anchors(case: &CallUnderTest<'_>, tape: &[&Given]) -> Vec<Anchor> {
     let mic = &case.call.caller.mic;
     let mut anchors: Vec<Anchor> = Vec::new();
     for given in tape {
@@ -41,7 +41,7 @@ pub(crate) fn anchors(case: &Case<'_>, tape: &[&Given]) -> Vec<Anchor> {
     anchors
 }
 
-pub(crate) fn spoken_is_loud(case: &Case<'_>, frame: &MicFrame) -> bool {
+pub(crate) fn spoken_is_loud(case: &CallUnderTest<'_>, frame: &MicFrame) -> bool {
     let bytes = &case.call.caller.spoken[frame.offset..frame.offset + frame.len];
     let power: f64 = bytes.iter().map(|b| f64::from(mocks::ulaw::decode(*b)).powi(2)).sum();
     power / frame.len as f64 > 250_000.0

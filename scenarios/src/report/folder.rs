@@ -125,7 +125,7 @@ impl Folder {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::scenario::Scenario;
     use crate::model::seed::Seed;
     use crate::report::Outcome;
@@ -140,7 +140,7 @@ pub(crate) mod tests {
             "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{{ waits = 400 }}, \"hangs_up\"]\n[expect]\nend = \"{end}\""
         );
         let scenario = Scenario::from_toml(name, &text).unwrap();
-        let trace = sim::play(StageKind::Memory, &scenario, Seed(9));
+        let trace = sim::play(Backend::Memory, &scenario, Seed(9));
         let outcome = Outcome::of(&trace, name, None);
         (trace, outcome)
     }

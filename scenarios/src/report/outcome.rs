@@ -1,7 +1,7 @@
 //! What became of one scenario on one backend, told for a terminal.
 
 use crate::audio::golden_audio;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::seed::Seed;
 use crate::oracle::audio::{Answer, Figures};
 use crate::oracle::explain;
@@ -21,7 +21,7 @@ pub struct Outcome {
     /// The scenario: its name, or the file it came from.
     pub scenario: String,
     /// Where it was played.
-    pub stage: StageKind,
+    pub stage: Backend,
     /// With which seed.
     pub seed: Seed,
     /// Simulated milliseconds of all its calls.
@@ -57,7 +57,7 @@ impl Outcome {
     pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         let mut outcome = Self::unjudged(trace, shown_as, cpu);
         for oracle in oracle::ALL {
-            outcome.blame(trace, oracle, &(oracle.judge)(trace));
+            outcome.blame(trace, oracle, &(oracle.check)(trace));
         }
         for wanted in &trace.scenario.milestones {
             if !outcome.reached.contains(wanted.as_str()) {
@@ -199,7 +199,7 @@ pub fn failure(outcome: &Outcome) -> String {
 pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
     let mut text = format!("{} runs: {passed} passed, {} failed\n", outcomes.len(), outcomes.len() - passed);
-    for stage in StageKind::ALL {
+    for stage in Backend::ALL {
         let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
         if of_stage.is_empty() {
             continue;
@@ -218,7 +218,7 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
             ),
         };
     }
-    for stage in StageKind::ALL {
+    for stage in Backend::ALL {
         let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
         if !of_stage.is_empty() {
             text.push_str(&figures(stage, &of_stage));
@@ -247,7 +247,7 @@ pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
     possible(outcomes).into_iter().filter(|name| !reached.contains(name)).collect()
 }
 
-fn figures(stage: StageKind, outcomes: &[&Outcome]) -> String {
+fn figures(stage: Backend, outcomes: &[&Outcome]) -> String {
     let mut sum = Sum::default();
     outcomes.iter().for_each(|outcome| sum.add(outcome));
     let mut text = String::new();
@@ -340,7 +340,7 @@ mod tests {
             "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{{ waits = 400 }}, \"hangs_up\"]\n[expect]\n{expect}"
         );
         let scenario = Scenario::from_toml("test/report", &text).unwrap();
-        Outcome::of(&sim::play(StageKind::Memory, &scenario, Seed(9)), &scenario.name, None)
+        Outcome::of(&sim::play(Backend::Memory, &scenario, Seed(9)), &scenario.name, None)
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A report in the making.
 
 use super::outcome::{Outcome, Spread, Sum};
-use super::sheet::Sheet;
-use crate::model::backend::StageKind;
+use super::run_view::RunView;
+use crate::model::backend::Backend;
 use crate::sim::trace::Trace;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Report {
     command: String,
     runs: Vec<Run>,
-    stages: BTreeMap<StageKind, Total>,
+    stages: BTreeMap<Backend, Total>,
     reached: BTreeSet<&'static str>,
 }
 
@@ -21,7 +21,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) outcome: Outcome,
-    pub(crate) sheet: Sheet,
+    pub(crate) sheet: RunView,
 }
 
 /// What one stage did in all.
@@ -57,11 +57,11 @@ impl Report {
 
     /// Tells this run in full.
     pub fn add(&mut self, trace: &Trace, outcome: &Outcome) {
-        self.put(outcome.clone(), Sheet::of(trace));
+        self.put(outcome.clone(), RunView::of(trace));
     }
 
     /// Tells this run in full, drawn before: on another thread, perhaps.
-    pub fn put(&mut self, outcome: Outcome, sheet: Sheet) {
+    pub fn put(&mut self, outcome: Outcome, sheet: RunView) {
         self.count(&outcome);
         self.stages.entry(outcome.stage).or_default().sum.add(&outcome);
         self.runs.push(Run { outcome, sheet });
@@ -88,7 +88,7 @@ impl Report {
         &mut self.runs
     }
 
-    pub(crate) const fn stages(&self) -> &BTreeMap<StageKind, Total> {
+    pub(crate) const fn stages(&self) -> &BTreeMap<Backend, Total> {
         &self.stages
     }
 

@@ -6,7 +6,7 @@
 use crate::oracle::audio_attribution::{BYTES_PER_MS, narrowed};
 use crate::sim::trace::CallTrace;
 use mocks::peer::At;
-use mocks::record::{ModelRecord, ModelSight};
+use mocks::record::{ModelObservation, ModelRecord};
 use mocks::{alaw, ulaw};
 
 /// Milliseconds of audio that one letter of [`peaks`] stands for.
@@ -63,8 +63,8 @@ pub(crate) fn model(call: &CallTrace, from: At, to: At) -> Vec<u8> {
     for model in &call.models {
         let (given, bytes_per_sample) = given(model);
         let mut next = i64::MAX;
-        for seen in model.sightings.iter().rev() {
-            let ModelSight::GotAppend { offset, len } = seen.what else { continue };
+        for seen in model.observations.iter().rev() {
+            let ModelObservation::GotAppend { offset, len } = seen.what else { continue };
             let (offset, len) = (offset / bytes_per_sample, len / bytes_per_sample);
             let begin = next.min(track.position(seen.at)) - len as i64;
             track.place(begin, given.get(offset..offset + len).unwrap_or_default());
@@ -131,7 +131,7 @@ pub(crate) fn wav(audio: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mocks::record::{CallerRecord, Played, Sighting};
+    use mocks::record::{CallerRecord, Observation, Played};
 
     fn loud(ms: usize) -> Vec<u8> {
         vec![0x80; ms * BYTES_PER_MS]
@@ -153,12 +153,14 @@ mod tests {
 
     #[test]
     fn a_burst_reaches_back_to_where_it_was_spoken() {
-        let append =
-            |ms, offset, len| Sighting { at: At::ms(ms), what: ModelSight::GotAppend { offset, len } };
+        let append = |ms, offset, len| Observation {
+            at: At::ms(ms),
+            what: ModelObservation::GotAppend { offset, len },
+        };
         let model_record = ModelRecord {
             input_format: "audio/pcmu".into(),
             appended: loud(60),
-            sightings: vec![append(100, 0, 160), append(100, 160, 160), append(140, 320, 160)],
+            observations: vec![append(100, 0, 160), append(100, 160, 160), append(140, 320, 160)],
             ..ModelRecord::default()
         };
         let call = CallTrace { models: vec![model_record], ..CallTrace::default() };

@@ -3,11 +3,11 @@
 //! A seed is a lottery ticket: what it found is written to a file at once, and the file is what gets shrunk and kept.
 
 use crate::base::output::say;
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::oracle::milestones;
-use crate::report::{self, Folder, Outcome, Report, Sheet};
+use crate::report::{self, Folder, Outcome, Report, RunView};
 use crate::search::generate::generate_for;
 use crate::sim;
 use crate::sim::choice::Stages;
@@ -168,23 +168,18 @@ impl FromStr for Shard {
 }
 
 /// Plays and judges the scenario of one seed, as `scn explore` does.
-pub fn play(seed: Seed, kind: StageKind) -> Outcome {
+pub fn play(seed: Seed, kind: Backend) -> Outcome {
     play_traced(seed, kind).0
 }
 
-fn play_traced(seed: Seed, kind: StageKind) -> (Outcome, Trace) {
+fn play_traced(seed: Seed, kind: Backend) -> (Outcome, Trace) {
     let (trace, cpu) = sim::play_timed(kind, &generate_for(seed, kind), seed);
     (Outcome::of(&trace, &found_at(seed).display().to_string(), cpu), trace)
 }
 
 /// Plays a scenario on two threads at one time, judges it, and demands the same bytes of both. Where they differ is
 /// told as a problem of its own, and both traces are written to files.
-pub(crate) fn play_twice(
-    kind: StageKind,
-    scenario: &Scenario,
-    seed: Seed,
-    shown_as: &str,
-) -> (Outcome, Trace) {
+pub(crate) fn play_twice(kind: Backend, scenario: &Scenario, seed: Seed, shown_as: &str) -> (Outcome, Trace) {
     same_twice(&|| sim::play_timed(kind, scenario, seed), shown_as, Path::new(FOUND))
 }
 
@@ -267,7 +262,7 @@ struct Tally {
     runs: u64,
     call_ms: u64,
     cpu: Duration,
-    failed: BTreeSet<(Seed, StageKind)>,
+    failed: BTreeSet<(Seed, Backend)>,
     violations: u64,
     /// Some world was not the same twice.
     unlike: bool,
@@ -313,7 +308,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if seeds.to.is_none() && options.time.is_none() {
         bail!("`--seeds {}..` has no end: add one, or `--for 10m`", seeds.from);
     }
-    let kinds: Vec<_> = StageKind::ALL.into_iter().filter(|kind| options.stage.has(*kind)).collect();
+    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| options.stage.has(*kind)).collect();
     kinds.iter().try_for_each(|kind| sim::ready(*kind))?;
     let mut json = None;
     if let Some(path) = &options.json {
@@ -354,7 +349,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                     if outcome.passed() {
                         locked(&report).count(&outcome);
                     } else {
-                        let sheet = Sheet::of(&trace);
+                        let sheet = RunView::of(&trace);
                         let mut told = locked(&told);
                         told.insert((outcome.seed, outcome.stage), (outcome.clone(), sheet));
                         // The first seeds stay, whichever thread was first.
@@ -488,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_file_names_its_seed() {
-        let scenario = generate_for(Seed(7), StageKind::Memory);
+        let scenario = generate_for(Seed(7), Backend::Memory);
         let text = with_seed(&scenario, Seed(7));
         assert_eq!(seed_in(&text), Some(Seed(7)));
         let mut again = Scenario::from_toml("generated/7", &text).unwrap();
@@ -499,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_how_to_go_on() {
-        let mut outcome = play(Seed(1), StageKind::Memory);
+        let mut outcome = play(Seed(1), Backend::Memory);
         outcome.problems.push(("heard: something".into(), String::new()));
         outcome.violated = 1;
         let text = failure(&outcome);
@@ -511,13 +506,13 @@ mod tests {
 
     #[test]
     fn two_plays_with_the_same_bytes_pass_and_two_with_others_do_not() {
-        let scenario = generate_for(Seed(1), StageKind::Memory);
-        assert!(play_twice(StageKind::Memory, &scenario, Seed(1), "x").0.passed());
+        let scenario = generate_for(Seed(1), Backend::Memory);
+        assert!(play_twice(Backend::Memory, &scenario, Seed(1), "x").0.passed());
         // Whoever plays second gets another seed.
         let seeds = AtomicU64::new(1);
         let differs = || {
             let seed = Seed(seeds.fetch_add(1, Ordering::Relaxed));
-            sim::play_timed(StageKind::Memory, &scenario, seed)
+            sim::play_timed(Backend::Memory, &scenario, seed)
         };
         let folder = tempfile::TempDir::new().expect("a folder for the traces");
         let (outcome, _) = same_twice(&differs, "x", folder.path());

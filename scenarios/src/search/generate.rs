@@ -7,8 +7,8 @@
 //! Each concern draws from a stream of its own, so a new draw in one leaves the others of the same seed alone. A seed
 //! still means another world after this file has changed; what is to be kept is the scenario, not the seed.
 
-use crate::model::backend::StageKind;
-use crate::model::network::{LegWeather, Stall};
+use crate::model::backend::Backend;
+use crate::model::network::{LegConditions, Stall};
 use crate::model::scenario::{CallPlan, Scenario, ToolScript};
 use crate::model::seed::Seed;
 use crate::sim::API_KEY;
@@ -18,8 +18,9 @@ use bridge::call::settings::{
     CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
 };
 use mocks::realtime::{
-    Again, Call, CancelledItems, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript,
-    Opening, Outcome, Refusal, Stall as Pause, TimedEvent, Transcription as Written, Turn, When, masked,
+    Call, CancelledItems, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening,
+    Outcome, ReconnectScript, Refusal, Stall as Pause, TimedEvent, Transcription as Written, Turn, When,
+    masked,
 };
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, Idle};
 use rand_chacha::ChaCha8Rng;
@@ -38,7 +39,7 @@ const FUNCTIONS: [&str; 3] = ["lookup_order", "book_table", "transfer"];
 
 /// A class of things that go wrong, or at least not as in a brochure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Hazard {
+enum FaultClass {
     /// The caller speaks at any moment, over the agent above all.
     Interruptions,
     /// Keys.
@@ -96,34 +97,34 @@ enum Hazard {
 }
 
 /// Every class, and how a purpose names it.
-const HAZARDS: &[(Hazard, &str)] = &[
-    (Hazard::Interruptions, "interruptions"),
-    (Hazard::Keys, "keys"),
-    (Hazard::RudeEnds, "rude ends"),
-    (Hazard::Rhythm, "uneven answers"),
-    (Hazard::Items, "several items"),
-    (Hazard::Functions, "functions"),
-    (Hazard::Lateness, "late events"),
-    (Hazard::Failures, "failed answers"),
-    (Hazard::Silence, "unanswered requests"),
-    (Hazard::Noise, "noise"),
-    (Hazard::Distance, "long ways"),
-    (Hazard::Jitter, "jitter"),
-    (Hazard::Outages, "outages"),
-    (Hazard::Cuts, "cuts"),
-    (Hazard::SlowReader, "a slow reader"),
-    (Hazard::CallerRubbish, "rubbish of the caller"),
-    (Hazard::ModelRubbish, "rubbish of the model"),
-    (Hazard::Marks, "strange marks"),
-    (Hazard::Gaps, "gaps in the audio"),
-    (Hazard::Opening, "a hard opening"),
-    (Hazard::ModelLeaves, "a model that leaves"),
-    (Hazard::Settings, "odd settings"),
-    (Hazard::TurnFlags, "turns by hand"),
-    (Hazard::Words, "transcripts"),
-    (Hazard::Crowd, "several calls"),
-    (Hazard::Bytes, "trouble with single bytes"),
-    (Hazard::Renewal, "renewed sessions"),
+const HAZARDS: &[(FaultClass, &str)] = &[
+    (FaultClass::Interruptions, "interruptions"),
+    (FaultClass::Keys, "keys"),
+    (FaultClass::RudeEnds, "rude ends"),
+    (FaultClass::Rhythm, "uneven answers"),
+    (FaultClass::Items, "several items"),
+    (FaultClass::Functions, "functions"),
+    (FaultClass::Lateness, "late events"),
+    (FaultClass::Failures, "failed answers"),
+    (FaultClass::Silence, "unanswered requests"),
+    (FaultClass::Noise, "noise"),
+    (FaultClass::Distance, "long ways"),
+    (FaultClass::Jitter, "jitter"),
+    (FaultClass::Outages, "outages"),
+    (FaultClass::Cuts, "cuts"),
+    (FaultClass::SlowReader, "a slow reader"),
+    (FaultClass::CallerRubbish, "rubbish of the caller"),
+    (FaultClass::ModelRubbish, "rubbish of the model"),
+    (FaultClass::Marks, "strange marks"),
+    (FaultClass::Gaps, "gaps in the audio"),
+    (FaultClass::Opening, "a hard opening"),
+    (FaultClass::ModelLeaves, "a model that leaves"),
+    (FaultClass::Settings, "odd settings"),
+    (FaultClass::TurnFlags, "turns by hand"),
+    (FaultClass::Words, "transcripts"),
+    (FaultClass::Crowd, "several calls"),
+    (FaultClass::Bytes, "trouble with single bytes"),
+    (FaultClass::Renewal, "renewed sessions"),
 ];
 
 /// How much of a hazard there is.
@@ -135,14 +136,14 @@ enum Level {
 }
 
 /// Which hazards this seed is about.
-struct Swarm(Vec<(Hazard, Level)>);
+struct Swarm(Vec<(FaultClass, Level)>);
 
 impl Swarm {
     fn draw(seed: Seed) -> Self {
-        let mut dice = Dice::of(seed, "swarm");
+        let mut dice = Rng::of(seed, "swarm");
         // Some worlds are crowded with hazards, some nearly calm.
         let off = 40 + 10 * dice.below(5);
-        let level = |dice: &mut Dice| match dice.below(100) {
+        let level = |dice: &mut Rng| match dice.below(100) {
             n if n < off => Level::Off,
             n if n < off + (100 - off) * 2 / 3 => Level::Mild,
             _ => Level::Wild,
@@ -150,7 +151,9 @@ impl Swarm {
         let all = HAZARDS.iter().map(|(hazard, _)| (*hazard, level(&mut dice))).collect();
         let mut swarm = Self(all);
         if !swarm.allows_rubbish() {
-            swarm.0.retain(|(hazard, _)| !matches!(hazard, Hazard::CallerRubbish | Hazard::ModelRubbish));
+            swarm.0.retain(|(hazard, _)| {
+                !matches!(hazard, FaultClass::CallerRubbish | FaultClass::ModelRubbish)
+            });
         }
         swarm
     }
@@ -158,23 +161,28 @@ impl Swarm {
     /// A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends nothing:
     /// whoever only sees the two ends cannot tell.
     fn allows_rubbish(&self) -> bool {
-        let ends_calls =
-            [Hazard::Failures, Hazard::Silence, Hazard::Opening, Hazard::ModelLeaves, Hazard::Renewal];
+        let ends_calls = [
+            FaultClass::Failures,
+            FaultClass::Silence,
+            FaultClass::Opening,
+            FaultClass::ModelLeaves,
+            FaultClass::Renewal,
+        ];
         !ends_calls.into_iter().any(|hazard| self.has(hazard))
     }
 
-    fn level(&self, hazard: Hazard) -> Level {
+    fn level(&self, hazard: FaultClass) -> Level {
         self.0.iter().find(|(one, _)| *one == hazard).map_or(Level::Off, |(_, level)| *level)
     }
 
-    fn has(&self, hazard: Hazard) -> bool {
+    fn has(&self, hazard: FaultClass) -> bool {
         self.level(hazard) != Level::Off
     }
 
     /// One sentence.
     fn purpose(&self) -> String {
         let named = |level| -> Vec<&str> {
-            let named = HAZARDS.iter().filter(|(h, _)| *h != Hazard::Bytes && self.level(*h) == level);
+            let named = HAZARDS.iter().filter(|(h, _)| *h != FaultClass::Bytes && self.level(*h) == level);
             named.map(|(_, name)| *name).collect()
         };
         let (mild, wild) = (named(Level::Mild), named(Level::Wild));
@@ -188,9 +196,9 @@ impl Swarm {
 }
 
 /// One stream of random numbers, with the words a generator needs.
-struct Dice(ChaCha8Rng);
+struct Rng(ChaCha8Rng);
 
-impl Dice {
+impl Rng {
     fn of(seed: Seed, label: &str) -> Self {
         Self(seed.stream(&format!("generate/{label}")))
     }
@@ -236,10 +244,10 @@ impl Dice {
 }
 
 /// The scenario of this seed as this stage plays it: over pipes, with trouble that the others cannot make.
-pub fn generate_for(seed: Seed, stage: StageKind) -> Scenario {
+pub fn generate_for(seed: Seed, stage: Backend) -> Scenario {
     let mut scenario = generate(seed);
-    if stage == StageKind::Pipes {
-        bytes(&mut scenario, Swarm::draw(seed).level(Hazard::Bytes), &mut Dice::of(seed, "bytes"));
+    if stage == Backend::Pipes {
+        bytes(&mut scenario, Swarm::draw(seed).level(FaultClass::Bytes), &mut Rng::of(seed, "bytes"));
     }
     scenario
 }
@@ -254,12 +262,12 @@ pub fn generate(seed: Seed) -> Scenario {
         ..Scenario::default()
     };
     scenario.world.limit_ms = LIMIT_MS;
-    settings(&mut scenario, &swarm, &mut Dice::of(seed, "settings"));
-    protection(&mut scenario.bridge, &mut Dice::of(seed, "protection"));
-    filler(&mut scenario.bridge, &mut Dice::of(seed, "filler"));
-    let (mut caller, mut model) = (Dice::of(seed, "caller"), Dice::of(seed, "model"));
-    let mut line = Dice::of(seed, "line");
-    let calls = match swarm.level(Hazard::Crowd) {
+    settings(&mut scenario, &swarm, &mut Rng::of(seed, "settings"));
+    protection(&mut scenario.bridge, &mut Rng::of(seed, "protection"));
+    filler(&mut scenario.bridge, &mut Rng::of(seed, "filler"));
+    let (mut caller, mut model) = (Rng::of(seed, "caller"), Rng::of(seed, "model"));
+    let mut line = Rng::of(seed, "line");
+    let calls = match swarm.level(FaultClass::Crowd) {
         Level::Off => 1,
         Level::Mild => 2,
         Level::Wild => 2 + caller.below(2),
@@ -269,8 +277,8 @@ pub fn generate(seed: Seed) -> Scenario {
             at_ms: if n == 0 { 0 } else { caller.ms(0, 6_000) },
             // Of two streams of one call the first is ended; rubbish must not look like the reason.
             call_sid: (calls > 1
-                && !swarm.has(Hazard::CallerRubbish)
-                && !swarm.has(Hazard::ModelRubbish)
+                && !swarm.has(FaultClass::CallerRubbish)
+                && !swarm.has(FaultClass::ModelRubbish)
                 && caller.chance(15))
             .then(|| "CAtwostreamsofonecall".to_owned()),
             caller: a_caller(&swarm, &mut caller, scenario.bridge.barge_in),
@@ -281,7 +289,7 @@ pub fn generate(seed: Seed) -> Scenario {
         scenario.calls.push(plan);
     }
     // Most callers give up before the bridge does; what becomes of those who wait must be seen, too.
-    if Dice::of(seed, "patience").chance(10) {
+    if Rng::of(seed, "patience").chance(10) {
         for call in &mut scenario.calls {
             (call.caller.patience_ms, call.caller.hang_up_after_ms) = (PATIENT_MS, Some(PATIENT_MS));
             if scenario.bridge.greeting.is_some() {
@@ -289,21 +297,25 @@ pub fn generate(seed: Seed) -> Scenario {
             }
         }
     }
-    weather(&mut scenario, &swarm, &mut Dice::of(seed, "weather"));
-    renewals(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "renewals"));
-    next_sessions(&mut scenario, swarm.level(Hazard::Renewal), &mut Dice::of(seed, "next sessions"));
-    rare_ends(&mut scenario, &swarm, &mut Dice::of(seed, "rare ends"));
-    if swarm.has(Hazard::Functions) {
-        hard_functions(&mut scenario, swarm.level(Hazard::Functions), &mut Dice::of(seed, "hard functions"));
+    weather(&mut scenario, &swarm, &mut Rng::of(seed, "weather"));
+    renewals(&mut scenario, swarm.level(FaultClass::Renewal), &mut Rng::of(seed, "renewals"));
+    next_sessions(&mut scenario, swarm.level(FaultClass::Renewal), &mut Rng::of(seed, "next sessions"));
+    rare_ends(&mut scenario, &swarm, &mut Rng::of(seed, "rare ends"));
+    if swarm.has(FaultClass::Functions) {
+        hard_functions(
+            &mut scenario,
+            swarm.level(FaultClass::Functions),
+            &mut Rng::of(seed, "hard functions"),
+        );
     }
-    own_words(&mut scenario, &swarm, &mut Dice::of(seed, "own words"));
-    as_recorded(&mut scenario, &mut Dice::of(seed, "as recorded"));
-    unrecorded(&mut scenario, &swarm, &mut Dice::of(seed, "unrecorded"));
+    own_words(&mut scenario, &swarm, &mut Rng::of(seed, "own words"));
+    as_recorded(&mut scenario, &mut Rng::of(seed, "as recorded"));
+    unrecorded(&mut scenario, &swarm, &mut Rng::of(seed, "unrecorded"));
     scenario
 }
 
 /// Outputs that are refused, functions that are called without end, and calls that are left while one runs.
-fn hard_functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+fn hard_functions(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     let ends = dice.chance(20);
     scenario.bridge.leaving.end_call = ends;
     if dice.chance(30) {
@@ -337,7 +349,7 @@ fn hard_functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
 }
 
 /// Errors that quote a key and have no code, and ends of responses that never began.
-fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Rng) {
     let quoted = format!("Incorrect API key provided: {}.", masked(API_KEY));
     for model in scenario.calls.iter_mut().map(|call| &mut call.model) {
         if model.opening == Opening::BadKey && dice.chance(60) {
@@ -354,7 +366,7 @@ fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
                 turn.unannounced = true;
             }
         }
-        if swarm.has(Hazard::ModelRubbish) && dice.chance(20) {
+        if swarm.has(FaultClass::ModelRubbish) && dice.chance(20) {
             let at_ms = dice.ms(0, 10_000);
             model.events.push(TimedEvent { at_ms, does: Happening::DoneForUnknownResponse });
         }
@@ -365,7 +377,7 @@ fn own_words(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
 
 /// What recorded sessions do now and then, whatever the world is about: silence after the words, words long before
 /// their sound, a response a few milliseconds after the turn, limits that are not always told.
-fn as_recorded(scenario: &mut Scenario, dice: &mut Dice) {
+fn as_recorded(scenario: &mut Scenario, dice: &mut Rng) {
     let models =
         ["gpt-realtime-2.1", "gpt-realtime-2.1", "gpt-realtime-2", "gpt-realtime", "gpt-realtime-mini"];
     scenario.bridge.model = dice.one(&models).to_owned();
@@ -407,8 +419,8 @@ fn as_recorded(scenario: &mut Scenario, dice: &mut Dice) {
 
 /// What no recording shows is one thing in one world and another in the next: the run after a cancel, above all. Where
 /// answers are uneven, so is their beginning.
-fn unrecorded(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
-    let (late, rhythm) = (swarm.level(Hazard::Lateness), swarm.level(Hazard::Rhythm));
+fn unrecorded(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Rng) {
+    let (late, rhythm) = (swarm.level(FaultClass::Lateness), swarm.level(FaultClass::Rhythm));
     for turn in scenario.calls.iter_mut().flat_map(|call| &mut call.model.turns) {
         if dice.strikes(rhythm) {
             turn.burst_ms = dice.one(&[0, 100, 300, 2_000]);
@@ -431,7 +443,7 @@ fn unrecorded(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
 
 // ---------------------------------------------------------------------------------------------- renewals
 
-fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     if level == Level::Off {
         return;
     }
@@ -451,7 +463,8 @@ fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
     for call in &mut scenario.calls {
         call.model.expires_after_s = Some(expires_after_s);
         for _ in 0..3 {
-            let mut again = Again { expires_after_s: Some(expires_after_s + 40), ..Again::default() };
+            let mut again =
+                ReconnectScript { expires_after_s: Some(expires_after_s + 40), ..ReconnectScript::default() };
             if dice.strikes(level) {
                 let dials = [Dial::Refuses, Dial::Hangs, Dial::HangsInUpgrade, Dial::AnswersHttp(503)];
                 again.dial = Some(dice.one(&dials));
@@ -471,7 +484,7 @@ fn renewals(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
 }
 
 /// Sessions that took over, or were to, are no better than first ones: they are refused, slow, or leave.
-fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     for again in scenario.calls.iter_mut().flat_map(|call| &mut call.model.again) {
         if again.dial.is_some() || !dice.strikes(level) || dice.chance(50) {
             continue;
@@ -490,7 +503,7 @@ fn next_sessions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
 
 /// Ends that nothing else leads to, in one world of twenty: a call that may not last, settings that are refused, audio
 /// that nobody reads, a caller's end that goes on sending rubbish.
-fn rare_ends(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+fn rare_ends(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Rng) {
     let (end, which) = (dice.below(64), dice.below(scenario.calls.len() as u64) as usize);
     let Some(call) = scenario.calls.get_mut(which) else { return };
     match end {
@@ -519,7 +532,7 @@ fn rare_ends(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
 
 // ---------------------------------------------------------------------------------------------- settings
 
-fn settings(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
+fn settings(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Rng) {
     let bridge = &mut scenario.bridge;
     if dice.chance(40) {
         bridge.greeting = Some("Greet the caller.".into());
@@ -535,21 +548,21 @@ fn settings(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
     bridge.timeouts.session_updated_ms = 3_000;
     bridge.timeouts.first_audio_ms = dice.one(&[3_000, 5_000]);
     bridge.timeouts.clogged_ms = 4_000;
-    if swarm.has(Hazard::Words) {
+    if swarm.has(FaultClass::Words) {
         bridge.transcription = Some(Transcription { model: "gpt-4o-mini-transcribe".into(), language: None });
     }
-    let flags = swarm.level(Hazard::TurnFlags);
+    let flags = swarm.level(FaultClass::TurnFlags);
     bridge.vad.create_response = !dice.strikes(flags);
     bridge.vad.interrupt_response = !dice.strikes(flags);
     bridge.barge_in = !(dice.strikes(flags) && dice.chance(30));
-    if swarm.has(Hazard::Functions) {
-        functions(scenario, swarm.level(Hazard::Functions), dice);
+    if swarm.has(FaultClass::Functions) {
+        functions(scenario, swarm.level(FaultClass::Functions), dice);
     }
-    odd_settings(&mut scenario.bridge, swarm.level(Hazard::Settings), dice);
+    odd_settings(&mut scenario.bridge, swarm.level(FaultClass::Settings), dice);
 }
 
 /// Some bridges do not believe the line at first.
-fn protection(bridge: &mut CallConfig, dice: &mut Dice) {
+fn protection(bridge: &mut CallConfig, dice: &mut Rng) {
     if dice.chance(15) {
         let until = if bridge.greeting.is_some() && dice.chance(70) { Until::Heard } else { Until::Time };
         let longest = if until == Until::Heard { 8_000 } else { 3_000 };
@@ -558,13 +571,13 @@ fn protection(bridge: &mut CallConfig, dice: &mut Dice) {
 }
 
 /// Some bridges say a word while a function takes its time.
-fn filler(bridge: &mut CallConfig, dice: &mut Dice) {
+fn filler(bridge: &mut CallConfig, dice: &mut Rng) {
     if !bridge.tools.is_empty() && dice.chance(30) {
         bridge.filler = Some(Filler { after_ms: dice.ms(300, 2_500), ..Filler::default() });
     }
 }
 
-fn functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+fn functions(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     for name in FUNCTIONS {
         let timeout_ms = if dice.strikes(level) { dice.ms(500, 2_000) } else { 15_000 };
         scenario.bridge.tools.push(ToolSpec {
@@ -585,7 +598,7 @@ fn functions(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
     }
 }
 
-fn odd_settings(bridge: &mut CallConfig, level: Level, dice: &mut Dice) {
+fn odd_settings(bridge: &mut CallConfig, level: Level, dice: &mut Rng) {
     if dice.strikes(level) {
         bridge.dialect = Dialect::Beta;
     }
@@ -626,7 +639,7 @@ fn odd_settings(bridge: &mut CallConfig, level: Level, dice: &mut Dice) {
 
 // ---------------------------------------------------------------------------------------------- the caller
 
-fn a_caller(swarm: &Swarm, dice: &mut Dice, barge_in: bool) -> CallerScript {
+fn a_caller(swarm: &Swarm, dice: &mut Rng, barge_in: bool) -> CallerScript {
     let mut steps = Vec::new();
     if dice.chance(60) {
         steps.push(CallerStep::Waits(dice.ms(100, 2_000)));
@@ -643,9 +656,13 @@ fn a_caller(swarm: &Swarm, dice: &mut Dice, barge_in: bool) -> CallerScript {
         hang_up_after_ms: Some(dice.one(&[12_000, 15_000, 18_000])),
         ..CallerScript::default()
     };
-    let marks = swarm.level(Hazard::Marks);
+    let marks = swarm.level(FaultClass::Marks);
     // Nobody can say what was heard without marks, so strange ones come where nothing is cut.
-    if dice.strikes(marks) && !swarm.has(Hazard::Interruptions) && !swarm.has(Hazard::Noise) && !barge_in {
+    if dice.strikes(marks)
+        && !swarm.has(FaultClass::Interruptions)
+        && !swarm.has(FaultClass::Noise)
+        && !barge_in
+    {
         caller.echo_marks =
             if dice.chance(30) { EchoMarks::Never } else { EchoMarks::Late(dice.ms(20, 600)) };
     }
@@ -655,13 +672,13 @@ fn a_caller(swarm: &Swarm, dice: &mut Dice, barge_in: bool) -> CallerScript {
     if dice.strikes(marks) {
         caller.in_flight_frame = true;
     }
-    if dice.strikes(swarm.level(Hazard::Gaps)) {
+    if dice.strikes(swarm.level(FaultClass::Gaps)) {
         caller.idle = Idle::Dtx;
     }
-    if dice.strikes(swarm.level(Hazard::Jitter)) {
+    if dice.strikes(swarm.level(FaultClass::Jitter)) {
         caller.arrival_jitter_ms = dice.ms(5, 100);
     }
-    let opening = swarm.level(Hazard::Opening);
+    let opening = swarm.level(FaultClass::Opening);
     if dice.strikes(opening) {
         caller.start_after_ms = dice.ms(20, 1_500);
     }
@@ -672,7 +689,7 @@ fn a_caller(swarm: &Swarm, dice: &mut Dice, barge_in: bool) -> CallerScript {
 }
 
 /// What recorded lines differ in, and what no recording shows.
-fn a_line(caller: &mut CallerScript, swarm: &Swarm, dice: &mut Dice) {
+fn a_line(caller: &mut CallerScript, swarm: &Swarm, dice: &mut Rng) {
     if dice.chance(50) {
         caller.idle_noise = dice.one(&[16, 24, 40, 72]);
     }
@@ -680,7 +697,7 @@ fn a_line(caller: &mut CallerScript, swarm: &Swarm, dice: &mut Dice) {
         caller.first_frame_late_ms = dice.ms(20, 400);
     }
     caller.empty_parameters = dice.chance(70);
-    if dice.strikes(swarm.level(Hazard::Marks)) {
+    if dice.strikes(swarm.level(FaultClass::Marks)) {
         caller.flushed_after_ms = dice.ms(20, 600);
     }
     if dice.chance(20) {
@@ -689,10 +706,10 @@ fn a_line(caller: &mut CallerScript, swarm: &Swarm, dice: &mut Dice) {
 }
 
 /// Says something, and does something about what comes back.
-fn a_turn_of_the_caller(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Dice) {
-    let interrupts = swarm.level(Hazard::Interruptions);
-    let gaps = swarm.level(Hazard::Gaps);
-    let keys = swarm.level(Hazard::Keys);
+fn a_turn_of_the_caller(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Rng) {
+    let interrupts = swarm.level(FaultClass::Interruptions);
+    let gaps = swarm.level(FaultClass::Gaps);
+    let keys = swarm.level(FaultClass::Keys);
     if dice.strikes(gaps) {
         steps.push(match dice.below(3) {
             0 => CallerStep::Dtx(true),
@@ -735,7 +752,7 @@ fn a_turn_of_the_caller(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut D
     }
 }
 
-fn presses(dice: &mut Dice) -> CallerStep {
+fn presses(dice: &mut Rng) -> CallerStep {
     const KEYS: [char; 12] = ['1', '2', '3', '4', '5', '6', '7', '8', '9', '0', '*', '#'];
     let count = 1 + dice.below(5);
     let mut keys: String = (0..count).map(|_| dice.one(&KEYS[..10])).collect();
@@ -751,8 +768,8 @@ fn presses(dice: &mut Dice) -> CallerStep {
     }
 }
 
-fn ends(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Dice) {
-    let rude = swarm.level(Hazard::RudeEnds);
+fn ends(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Rng) {
+    let rude = swarm.level(FaultClass::RudeEnds);
     if dice.strikes(rude) {
         // At any moment, and nothing after it is done.
         let at = dice.below(steps.len() as u64 + 1) as usize;
@@ -773,8 +790,8 @@ fn ends(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Dice) {
 }
 
 /// Things no caller's end should send, anywhere before the end.
-fn rubbish(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Dice) {
-    let level = swarm.level(Hazard::CallerRubbish);
+fn rubbish(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Rng) {
+    let level = swarm.level(FaultClass::CallerRubbish);
     let count = match level {
         Level::Off => 0,
         Level::Mild => 1,
@@ -801,7 +818,7 @@ fn rubbish(steps: &mut Vec<CallerStep>, swarm: &Swarm, dice: &mut Dice) {
 
 // ---------------------------------------------------------------------------------------------- the model
 
-fn a_model(swarm: &Swarm, dice: &mut Dice, dialect: Dialect) -> ModelScript {
+fn a_model(swarm: &Swarm, dice: &mut Rng, dialect: Dialect) -> ModelScript {
     let mut model = ModelScript {
         dialect: match dialect {
             Dialect::Ga => Spoken::Ga,
@@ -812,7 +829,7 @@ fn a_model(swarm: &Swarm, dice: &mut Dice, dialect: Dialect) -> ModelScript {
     for _ in 0..=dice.below(TURNS_MAX + 1) {
         model.turns.push(a_turn_of_the_model(swarm, dice));
     }
-    let words = swarm.level(Hazard::Words);
+    let words = swarm.level(FaultClass::Words);
     for _ in 0..TURNS_MAX {
         if words == Level::Off {
             break;
@@ -827,7 +844,7 @@ fn a_model(swarm: &Swarm, dice: &mut Dice, dialect: Dialect) -> ModelScript {
             dice.strikes(words).then(|| dice.one(&["", "Yes.", "What do you mean by that?"]).to_owned());
         model.transcription.push(Written { when, text });
     }
-    let noise = swarm.level(Hazard::Noise);
+    let noise = swarm.level(FaultClass::Noise);
     model.vad.extra_speech_started = dice.strikes(noise);
     if dice.strikes(noise) {
         model.vad.vad_latency_ms = dice.ms(20, 300);
@@ -838,16 +855,16 @@ fn a_model(swarm: &Swarm, dice: &mut Dice, dialect: Dialect) -> ModelScript {
             model.events.push(TimedEvent { at_ms: dice.ms(0, 10_000), does });
         }
     }
-    odd_events(&mut model, swarm.level(Hazard::ModelRubbish), dice);
-    hard_opening(&mut model, swarm.level(Hazard::Opening), dice);
-    leaves(&mut model, swarm.level(Hazard::ModelLeaves), dice);
+    odd_events(&mut model, swarm.level(FaultClass::ModelRubbish), dice);
+    hard_opening(&mut model, swarm.level(FaultClass::Opening), dice);
+    leaves(&mut model, swarm.level(FaultClass::ModelLeaves), dice);
     model.events.sort_by_key(|event| event.at_ms);
     model
 }
 
-fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
+fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Rng) -> Turn {
     let mut turn = Turn::answers(dice.ms(200, 6_000));
-    let rhythm = swarm.level(Hazard::Rhythm);
+    let rhythm = swarm.level(FaultClass::Rhythm);
     if dice.strikes(rhythm) {
         turn.speed = dice.one(&[1.0, 1.5, 3.0, 10.0, 50.0]);
     }
@@ -864,7 +881,7 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
     if dice.strikes(rhythm) {
         turn.stall = Some(Pause { after_ms: dice.ms(50, 2_000), for_ms: dice.ms(100, 2_500) });
     }
-    let items = swarm.level(Hazard::Items);
+    let items = swarm.level(FaultClass::Items);
     if dice.strikes(items) {
         turn.answers = None;
         turn.items = (0..2 + dice.below(2)).map(|_| dice.ms(100, 2_000)).collect();
@@ -872,10 +889,10 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
     if dice.strikes(items) {
         turn.trailing_silence_ms = dice.ms(100, 1_000);
     }
-    if swarm.has(Hazard::Items) && dice.chance(5) {
+    if swarm.has(FaultClass::Items) && dice.chance(5) {
         turn.text_only = true;
     }
-    let functions = swarm.level(Hazard::Functions);
+    let functions = swarm.level(FaultClass::Functions);
     if dice.strikes(functions) {
         let more = u64::from(dice.chance(30));
         for _ in 0..=more {
@@ -890,7 +907,7 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
         }
         turn.duplicate_call = dice.chance(10);
     }
-    let late = swarm.level(Hazard::Lateness);
+    let late = swarm.level(FaultClass::Lateness);
     if dice.strikes(late) {
         turn.created_ms = dice.ms(20, 2_000);
     }
@@ -898,7 +915,7 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
         turn.late_deltas = dice.below(6) as u32;
     }
 
-    if dice.strikes(swarm.level(Hazard::Failures)) && dice.chance(60) {
+    if dice.strikes(swarm.level(FaultClass::Failures)) && dice.chance(60) {
         match dice.below(5) {
             0 => turn.status = Outcome::Failed(an_error(dice)),
             1 => turn.status = Outcome::Incomplete("max_output_tokens".into()),
@@ -907,7 +924,7 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
             _ => turn.error = Some(an_error(dice)),
         }
     }
-    if dice.strikes(swarm.level(Hazard::Silence)) && dice.chance(50) {
+    if dice.strikes(swarm.level(FaultClass::Silence)) && dice.chance(50) {
         if dice.chance(50) {
             turn.never_created = true;
         } else {
@@ -917,12 +934,12 @@ fn a_turn_of_the_model(swarm: &Swarm, dice: &mut Dice) -> Turn {
     turn
 }
 
-fn an_error(dice: &mut Dice) -> ErrorSpec {
+fn an_error(dice: &mut Rng) -> ErrorSpec {
     let code = dice.one(&[None, Some("rate_limit_exceeded"), Some("server_error")]);
     ErrorSpec { code: code.map(str::to_owned), ..ErrorSpec::default() }
 }
 
-fn odd_events(model: &mut ModelScript, level: Level, dice: &mut Dice) {
+fn odd_events(model: &mut ModelScript, level: Level, dice: &mut Rng) {
     let count = match level {
         Level::Off => 0,
         Level::Mild => 1,
@@ -943,7 +960,7 @@ fn odd_events(model: &mut ModelScript, level: Level, dice: &mut Dice) {
     }
 }
 
-fn hard_opening(model: &mut ModelScript, level: Level, dice: &mut Dice) {
+fn hard_opening(model: &mut ModelScript, level: Level, dice: &mut Rng) {
     if dice.strikes(level) {
         model.dial_ms = dice.ms(50, 2_500);
     }
@@ -968,7 +985,7 @@ fn hard_opening(model: &mut ModelScript, level: Level, dice: &mut Dice) {
     }
 }
 
-fn leaves(model: &mut ModelScript, level: Level, dice: &mut Dice) {
+fn leaves(model: &mut ModelScript, level: Level, dice: &mut Rng) {
     if !dice.strikes(level) {
         return;
     }
@@ -986,16 +1003,16 @@ fn leaves(model: &mut ModelScript, level: Level, dice: &mut Dice) {
     }
 }
 
-fn a_close(ms: u64, dice: &mut Dice) -> CloseAfter {
+fn a_close(ms: u64, dice: &mut Rng) -> CloseAfter {
     CloseAfter { ms, code: dice.one(&[1_000, 1_001, 1_011]), reason: String::new() }
 }
 
 // ---------------------------------------------------------------------------------------------- the weather
 
-fn weather(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
-    let distance = swarm.level(Hazard::Distance);
-    let jitter = swarm.level(Hazard::Jitter);
-    let outages = swarm.level(Hazard::Outages);
+fn weather(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Rng) {
+    let distance = swarm.level(FaultClass::Distance);
+    let jitter = swarm.level(FaultClass::Jitter);
+    let outages = swarm.level(FaultClass::Outages);
     for leg in [&mut scenario.weather.caller, &mut scenario.weather.model] {
         if dice.strikes(distance) {
             leg.latency_ms = dice.one(&[5, 60, 100, 150, 250]);
@@ -1005,7 +1022,7 @@ fn weather(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
         }
         outage(leg, outages, dice);
     }
-    let cuts = swarm.level(Hazard::Cuts);
+    let cuts = swarm.level(FaultClass::Cuts);
     if dice.strikes(cuts) {
         let at = dice.ms(100, 12_000);
         let leg = if dice.chance(50) { &mut scenario.weather.caller } else { &mut scenario.weather.model };
@@ -1015,7 +1032,7 @@ fn weather(scenario: &mut Scenario, swarm: &Swarm, dice: &mut Dice) {
             leg.dark_at_ms = Some(at);
         }
     }
-    if dice.strikes(swarm.level(Hazard::SlowReader)) {
+    if dice.strikes(swarm.level(FaultClass::SlowReader)) {
         // Mu-law in base64 and JSON takes about 13,000 bytes a second. With less the ear falls behind without end,
         // and how long a `clear` then takes is nobody's fault; with this much a burst takes its time.
         scenario.weather.caller.reads_bytes_per_s = Some(dice.one(&[60_000, 120_000, 200_000]));
@@ -1042,7 +1059,7 @@ fn tell_apart(scenario: &mut Scenario) {
     }
 }
 
-fn bytes(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
+fn bytes(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     let slow = scenario.weather.caller.reads_bytes_per_s.is_some();
     for (leg, narrow) in [(&mut scenario.weather.caller, !slow), (&mut scenario.weather.model, false)] {
         for way in [&mut leg.uplink, &mut leg.downlink] {
@@ -1061,12 +1078,12 @@ fn bytes(scenario: &mut Scenario, level: Level, dice: &mut Dice) {
         }
     }
     if scenario.weather.only_on_pipes().is_some() {
-        scenario.stages = vec![StageKind::Pipes];
+        scenario.stages = vec![Backend::Pipes];
         scenario.purpose = format!("{} There is trouble with single bytes.", scenario.purpose);
     }
 }
 
-fn outage(leg: &mut LegWeather, level: Level, dice: &mut Dice) {
+fn outage(leg: &mut LegConditions, level: Level, dice: &mut Rng) {
     let mut at_ms = 0;
     for _ in 0..3 {
         at_ms += dice.ms(200, 5_000);
@@ -1096,16 +1113,16 @@ mod tests {
         for seed in SEEDS.map(Seed) {
             let (swarm, scenario) = (Swarm::draw(seed), generate(seed));
             let weather = &scenario.weather;
-            if !swarm.has(Hazard::Outages) {
+            if !swarm.has(FaultClass::Outages) {
                 assert!(weather.caller.stalls.is_empty() && weather.model.stalls.is_empty());
             }
-            if !swarm.has(Hazard::Crowd) {
+            if !swarm.has(FaultClass::Crowd) {
                 assert_eq!(scenario.calls.len(), 1);
             }
-            if !swarm.has(Hazard::Bytes) {
-                assert_eq!(generate_for(seed, StageKind::Pipes), scenario);
+            if !swarm.has(FaultClass::Bytes) {
+                assert_eq!(generate_for(seed, Backend::Pipes), scenario);
             }
-            if !swarm.has(Hazard::Functions) {
+            if !swarm.has(FaultClass::Functions) {
                 assert!(scenario.tools.is_empty());
                 assert!(scenario.calls.iter().all(|c| c.model.turns.iter().all(|t| t.calls.is_empty())));
             }
@@ -1114,7 +1131,7 @@ mod tests {
 
     #[test]
     fn numbers_are_round() {
-        let mut dice = Dice::of(Seed(1), "test");
+        let mut dice = Rng::of(Seed(1), "test");
         for _ in 0..1_000 {
             let ms = dice.ms(20, 5_000);
             assert!((20..=5_000).contains(&ms) && ms.is_multiple_of(10), "{ms}");

@@ -46,7 +46,7 @@ const BYTES_PER_MS: usize = 8;
 
 /// Whether this oracle objects to a trace.
 pub fn objects(oracle: &Oracle, trace: &Trace) -> bool {
-    !(oracle.judge)(trace).is_empty()
+    !(oracle.check)(trace).is_empty()
 }
 
 /// How much a scenario holds: calls, steps of callers, turns and events of models, outages.
@@ -278,20 +278,20 @@ fn paths(root: &Value, wanted: &dyn Fn(&Value) -> bool) -> Vec<Vec<Part>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::seed::Seed;
     use crate::oracle;
     use crate::search::generate::generate;
     use crate::sim;
     use crate::sim::memory::play_spoiled;
-    use crate::sim::{BridgeOut, Saboteur};
+    use crate::sim::{BridgeOut, OutputFault};
     use bridge::call::Leg;
     use mocks::peer::At;
 
     /// Never silences the ear.
     struct DropsTheClear;
 
-    impl Saboteur for DropsTheClear {
+    impl OutputFault for DropsTheClear {
         fn spoil(&mut self, out: BridgeOut, _now: At) -> Vec<(u64, BridgeOut)> {
             match &out {
                 BridgeOut::Text(Leg::Caller, text) if text.contains("\"clear\"") => Vec::new(),
@@ -314,7 +314,7 @@ mod tests {
             .map(Seed)
             .find(|seed| {
                 let scenario = generate(*seed);
-                let alone = sim::play(StageKind::Memory, &scenario, *seed);
+                let alone = sim::play(Backend::Memory, &scenario, *seed);
                 steps(&scenario) >= 20 && !objects(oracle, &alone) && fails(*seed)(&scenario)
             })
             .expect("some long call has a barge-in");
@@ -330,7 +330,7 @@ mod tests {
         );
         assert!(shrunk.plays <= PLAYS_MAX);
         assert_eq!(small, &shrink(&generate(seed), PLAYS_MAX, &fails(seed)).scenario);
-        assert!(!objects(oracle, &sim::play(StageKind::Memory, small, seed)), "the bridge is innocent");
+        assert!(!objects(oracle, &sim::play(Backend::Memory, small, seed)), "the bridge is innocent");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!
 //! Behind the feature `proptest`, so that `scn` does not carry it.
 
-use crate::model::backend::StageKind;
-use crate::model::network::{LegWeather, Stall, Weather};
+use crate::model::backend::Backend;
+use crate::model::network::{LegConditions, NetworkConditions, Stall};
 use crate::model::scenario::{CallPlan, Scenario, ToolScript};
 use bridge::audio::Format;
 use bridge::call::settings::{CallConfig, DialWhen, Dialect, ToolSpec};
@@ -257,17 +257,17 @@ enum Wrong {
     DropsAfter(u64),
 }
 
-/// Weather that every stage can play: long ways, jitter, outages, cuts, a slow reader.
-pub fn weathers() -> impl Strategy<Value = Weather> {
-    let usual = Weather::default();
+/// NetworkConditions that every stage can play: long ways, jitter, outages, cuts, a slow reader.
+pub fn weathers() -> impl Strategy<Value = NetworkConditions> {
+    let usual = NetworkConditions::default();
     let reads = rarely(select(vec![200_000, 120_000, 60_000]));
     (leg(usual.caller), leg(usual.model), reads).prop_map(|(mut caller, model, reads)| {
         caller.reads_bytes_per_s = reads;
-        Weather { caller, model }
+        NetworkConditions { caller, model }
     })
 }
 
-fn leg(usual: LegWeather) -> impl Strategy<Value = LegWeather> {
+fn leg(usual: LegConditions) -> impl Strategy<Value = LegConditions> {
     // Jitter or outages: with both on one way, what was sent before an interruption may come behind it.
     let uneven = prop_oneof![
         (0u64..100).prop_map(|jitter| (jitter, Vec::new())),
@@ -275,7 +275,7 @@ fn leg(usual: LegWeather) -> impl Strategy<Value = LegWeather> {
     ];
     let latency = rarely(select(vec![5, 60, 150, 400]));
     (latency, uneven, rarely(ms(CALL_MS)), rarely(ms(CALL_MS))).prop_map(
-        move |(latency, (jitter_ms, stalls), cut_at_ms, dark_at_ms)| LegWeather {
+        move |(latency, (jitter_ms, stalls), cut_at_ms, dark_at_ms)| LegConditions {
             latency_ms: latency.unwrap_or(usual.latency_ms),
             jitter_ms,
             stalls: stalls.into_iter().map(|(at_ms, for_ms)| Stall { at_ms, for_ms }).collect(),
@@ -325,7 +325,7 @@ pub fn scenarios() -> impl Strategy<Value = Scenario> {
             purpose: "Whatever happens, nothing panics and every call ends.".into(),
             // Whoever takes all the time in the world must not be late.
             budget_ms: CALL_MS,
-            stages: StageKind::ALL.to_vec(),
+            stages: Backend::ALL.to_vec(),
             bridge,
             weather,
             ..Scenario::default()

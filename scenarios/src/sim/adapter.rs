@@ -18,7 +18,7 @@ pub enum BridgeOut {
 }
 
 /// Spoils what one call's bridge says, to see whether anyone notices.
-pub trait Saboteur {
+pub trait OutputFault {
     /// What goes on the wire instead of `out`, each with a delay in microseconds. Undelayed messages keep their
     /// order; a delayed one goes out when its time has come, behind whatever was sent before.
     fn spoil(&mut self, out: BridgeOut, now: At) -> Vec<(u64, BridgeOut)>;
@@ -76,9 +76,9 @@ pub trait Defect {
 }
 
 /// A saboteur is a defect that only speaks.
-pub(super) struct Mouth(pub(super) Box<dyn Saboteur>);
+pub(super) struct OutputOnly(pub(super) Box<dyn OutputFault>);
 
-impl Defect for Mouth {
+impl Defect for OutputOnly {
     fn says(&mut self, out: BridgeOut, now: At) -> Vec<(u64, Act)> {
         self.0.spoil(out, now).into_iter().map(|(delay, out)| (delay, Act::Say(out))).collect()
     }

@@ -10,7 +10,7 @@
 
 use super::real::{Clock, Crowd, Lag, on_this_machine, processors};
 use super::shell::{self, Dialled, Ending, Invited, Net, Play};
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::{PlannedCall, Scenario};
 use crate::model::seed::Seed;
 use crate::sim::trace::Trace;
@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use mocks::net::{self, Roots, Throwaway, Url};
 use mocks::peer::{At, Peer as _};
 use mocks::realtime::Dial;
-use mocks::record::{self, CallerSight};
+use mocks::record::{self, CallerObservation};
 use mocks::twilio::signature;
 use mocks::webhook;
 use serde_json::Value;
@@ -253,7 +253,7 @@ impl Bridge {
             .map(|call| play.models(call).iter().map(|model| model.get().session()).collect())
             .collect();
         let ending = Ending { at: wire.clock.now(), finished: None, cut, broken: Vec::new() };
-        let mut trace = play.trace(StageKind::Attach, ending, || {});
+        let mut trace = play.trace(Backend::Attach, ending, || {});
         trace.panics.clear();
         trace.lag_us = lag.worst_us();
         let mut notes = std::mem::take(&mut *wire.notes());
@@ -302,21 +302,22 @@ impl Bridge {
 fn lost_a_caller(play: &Play<Wire>) -> bool {
     (0..play.planned.len()).any(|call| {
         let caller = play.caller(call).get();
-        let lost = |what: &CallerSight| {
+        let lost = |what: &CallerObservation| {
             matches!(
                 what,
-                CallerSight::Ended(record::Ending::Lost { .. }) | CallerSight::Refused { status: 0 }
+                CallerObservation::Ended(record::Ending::Lost { .. })
+                    | CallerObservation::Refused { status: 0 }
             )
         };
-        caller.record().sightings.iter().any(|seen| lost(&seen.what))
+        caller.record().observations.iter().any(|seen| lost(&seen.what))
     })
 }
 
 /// Upgrades that the bridge refused.
 fn refusals(trace: &Trace) -> Vec<String> {
     let refused = |call: &crate::sim::trace::CallTrace| {
-        call.caller.sightings.iter().find_map(|seen| {
-            let CallerSight::Refused { status } = seen.what else { return None };
+        call.caller.observations.iter().find_map(|seen| {
+            let CallerObservation::Refused { status } = seen.what else { return None };
             Some((call.index, status))
         })
     };

@@ -1,6 +1,6 @@
 //! The backends a command line names.
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use anyhow::bail;
 use clap::ValueEnum;
@@ -25,12 +25,12 @@ pub(crate) enum OneStage {
 }
 
 impl Stages {
-    pub(crate) fn has(self, kind: StageKind) -> bool {
+    pub(crate) fn has(self, kind: Backend) -> bool {
         match self {
-            Self::Memory => kind == StageKind::Memory,
-            Self::Simulated => kind == StageKind::Simulated,
-            Self::Pipes => kind == StageKind::Pipes,
-            Self::Both => matches!(kind, StageKind::Memory | StageKind::Simulated),
+            Self::Memory => kind == Backend::Memory,
+            Self::Simulated => kind == Backend::Simulated,
+            Self::Pipes => kind == Backend::Pipes,
+            Self::Both => matches!(kind, Backend::Memory | Backend::Simulated),
             Self::All => !kind.is_real(),
         }
     }
@@ -46,7 +46,7 @@ impl Stages {
     }
 }
 
-impl From<OneStage> for StageKind {
+impl From<OneStage> for Backend {
     fn from(stage: OneStage) -> Self {
         match stage {
             OneStage::Memory => Self::Memory,
@@ -57,7 +57,7 @@ impl From<OneStage> for StageKind {
 }
 
 /// The backend that was asked for, or the first that the scenario names. Refuses one it is not played on.
-pub(crate) fn stage_of(scenario: &Scenario, asked: Option<StageKind>) -> anyhow::Result<StageKind> {
+pub(crate) fn stage_of(scenario: &Scenario, asked: Option<Backend>) -> anyhow::Result<Backend> {
     let Some(stage) = asked.or_else(|| scenario.stages.first().copied()) else {
         bail!("{} names no backend", scenario.name);
     };
@@ -77,16 +77,16 @@ mod tests {
     fn a_scenario_is_played_only_where_it_can_be() {
         let text = "purpose = \"x.\"\nstages = [\"pipes\"]\n[[call]]\ncaller.steps = []";
         let scenario = Scenario::from_toml("t", text).unwrap();
-        assert_eq!(stage_of(&scenario, None).unwrap(), StageKind::Pipes);
-        let refusal = stage_of(&scenario, Some(StageKind::Memory)).unwrap_err().to_string();
+        assert_eq!(stage_of(&scenario, None).unwrap(), Backend::Pipes);
+        let refusal = stage_of(&scenario, Some(Backend::Memory)).unwrap_err().to_string();
         assert_eq!(refusal, "t is not played on backend memory, only on: pipes");
     }
 
     #[test]
     fn both_means_two_stages_and_all_means_every_one() {
-        let of = |stages: Stages| StageKind::ALL.into_iter().filter(move |kind| stages.has(*kind)).count();
+        let of = |stages: Stages| Backend::ALL.into_iter().filter(move |kind| stages.has(*kind)).count();
         assert_eq!([Stages::Memory, Stages::Simulated, Stages::Pipes].map(of), [1, 1, 1]);
-        assert_eq!((of(Stages::Both), of(Stages::All)), (2, StageKind::ALL.len()));
-        assert!(!Stages::Both.has(StageKind::Pipes));
+        assert_eq!((of(Stages::Both), of(Stages::All)), (2, Backend::ALL.len()));
+        assert!(!Stages::Both.has(Backend::Pipes));
     }
 }

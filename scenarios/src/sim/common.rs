@@ -1,6 +1,6 @@
 //! What every backend gives its worlds: the account, the settings of the process, functions, and a watch over panics.
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::{Scenario, ToolScript};
 use crate::model::seed::Seed;
 use crate::sim::trace::Trace;
@@ -33,7 +33,7 @@ pub(super) const UPGRADE_PATIENCE_MS: u64 = 10_000;
 /// Something that plays scenarios.
 pub trait Stage {
     /// Which one it is.
-    fn kind(&self) -> StageKind;
+    fn kind(&self) -> Backend;
     /// Plays a scenario to its end.
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace;
 }

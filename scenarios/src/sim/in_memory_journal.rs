@@ -9,12 +9,12 @@ use std::time::Duration;
 
 /// The journals of a world, by the key of the call. A handle: clones hold the same journals.
 #[derive(Clone, Debug, Default)]
-pub struct Papers {
+pub struct InMemoryJournal {
     content: Content,
     written: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
-impl Papers {
+impl InMemoryJournal {
     /// Journals that say this much of audio and words.
     pub fn new(content: Content) -> Self {
         Self { content, written: Arc::default() }
@@ -37,23 +37,23 @@ impl Papers {
     }
 }
 
-impl Journal for Papers {
+impl Journal for InMemoryJournal {
     fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter> {
         // The same bytes in every run: there is nobody to keep a secret from.
         let (formatter, header) = Formatter::begin(&beginning, self.content, Salt::known());
         self.write(beginning.key, &header);
-        Box::new(Paper { papers: self.clone(), key: beginning.key, formatter, last: Duration::ZERO })
+        Box::new(InMemoryWriter { papers: self.clone(), key: beginning.key, formatter, last: Duration::ZERO })
     }
 }
 
-struct Paper {
-    papers: Papers,
+struct InMemoryWriter {
+    papers: InMemoryJournal,
     key: u64,
     formatter: Formatter,
     last: Duration,
 }
 
-impl JournalWriter for Paper {
+impl JournalWriter for InMemoryWriter {
     fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
         let (line, _) = self.formatter.line(after, &note);
@@ -61,7 +61,7 @@ impl JournalWriter for Paper {
     }
 }
 
-impl Drop for Paper {
+impl Drop for InMemoryWriter {
     fn drop(&mut self) {
         self.papers.write(self.key, &Formatter::written(self.last, What::End { lost: 0 }));
     }

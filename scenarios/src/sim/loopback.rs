@@ -3,13 +3,13 @@
 //!
 //! It says what no simulation can: that the listener, [`TlsDial`], rustls and the system's own sockets carry a call.
 //! It is slow (a call takes as long as it takes) and no two plays are the same to the microsecond, so a handful of
-//! scenarios is played here, and the oracles grant what [`crate::oracle::slack`] names. The network is this
+//! scenarios is played here, and the oracles grant what [`crate::oracle::real_time`] names. The network is this
 //! machine's: weather that is made to order cannot be had.
 
 use super::common::Stage;
 use super::real::{Clock, Lag, needs_a_made_network, on_this_machine};
 use super::shell::{self, BRIDGE, Dialled, Ending, Invited, Net, Play};
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::sim::trace::Trace;
@@ -44,8 +44,8 @@ pub struct Loopback {
 }
 
 impl Stage for Loopback {
-    fn kind(&self) -> StageKind {
-        StageKind::Loopback
+    fn kind(&self) -> Backend {
+        Backend::Loopback
     }
 
     /// Plays a scenario to its end.
@@ -187,14 +187,14 @@ impl axum::serve::Listener for Listener {
 }
 
 /// The sockets of a world.
-struct Laid {
+struct Aligned {
     net: Ground,
     calling: TcpListener,
     dialled: TcpListener,
     tls: Option<Throwaway>,
 }
 
-async fn lay(tls: bool) -> anyhow::Result<Laid> {
+async fn lay(tls: bool) -> anyhow::Result<Aligned> {
     let calling = TcpListener::bind("127.0.0.1:0").await?;
     let dialled = TcpListener::bind("127.0.0.1:0").await?;
     // Bound and let go: nobody listens there, and nobody else is likely to in the next minute.
@@ -220,7 +220,7 @@ async fn lay(tls: bool) -> anyhow::Result<Laid> {
         dialled: Arc::default(),
         known: Arc::default(),
     };
-    Ok(Laid { net, calling, dialled, tls })
+    Ok(Aligned { net, calling, dialled, tls })
 }
 
 fn runtime() -> Runtime {
@@ -243,14 +243,14 @@ fn play(scenario: &Scenario, seed: Seed, tls: bool) -> Trace {
     };
     let cut = finished.is_none() && broken.is_empty();
     let ending = Ending { at, finished, cut, broken };
-    let mut trace = play.trace(StageKind::Loopback, ending, || drop(runtime));
+    let mut trace = play.trace(Backend::Loopback, ending, || drop(runtime));
     trace.lag_us = lag.worst_us();
     trace
 }
 
 /// The world until everybody is done and the server has stopped. Returns when everybody was, if they ever were.
-async fn run(play: Play<Ground>, laid: Laid, lag: Lag) -> Option<At> {
-    let Laid { net, calling, dialled, tls } = laid;
+async fn run(play: Play<Ground>, laid: Aligned, lag: Lag) -> Option<At> {
+    let Aligned { net, calling, dialled, tls } = laid;
     let mut world = JoinSet::new();
     let (to_bridge, arriving) = mpsc::unbounded_channel();
     let (shutdown, told) = oneshot::channel();

@@ -5,13 +5,13 @@
 //! pings and close frames, bounds the writer's queue, runs the functions, admits calls and replaces streams.
 //! A call takes about a millisecond, so this is where seeds are spent.
 
-use super::adapter::{Act, BridgeOut, Defect, Mouth, Saboteur, Told};
+use super::adapter::{Act, BridgeOut, Defect, OutputFault, OutputOnly, Told};
 use super::common::{API_KEY, AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, Stage, UPGRADE_PATIENCE_MS, WEBHOOK_URL};
-use crate::model::backend::StageKind;
-use crate::model::network::LegWeather;
+use crate::model::backend::Backend;
+use crate::model::network::LegConditions;
 use crate::model::scenario::{PlannedCall, Scenario};
 use crate::model::seed::Seed;
-use crate::sim::in_memory_journal::Papers;
+use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::{CallTrace, Network, Trace};
 use bridge::app::config::Config;
 use bridge::auth::signature::{Body, Signed};
@@ -43,8 +43,8 @@ const FRAME_OVERHEAD: u64 = 4;
 pub struct Memory;
 
 impl Stage for Memory {
-    fn kind(&self) -> StageKind {
-        StageKind::Memory
+    fn kind(&self) -> Backend {
+        Backend::Memory
     }
 
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
@@ -53,8 +53,12 @@ impl Stage for Memory {
 }
 
 /// Plays a scenario with a bridge whose words are spoiled; `saboteur` is asked once for each call, by its index.
-pub fn play_spoiled(scenario: &Scenario, seed: Seed, saboteur: &dyn Fn(usize) -> Box<dyn Saboteur>) -> Trace {
-    play_defective(scenario, seed, &|_| {}, &|index| Box::new(Mouth(saboteur(index))))
+pub fn play_spoiled(
+    scenario: &Scenario,
+    seed: Seed,
+    saboteur: &dyn Fn(usize) -> Box<dyn OutputFault>,
+) -> Trace {
+    play_defective(scenario, seed, &|_| {}, &|index| Box::new(OutputOnly(saboteur(index))))
 }
 
 /// Plays a scenario with a defective bridge: `settings` are changed behind the scenario's back, so that the judges
@@ -75,10 +79,11 @@ pub fn play_defective(
 pub fn play_journalled(
     scenario: &Scenario,
     seed: Seed,
-    saboteur: Option<&dyn Fn(usize) -> Box<dyn Saboteur>>,
-    papers: &Papers,
+    saboteur: Option<&dyn Fn(usize) -> Box<dyn OutputFault>>,
+    papers: &InMemoryJournal,
 ) -> Trace {
-    let mouth = saboteur.map(|saboteur| move |index| Box::new(Mouth(saboteur(index))) as Box<dyn Defect>);
+    let mouth =
+        saboteur.map(|saboteur| move |index| Box::new(OutputOnly(saboteur(index))) as Box<dyn Defect>);
     let defect = mouth.as_ref().map(|mouth| mouth as &dyn Fn(usize) -> Box<dyn Defect>);
     World::new(scenario, seed, scenario.bridge.clone(), defect, Some(papers)).run()
 }
@@ -90,7 +95,7 @@ pub fn play_defective_journalled(
     scenario: &Scenario,
     seed: Seed,
     defect: &dyn Fn(usize) -> Box<dyn Defect>,
-    papers: &Papers,
+    papers: &InMemoryJournal,
 ) -> Trace {
     World::new(scenario, seed, scenario.bridge.clone(), Some(defect), Some(papers)).run()
 }
@@ -208,7 +213,7 @@ impl Wire {
         Self { draws: seed.stream(label), behind: At(0) }
     }
 
-    fn arrives(&mut self, weather: &LegWeather, sent: At) -> Option<At> {
+    fn arrives(&mut self, weather: &LegConditions, sent: At) -> Option<At> {
         let at = weather.arrives(sent, self.draws.next_u64(), self.behind);
         // What follows something that is lost in the dark is lost with it, however lucky its own way.
         let lost = || weather.dark_at_ms.map_or(self.behind, |dark| self.behind.max(At::ms(dark)));
@@ -301,7 +306,7 @@ struct Line {
 struct World<'a> {
     scenario: &'a Scenario,
     seed: Seed,
-    papers: Option<&'a Papers>,
+    papers: Option<&'a InMemoryJournal>,
     /// Of the process; [`Self::config`] is its part for calls.
     settings: Settings,
     auth: StreamAuth,
@@ -335,7 +340,7 @@ impl<'a> World<'a> {
         seed: Seed,
         config: CallConfig,
         defect: Option<&dyn Fn(usize) -> Box<dyn Defect>>,
-        papers: Option<&'a Papers>,
+        papers: Option<&'a InMemoryJournal>,
     ) -> Self {
         super::common::watch_panics();
         let lines: Vec<_> = scenario
@@ -447,7 +452,7 @@ impl<'a> World<'a> {
         Trace {
             calls: calls.collect(),
             scenario: Arc::new(self.scenario.clone()),
-            stage: StageKind::Memory,
+            stage: Backend::Memory,
             seed: self.seed,
             ended_at: self.now,
             leftovers,
@@ -463,7 +468,7 @@ impl<'a> World<'a> {
         self.heap.push(Reverse(Entry { at, order: self.order, call, happens }));
     }
 
-    fn weather(&self, leg: Leg) -> &'a LegWeather {
+    fn weather(&self, leg: Leg) -> &'a LegConditions {
         match leg {
             Leg::Caller => &self.scenario.weather.caller,
             Leg::Model => &self.scenario.weather.model,
@@ -1237,7 +1242,7 @@ impl<'a> World<'a> {
 mod tests {
     use super::*;
     use crate::model::catalogue;
-    use mocks::record::{CallerSight, ModelSight};
+    use mocks::record::{CallerObservation, ModelObservation};
 
     fn of(text: &str) -> Trace {
         let scenario = Scenario::from_toml("test", &format!("purpose = \"A test.\"\n{text}")).unwrap();
@@ -1277,8 +1282,11 @@ mod tests {
         ] {
             let trace = of(&format!("[[call]]\ncaller.steps = [\"waits_for_close\"]\nmodel.dial = {dial}"));
             quiet_end(&trace, end);
-            let seen = &trace.calls[0].models[0].sightings;
-            assert!(seen.iter().any(|s| matches!(s.what, ModelSight::Refused { .. })), "{dial}: {seen:?}");
+            let seen = &trace.calls[0].models[0].observations;
+            assert!(
+                seen.iter().any(|s| matches!(s.what, ModelObservation::Refused { .. })),
+                "{dial}: {seen:?}"
+            );
         }
     }
 
@@ -1286,9 +1294,9 @@ mod tests {
     fn a_dial_that_is_given_up_leaves_nothing_behind() {
         let trace = of("[[call]]\ncaller.steps = [{ waits = 400 }, \"hangs_up\"]\nmodel.dial_ms = 3000");
         quiet_end(&trace, "stopped");
-        let seen = &trace.calls[0].models[0].sightings;
+        let seen = &trace.calls[0].models[0].observations;
         assert!(
-            matches!(seen.as_slice(), [only] if matches!(only.what, ModelSight::Refused { .. })),
+            matches!(seen.as_slice(), [only] if matches!(only.what, ModelObservation::Refused { .. })),
             "{seen:?}"
         );
     }
@@ -1299,8 +1307,8 @@ mod tests {
             "server.max_calls = 1\n[[call]]\nrepeat = 2\nevery_ms = 100\ncaller.steps = [{ waits = 900 }]",
         );
         assert_eq!(trace.ends(), [Some("stopped".into()), None]);
-        let seen = &trace.calls[1].caller.sightings;
-        assert!(seen.iter().any(|s| s.what == CallerSight::Refused { status: 503 }), "{seen:?}");
+        let seen = &trace.calls[1].caller.observations;
+        assert!(seen.iter().any(|s| s.what == CallerObservation::Refused { status: 503 }), "{seen:?}");
     }
 
     #[test]
@@ -1340,7 +1348,7 @@ mod tests {
     #[test]
     fn a_saboteur_stands_in_the_way_of_every_message() {
         struct Mute;
-        impl Saboteur for Mute {
+        impl OutputFault for Mute {
             fn spoil(&mut self, out: BridgeOut, _now: At) -> Vec<(u64, BridgeOut)> {
                 match &out {
                     BridgeOut::Text(Leg::Caller, _) => Vec::new(),

@@ -14,10 +14,10 @@ use self::clock::Clock;
 use self::pipe::{Dialling, Pipe, Place};
 use super::common::Stage;
 use super::shell::{self, Dialled, Ending, Net, Play};
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
-use crate::sim::in_memory_journal::Papers;
+use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::{Network, Trace};
 use bridge::call::Leg;
 use mocks::peer::At;
@@ -39,8 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub struct Pipes;
 
 impl Stage for Pipes {
-    fn kind(&self) -> StageKind {
-        StageKind::Pipes
+    fn kind(&self) -> Backend {
+        Backend::Pipes
     }
 
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
@@ -60,7 +60,7 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 ///
 /// # Panics
 /// When schedules are not seeded, see `shell::seeded`.
-pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
     shell::on_a_fresh_thread(|| play(scenario, seed, Some(papers))).0
 }
 
@@ -169,7 +169,7 @@ fn runtime(seed: Seed) -> Runtime {
     builder.build().expect("a runtime without a driver for sockets needs nothing of the system")
 }
 
-fn play(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Trace {
+fn play(scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Trace {
     let runtime = runtime(seed);
     let entered = runtime.enter();
     let clock = Clock::start();
@@ -198,7 +198,7 @@ fn play(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Trace {
     };
     let cut = finished.is_none() && broken.is_empty();
     let ending = Ending { at: clock.now(), finished, cut, broken };
-    let mut trace = play.trace(StageKind::Pipes, ending, || drop(runtime));
+    let mut trace = play.trace(Backend::Pipes, ending, || drop(runtime));
     trace.network = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     trace
 }

@@ -1,7 +1,7 @@
 //! What the stages in real time share: a clock that runs by itself and knows how late it is, and the weather that a
 //! real socket has, which is none.
 
-use crate::model::network::{LegWeather, Weather};
+use crate::model::network::{LegConditions, NetworkConditions};
 use crate::model::scenario::Scenario;
 use mocks::peer::At;
 use std::sync::Arc;
@@ -100,8 +100,8 @@ pub(super) fn processors() -> u64 {
 /// Why a scenario needs a network that can be told what to do, if it does.
 pub(crate) fn needs_a_made_network(scenario: &Scenario) -> Option<&'static str> {
     let weather = &scenario.weather;
-    let usual = Weather::default();
-    let timed = |leg: &LegWeather| {
+    let usual = NetworkConditions::default();
+    let timed = |leg: &LegConditions| {
         !leg.stalls.is_empty()
             || leg.jitter_ms > 0
             || leg.cut_at_ms.is_some()

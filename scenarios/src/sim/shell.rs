@@ -6,10 +6,10 @@
 
 use super::common::thread_cpu;
 use super::common::{AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, UPGRADE_PATIENCE_MS, WEBHOOK_URL};
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::{PlannedCall, Scenario, ToolScript};
 use crate::model::seed::Seed;
-use crate::sim::in_memory_journal::Papers;
+use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::{CallTrace, Network, Trace};
 use anyhow::bail;
 use bridge::app::config::Config;
@@ -24,7 +24,7 @@ use mocks::attach::attach;
 use mocks::cork::Cork;
 use mocks::peer::{At, Frame, Out, Peer};
 use mocks::realtime::{Dial, Model, ModelIdentity};
-use mocks::record::CallerSight;
+use mocks::record::CallerObservation;
 use mocks::twilio::{Caller, Connect};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
@@ -217,7 +217,7 @@ pub(super) struct Play<N> {
     callers: Arc<[Kept<Caller>]>,
     shared: Arc<Mutex<Shared>>,
     /// Where the calls' journals go, if anybody wants them.
-    papers: Option<Papers>,
+    papers: Option<InMemoryJournal>,
 }
 
 /// How a world ended.
@@ -234,7 +234,7 @@ pub(super) struct Ending {
 
 impl<N: Net> Play<N> {
     /// Everybody in place, nothing begun. From now on panics of this thread are noted.
-    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Self {
+    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Self {
         super::common::watch_panics();
         let planned: Arc<[PlannedCall]> = scenario.planned(seed).into();
         let people = planned
@@ -323,7 +323,7 @@ impl<N: Net> Play<N> {
     }
 
     /// What came of it. `take_down` ends every task of the world.
-    pub(super) fn trace(&self, stage: StageKind, ending: Ending, take_down: impl FnOnce()) -> Trace {
+    pub(super) fn trace(&self, stage: Backend, ending: Ending, take_down: impl FnOnce()) -> Trace {
         let Ending { at: ended_at, finished, cut, broken } = ending;
         let shared = self.shared();
         let mut leftovers = Vec::new();
@@ -818,7 +818,8 @@ fn attribute<N: Net>(play: &Play<N>, shared: &mut Shared) -> Vec<Vec<(At, CallEv
     let mut opened: Vec<(At, usize)> = Vec::new();
     for (index, caller) in play.callers.iter().enumerate() {
         let caller = caller.get();
-        let seen = caller.record().sightings.iter().find(|seen| matches!(seen.what, CallerSight::Opened));
+        let seen =
+            caller.record().observations.iter().find(|seen| matches!(seen.what, CallerObservation::Opened));
         opened.extend(seen.map(|seen| (seen.at, index)));
     }
     opened.sort_unstable();
@@ -841,10 +842,10 @@ mod tests {
     use super::*;
     use crate::model::catalogue;
     use crate::sim;
-    use mocks::record::ModelSight;
+    use mocks::record::ModelObservation;
 
     /// The stages over the production shell.
-    const SHELLS: [StageKind; 2] = [StageKind::Simulated, StageKind::Pipes];
+    const SHELLS: [Backend; 2] = [Backend::Simulated, Backend::Pipes];
 
     /// The traces of a scenario on both.
     fn of(text: &str) -> [Trace; 2] {
@@ -894,9 +895,9 @@ mod tests {
             let traces = of(&format!("[[call]]\ncaller.steps = [\"waits_for_close\"]\nmodel.dial = {dial}"));
             quiet_end(&traces, "dial_failed");
             for trace in traces {
-                let seen = &trace.calls[0].models[0].sightings;
+                let seen = &trace.calls[0].models[0].observations;
                 assert!(
-                    seen.iter().any(|s| matches!(s.what, ModelSight::Refused { .. })),
+                    seen.iter().any(|s| matches!(s.what, ModelObservation::Refused { .. })),
                     "{dial}: {seen:?}"
                 );
             }
@@ -909,8 +910,8 @@ mod tests {
             "server.max_calls = 1\n[[call]]\nrepeat = 2\nevery_ms = 100\ncaller.steps = [{ waits = 900 }]";
         for trace in of(full) {
             assert_eq!(trace.ends(), [Some("stopped".into()), None], "{}", trace.stage);
-            let seen = &trace.calls[1].caller.sightings;
-            assert!(seen.iter().any(|s| s.what == CallerSight::Refused { status: 503 }), "{seen:?}");
+            let seen = &trace.calls[1].caller.observations;
+            assert!(seen.iter().any(|s| s.what == CallerObservation::Refused { status: 503 }), "{seen:?}");
         }
     }
 
@@ -944,8 +945,8 @@ mod tests {
         let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]";
         quiet_end(&of(&format!("weather.model.dark_at_ms = 0\n{call}")), "dial_failed");
         for trace in of(&format!("weather.caller.dark_at_ms = 0\n{call}")) {
-            let seen = &trace.calls[0].caller.sightings;
-            assert!(seen.iter().any(|s| s.what == CallerSight::Refused { status: 0 }), "{seen:?}");
+            let seen = &trace.calls[0].caller.observations;
+            assert!(seen.iter().any(|s| s.what == CallerObservation::Refused { status: 0 }), "{seen:?}");
         }
     }
 
@@ -973,9 +974,9 @@ mod tests {
         let traces = of("[[call]]\ncaller.steps = [{ waits = 400 }, \"hangs_up\"]\nmodel.dial_ms = 3000");
         quiet_end(&traces, "stopped");
         for trace in traces {
-            let seen = &trace.calls[0].models[0].sightings;
+            let seen = &trace.calls[0].models[0].observations;
             assert!(
-                matches!(seen.as_slice(), [only] if matches!(only.what, ModelSight::Refused { .. })),
+                matches!(seen.as_slice(), [only] if matches!(only.what, ModelObservation::Refused { .. })),
                 "{seen:?}"
             );
         }

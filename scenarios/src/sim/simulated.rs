@@ -10,11 +10,11 @@
 
 use super::common::{EPOCH_UNIX, Stage};
 use super::shell::{self, BRIDGE, BRIDGE_PORT, Dialled, Ending, Net, Play};
-use crate::model::backend::StageKind;
-use crate::model::network::LegWeather;
+use crate::model::backend::Backend;
+use crate::model::network::LegConditions;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
-use crate::sim::in_memory_journal::Papers;
+use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::Trace;
 use mocks::peer::At;
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ const CLOSED_PORT: u16 = 9;
 pub struct Simulated;
 
 impl Stage for Simulated {
-    fn kind(&self) -> StageKind {
-        StageKind::Simulated
+    fn kind(&self) -> Backend {
+        Backend::Simulated
     }
 
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
@@ -60,7 +60,7 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 ///
 /// # Panics
 /// When schedules are not seeded, see `shell::seeded`.
-pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &Papers) -> Trace {
+pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
     shell::on_a_fresh_thread(|| World::new(scenario, seed, Some(papers)).run()).0
 }
 
@@ -161,7 +161,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn new(scenario: &Scenario, seed: Seed, papers: Option<&Papers>) -> Self {
+    fn new(scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Self {
         let play = Play::new(Network::default(), scenario, seed, papers);
         let epoch = UNIX_EPOCH + Duration::from_secs(EPOCH_UNIX.unsigned_abs());
         let mut sim = Builder::new()
@@ -274,11 +274,11 @@ impl World<'_> {
     fn trace(self, finished: Option<At>, cut: bool, broken: Vec<String>) -> Trace {
         let ending = Ending { at: self.now(), finished, cut, broken };
         let Self { sim, play, .. } = self;
-        play.trace(StageKind::Simulated, ending, || drop(sim))
+        play.trace(Backend::Simulated, ending, || drop(sim))
     }
 }
 
-fn holds(leg: &LegWeather, now: At) -> bool {
+fn holds(leg: &LegConditions, now: At) -> bool {
     let stalled = |stall: &crate::model::network::Stall| {
         now >= At::ms(stall.at_ms) && now < At::ms(stall.at_ms + stall.for_ms)
     };

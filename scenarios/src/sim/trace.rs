@@ -3,12 +3,12 @@
 //! A trace holds decoded messages with scenario time, never raw frames, ids of tasks or addresses, so the same
 //! seed gives the same trace, byte for byte. [`Trace::lines`] is its canonical text and [`Trace::hash`] its name.
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use bridge::call::event::{CallEvent, EndReason, ToolOutcome};
 use mocks::peer::At;
-use mocks::record::{CallerRecord, CallerSight, Ending, ModelRecord, ModelSight};
+use mocks::record::{CallerObservation, CallerRecord, Ending, ModelObservation, ModelRecord};
 use mocks::twilio::in_words;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Trace {
     /// What was played.
     pub scenario: Arc<Scenario>,
     /// Where.
-    pub stage: StageKind,
+    pub stage: Backend,
     /// With which seed.
     pub seed: Seed,
     /// What came of each call, in the order of [`Scenario::planned`].
@@ -185,9 +185,11 @@ impl Trace {
     /// Simulated milliseconds of all calls together, from the open WebSocket to its end.
     pub fn call_ms(&self) -> u64 {
         let lasted = |call: &CallTrace| {
-            let seen = |what: fn(&CallerSight) -> bool| call.caller.sightings.iter().find(|s| what(&s.what));
-            let began = seen(|s| matches!(s, CallerSight::Opened))?.at;
-            let ended = seen(|s| matches!(s, CallerSight::Ended(_))).map_or(self.ended_at, |s| s.at);
+            let seen = |what: fn(&CallerObservation) -> bool| {
+                call.caller.observations.iter().find(|s| what(&s.what))
+            };
+            let began = seen(|s| matches!(s, CallerObservation::Opened))?.at;
+            let ended = seen(|s| matches!(s, CallerObservation::Ended(_))).map_or(self.ended_at, |s| s.at);
             Some(ended.since(began) / 1_000)
         };
         self.calls.iter().filter_map(lasted).sum()
@@ -204,8 +206,10 @@ impl CallTrace {
     /// the bridge keeps no record.
     pub fn end(&self) -> Option<(At, &'static str)> {
         self.told_end().or_else(|| {
-            self.caller.sightings.iter().find_map(|seen| {
-                if let CallerSight::Ended(Ending::ByPeer { code: Some(POLICY_VIOLATION), .. }) = &seen.what {
+            self.caller.observations.iter().find_map(|seen| {
+                if let CallerObservation::Ended(Ending::ByPeer { code: Some(POLICY_VIOLATION), .. }) =
+                    &seen.what
+                {
                     Some((seen.at, EndReason::Unauthenticated.name()))
                 } else {
                     None
@@ -249,7 +253,7 @@ impl CallTrace {
     /// said, for hashing; the others are for reading.
     pub fn lines(&self, complete: bool) -> Vec<Line> {
         let mut lines = Vec::new();
-        for seen in &self.caller.sightings {
+        for seen in &self.caller.observations {
             let (way, kind) = caller_kind(&seen.what);
             let audio = self.caller_audio(&seen.what, complete);
             let what = in_words(&seen.what);
@@ -264,7 +268,7 @@ impl CallTrace {
         }
         for (n, model) in self.models.iter().enumerate() {
             let items: BTreeMap<_, _> = model.items.iter().map(|item| (item.id.as_str(), item)).collect();
-            for seen in &model.sightings {
+            for seen in &model.observations {
                 let (way, kind, what) = model_in_words(&seen.what, &items);
                 let audio = model_audio(&seen.what, model, &items, complete);
                 lines.push(Line {
@@ -283,11 +287,11 @@ impl CallTrace {
         lines
     }
 
-    fn caller_audio(&self, sight: &CallerSight, complete: bool) -> Option<(usize, String)> {
-        let bytes = if let CallerSight::SentMedia { frame } = sight {
+    fn caller_audio(&self, sight: &CallerObservation, complete: bool) -> Option<(usize, String)> {
+        let bytes = if let CallerObservation::SentMedia { frame } = sight {
             let frame = self.caller.mic.get(*frame)?;
             self.caller.spoken.get(frame.offset..frame.offset + frame.len)?
-        } else if let CallerSight::GotMedia { offset, len } = sight {
+        } else if let CallerObservation::GotMedia { offset, len } = sight {
             self.caller.received.get(*offset..offset + len)?
         } else {
             return None;
@@ -297,16 +301,16 @@ impl CallTrace {
 }
 
 fn model_audio(
-    sight: &ModelSight,
+    sight: &ModelObservation,
     model: &ModelRecord,
     items: &BTreeMap<&str, &mocks::record::ItemRecord>,
     complete: bool,
 ) -> Option<(usize, String)> {
-    if let ModelSight::GotAppend { offset, len } = sight {
+    if let ModelObservation::GotAppend { offset, len } = sight {
         let bytes = model.appended.get(*offset..offset + len)?;
         return Some((bytes.len(), if complete { digest([bytes]) } else { String::new() }));
     }
-    let ModelSight::SentAudio { item, offset, samples, .. } = sight else { return None };
+    let ModelObservation::SentAudio { item, offset, samples, .. } = sight else { return None };
     let audio = items.get(item.as_str())?.audio.get(*offset..offset + samples)?;
     let digest =
         if complete { digest(audio.iter().map(|sample| sample.to_le_bytes())) } else { String::new() };
@@ -327,50 +331,52 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-const fn caller_kind(sight: &CallerSight) -> (Way, &'static str) {
+const fn caller_kind(sight: &CallerObservation) -> (Way, &'static str) {
     match sight {
-        CallerSight::Opened => (Way::Here, "opened"),
-        CallerSight::Refused { .. } => (Way::Got, "refused"),
-        CallerSight::SentConnected => (Way::Sent, "connected"),
-        CallerSight::SentStart => (Way::Sent, "start"),
-        CallerSight::SentMedia { .. } => (Way::Sent, "media"),
-        CallerSight::SentDtmf { .. } => (Way::Sent, "dtmf"),
-        CallerSight::SentMark { .. } => (Way::Sent, "mark"),
-        CallerSight::SentStop => (Way::Sent, "stop"),
-        CallerSight::SentRaw { .. } => (Way::Sent, "raw"),
-        CallerSight::SpeechBegan { .. } => (Way::Here, "speaks"),
-        CallerSight::SpeechEnded { .. } => (Way::Here, "silent"),
-        CallerSight::GotMedia { .. } => (Way::Got, "media"),
-        CallerSight::GotMark { .. } => (Way::Got, "mark"),
-        CallerSight::GotClear { .. } => (Way::Got, "clear"),
-        CallerSight::Warned { .. } => (Way::Here, "warning"),
-        CallerSight::GotPing => (Way::Got, "ping"),
-        CallerSight::WentQuiet { .. } => (Way::Here, "quiet"),
-        CallerSight::Step { .. } => (Way::Here, "step"),
-        CallerSight::StatusCallback { .. } => (Way::Here, "callback"),
-        CallerSight::Ended(_) => (Way::Here, "ended"),
+        CallerObservation::Opened => (Way::Here, "opened"),
+        CallerObservation::Refused { .. } => (Way::Got, "refused"),
+        CallerObservation::SentConnected => (Way::Sent, "connected"),
+        CallerObservation::SentStart => (Way::Sent, "start"),
+        CallerObservation::SentMedia { .. } => (Way::Sent, "media"),
+        CallerObservation::SentDtmf { .. } => (Way::Sent, "dtmf"),
+        CallerObservation::SentMark { .. } => (Way::Sent, "mark"),
+        CallerObservation::SentStop => (Way::Sent, "stop"),
+        CallerObservation::SentRaw { .. } => (Way::Sent, "raw"),
+        CallerObservation::SpeechBegan { .. } => (Way::Here, "speaks"),
+        CallerObservation::SpeechEnded { .. } => (Way::Here, "silent"),
+        CallerObservation::GotMedia { .. } => (Way::Got, "media"),
+        CallerObservation::GotMark { .. } => (Way::Got, "mark"),
+        CallerObservation::GotClear { .. } => (Way::Got, "clear"),
+        CallerObservation::Warned { .. } => (Way::Here, "warning"),
+        CallerObservation::GotPing => (Way::Got, "ping"),
+        CallerObservation::WentQuiet { .. } => (Way::Here, "quiet"),
+        CallerObservation::Step { .. } => (Way::Here, "step"),
+        CallerObservation::StatusCallback { .. } => (Way::Here, "callback"),
+        CallerObservation::Ended(_) => (Way::Here, "ended"),
     }
 }
 
 fn model_in_words(
-    sight: &ModelSight,
+    sight: &ModelObservation,
     items: &BTreeMap<&str, &mocks::record::ItemRecord>,
 ) -> (Way, &'static str, String) {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     match sight {
-        ModelSight::Opened => (Way::Here, "opened", "the WebSocket is open".into()),
-        ModelSight::Refused { how } => (Way::Sent, "refused", how.clone()),
-        ModelSight::SentSessionCreated => (Way::Sent, "session.created", "the session is there".into()),
-        ModelSight::SentSessionUpdated => (Way::Sent, "session.updated", "the settings are taken".into()),
-        ModelSight::SentSpeechStarted { item, audio_start_ms, active } => (
+        ModelObservation::Opened => (Way::Here, "opened", "the WebSocket is open".into()),
+        ModelObservation::Refused { how } => (Way::Sent, "refused", how.clone()),
+        ModelObservation::SentSessionCreated => (Way::Sent, "session.created", "the session is there".into()),
+        ModelObservation::SentSessionUpdated => {
+            (Way::Sent, "session.updated", "the settings are taken".into())
+        }
+        ModelObservation::SentSpeechStarted { item, audio_start_ms, active } => (
             Way::Sent,
             "speech_started",
             format!("speech of {item} started at {audio_start_ms} ms, active response {}", or_none(active)),
         ),
-        ModelSight::SentSpeechStopped { item, audio_end_ms } => {
+        ModelObservation::SentSpeechStopped { item, audio_end_ms } => {
             (Way::Sent, "speech_stopped", format!("speech of {item} stopped at {audio_end_ms} ms"))
         }
-        ModelSight::SentResponseCreated { response, auto, asked } => (
+        ModelObservation::SentResponseCreated { response, auto, asked } => (
             Way::Sent,
             "response.created",
             format!(
@@ -378,53 +384,53 @@ fn model_in_words(
                 if *auto { "of its own".into() } else { format!("asked for by {}", or_none(asked)) }
             ),
         ),
-        ModelSight::SentAudio { item, offset, samples, late, .. } => {
+        ModelObservation::SentAudio { item, offset, samples, late, .. } => {
             let rate = items.get(item.as_str()).map_or(24_000, |item| item.rate.max(1)) as usize;
             let ms = |samples: usize| samples * 1_000 / rate;
             let late = if *late { ", after the cancel" } else { "" };
             (Way::Sent, "audio", format!("{item} from {} to {} ms{late}", ms(*offset), ms(offset + samples)))
         }
-        ModelSight::SentAudioDone { item, .. } => (Way::Sent, "audio.done", item.clone()),
-        ModelSight::SentResponseDone { response, status } => {
+        ModelObservation::SentAudioDone { item, .. } => (Way::Sent, "audio.done", item.clone()),
+        ModelObservation::SentResponseDone { response, status } => {
             (Way::Sent, "response.done", format!("{response} {status}"))
         }
-        ModelSight::SentFunctionCall { call_id, name, .. } => {
+        ModelObservation::SentFunctionCall { call_id, name, .. } => {
             (Way::Sent, "function", format!("{name} as {call_id}"))
         }
-        ModelSight::SentTruncated { item, audio_end_ms } => {
+        ModelObservation::SentTruncated { item, audio_end_ms } => {
             (Way::Sent, "truncated", format!("{item} now ends at {audio_end_ms} ms"))
         }
-        ModelSight::SentTranscription { item, text } => {
+        ModelObservation::SentTranscription { item, text } => {
             (Way::Sent, "transcription", format!("{item} {}", or_none(text)))
         }
-        ModelSight::SentError { code, message, rejected, .. } => {
+        ModelObservation::SentError { code, message, rejected, .. } => {
             (Way::Sent, "error", format!("{code}: {message} (rejects {})", or_none(rejected)))
         }
-        ModelSight::SentOther { kind } => (Way::Sent, "other", kind.clone()),
-        ModelSight::GotUpdate { input, output } => {
+        ModelObservation::SentOther { kind } => (Way::Sent, "other", kind.clone()),
+        ModelObservation::GotUpdate { input, output } => {
             (Way::Got, "session.update", format!("hears {input}, speaks {output}"))
         }
-        ModelSight::GotAppend { len, .. } => (Way::Got, "append", format!("{len} bytes of audio")),
-        ModelSight::GotCreate { busy, .. } => {
+        ModelObservation::GotAppend { len, .. } => (Way::Got, "append", format!("{len} bytes of audio")),
+        ModelObservation::GotCreate { busy, .. } => {
             (Way::Got, "response.create", if *busy { "while busy".into() } else { "while free".into() })
         }
-        ModelSight::GotCancel { response } => (Way::Got, "response.cancel", or_none(response)),
-        ModelSight::GotTruncate { item, audio_end_ms, .. } => {
+        ModelObservation::GotCancel { response } => (Way::Got, "response.cancel", or_none(response)),
+        ModelObservation::GotTruncate { item, audio_end_ms, .. } => {
             let ms = audio_end_ms.map_or_else(|| "nowhere".to_owned(), |ms| format!("{ms} ms"));
             (Way::Got, "truncate", format!("{item} at {ms}"))
         }
-        ModelSight::GotText { role, text } => (Way::Got, "text", format!("{role}: {text}")),
-        ModelSight::GotCall { call_id, name, arguments } => {
+        ModelObservation::GotText { role, text } => (Way::Got, "text", format!("{role}: {text}")),
+        ModelObservation::GotCall { call_id, name, arguments } => {
             (Way::Got, "call", format!("{call_id} of {name} with {arguments}"))
         }
-        ModelSight::GotToolOutput { call_id, fresh, output } => {
+        ModelObservation::GotToolOutput { call_id, fresh, output } => {
             (Way::Got, "output", format!("{call_id}{}: {output}", if *fresh { "" } else { " again" }))
         }
-        ModelSight::GotDelete { item } => (Way::Got, "delete", item.clone()),
-        ModelSight::GotOther { kind } => (Way::Got, "other", kind.clone()),
-        ModelSight::GotBad { detail } => (Way::Got, "bad", detail.clone()),
-        ModelSight::GotPing => (Way::Got, "ping", "a ping or pong".into()),
-        ModelSight::Ended(ending) => (Way::Here, "ended", ended(ending)),
+        ModelObservation::GotDelete { item } => (Way::Got, "delete", item.clone()),
+        ModelObservation::GotOther { kind } => (Way::Got, "other", kind.clone()),
+        ModelObservation::GotBad { detail } => (Way::Got, "bad", detail.clone()),
+        ModelObservation::GotPing => (Way::Got, "ping", "a ping or pong".into()),
+        ModelObservation::Ended(ending) => (Way::Here, "ended", ended(ending)),
     }
 }
 
@@ -494,27 +500,27 @@ pub(crate) fn event_in_words(event: &CallEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mocks::record::{MicFrame, Sighting};
+    use mocks::record::{MicFrame, Observation};
 
     fn trace() -> Trace {
-        let sighting = |ms, what| Sighting { at: At::ms(ms), what };
+        let sighting = |ms, what| Observation { at: At::ms(ms), what };
         let caller = CallerRecord {
-            sightings: vec![
-                sighting(60, CallerSight::Opened),
-                sighting(80, CallerSight::SentMedia { frame: 0 }),
-                sighting(2_060, CallerSight::Ended(Ending::ByUs { code: Some(1_000) })),
+            observations: vec![
+                sighting(60, CallerObservation::Opened),
+                sighting(80, CallerObservation::SentMedia { frame: 0 }),
+                sighting(2_060, CallerObservation::Ended(Ending::ByUs { code: Some(1_000) })),
             ],
             spoken: vec![0xFF; 160],
             mic: vec![MicFrame { at: At::ms(80), timestamp_ms: 120, offset: 0, len: 160, speech: false }],
             ..CallerRecord::default()
         };
         let models = vec![ModelRecord {
-            sightings: vec![Sighting { at: At::ms(80), what: ModelSight::Opened }],
+            observations: vec![Observation { at: At::ms(80), what: ModelObservation::Opened }],
             ..ModelRecord::default()
         }];
         Trace {
             scenario: Arc::default(),
-            stage: StageKind::Memory,
+            stage: Backend::Memory,
             seed: Seed(1),
             calls: vec![CallTrace { caller, models, ..CallTrace::default() }],
             ended_at: At::ms(2_100),

@@ -1,7 +1,7 @@
 //! Bugs of samples and of time.
 
 use super::bug::{Bug, bug};
-use super::seam::{Acts, View, wrong};
+use super::interceptor::{Acts, View, wrong};
 use crate::sim::{Act, BridgeOut};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -71,7 +71,7 @@ fn times() -> Vec<Bug> {
                     .hearing(|(), _, heard, _| {
                         let twice = heard.is_event("dtmf").then(|| heard.told.clone());
                         let mut acts = heard.through();
-                        acts.extend(twice.map(super::seam::hears));
+                        acts.extend(twice.map(super::interceptor::hears));
                         acts
                     })
                     .boxed()
@@ -107,7 +107,7 @@ impl Sender {
     }
 }
 
-fn paced(sender: &mut Sender, view: &View, said: super::seam::Said, now: At) -> Acts {
+fn paced(sender: &mut Sender, view: &View, said: super::interceptor::Said, now: At) -> Acts {
     if said.is_clear() {
         sender.queue.clear();
         return said.through();
@@ -221,7 +221,7 @@ fn samples() -> Vec<Bug> {
             wrong::<Option<crate::sim::Told>>()
                 .hearing(|held, _, heard, _| {
                     if heard.is_delta() {
-                        return held.replace(heard.told).map(super::seam::hears).into_iter().collect();
+                        return held.replace(heard.told).map(super::interceptor::hears).into_iter().collect();
                     }
                     if heard.is_type("response.output_audio.done") {
                         *held = None;

@@ -141,7 +141,7 @@ impl Bug {
         let Some(oracle) = oracle::named(self.oracle) else {
             return Err(format!("{} names the oracle `{}`, which does not exist", self.name, self.oracle));
         };
-        Ok((oracle.judge)(&trace).iter().map(Violation::to_string).collect())
+        Ok((oracle.check)(&trace).iter().map(Violation::to_string).collect())
     }
 
     fn unlike_its_recording(&self, trace: &Trace) -> Result<Vec<String>, String> {

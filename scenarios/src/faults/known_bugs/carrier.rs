@@ -1,7 +1,7 @@
 //! Bugs of the caller's stream: how it begins, who owns it, how it ends.
 
 use super::bug::{Bug, bug};
-use super::seam::{Acts, Wrong, hangs_up, hears, wrong};
+use super::interceptor::{Acts, FaultBuilder, hangs_up, hears, wrong};
 use crate::sim::{BridgeOut, Defect, Told};
 use bridge::call::{Control, Leg, LegChange};
 use mocks::peer::At;
@@ -22,7 +22,7 @@ pub(super) fn bugs() -> Vec<Bug> {
 }
 
 /// Pings that nobody answers are taken for answered.
-fn never_missing(said: super::seam::Said, leg: Leg) -> Acts {
+fn never_missing(said: super::interceptor::Said, leg: Leg) -> Acts {
     if said.out == BridgeOut::Ping(leg) {
         return vec![hears(Told::Leg(leg, LegChange::Pong))];
     }
@@ -241,7 +241,7 @@ struct Streams {
 }
 
 fn successor(ended: Rc<RefCell<BTreeSet<String>>>) -> Box<dyn Defect> {
-    let wrong: Wrong<Streams> = wrong().with(Streams { ended, replaced: false });
+    let wrong: FaultBuilder<Streams> = wrong().with(Streams { ended, replaced: false });
     wrong
         .hearing(|streams, view, heard, _| {
             if heard.told == Told::Control(Control::Replaced) {

@@ -1,7 +1,7 @@
 //! Bugs of the moment in which the caller takes the floor, and of what the model remembers of it.
 
 use super::bug::{Bug, bug};
-use super::seam::{Said, View, hangs_up, to_model, wrong};
+use super::interceptor::{Said, View, hangs_up, to_model, wrong};
 use crate::sim::{Act, BridgeOut};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

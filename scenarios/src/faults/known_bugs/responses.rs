@@ -1,7 +1,7 @@
 //! Bugs of responses, functions and the session.
 
 use super::bug::{Bug, bug};
-use super::seam::{Heard, hangs_up, hears, to_model, wrong};
+use super::interceptor::{Heard, hangs_up, hears, to_model, wrong};
 use crate::sim::Told;
 use bridge::call::event::{CallEvent, Speaker};
 use bridge::call::settings::Dialect;

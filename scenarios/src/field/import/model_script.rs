@@ -8,8 +8,8 @@ use bridge::call::settings::TRANSFER_CALL;
 use bridge::call::settings::{CallConfig, Dialect as Spoken};
 use bridge::export::journal::lines::{Blob, Event, Side, What};
 use mocks::realtime::{
-    Again, AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
-    Refusal, SESSION_S, Stall, TimedEvent, Transcription, Turn, When,
+    AudioFormat, Call, CloseAfter, Dial, Dialect, ErrorSpec, Happening, ModelScript, Opening, Outcome,
+    ReconnectScript, Refusal, SESSION_S, Stall, TimedEvent, Transcription, Turn, When,
 };
 use mocks::sound::Sound;
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ fn another(
     is_last: bool,
     replies: &[Reply],
     turns: &mut [Turn],
-) -> Again {
+) -> ReconnectScript {
     let mut script = ModelScript::default();
     match dialled(connection, timeline, &mut script) {
         Some(open) => {
@@ -139,7 +139,7 @@ fn another(
         None if script.dial == Dial::Accepts && !is_last => script.dial = Dial::Hangs,
         None => {}
     }
-    Again {
+    ReconnectScript {
         dial: Some(script.dial),
         dial_ms: Some(script.dial_ms),
         opening: Some(script.opening),

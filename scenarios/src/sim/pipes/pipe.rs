@@ -5,7 +5,7 @@
 //! runs by itself: when something arrives is settled as it is sent, and whoever reads or writes looks at the clock.
 
 use super::clock::Clock;
-use crate::model::network::{LegWeather, WayWeather};
+use crate::model::network::{DirectionConditions, LegConditions};
 use crate::model::seed::Seed;
 use crate::sim::trace::Network;
 use bridge::call::Leg;
@@ -40,7 +40,7 @@ enum Way {
 /// One direction of a connection.
 struct Lane {
     clock: Clock,
-    leg: Arc<LegWeather>,
+    leg: Arc<LegConditions>,
     way: Way,
     /// Writes on their way or unread at the most.
     writes_max: usize,
@@ -73,7 +73,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn weather(&self) -> &WayWeather {
+    fn weather(&self) -> &DirectionConditions {
         match self.way {
             Way::Uplink => &self.leg.uplink,
             Way::Downlink => &self.leg.downlink,
@@ -254,7 +254,7 @@ pub(super) struct Dialling {
 pub(super) struct Place<'a> {
     pub(super) clock: Clock,
     pub(super) leg: Leg,
-    pub(super) weather: Arc<LegWeather>,
+    pub(super) weather: Arc<LegConditions>,
     pub(super) writes_max: usize,
     pub(super) seed: Seed,
     /// Names its random streams.
@@ -497,7 +497,7 @@ mod tests {
         seen: Arc<Mutex<Network>>,
     }
 
-    async fn connect(weather: LegWeather, writes_max: usize) -> Bench {
+    async fn connect(weather: LegConditions, writes_max: usize) -> Bench {
         let clock = Clock::start();
         let seen = Arc::new(Mutex::new(Network::default()));
         let mut dialling = Dialling::new(&Place {
@@ -514,8 +514,8 @@ mod tests {
         Bench { clock, bridge, far, seen }
     }
 
-    fn downlink(downlink: WayWeather) -> LegWeather {
-        LegWeather { downlink, ..LegWeather::calm(20) }
+    fn downlink(downlink: DirectionConditions) -> LegConditions {
+        LegConditions { downlink, ..LegConditions::calm(20) }
     }
 
     async fn read(pipe: &mut Pipe) -> io::Result<usize> {
@@ -536,7 +536,7 @@ mod tests {
     #[test]
     fn a_connection_and_each_message_take_one_way() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, .. } = connect(LegWeather::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::calm(20), 100).await;
             assert_eq!(clock.now(), At::ms(20));
             far.write_all(b"one").await.unwrap();
             far.write_all(b"two").await.unwrap();
@@ -552,8 +552,12 @@ mod tests {
     fn bytes_stay_in_order_under_jitter_stalls_and_pieces() {
         in_time(async {
             let stalls = vec![crate::model::network::Stall { at_ms: 100, for_ms: 300 }];
-            let way = WayWeather { pieces_bytes: Some(7), hesitates_percent: 50, ..WayWeather::CALM };
-            let weather = LegWeather { jitter_ms: 40, stalls, ..downlink(way) };
+            let way = DirectionConditions {
+                pieces_bytes: Some(7),
+                hesitates_percent: 50,
+                ..DirectionConditions::CALM
+            };
+            let weather = LegConditions { jitter_ms: 40, stalls, ..downlink(way) };
             let Bench { mut bridge, mut far, seen, .. } = connect(weather, 10_000).await;
             let said: Vec<u8> = (0..5_000_u32).flat_map(u32::to_be_bytes).collect();
             let words = said.clone();
@@ -574,7 +578,7 @@ mod tests {
     #[test]
     fn pieces_are_small_once_the_handshake_is_over_and_not_before() {
         in_time(async {
-            let way = WayWeather { pieces_bytes: Some(5), ..WayWeather::CALM };
+            let way = DirectionConditions { pieces_bytes: Some(5), ..DirectionConditions::CALM };
             let Bench { mut bridge, mut far, .. } = connect(downlink(way), 10_000).await;
             let header = format!("HTTP/1.1 101 Switching Protocols\r\n{}\r\n", "A: b\r\n".repeat(60));
             bridge.write_all(header.as_bytes()).await.unwrap();
@@ -597,7 +601,7 @@ mod tests {
     #[test]
     fn whoever_hesitates_wakes_itself() {
         in_time(async {
-            let way = WayWeather { hesitates_percent: 90, ..WayWeather::CALM };
+            let way = DirectionConditions { hesitates_percent: 90, ..DirectionConditions::CALM };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             for _ in 0..100 {
                 bridge.write_all(b"x").await.unwrap();
@@ -611,8 +615,11 @@ mod tests {
     #[test]
     fn a_narrow_line_passes_bytes_one_after_another() {
         in_time(async {
-            let way =
-                WayWeather { bytes_per_s: Some(14_600), window_bytes: Some(100_000), ..WayWeather::CALM };
+            let way = DirectionConditions {
+                bytes_per_s: Some(14_600),
+                window_bytes: Some(100_000),
+                ..DirectionConditions::CALM
+            };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             bridge.write_all(&[0; 4 * SEGMENT]).await.unwrap();
             for n in 1..=4 {
@@ -631,7 +638,7 @@ mod tests {
     #[test]
     fn a_full_window_blocks_the_writer_until_somebody_reads() {
         in_time(async {
-            let way = WayWeather { window_bytes: Some(1_000), ..WayWeather::CALM };
+            let way = DirectionConditions { window_bytes: Some(1_000), ..DirectionConditions::CALM };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             assert_eq!(
                 taken_at_once(&mut bridge, &[0; 1_500]).await,
@@ -653,7 +660,7 @@ mod tests {
     #[test]
     fn a_connection_holds_only_so_many_messages() {
         in_time(async {
-            let Bench { mut bridge, mut far, .. } = connect(LegWeather::calm(20), 2).await;
+            let Bench { mut bridge, mut far, .. } = connect(LegConditions::calm(20), 2).await;
             for taken in [Some(1), Some(1), None] {
                 assert_eq!(taken_at_once(&mut bridge, b"x").await, taken);
             }
@@ -665,7 +672,7 @@ mod tests {
     #[test]
     fn a_reset_wakes_a_writer_who_waits_for_room() {
         in_time(async {
-            let way = WayWeather { window_bytes: Some(100), ..WayWeather::CALM };
+            let way = DirectionConditions { window_bytes: Some(100), ..DirectionConditions::CALM };
             let Bench { clock, mut bridge, far, seen } = connect(downlink(way), 10_000).await;
             bridge.write_all(&[0; 100]).await.unwrap();
             tokio::spawn(async move {
@@ -687,7 +694,7 @@ mod tests {
     #[test]
     fn an_end_that_has_read_everything_goes_with_an_end_of_file() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, .. } = connect(LegWeather::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::calm(20), 100).await;
             bridge.write_all(b"bye").await.unwrap();
             read(&mut far).await.unwrap();
             far.write_all(b"bye").await.unwrap();
@@ -717,7 +724,7 @@ mod tests {
     #[test]
     fn a_half_that_is_closed_leaves_the_other_open() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, seen } = connect(LegWeather::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, seen } = connect(LegConditions::calm(20), 100).await;
             far.write_all(b"last words").await.unwrap();
             tokio::spawn(far.half_close(At::ms(100)));
             tokio::time::sleep(std::time::Duration::from_millis(90)).await;
@@ -733,7 +740,7 @@ mod tests {
     #[test]
     fn nothing_arrives_in_the_dark_not_even_the_end() {
         in_time(async {
-            let weather = LegWeather { dark_at_ms: Some(100), ..LegWeather::calm(20) };
+            let weather = LegConditions { dark_at_ms: Some(100), ..LegConditions::calm(20) };
             let Bench { mut bridge, mut far, .. } = connect(weather, 100).await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             far.write_all(b"hello?").await.unwrap();

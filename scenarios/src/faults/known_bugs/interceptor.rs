@@ -414,7 +414,7 @@ type Notes<S> = fn(&mut S, &mut CallEvent);
 
 /// A defect made of a state and of what is wrong in each direction. The account of the call is up to date with the
 /// message when a function sees it.
-pub(super) struct Wrong<S> {
+pub(super) struct FaultBuilder<S> {
     state: S,
     view: View,
     says: Says<S>,
@@ -424,8 +424,8 @@ pub(super) struct Wrong<S> {
 }
 
 /// Nothing is wrong yet.
-pub(super) fn wrong<S: Default>() -> Wrong<S> {
-    Wrong {
+pub(super) fn wrong<S: Default>() -> FaultBuilder<S> {
+    FaultBuilder {
         state: S::default(),
         view: View::default(),
         says: |_, _, said, _| said.through(),
@@ -435,7 +435,7 @@ pub(super) fn wrong<S: Default>() -> Wrong<S> {
     }
 }
 
-impl<S: 'static> Wrong<S> {
+impl<S: 'static> FaultBuilder<S> {
     pub(super) fn saying(self, says: Says<S>) -> Self {
         Self { says, ..self }
     }
@@ -461,7 +461,7 @@ impl<S: 'static> Wrong<S> {
     }
 }
 
-impl<S> Defect for Wrong<S> {
+impl<S> Defect for FaultBuilder<S> {
     fn says(&mut self, out: BridgeOut, now: At) -> Acts {
         let said = Said::of(out);
         self.view.said(&said, now);

@@ -4,12 +4,12 @@
 //! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
 //! it is zero.
 
+use super::real_time;
 use super::sessions::{followed, news};
-use super::slack;
-use crate::model::backend::StageKind;
-use crate::model::network::LegWeather;
+use crate::model::backend::Backend;
+use crate::model::network::LegConditions;
 use crate::model::scenario::{CallPlan, Scenario};
-use crate::oracle::audio_attribution::Hearing;
+use crate::oracle::audio_attribution::Attribution;
 use crate::sim::trace::{CallTrace, Trace};
 use bridge::audio::Format;
 use bridge::call::event::CallEvent;
@@ -17,7 +17,7 @@ use bridge::call::settings::CallConfig;
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::realtime::{CLOSE_FRAME, Echoes, Happening, ModelScript, Opening, Outcome, Turn};
-use mocks::record::{CallerSight, Ending, ModelSight, Sighting};
+use mocks::record::{CallerObservation, Ending, ModelObservation, Observation};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
 
 pub use bridge::call::Leg;
@@ -48,25 +48,25 @@ const BECAUSE_US: u64 = 3_000_000;
 const TOOL_TIMEOUT_MS: u64 = 15_000;
 
 /// Whether the model takes the caller to be speaking at `at`.
-pub(crate) fn hears_speech(sightings: &[Sighting<ModelSight>], at: At) -> bool {
-    let last = sightings.iter().rev().filter(|s| s.at <= at).find_map(|s| {
-        let started = matches!(s.what, ModelSight::SentSpeechStarted { .. });
-        (started || matches!(s.what, ModelSight::SentSpeechStopped { .. })).then_some(started)
+pub(crate) fn hears_speech(observations: &[Observation<ModelObservation>], at: At) -> bool {
+    let last = observations.iter().rev().filter(|s| s.at <= at).find_map(|s| {
+        let started = matches!(s.what, ModelObservation::SentSpeechStarted { .. });
+        (started || matches!(s.what, ModelObservation::SentSpeechStopped { .. })).then_some(started)
     });
     last == Some(true)
 }
 
-/// The terms on which one call is judged.
-pub(crate) struct Terms<'a> {
+/// The tolerance on which one call is judged.
+pub(crate) struct Tolerance<'a> {
     pub(crate) config: &'a CallConfig,
     scenario: &'a Scenario,
     pub(crate) plan: &'a CallPlan,
     call: &'a CallTrace,
-    stage: StageKind,
+    stage: Backend,
     lag_us: u64,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> Tolerance<'a> {
     pub(crate) fn of(trace: &'a Trace, index: usize) -> Self {
         let scenario = &*trace.scenario;
         let call = &trace.calls[index];
@@ -82,7 +82,7 @@ impl<'a> Terms<'a> {
         Self { config: &scenario.bridge, scenario, plan, call, stage: trace.stage, lag_us: trace.lag_us }
     }
 
-    fn weather(&self, leg: Leg) -> &LegWeather {
+    fn weather(&self, leg: Leg) -> &LegConditions {
         match leg {
             Leg::Caller => &self.scenario.weather.caller,
             Leg::Model => &self.scenario.weather.model,
@@ -99,21 +99,21 @@ impl<'a> Terms<'a> {
     /// What this stage adds to the time a message takes on one leg, microseconds.
     pub(crate) fn stage_us(&self) -> u64 {
         match self.stage {
-            StageKind::Memory => 0,
-            StageKind::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
-            StageKind::Pipes => TIMER_STEP_US,
-            StageKind::Loopback | StageKind::Attach => slack::real_time_us(self.stage, self.lag_us),
+            Backend::Memory => 0,
+            Backend::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
+            Backend::Pipes => TIMER_STEP_US,
+            Backend::Loopback | Backend::Attach => real_time::real_time_us(self.stage, self.lag_us),
         }
     }
 
     /// What real time grants on both legs together, microseconds: nothing where the clock is simulated.
     pub(crate) const fn real_time_us(&self) -> u64 {
-        2 * slack::real_time_us(self.stage, self.lag_us)
+        2 * real_time::real_time_us(self.stage, self.lag_us)
     }
 
     /// The bridge tells what it does and why. Somebody else's does not, so what only it could know is not asked.
     pub(crate) const fn bridge_speaks(&self) -> bool {
-        !matches!(self.stage, StageKind::Attach)
+        !matches!(self.stage, Backend::Attach)
     }
 
     /// How long the queues before this leg's narrow lines may be, in both directions together, microseconds.
@@ -204,12 +204,12 @@ impl<'a> Terms<'a> {
         let Some(rate) = self.weather(Leg::Caller).reads_bytes_per_s else { return 0 };
         let jitter = 2 * self.weather(Leg::Caller).jitter_ms * 1_000;
         let mut busy_until = At(0);
-        for seen in self.call.caller.sightings.iter() {
-            let bytes = if let CallerSight::GotMedia { len, .. } = &seen.what {
+        for seen in self.call.caller.observations.iter() {
+            let bytes = if let CallerObservation::GotMedia { len, .. } = &seen.what {
                 len.div_ceil(3) * 4 + ENVELOPE_BYTES
-            } else if let CallerSight::GotMark { name, .. } = &seen.what {
+            } else if let CallerObservation::GotMark { name, .. } = &seen.what {
                 name.len() + ENVELOPE_BYTES
-            } else if let CallerSight::GotPing = &seen.what {
+            } else if let CallerObservation::GotPing = &seen.what {
                 PING_BYTES
             } else {
                 continue;
@@ -260,8 +260,8 @@ impl<'a> Terms<'a> {
 
     // ----------------------------------------------------------------------------------- the caller's end
 
-    fn caller_at(&self, is: impl Fn(&CallerSight) -> bool) -> Option<At> {
-        self.call.caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at)
+    fn caller_at(&self, is: impl Fn(&CallerObservation) -> bool) -> Option<At> {
+        self.call.caller.observations.iter().find(|s| is(&s.what)).map(|s| s.at)
     }
 
     fn dark(&self, leg: Leg) -> Option<At> {
@@ -270,15 +270,16 @@ impl<'a> Terms<'a> {
 
     /// When the script's step of this kind was begun.
     fn step_at(&self, is: impl Fn(&CallerStep) -> bool) -> Option<At> {
-        self.call.caller.sightings.iter().find_map(|s| {
-            let CallerSight::Step { index, .. } = s.what else { return None };
+        self.call.caller.observations.iter().find_map(|s| {
+            let CallerObservation::Step { index, .. } = s.what else { return None };
             self.plan.caller.steps.get(index).is_some_and(&is).then_some(s.at)
         })
     }
 
     /// When the caller's end stopped being there, whoever ended it.
     pub(crate) fn over(&self) -> At {
-        let ended = self.caller_at(|s| matches!(s, CallerSight::SentStop | CallerSight::Ended(_)));
+        let ended =
+            self.caller_at(|s| matches!(s, CallerObservation::SentStop | CallerObservation::Ended(_)));
         let left = |s: &CallerStep| matches!(s, CallerStep::GoesDark | CallerStep::ClosesWithoutStop);
         [ended, self.dark(Leg::Caller), self.step_at(left)]
             .into_iter()
@@ -297,9 +298,10 @@ impl<'a> Terms<'a> {
     /// When the bridge closed the stream, as the caller's end saw it. Between real sockets of one machine a connection
     /// is lost by nobody else.
     pub(crate) fn closed_by_bridge(&self) -> Option<At> {
-        let lost =
-            |s: &CallerSight| matches!(s, CallerSight::Ended(Ending::Lost { .. })) && !self.bridge_speaks();
-        self.caller_at(|s| matches!(s, CallerSight::Ended(Ending::ByPeer { .. })) || lost(s))
+        let lost = |s: &CallerObservation| {
+            matches!(s, CallerObservation::Ended(Ending::Lost { .. })) && !self.bridge_speaks()
+        };
+        self.caller_at(|s| matches!(s, CallerObservation::Ended(Ending::ByPeer { .. })) || lost(s))
     }
 
     /// The caller's end takes and plays what it is sent.
@@ -352,13 +354,13 @@ impl<'a> Terms<'a> {
 
     // ------------------------------------------------------------------------------------ the model's end
 
-    fn model_at(&self, m: usize, is: impl Fn(&ModelSight) -> bool) -> Option<At> {
-        self.call.models[m].sightings.iter().find(|s| is(&s.what)).map(|s| s.at)
+    fn model_at(&self, m: usize, is: impl Fn(&ModelObservation) -> bool) -> Option<At> {
+        self.call.models[m].observations.iter().find(|s| is(&s.what)).map(|s| s.at)
     }
 
     /// When the model fell silent without a word, if it did.
     fn model_dark(&self, m: usize) -> Option<At> {
-        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened));
+        let opened = self.model_at(m, |s| matches!(s, ModelObservation::Opened));
         let script = self.plan.model.of_connection(m);
         let scripted = opened.zip(script.goes_dark_after_ms).map(|(opened, ms)| opened.plus_ms(ms));
         let silent = opened.filter(|_| script.opening == Opening::Silent);
@@ -370,7 +372,7 @@ impl<'a> Terms<'a> {
     /// When this model connection stopped being there, whoever ended it.
     pub(crate) fn model_over(&self, m: usize) -> At {
         let ended = self.model_at(m, |s| {
-            matches!(s, ModelSight::Ended(_) | ModelSight::Refused { .. }) || is_close_frame(s)
+            matches!(s, ModelObservation::Ended(_) | ModelObservation::Refused { .. }) || is_close_frame(s)
         });
         [ended, self.model_dark(m)].into_iter().flatten().min().unwrap_or(At(u64::MAX))
     }
@@ -379,14 +381,14 @@ impl<'a> Terms<'a> {
     /// reaches the bridge later finds nobody.
     pub(crate) fn given_up(&self, m: usize) -> At {
         let over = self.model_over(m);
-        let closed = self.model_at(m, |s| matches!(s, ModelSight::Ended(Ending::ByPeer { .. })));
+        let closed = self.model_at(m, |s| matches!(s, ModelObservation::Ended(Ending::ByPeer { .. })));
         let way = self.latency(Leg::Model) + self.slack(Leg::Model, over);
         if closed == Some(over) { At(over.0.saturating_sub(way)) } else { over }
     }
 
     /// When this session ends by itself.
     pub(crate) fn expires_at(&self, m: usize) -> Option<At> {
-        let opened = self.model_at(m, |s| matches!(s, ModelSight::Opened))?;
+        let opened = self.model_at(m, |s| matches!(s, ModelObservation::Opened))?;
         Some(At(opened.0 + self.session_s(m) * 1_000_000))
     }
 
@@ -400,7 +402,7 @@ impl<'a> Terms<'a> {
 
     /// The call had lasted as long as it may by `at`.
     pub(crate) fn is_too_long(&self, at: At) -> bool {
-        let opened = self.caller_at(|s| matches!(s, CallerSight::Opened));
+        let opened = self.caller_at(|s| matches!(s, CallerObservation::Opened));
         let limit = self.config.timeouts.call_ms * 1_000;
         // The bridge counts from its own answer to the upgrade, which the caller sees a way later.
         let slack = |opened| self.slack(Leg::Caller, at) + self.slack(Leg::Caller, opened);
@@ -418,10 +420,10 @@ impl<'a> Terms<'a> {
 
     /// More of what both ends sent by `at` was rubbish than the bridge has to put up with.
     pub(crate) fn is_too_much_rubbish(&self, at: At) -> bool {
-        let raw = |s: &&Sighting<CallerSight>| matches!(s.what, CallerSight::SentRaw { .. });
-        let odd = |s: &&Sighting<ModelSight>| matches!(&s.what, ModelSight::SentOther { kind } if self.is_odd(kind));
-        let callers = self.call.caller.sightings.iter().filter(raw).filter(|s| s.at <= at).count();
-        let models = self.call.models.iter().flat_map(|model| &model.sightings);
+        let raw = |s: &&Observation<CallerObservation>| matches!(s.what, CallerObservation::SentRaw { .. });
+        let odd = |s: &&Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentOther { kind } if self.is_odd(kind));
+        let callers = self.call.caller.observations.iter().filter(raw).filter(|s| s.at <= at).count();
+        let models = self.call.models.iter().flat_map(|model| &model.observations);
         callers + models.filter(odd).filter(|s| s.at <= at).count() > self.config.limits.malformed as usize
     }
 
@@ -433,12 +435,13 @@ impl<'a> Terms<'a> {
     /// When the bridge could know that this model connection had failed: it was refused, or it ended although
     /// nobody had ended the call.
     pub(crate) fn model_broke(&self, m: usize) -> Option<At> {
-        let refused = self.model_at(m, |s| matches!(s, ModelSight::Refused { .. }));
+        let refused = self.model_at(m, |s| matches!(s, ModelObservation::Refused { .. }));
         // Between real sockets of one machine a connection is lost by the bridge alone.
-        let lost =
-            |s: &ModelSight| matches!(s, ModelSight::Ended(Ending::Lost { .. })) && self.bridge_speaks();
+        let lost = |s: &ModelObservation| {
+            matches!(s, ModelObservation::Ended(Ending::Lost { .. })) && self.bridge_speaks()
+        };
         let ended = self.model_at(m, |s| {
-            matches!(s, ModelSight::Ended(Ending::ByUs { .. })) || lost(s) || is_close_frame(s)
+            matches!(s, ModelObservation::Ended(Ending::ByUs { .. })) || lost(s) || is_close_frame(s)
         });
         let dark = self.model_dark(m).map(|at| At(at.0 + self.unnoticed_us(Leg::Model)));
         [refused, ended, dark].into_iter().flatten().min().filter(|at| *at < self.over())
@@ -447,7 +450,7 @@ impl<'a> Terms<'a> {
     /// Another connection was made after this one.
     pub(crate) fn model_came_back(&self, m: usize) -> bool {
         (m + 1..self.call.models.len())
-            .any(|next| self.model_at(next, |s| matches!(s, ModelSight::Opened)).is_some())
+            .any(|next| self.model_at(next, |s| matches!(s, ModelObservation::Opened)).is_some())
     }
 
     /// The longest that the caller's microphone was held up, microseconds: what it heard meanwhile comes at once.
@@ -489,7 +492,7 @@ impl<'a> Terms<'a> {
 
     /// When the model confirmed the session.
     pub(crate) fn ready_at(&self, m: usize) -> Option<At> {
-        self.model_at(m, |s| matches!(s, ModelSight::SentSessionUpdated))
+        self.model_at(m, |s| matches!(s, ModelObservation::SentSessionUpdated))
     }
 
     /// How long this session may last, seconds.
@@ -648,7 +651,7 @@ impl<'a> Terms<'a> {
     }
 
     fn was_refused(&self) -> bool {
-        self.caller_at(|s| matches!(s, CallerSight::Refused { .. })).is_some()
+        self.caller_at(|s| matches!(s, CallerObservation::Refused { .. })).is_some()
     }
 
     /// The scenario wants the bridge to end this call.
@@ -667,13 +670,13 @@ impl<'a> Terms<'a> {
         let closed =
             self.closed_by_bridge().filter(|_| !self.bridge_speaks() && self.caller_gone().is_none())?;
         // Whoever hears nobody may hang up.
-        let spoken = self.caller_at(|seen| matches!(seen, CallerSight::SpeechBegan { .. })).is_some();
+        let spoken = self.caller_at(|seen| matches!(seen, CallerObservation::SpeechBegan { .. })).is_some();
         let meant = self.wanted_end().is_some() && !self.expects_bridge_to_end();
         (spoken && meant && !self.model_is_at_fault()).then_some(closed)
     }
 
     /// How this call differs from what the scenario wants of it.
-    pub(crate) fn disappointments(&self, hearing: &Hearing) -> Vec<String> {
+    pub(crate) fn disappointments(&self, hearing: &Attribution) -> Vec<String> {
         let expect = &self.scenario.expect;
         let mut found = Vec::new();
         let reason = self.call.bridge.iter().find_map(|(_, event)| {
@@ -705,7 +708,7 @@ impl<'a> Terms<'a> {
         if let Some(at) = self.left_by_foreign_bridge() {
             found.push(format!("the caller was to end the call, and the bridge ended it at {at}"));
         }
-        let models = |is: fn(&ModelSight) -> bool| -> usize {
+        let models = |is: fn(&ModelObservation) -> bool| -> usize {
             (0..self.call.models.len()).flat_map(|m| news(self.call, m)).filter(|s| is(&s.what)).count()
         };
         let mut count = |what: &str, wanted: Option<u32>, got: usize| {
@@ -716,11 +719,11 @@ impl<'a> Terms<'a> {
             }
         };
         count("clears", expect.clears, hearing.clears.len());
-        count("truncations", expect.truncates, models(|s| matches!(s, ModelSight::GotTruncate { .. })));
+        count("truncations", expect.truncates, models(|s| matches!(s, ModelObservation::GotTruncate { .. })));
         count(
             "function outputs",
             expect.tool_outputs,
-            models(|s| matches!(s, ModelSight::GotToolOutput { .. })),
+            models(|s| matches!(s, ModelObservation::GotToolOutput { .. })),
         );
         count("renewals of the session", expect.renewals, followed(self.call).len());
         let heard = hearing.items.iter().filter(|item| hearing.heard(item, At(u64::MAX)) > 0).count();
@@ -734,7 +737,7 @@ impl<'a> Terms<'a> {
         let texts: Vec<&str> = (0..self.call.models.len())
             .flat_map(|m| news(self.call, m))
             .filter_map(|s| {
-                if let ModelSight::GotText { text, .. } = &s.what { Some(text.as_str()) } else { None }
+                if let ModelObservation::GotText { text, .. } = &s.what { Some(text.as_str()) } else { None }
             })
             .collect();
         if !expect.texts.is_empty() && texts != expect.texts {
@@ -747,7 +750,7 @@ impl<'a> Terms<'a> {
     pub(crate) fn disappointment_of_all(trace: &Trace) -> Option<String> {
         let wanted = trace.scenario.expect.refused? as usize;
         let refused = |call: &&CallTrace| {
-            call.caller.sightings.iter().any(|s| matches!(s.what, CallerSight::Refused { .. }))
+            call.caller.observations.iter().any(|s| matches!(s.what, CallerObservation::Refused { .. }))
         };
         let got = trace.calls.iter().filter(refused).count();
         (got != wanted).then(|| format!("{wanted} calls were to be refused and {got} were"))
@@ -766,18 +769,18 @@ fn gives_no_answer(turn: &Turn) -> bool {
 }
 
 /// The model sent its close frame: it says nothing more and hears nothing more.
-fn is_close_frame(seen: &ModelSight) -> bool {
-    matches!(seen, ModelSight::SentOther { kind } if kind == CLOSE_FRAME)
+fn is_close_frame(seen: &ModelObservation) -> bool {
+    matches!(seen, ModelObservation::SentOther { kind } if kind == CLOSE_FRAME)
 }
 
 /// A calm scenario of one plan, for hand-made records.
 #[cfg(test)]
 pub(crate) fn plain_scenario(latency_ms: u64) -> Scenario {
-    use crate::model::network::Weather;
-    let leg = || LegWeather::calm(latency_ms);
+    use crate::model::network::NetworkConditions;
+    let leg = || LegConditions::calm(latency_ms);
     Scenario {
         name: "bench".into(),
-        weather: Weather { caller: leg(), model: leg() },
+        weather: NetworkConditions { caller: leg(), model: leg() },
         calls: vec![CallPlan { repeat: 8, ..CallPlan::default() }],
         ..Scenario::default()
     }

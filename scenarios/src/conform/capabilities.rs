@@ -5,7 +5,7 @@ use crate::sim::attach::Played;
 use crate::sim::trace::CallTrace;
 use mocks::peer::At;
 use mocks::realtime::Dialect;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 use serde_json::Value;
 use std::fmt;
 
@@ -105,7 +105,7 @@ fn sample(schema: &Value) -> Value {
 
 /// What a bridge offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offer {
+pub struct Capabilities {
     /// It spoke to the model in the retired dialect, which the service has switched off.
     pub beta: bool,
     /// What the model is to hear and to speak: `audio/pcm`, `audio/pcmu` or `audio/pcma`.
@@ -130,7 +130,7 @@ pub struct Offer {
     pub names_its_calls: bool,
 }
 
-impl Offer {
+impl Capabilities {
     /// What the plain call has shown.
     ///
     /// # Errors
@@ -139,14 +139,14 @@ impl Offer {
         use anyhow::bail;
         let call = &played.trace.calls[0];
         let notes = || played.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
-        if !saw(call, |sight| matches!(sight, CallerSight::Opened)) {
+        if !saw(call, |sight| matches!(sight, CallerObservation::Opened)) {
             bail!("the bridge did not take the call{}", notes());
         }
         let Some(m) = call.models.iter().rposition(|model| {
-            model.sightings.iter().any(|seen| matches!(seen.what, ModelSight::SentSessionCreated))
+            model.observations.iter().any(|seen| matches!(seen.what, ModelObservation::SentSessionCreated))
         }) else {
-            let refused = call.models.iter().flat_map(|model| &model.sightings).find_map(|seen| {
-                if let ModelSight::Refused { how } = &seen.what { Some(how.clone()) } else { None }
+            let refused = call.models.iter().flat_map(|model| &model.observations).find_map(|seen| {
+                if let ModelObservation::Refused { how } = &seen.what { Some(how.clone()) } else { None }
             });
             match refused {
                 Some(how) => bail!("the model refused the bridge: {how}{}", notes()),
@@ -161,35 +161,40 @@ impl Offer {
         let session = played.sessions.first().and_then(|sessions| sessions.get(m)).unwrap_or(&Value::Null);
         let spoke = call
             .caller
-            .sightings
+            .observations
             .iter()
-            .find(|seen| matches!(seen.what, CallerSight::SpeechBegan { .. }))
+            .find(|seen| matches!(seen.what, CallerObservation::SpeechBegan { .. }))
             .map_or(At(u64::MAX), |seen| seen.at);
-        let key = call.caller.sightings.iter().find(|seen| matches!(seen.what, CallerSight::SentDtmf { .. }));
+        let key = call
+            .caller
+            .observations
+            .iter()
+            .find(|seen| matches!(seen.what, CallerObservation::SentDtmf { .. }));
         let told = |since: At| {
-            model.sightings.iter().any(|seen| {
+            model.observations.iter().any(|seen| {
                 seen.at >= since
                     && matches!(
                         seen.what,
-                        ModelSight::GotText { .. }
-                            | ModelSight::GotCreate { .. }
-                            | ModelSight::GotUpdate { .. }
+                        ModelObservation::GotText { .. }
+                            | ModelObservation::GotCreate { .. }
+                            | ModelObservation::GotUpdate { .. }
                     )
             })
         };
-        let formats = model.sightings.iter().rev().find_map(|seen| {
-            if let ModelSight::GotUpdate { input, output } = &seen.what {
+        let formats = model.observations.iter().rev().find_map(|seen| {
+            if let ModelObservation::GotUpdate { input, output } = &seen.what {
                 Some((input.clone(), output.clone()))
             } else {
                 None
             }
         });
-        let first = |is: fn(&ModelSight) -> bool| {
-            model.sightings.iter().find(|seen| is(&seen.what)).map(|seen| seen.at)
+        let first = |is: fn(&ModelObservation) -> bool| {
+            model.observations.iter().find(|seen| is(&seen.what)).map(|seen| seen.at)
         };
-        let listened = first(|sight| matches!(sight, ModelSight::GotAppend { .. })).unwrap_or(At(u64::MAX));
-        let said =
-            first(|sight| matches!(sight, ModelSight::SentResponseDone { .. })).filter(|said| *said < spoke);
+        let listened =
+            first(|sight| matches!(sight, ModelObservation::GotAppend { .. })).unwrap_or(At(u64::MAX));
+        let said = first(|sight| matches!(sight, ModelObservation::SentResponseDone { .. }))
+            .filter(|said| *said < spoke);
         let usual = || ("audio/pcm".to_owned(), "audio/pcm".to_owned());
         let input = &session["audio"]["input"];
         // The flat session of the retired dialect has it at the top.
@@ -199,15 +204,15 @@ impl Offer {
             formats: formats.unwrap_or_else(usual),
             greets: call
                 .caller
-                .sightings
+                .observations
                 .iter()
-                .any(|seen| seen.at < spoke && matches!(seen.what, CallerSight::GotMedia { .. }))
+                .any(|seen| seen.at < spoke && matches!(seen.what, CallerObservation::GotMedia { .. }))
                 || model
-                    .sightings
+                    .observations
                     .iter()
-                    .any(|seen| seen.at < spoke && matches!(seen.what, ModelSight::GotCreate { .. })),
+                    .any(|seen| seen.at < spoke && matches!(seen.what, ModelObservation::GotCreate { .. })),
             deaf_at_first: said.is_some_and(|said| listened > said),
-            marks: saw(call, |sight| matches!(sight, CallerSight::GotMark { .. })),
+            marks: saw(call, |sight| matches!(sight, CallerObservation::GotMark { .. })),
             keypad: key.is_some_and(|key| told(key.at)),
             functions: session["tools"]
                 .as_array()
@@ -224,9 +229,9 @@ impl Offer {
 
     /// Whether the bridge was refused because it speaks the retired dialect.
     pub(super) fn speaks_beta(played: &Played) -> bool {
-        let seen = played.trace.calls[0].models.iter().flat_map(|model| &model.sightings);
+        let seen = played.trace.calls[0].models.iter().flat_map(|model| &model.observations);
         seen.into_iter().any(|seen| {
-            matches!(&seen.what, ModelSight::Refused { how } if how.contains("beta_api_shape_disabled"))
+            matches!(&seen.what, ModelObservation::Refused { how } if how.contains("beta_api_shape_disabled"))
         })
     }
 
@@ -254,11 +259,11 @@ impl Offer {
     }
 }
 
-fn saw(call: &CallTrace, is: fn(&CallerSight) -> bool) -> bool {
-    call.caller.sightings.iter().any(|seen| is(&seen.what))
+fn saw(call: &CallTrace, is: fn(&CallerObservation) -> bool) -> bool {
+    call.caller.observations.iter().any(|seen| is(&seen.what))
 }
 
-impl fmt::Display for Offer {
+impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, value) in self.rows() {
             writeln!(f, "  {what:<24}  {value}")?;
@@ -270,7 +275,7 @@ impl fmt::Display for Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::seed::Seed;
     use crate::sim;
 
@@ -278,14 +283,14 @@ mod tests {
     fn a_plain_call_shows_what_a_bridge_offers() {
         let mut scenario = probe(Dialect::Ga);
         scenario.bridge.greeting = Some("Greet the caller.".into());
-        let trace = sim::play(StageKind::Memory, &scenario, Seed(1));
+        let trace = sim::play(Backend::Memory, &scenario, Seed(1));
         let session = serde_json::json!({
             "tools": [{"type": "function", "name": "lookup_order"}],
             "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 500}}},
         });
         let sessions = vec![vec![session]];
         let mut played = Played { sessions, ..Played::undisturbed(trace) };
-        let offer = Offer::of(&played).unwrap();
+        let offer = Capabilities::of(&played).unwrap();
         assert!(
             offer.greets && offer.marks && offer.keypad && !offer.beta && !offer.deaf_at_first,
             "{offer:?}"
@@ -295,11 +300,11 @@ mod tests {
         assert_eq!(offer.formats.0, "audio/pcm");
 
         let scenario = probe(Dialect::Ga);
-        played.trace = sim::play(StageKind::Memory, &scenario, Seed(1));
-        assert!(!Offer::of(&played).unwrap().greets, "nobody greeted");
+        played.trace = sim::play(Backend::Memory, &scenario, Seed(1));
+        assert!(!Capabilities::of(&played).unwrap().greets, "nobody greeted");
         played.trace.calls[0].models.clear();
         played.notes.push("a note".into());
-        let error = Offer::of(&played).unwrap_err().to_string();
+        let error = Capabilities::of(&played).unwrap_err().to_string();
         assert!(error.contains("--serve-openai") && error.contains("a note"), "{error}");
     }
 

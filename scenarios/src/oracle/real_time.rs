@@ -10,7 +10,7 @@
 //!   [`LAG_MAX_US`] the machine was too busy to judge anybody, and nobody is;
 //!   nor is anybody when more than one thread had to wait for a processor all the time.
 
-use crate::model::backend::StageKind;
+use crate::model::backend::Backend;
 
 /// From one end's socket to the other's reader and back to a timer: both ends live in one thread.
 pub const IN_PROCESS_US: u64 = 15_000;
@@ -21,11 +21,11 @@ pub const FOREIGN_US: u64 = 40_000;
 pub const LAG_MAX_US: u64 = 60_000;
 
 /// What a play on this stage is granted when its timers were `lag_us` late at the worst, microseconds.
-pub const fn real_time_us(stage: StageKind, lag_us: u64) -> u64 {
+pub const fn real_time_us(stage: Backend, lag_us: u64) -> u64 {
     match stage {
-        StageKind::Memory | StageKind::Simulated | StageKind::Pipes => 0,
-        StageKind::Loopback => IN_PROCESS_US + lag_us,
-        StageKind::Attach => FOREIGN_US + lag_us,
+        Backend::Memory | Backend::Simulated | Backend::Pipes => 0,
+        Backend::Loopback => IN_PROCESS_US + lag_us,
+        Backend::Attach => FOREIGN_US + lag_us,
     }
 }
 
@@ -35,10 +35,10 @@ mod tests {
 
     #[test]
     fn only_real_time_is_granted_anything() {
-        for stage in StageKind::ALL {
+        for stage in Backend::ALL {
             assert_eq!(real_time_us(stage, 5_000), 0);
         }
-        assert_eq!(real_time_us(StageKind::Loopback, 5_000), 20_000);
-        assert_eq!(real_time_us(StageKind::Attach, 0), FOREIGN_US);
+        assert_eq!(real_time_us(Backend::Loopback, 5_000), 20_000);
+        assert_eq!(real_time_us(Backend::Attach, 0), FOREIGN_US);
     }
 }

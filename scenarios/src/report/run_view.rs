@@ -5,15 +5,15 @@
 
 use super::wavs;
 use crate::audio::golden_audio;
-use crate::model::network::{LegWeather, Weather};
+use crate::model::network::{LegConditions, NetworkConditions};
 use crate::oracle::audio;
-use crate::oracle::audio_attribution::{BYTES_PER_MS, Hearing, Item as Voice};
-use crate::oracle::case::{Case, each};
+use crate::oracle::audio_attribution::{Attribution, BYTES_PER_MS, Item as Voice};
+use crate::oracle::case::{CallUnderTest, each};
 use crate::oracle::explain;
 use crate::sim::trace::{CallTrace, End, Trace, Way, event_in_words};
 use bridge::call::event::CallEvent;
 use mocks::peer::At;
-use mocks::record::{CallerSight, ModelSight};
+use mocks::record::{CallerObservation, ModelObservation};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 
 /// Everything the page shows of one run, but for the verdict.
 #[derive(Clone, Debug)]
-pub struct Sheet {
+pub struct RunView {
     pub(crate) purpose: String,
     pub(crate) budget_ms: u64,
     /// The scenario as a file.
@@ -164,8 +164,8 @@ struct LegSky {
 }
 
 impl Sky {
-    fn of(weather: &Weather) -> Self {
-        let leg = |leg: &LegWeather| LegSky {
+    fn of(weather: &NetworkConditions) -> Self {
+        let leg = |leg: &LegConditions| LegSky {
             latency: leg.latency_ms,
             jitter: leg.jitter_ms,
             stalls: leg.stalls.iter().map(|stall| [stall.at_ms, stall.at_ms + stall.for_ms]).collect(),
@@ -177,7 +177,7 @@ impl Sky {
     }
 }
 
-impl Sheet {
+impl RunView {
     /// Draws a trace.
     pub fn of(trace: &Trace) -> Self {
         let calls = RefCell::new(Vec::with_capacity(trace.calls.len()));
@@ -203,16 +203,17 @@ fn rounded(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
 }
 
-fn drawn(case: &Case<'_>) -> CallSheet {
+fn drawn(case: &CallUnderTest<'_>) -> CallSheet {
     let call = case.call;
-    let seen =
-        |is: fn(&CallerSight) -> bool| call.caller.sightings.iter().find(|s| is(&s.what)).map(|s| s.at);
-    let first = call.caller.sightings.first().map_or(At(0), |seen| seen.at);
-    let from = seen(|sight| matches!(sight, CallerSight::Opened)).unwrap_or(first);
+    let seen = |is: fn(&CallerObservation) -> bool| {
+        call.caller.observations.iter().find(|s| is(&s.what)).map(|s| s.at)
+    };
+    let first = call.caller.observations.first().map_or(At(0), |seen| seen.at);
+    let from = seen(|sight| matches!(sight, CallerObservation::Opened)).unwrap_or(first);
     let to = last_moment(call).max(from);
     let end = match call.end() {
         Some((_, reason)) => reason,
-        None if seen(|sight| matches!(sight, CallerSight::Refused { .. })).is_some() => "refused",
+        None if seen(|sight| matches!(sight, CallerObservation::Refused { .. })).is_some() => "refused",
         None => "never ended",
     };
     let track =
@@ -237,9 +238,9 @@ fn drawn(case: &Case<'_>) -> CallSheet {
 }
 
 fn last_moment(call: &CallTrace) -> At {
-    let caller = call.caller.sightings.last().map(|seen| seen.at);
+    let caller = call.caller.observations.last().map(|seen| seen.at);
     let played = call.caller.played.last().map(|played| played.end());
-    let models = call.models.iter().filter_map(|model| model.sightings.last()).map(|seen| seen.at);
+    let models = call.models.iter().filter_map(|model| model.observations.last()).map(|seen| seen.at);
     let bridge = call.bridge.last().map(|(at, _)| *at);
     caller.into_iter().chain(played).chain(models).chain(bridge).max().unwrap_or_default()
 }
@@ -263,9 +264,9 @@ fn spans(edges: impl Iterator<Item = (At, bool)>, to: At) -> Vec<[f64; 2]> {
 }
 
 fn speech(call: &CallTrace, to: At) -> Vec<[f64; 2]> {
-    let edges = call.caller.sightings.iter().filter_map(|seen| {
-        let begins = matches!(seen.what, CallerSight::SpeechBegan { .. });
-        let ends = matches!(seen.what, CallerSight::SpeechEnded { .. } | CallerSight::Ended(_));
+    let edges = call.caller.observations.iter().filter_map(|seen| {
+        let begins = matches!(seen.what, CallerObservation::SpeechBegan { .. });
+        let ends = matches!(seen.what, CallerObservation::SpeechEnded { .. } | CallerObservation::Ended(_));
         (begins || ends).then_some((seen.at, begins))
     });
     spans(edges, to)
@@ -273,9 +274,10 @@ fn speech(call: &CallTrace, to: At) -> Vec<[f64; 2]> {
 
 fn detected(call: &CallTrace, to: At) -> Vec<[f64; 2]> {
     let of_model = |model: &mocks::record::ModelRecord| {
-        let edges = model.sightings.iter().filter_map(|seen| {
-            let begins = matches!(seen.what, ModelSight::SentSpeechStarted { .. });
-            let ends = matches!(seen.what, ModelSight::SentSpeechStopped { .. } | ModelSight::Ended(_));
+        let edges = model.observations.iter().filter_map(|seen| {
+            let begins = matches!(seen.what, ModelObservation::SentSpeechStarted { .. });
+            let ends =
+                matches!(seen.what, ModelObservation::SentSpeechStopped { .. } | ModelObservation::Ended(_));
             (begins || ends).then_some((seen.at, begins))
         });
         spans(edges, to)
@@ -283,7 +285,7 @@ fn detected(call: &CallTrace, to: At) -> Vec<[f64; 2]> {
     call.models.iter().flat_map(of_model).collect()
 }
 
-fn item(hearing: &Hearing, call: &CallTrace, voice: &Voice) -> Item {
+fn item(hearing: &Attribution, call: &CallTrace, voice: &Voice) -> Item {
     let record = &call.models[voice.model].items[voice.index];
     let mut played: Vec<[f64; 3]> = Vec::new();
     for (stretch, sample) in hearing.of_item(voice) {
@@ -315,10 +317,10 @@ fn item(hearing: &Hearing, call: &CallTrace, voice: &Voice) -> Item {
 fn responses(call: &CallTrace) -> Vec<Response> {
     let mut found = Vec::new();
     for model in &call.models {
-        for seen in &model.sightings {
-            if let ModelSight::SentResponseCreated { response, .. } = &seen.what {
-                let done = model.sightings.iter().find_map(|seen| {
-                    let ModelSight::SentResponseDone { response: id, status } = &seen.what else {
+        for seen in &model.observations {
+            if let ModelObservation::SentResponseCreated { response, .. } = &seen.what {
+                let done = model.observations.iter().find_map(|seen| {
+                    let ModelObservation::SentResponseDone { response: id, status } = &seen.what else {
                         return None;
                     };
                     (id == response).then(|| (ms(seen.at), status.clone()))
@@ -334,11 +336,11 @@ fn responses(call: &CallTrace) -> Vec<Response> {
 fn marks(call: &CallTrace) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     let mut waiting: VecDeque<usize> = VecDeque::new();
-    for seen in &call.caller.sightings {
-        if let CallerSight::GotMark { name, .. } = &seen.what {
+    for seen in &call.caller.observations {
+        if let CallerObservation::GotMark { name, .. } = &seen.what {
             waiting.push_back(marks.len());
             marks.push(Mark { name: name.clone(), got: ms(seen.at), back: None, flushed: false });
-        } else if let CallerSight::SentMark { name, flushed } = &seen.what
+        } else if let CallerObservation::SentMark { name, flushed } = &seen.what
             && let Some(n) = waiting.iter().position(|index| marks[*index].name == *name)
             && let Some(mark) = waiting.remove(n).and_then(|index| marks.get_mut(index))
         {
@@ -402,7 +404,7 @@ const fn kind(event: &CallEvent) -> &'static str {
     }
 }
 
-fn waits(case: &Case<'_>, opened: At) -> Vec<Wait> {
+fn waits(case: &CallUnderTest<'_>, opened: At) -> Vec<Wait> {
     let wait = |what, from: f64, total: f64, parts: Vec<(&'static str, f64)>| Wait {
         what,
         from: rounded(from),
@@ -432,11 +434,11 @@ fn waits(case: &Case<'_>, opened: At) -> Vec<Wait> {
 }
 
 /// How long a caller who is greeted waits for the first sound.
-fn first_audio(case: &Case<'_>, opened: At) -> Option<Wait> {
-    let caller = &case.call.caller.sightings;
-    let start = caller.iter().find(|seen| matches!(seen.what, CallerSight::SentStart))?.at;
-    let model = &case.call.models.first()?.sightings;
-    let ready = model.iter().find(|seen| matches!(seen.what, ModelSight::SentSessionUpdated))?.at;
+fn first_audio(case: &CallUnderTest<'_>, opened: At) -> Option<Wait> {
+    let caller = &case.call.caller.observations;
+    let start = caller.iter().find(|seen| matches!(seen.what, CallerObservation::SentStart))?.at;
+    let model = &case.call.models.first()?.observations;
+    let ready = model.iter().find(|seen| matches!(seen.what, ModelObservation::SentSessionUpdated))?.at;
     let item = case
         .hearing
         .items
@@ -447,7 +449,7 @@ fn first_audio(case: &Case<'_>, opened: At) -> Option<Wait> {
     let (first, _) = case.hearing.of_item(item).next()?;
     let heard = case.hearing.played_at(first.offset)?;
     let turn_ended =
-        model.iter().any(|s| matches!(s.what, ModelSight::SentSpeechStopped { .. }) && s.at <= sent);
+        model.iter().any(|s| matches!(s.what, ModelObservation::SentSpeechStopped { .. }) && s.at <= sent);
     let in_order = opened <= start && start <= ready && ready <= sent && sent <= heard;
     if turn_ended || !in_order {
         return None;
@@ -500,13 +502,13 @@ fn without_voices(toml: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::backend::StageKind;
+    use crate::model::backend::Backend;
     use crate::model::catalogue;
     use crate::model::seed::Seed;
     use crate::sim;
 
-    fn sheet() -> Sheet {
-        Sheet::of(&sim::play(StageKind::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))
+    fn sheet() -> RunView {
+        RunView::of(&sim::play(Backend::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))
     }
 
     #[test]
