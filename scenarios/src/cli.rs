@@ -684,7 +684,7 @@ mod tests {
             &["scn", "audio", "accept", "barge_in"],
             &["scn", "audio", "check", "--save", "target/wavs"],
             &["scn", "explore", "--for", "10m", "--shard", "1/4", "--backend", "pipes", "--keep-going"],
-            &["scn", "shrink", "7", "--backend", "simulated", "--oracle", "heard"],
+            &["scn", "shrink", "7", "--backend", "simulated", "--oracle", "truncation_position"],
             &[
                 "scn",
                 "regress",
@@ -719,7 +719,7 @@ mod tests {
                 "--start-url",
                 "http://127.0.0.1:5050/voice",
                 "--skip-rule",
-                "format",
+                "format_confirmed",
             ],
             &["scn", "contract"],
             &[

@@ -64,7 +64,7 @@ Examples:
   scn conform --bridge ws://127.0.0.1:5050/media-stream --spawn 'node server.js' --report target/conform
   scn conform --start-url http://127.0.0.1:5050/incoming-call --signature-token $TWILIO_AUTH_TOKEN \\
               --public-url https://voice.example.com
-  scn conform barge_in --bridge ws://127.0.0.1:5050/media-stream --skip-rule format
+  scn conform barge_in --bridge ws://127.0.0.1:5050/media-stream --skip-rule format_confirmed
 
 The bridge's OpenAI URL must point to where the model is served: ws://127.0.0.1:9100/v1/realtime.")]
 pub struct Options {
@@ -601,10 +601,10 @@ mod tests {
 
     #[test]
     fn what_never_ended_is_played_again_beside_its_like_and_no_other() {
-        let endless = |busy| Judged { endless: true, ..judged(&["tear"], busy, false) };
+        let endless = |busy| Judged { endless: true, ..judged(&["teardown"], busy, false) };
         let plays: BTreeMap<String, Judged> = [
             ("a", endless(false)),
-            ("b", judged(&["clear"], false, false)),
+            ("b", judged(&["clear_on_barge_in"], false, false)),
             ("c", endless(true)),
             ("d", endless(false)),
         ]
@@ -620,8 +620,8 @@ mod tests {
     fn who_broke_a_rule_is_played_again_and_the_busiest_first() {
         let mut plays: BTreeMap<String, Judged> =
             (0..8).map(|n| (format!("d{n}"), judged(&[], true, false))).collect();
-        plays.insert("a".into(), judged(&["clear"], false, false));
-        plays.insert("b".into(), judged(&["fence"], true, false));
+        plays.insert("a".into(), judged(&["clear_on_barge_in"], false, false));
+        plays.insert("b".into(), judged(&["no_stale_audio"], true, false));
         let mut doubts = Doubts::of(&plays);
         assert_eq!([doubts.next(&plays), doubts.next(&plays)], [Some("b".into()), Some("a".into())]);
         assert_eq!(doubts.next(&plays), None, "what was kept in spite of a busy machine was kept");
@@ -630,12 +630,12 @@ mod tests {
     #[test]
     fn a_rule_that_most_plays_break_is_believed_when_it_was_broken_alone() {
         let plays: BTreeMap<String, Judged> =
-            (0..9).map(|n| (format!("s{n}"), judged(&["heard"], false, false))).collect();
+            (0..9).map(|n| (format!("s{n}"), judged(&["truncation_position"], false, false))).collect();
         let mut doubts = Doubts::of(&plays);
         let mut again = 0;
         while doubts.next(&plays).is_some() {
             again += 1;
-            doubts.settle(&judged(&["heard"], false, false));
+            doubts.settle(&judged(&["truncation_position"], false, false));
         }
         assert_eq!(again, CONFIRMED);
 
@@ -653,19 +653,21 @@ mod tests {
     fn a_busy_play_that_is_not_made_again_says_nothing() {
         let verdict =
             |broken: &[&'static str], busy| only_once("x".into(), judged(broken, busy, false)).verdict;
-        assert_eq!(verdict(&["clear"], true), Verdict::NotJudged);
-        assert_eq!(verdict(&["clear"], false), Verdict::Failed);
+        assert_eq!(verdict(&["clear_on_barge_in"], true), Verdict::NotJudged);
+        assert_eq!(verdict(&["clear_on_barge_in"], false), Verdict::Failed);
         assert_eq!(verdict(&[], true), Verdict::Passed);
     }
 
     #[test]
     fn nobody_is_blamed_for_the_crash_of_another_once_it_is_known_whose_it_was() {
-        let bystander = || weigh("bystander", judged(&["expect"], false, true), judged(&[], false, false), 1);
+        let bystander = || {
+            weigh("bystander", judged(&["scenario_expectations"], false, true), judged(&[], false, false), 1)
+        };
         assert_eq!(bystander().verdict, Verdict::Unsteady);
         let mut rows = BTreeMap::from([("bystander".to_owned(), bystander())]);
         acquit(&mut rows);
         assert_eq!(rows["bystander"].verdict, Verdict::Unsteady, "somebody did it");
-        let crash = || judged(&["expect"], false, true);
+        let crash = || judged(&["scenario_expectations"], false, true);
         rows.insert("culprit".into(), weigh("culprit", crash(), crash(), 1));
         acquit(&mut rows);
         assert_eq!(

@@ -224,8 +224,9 @@ fn a_replay_of_a_healthy_call_says_what_was_said_then() {
 #[test]
 fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
     // The bridge of then told the model nothing about what was heard.
-    let mut case =
-        injection::all().into_iter().filter(|case| case.oracle == "heard" && case.scenario == "barge_in");
+    let mut case = injection::all()
+        .into_iter()
+        .filter(|case| case.oracle == "truncation_position" && case.scenario == "barge_in");
     let How::Wire(make) = case.next().expect("a saboteur of `heard`").how else { panic!("of the wire") };
     let scenario = injection::ground("barge_in").expect("a ground");
     let papers = InMemoryJournal::default();

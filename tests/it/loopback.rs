@@ -76,7 +76,7 @@ fn real_time_is_judged_by_the_same_rules() {
         }
     }
     let found = oracle::judge(&trace);
-    assert!(found.iter().any(|violation| violation.oracle == "heard"), "{found:?}");
+    assert!(found.iter().any(|violation| violation.oracle == "truncation_position"), "{found:?}");
 }
 
 #[test]

@@ -23,6 +23,39 @@ const FLAGS: &[(&str, &str)] = &[
     ("--tolerate", "--allow-failures"),
 ];
 
+/// An oracle's name in the release before, and its name today.
+const ORACLES: &[(&str, &str)] = &[
+    ("audible", "no_dead_air"),
+    ("auth", "stream_auth"),
+    ("bound", "memory_bounded"),
+    ("bye", "farewell_heard"),
+    ("bytes_in", "uplink_intact"),
+    ("bytes_out", "downlink_intact"),
+    ("clear", "clear_on_barge_in"),
+    ("expect", "scenario_expectations"),
+    ("fence", "no_stale_audio"),
+    ("format", "format_confirmed"),
+    ("goon", "survives_model_error"),
+    ("greet", "greeting_guard"),
+    ("heard", "truncation_position"),
+    ("keys", "dtmf_delivered"),
+    ("latency", "response_latency"),
+    ("legal", "protocol_valid"),
+    ("mark", "marks_unique"),
+    ("one", "single_response"),
+    ("owner", "one_stream_per_call"),
+    ("pace", "pacing"),
+    ("renew", "session_renewal"),
+    ("robust", "survives_bad_input"),
+    ("start", "opening_order"),
+    ("tear", "teardown"),
+    ("text", "transcript"),
+    ("tool", "tool_calls_answered"),
+];
+
+/// Flags whose value is the name of an oracle.
+const OF_ORACLES: [&str; 2] = ["--oracle", "--skip-rule"];
+
 /// A command line in the words of today, and a warning for each old word in it.
 pub(super) fn modern(words: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     let mut warnings = Vec::new();
@@ -41,9 +74,22 @@ pub(super) fn modern(words: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
         } else {
             modern.push(word);
         }
+        oracle(&mut modern, &mut warnings);
     }
     accept(&mut modern, &mut warnings);
     (modern, warnings)
+}
+
+/// The last word may be the old name of an oracle.
+fn oracle(words: &mut [OsString], warnings: &mut Vec<String>) {
+    let [.., before, last] = words else { return };
+    let text = last.to_str().unwrap_or_default();
+    let (flag, name) = text.split_once('=').unwrap_or((before.to_str().unwrap_or_default(), text));
+    let Some((old, new)) = ORACLES.iter().find(|(old, _)| OF_ORACLES.contains(&flag) && *old == name) else {
+        return;
+    };
+    warnings.push(format!("the oracle `{old}` is now `{new}`"));
+    *last = if text == *old { (*new).into() } else { format!("{flag}={new}").into() };
 }
 
 /// `bless --accept` is a command of its own now.
@@ -81,6 +127,8 @@ mod tests {
             ),
             ("scn run --sabotage x", "scn run --fault x", 1),
             ("scn zoo no_clear", "scn bugs no_clear", 1),
+            ("scn shrink 7 --oracle goon", "scn shrink 7 --oracle survives_model_error", 1),
+            ("scn conform x --except=format", "scn conform x --skip-rule=format_confirmed", 2),
         ] {
             assert_eq!(rewritten(old), (new.to_owned(), warnings), "{old}");
         }
@@ -91,6 +139,14 @@ mod tests {
         for line in ["scn run sabotage/barge_in --backend memory", "scn show zoo", "scn"] {
             assert_eq!(rewritten(line), (line.to_owned(), 0));
         }
+    }
+
+    #[test]
+    fn each_old_name_of_an_oracle_leads_to_one_of_today() {
+        let today: Vec<_> = crate::oracle::ALL.iter().map(|oracle| oracle.name).collect();
+        let mut named: Vec<_> = ORACLES.iter().map(|(_, new)| *new).collect();
+        named.sort_by_key(|name| today.iter().position(|known| known == name));
+        assert_eq!(named, today);
     }
 
     #[test]

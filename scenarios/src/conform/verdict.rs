@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 /// Rules that need the bridge's own account, and why they say nothing about somebody else's.
 pub const NOT_JUDGED: &[(&str, &str)] = &[
-    ("keys", "reads the bridge's own words for them, and its settings"),
-    ("text", "reads the bridge's own transcript"),
+    ("dtmf_delivered", "reads the bridge's own words for them, and its settings"),
+    ("transcript", "reads the bridge's own transcript"),
 ];
 
 /// What became of a scenario.
@@ -117,7 +117,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
         }
     }
     for note in &played.notes {
-        broken.insert(oracle::lifecycle::EXPECT.name);
+        broken.insert(oracle::lifecycle::SCENARIO_EXPECTATIONS.name);
         outcome.problems.push((note.clone(), String::new()));
     }
     Judged {
@@ -138,8 +138,8 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
     let call = trace.calls.get(violation.call)?;
     match violation.oracle {
         // Twilio plays and returns marks in order, so who counts them needs no names.
-        "mark" => Some("marks come back in order, and whoever counts them can still tell them apart"),
-        "clear" => {
+        "marks_unique" => Some("marks come back in order, and whoever counts them can still tell them apart"),
+        "clear_on_barge_in" => {
             let empty = call.caller.observations.iter().any(|seen| {
                 seen.at == violation.at
                     && matches!(seen.what, CallerObservation::GotClear { discarded: 0, .. })
@@ -147,12 +147,12 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
             empty.then_some("a clear of nothing silences nothing")
         }
         // How often a real stream's timestamps step is not known well enough to blame anybody for it.
-        "bytes_in" if !by.strict => {
+        "uplink_intact" if !by.strict => {
             let stands = oracle::audio::bytes_in_but_for_wander(trace).contains(violation);
             (!stands).then_some("steps of a millisecond or two in the timestamps were filled with silence")
         }
         // The service handles events in order: audio behind the settings is read by them.
-        "format" => {
+        "format_confirmed" => {
             let scripted = trace.scenario.calls.iter().any(|plan| plan.model.echoes_format.is_some());
             let behind = call.models.iter().any(|model| {
                 let set = model.observations.iter().position(|seen| matches!(seen.what, ModelObservation::GotUpdate { .. }));
@@ -222,12 +222,12 @@ mod tests {
     #[test]
     fn audio_ahead_of_the_settings_is_no_fault_in_the_format_every_session_begins_with() {
         let plain = early_audio("turns/one");
-        assert!(!plain.broken.contains("format"), "{:?}", plain.outcome.problems);
+        assert!(!plain.broken.contains("format_confirmed"), "{:?}", plain.outcome.problems);
         assert!(
             plain.advice.iter().any(|said| said.contains("every session begins with")),
             "{:?}",
             plain.advice
         );
-        assert!(early_audio("turns/pcmu").broken.contains("format"));
+        assert!(early_audio("turns/pcmu").broken.contains("format_confirmed"));
     }
 }

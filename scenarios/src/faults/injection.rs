@@ -61,98 +61,117 @@ pub fn all() -> Vec<Fault> {
     let head = |oracle, scenario, name, make| Fault { name, oracle, scenario, how: How::Head(make) };
     let record = |oracle, scenario, name, spoil| Fault { name, oracle, scenario, how: How::Record(spoil) };
     vec![
-        wire("clear", "barge_in", "drops the clear", || each(|m| m.unless(Message::is_clear))),
-        wire("clear", "barge_in", "clears 200 ms late", || {
+        wire("clear_on_barge_in", "barge_in", "drops the clear", || each(|m| m.unless(Message::is_clear))),
+        wire("clear_on_barge_in", "barge_in", "clears 200 ms late", || {
             each(|m| if m.is_clear() { m.later(200) } else { m.unspoiled() })
         }),
-        wire("clear", "barge_in", "clears twice", || {
+        wire("clear_on_barge_in", "barge_in", "clears twice", || {
             each(|m| if m.is_clear() { m.times(2) } else { m.unspoiled() })
         }),
-        wire("clear", "turn", "clears when an answer is over", || Box::new(ClearsNothing::default())),
-        wire("fence", "barge_in", "sends an old message after the clear", || Box::new(Stale::default())),
-        wire("heard", "barge_in", "cuts 200 ms late", || each(|m| m.moved_cut(200))),
-        wire("heard", "barge_in", "cuts 200 ms early", || each(|m| m.moved_cut(-200))),
-        wire("heard", "barge_in", "cuts another item", || each(Message::cut_of_another)),
-        wire("heard", "barge_in", "never cuts", || each(|m| m.unless(Message::is_cut))),
-        wire("heard", "barge_in", "cuts twice", || {
+        wire("clear_on_barge_in", "turn", "clears when an answer is over", || {
+            Box::new(ClearsNothing::default())
+        }),
+        wire("no_stale_audio", "barge_in", "sends an old message after the clear", || {
+            Box::new(Stale::default())
+        }),
+        wire("truncation_position", "barge_in", "cuts 200 ms late", || each(|m| m.moved_cut(200))),
+        wire("truncation_position", "barge_in", "cuts 200 ms early", || each(|m| m.moved_cut(-200))),
+        wire("truncation_position", "barge_in", "cuts another item", || each(Message::cut_of_another)),
+        wire("truncation_position", "barge_in", "never cuts", || each(|m| m.unless(Message::is_cut))),
+        wire("truncation_position", "barge_in", "cuts twice", || {
             each(|m| if m.is_cut() { m.times(2) } else { m.unspoiled() })
         }),
-        wire("bytes_out", "turn", "swaps two media messages", swapped_media),
-        wire("bytes_out", "turn", "drops a media message", || media(400, 1, |_| vec![])),
-        wire("bytes_out", "turn", "sends a media message twice", || media(400, 1, |m| m.times(2))),
-        wire("bytes_out", "turn", "sends noise instead of a voice", || media(400, 1, Message::noise)),
-        wire("bytes_out", "pcmu", "drops a media message of a G.711 session", || media(400, 1, |_| vec![])),
-        wire("bytes_out", "turn", "never sends the end of an answer", || {
+        wire("downlink_intact", "turn", "swaps two media messages", swapped_media),
+        wire("downlink_intact", "turn", "drops a media message", || media(400, 1, |_| vec![])),
+        wire("downlink_intact", "turn", "sends a media message twice", || media(400, 1, |m| m.times(2))),
+        wire("downlink_intact", "turn", "sends noise instead of a voice", || media(400, 1, Message::noise)),
+        wire("downlink_intact", "pcmu", "drops a media message of a G.711 session", || {
+            media(400, 1, |_| vec![])
+        }),
+        wire("downlink_intact", "turn", "never sends the end of an answer", || {
             media(1_200, usize::MAX, Message::swallow_media)
         }),
-        wire("bytes_in", "turn", "drops the caller's words", || appends(40, 45, |_| vec![])),
-        wire("bytes_in", "turn", "gives the caller's words twice", || appends(40, 45, |m| m.times(2))),
-        wire("bytes_in", "pcmu", "drops a frame of a G.711 session", || appends(40, 42, |_| vec![])),
-        wire("bytes_in", "turn", "never gives anything", || appends(0, usize::MAX, |_| vec![])),
-        wire("pace", "long", "sends everything at once", || Box::new(Burst::default())),
-        wire("pace", "long", "lets the ear run dry", || Box::new(Starve::default())),
-        wire("latency", "turn", "holds its audio for 400 ms", || {
+        wire("uplink_intact", "turn", "drops the caller's words", || appends(40, 45, |_| vec![])),
+        wire("uplink_intact", "turn", "gives the caller's words twice", || appends(40, 45, |m| m.times(2))),
+        wire("uplink_intact", "pcmu", "drops a frame of a G.711 session", || appends(40, 42, |_| vec![])),
+        wire("uplink_intact", "turn", "never gives anything", || appends(0, usize::MAX, |_| vec![])),
+        wire("pacing", "long", "sends everything at once", || Box::new(Burst::default())),
+        wire("pacing", "long", "lets the ear run dry", || Box::new(Starve::default())),
+        wire("response_latency", "turn", "holds its audio for 400 ms", || {
             each(|m| if m.out.is_text(Leg::Caller) { m.later(400) } else { m.unspoiled() })
         }),
-        wire("audible", "patient", "never says a word", || each(Message::swallow_media)),
-        head("greet", "protected", "ends the protected window late", || Box::new(LateMarks)),
-        head("greet", "protected_pcmu", "ends the protected window early", || {
+        wire("no_dead_air", "patient", "never says a word", || each(Message::swallow_media)),
+        head("greeting_guard", "protected", "ends the protected window late", || Box::new(LateMarks)),
+        head("greeting_guard", "protected_pcmu", "ends the protected window early", || {
             Box::new(Leak::of(3_200, 3_500))
         }),
-        wire("greet", "protected", "never ends the protected window", || {
+        wire("greeting_guard", "protected", "never ends the protected window", || {
             appends(0, usize::MAX, Message::silent)
         }),
-        head("greet", "protected_pcmu", "lets a word through the protected window", || {
+        head("greeting_guard", "protected_pcmu", "lets a word through the protected window", || {
             Box::new(Leak::of(1_500, 1_800))
         }),
-        wire("greet", "protected_pcmu", "silences a word behind the protected window", || {
+        wire("greeting_guard", "protected_pcmu", "silences a word behind the protected window", || {
             appends(200, 210, Message::silent)
         }),
-        head("greet", "protected_key", "clears at a key in the protected window", || {
+        head("greeting_guard", "protected_key", "clears at a key in the protected window", || {
             Box::<ClearsAtKeys>::default()
         }),
-        head("keys", "keys", "loses a key", || Box::<LosesAKey>::default()),
-        wire("keys", "keys", "tells keys twice", || {
+        head("dtmf_delivered", "keys", "loses a key", || Box::<LosesAKey>::default()),
+        wire("dtmf_delivered", "keys", "tells keys twice", || {
             each(|m| if m.is_user_text() { m.times(2) } else { m.unspoiled() })
         }),
-        wire("keys", "keys", "tells keys two seconds late", || {
+        wire("dtmf_delivered", "keys", "tells keys two seconds late", || {
             each(|m| if m.is_user_text() { m.later(2_000) } else { m.unspoiled() })
         }),
-        wire("keys", "keys", "tells no keys", || each(|m| m.unless(Message::is_user_text))),
-        wire("legal", "turn", "adds a field Twilio does not know", || each(Message::with_extra_field)),
-        wire("legal", "turn", "misspells an event to the model", || each(Message::misspelt)),
-        wire("legal", "barge_in", "cuts behind the end", || each(|m| m.moved_cut(60_000))),
-        wire("one", "long", "asks for a response during one", || {
+        wire("dtmf_delivered", "keys", "tells no keys", || each(|m| m.unless(Message::is_user_text))),
+        wire("protocol_valid", "turn", "adds a field Twilio does not know", || {
+            each(Message::with_extra_field)
+        }),
+        wire("protocol_valid", "turn", "misspells an event to the model", || each(Message::misspelt)),
+        wire("protocol_valid", "barge_in", "cuts behind the end", || each(|m| m.moved_cut(60_000))),
+        wire("single_response", "long", "asks for a response during one", || {
             media(100, 1, |m| m.with_model_event(&json!({"type": "response.create"})))
         }),
-        wire("format", "turn", "sends audio before the session is ready", || each(Message::with_early_audio)),
-        wire("format", "turn", "asks for another format", || each(Message::with_other_format)),
-        wire("mark", "turn", "gives every mark the same name", || each(Message::with_common_mark)),
-        wire("tool", "tool", "never answers a function call", || each(|m| m.unless(Message::is_tool_output))),
-        wire("tool", "tool", "answers a function call twice", || {
+        wire("format_confirmed", "turn", "sends audio before the session is ready", || {
+            each(Message::with_early_audio)
+        }),
+        wire("format_confirmed", "turn", "asks for another format", || each(Message::with_other_format)),
+        wire("marks_unique", "turn", "gives every mark the same name", || each(Message::with_common_mark)),
+        wire("tool_calls_answered", "tool", "never answers a function call", || {
+            each(|m| m.unless(Message::is_tool_output))
+        }),
+        wire("tool_calls_answered", "tool", "answers a function call twice", || {
             each(|m| if m.is_tool_output() { m.times(2) } else { m.unspoiled() })
         }),
-        wire("tool", "tool", "never asks the model to go on", || {
+        wire("tool_calls_answered", "tool", "never asks the model to go on", || {
             each(|m| m.unless(|m| m.has_type("response.create")))
         }),
-        wire("tool", "filler", "says that it takes a moment, and never asks for the answer", || {
-            each(|m| m.unless(|m| m.has_type("response.create") && !m.has_instructions()))
+        wire(
+            "tool_calls_answered",
+            "filler",
+            "says that it takes a moment, and never asks for the answer",
+            || each(|m| m.unless(|m| m.has_type("response.create") && !m.has_instructions())),
+        ),
+        wire("opening_order", "no_start", "waits for start for ever", || each(|m| m.unless_end(Leg::Caller))),
+        wire("teardown", "turn", "never closes the model's connection", || {
+            each(|m| m.unless_end(Leg::Model))
         }),
-        wire("start", "no_start", "waits for start for ever", || each(|m| m.unless_end(Leg::Caller))),
-        wire("tear", "turn", "never closes the model's connection", || each(|m| m.unless_end(Leg::Model))),
-        wire("tear", "turn", "closes the model's connection late", || {
+        wire("teardown", "turn", "closes the model's connection late", || {
             each(|m| m.late_end(Leg::Model, 5_000))
         }),
-        record("tear", "turn", "leaves a task behind", |mut trace| {
+        record("teardown", "turn", "leaves a task behind", |mut trace| {
             trace.leftovers.push("a writer task of call 0".into());
             trace
         }),
-        wire("goon", "error", "falls silent after an error", || each(Message::swallow_media)),
-        wire("goon", "error", "hangs up after an error", || Box::new(HangsUpAt::new(At::ms(2_500)))),
-        wire("robust", "malformed", "hangs up after a malformed frame", || {
+        wire("survives_model_error", "error", "falls silent after an error", || each(Message::swallow_media)),
+        wire("survives_model_error", "error", "hangs up after an error", || {
+            Box::new(HangsUpAt::new(At::ms(2_500)))
+        }),
+        wire("survives_bad_input", "malformed", "hangs up after a malformed frame", || {
             Box::new(HangsUpAt::new(At::ms(1_500)))
         }),
-        record("owner", "owner", "keeps the old stream of a call alive", |mut trace| {
+        record("one_stream_per_call", "owner", "keeps the old stream of a call alive", |mut trace| {
             let until = trace.ended_at;
             for seen in &mut trace.calls[0].caller.observations {
                 if let CallerObservation::Ended(Ending::ByPeer { .. }) = seen.what {
@@ -162,34 +181,34 @@ pub fn all() -> Vec<Fault> {
             trace.ended_at = until.plus_ms(1);
             trace
         }),
-        head("auth", "door", "lets everybody in", || Box::new(LetsEverybodyIn)),
-        head("auth", "door", "lets nobody in", || Box::new(LetsNobodyIn)),
-        wire("auth", "door", "keeps a stranger's stream open", || each(|m| m.unless_end(Leg::Caller))),
-        head("bye", "goodbye", "hangs up on the function call", || Box::new(HangsUpOnTheWish)),
-        wire("bye", "second_thought", "hangs up on a caller who spoke first", || {
+        head("stream_auth", "door", "lets everybody in", || Box::new(LetsEverybodyIn)),
+        head("stream_auth", "door", "lets nobody in", || Box::new(LetsNobodyIn)),
+        wire("stream_auth", "door", "keeps a stranger's stream open", || each(|m| m.unless_end(Leg::Caller))),
+        head("farewell_heard", "goodbye", "hangs up on the function call", || Box::new(HangsUpOnTheWish)),
+        wire("farewell_heard", "second_thought", "hangs up on a caller who spoke first", || {
             each(|m| if m.is_clear() { m.and_close() } else { m.unspoiled() })
         }),
-        head("bye", "goodbye", "never hangs up", || Box::new(NeverHangsUp)),
-        head("renew", "answer_at_the_limit", "gives the session up in mid-answer", || {
+        head("farewell_heard", "goodbye", "never hangs up", || Box::new(NeverHangsUp)),
+        head("session_renewal", "answer_at_the_limit", "gives the session up in mid-answer", || {
             Box::<LosesCount>::default()
         }),
-        head("renew", "words_at_the_limit", "gives the session up in mid-sentence", || {
+        head("session_renewal", "words_at_the_limit", "gives the session up in mid-sentence", || {
             Box::new(DeafToSpeech)
         }),
-        head("renew", "renewal", "never renews a session", || Box::new(KnowsNoLimit)),
-        wire("renew", "renewal", "forgets what was said", || {
+        head("session_renewal", "renewal", "never renews a session", || Box::new(KnowsNoLimit)),
+        wire("session_renewal", "renewal", "forgets what was said", || {
             each(|m| m.unless(|m| m.has_type("conversation.item.create")))
         }),
-        head("renew", "renewal", "tells the next session what nobody heard", || {
+        head("session_renewal", "renewal", "tells the next session what nobody heard", || {
             Box::new(TellsTheUnheard::default())
         }),
-        wire("renew", "renewal", "greets in every session", || {
+        wire("session_renewal", "renewal", "greets in every session", || {
             in_the_second_session(|nth, m| {
                 let greets = nth == 0 && m.is_append();
                 if greets { m.with_model_event(&json!({"type": "response.create"})) } else { m.unspoiled() }
             })
         }),
-        wire("renew", "renewal", "sets the next session in another way", || {
+        wire("session_renewal", "renewal", "sets the next session in another way", || {
             in_the_second_session(|_, m| {
                 if !m.has_type("session.update") {
                     return m.unspoiled();
@@ -197,18 +216,18 @@ pub fn all() -> Vec<Fault> {
                 m.changed(Leg::Model, |json| json["session"]["instructions"] = json!("Be somebody else."))
             })
         }),
-        wire("bytes_in", "words_without_a_session", "loses what was said without a session", || {
+        wire("uplink_intact", "words_without_a_session", "loses what was said without a session", || {
             in_the_second_session(|nth, m| m.unless(|m| nth < 3 && m.is_append()))
         }),
-        record("text", "barge_in", "writes down what was never heard", |mut trace| {
+        record("transcript", "barge_in", "writes down what was never heard", |mut trace| {
             said_in_full(&mut trace);
             trace
         }),
-        record("text", "two_turns", "writes the lines in the order they came", |mut trace| {
+        record("transcript", "two_turns", "writes the lines in the order they came", |mut trace| {
             with_transcript(&mut trace, |lines| lines.reverse());
             trace
         }),
-        record("bound", "turn", "holds a gigabyte", |mut trace| {
+        record("memory_bounded", "turn", "holds a gigabyte", |mut trace| {
             for (_, event) in &mut trace.calls[0].bridge {
                 if let CallEvent::Ended { counts, .. } = event {
                     counts.peak_held_bytes = 1 << 30;
@@ -216,15 +235,15 @@ pub fn all() -> Vec<Fault> {
             }
             trace
         }),
-        record("expect", "turn", "panics", |mut trace| {
+        record("scenario_expectations", "turn", "panics", |mut trace| {
             trace.panics.push("index out of bounds".into());
             trace
         }),
-        record("expect", "turn", "never ends", |mut trace| {
+        record("scenario_expectations", "turn", "never ends", |mut trace| {
             trace.cut = true;
             trace
         }),
-        wire("expect", "barge_in", "clears once more than wanted", || {
+        wire("scenario_expectations", "barge_in", "clears once more than wanted", || {
             each(|m| if m.is_clear() { m.times(2) } else { m.unspoiled() })
         }),
     ]

@@ -42,40 +42,40 @@ const PAUSE_FILL_MS: f64 = 500.0;
 const PAUSE_SEEN_US: u64 = 2_000_000;
 
 /// See [`Oracle::about`].
-pub const BYTES_OUT: Oracle = Oracle {
-    name: "bytes_out",
+pub const DOWNLINK_INTACT: Oracle = Oracle {
+    name: "downlink_intact",
     about: "Each item reaches the ear whole, once and in order, unless it was interrupted, because a lost or repeated \
             syllable is the first thing a caller notices.",
     check: bytes_out,
 };
 
 /// See [`Oracle::about`].
-pub const BYTES_IN: Oracle = Oracle {
-    name: "bytes_in",
+pub const UPLINK_INTACT: Oracle = Oracle {
+    name: "uplink_intact",
     about: "The model is given what the microphone sent, in order, with gaps filled by their timestamps, because its \
             sense of time is the audio it was given.",
     check: bytes_in,
 };
 
 /// See [`Oracle::about`].
-pub const PACE: Oracle = Oracle {
-    name: "pace",
+pub const PACING: Oracle = Oracle {
+    name: "pacing",
     about: "The ear never runs dry while the bridge holds audio, and is never fed further ahead than agreed, because \
             holes are heard and a long queue must be cleared.",
     check: pace,
 };
 
 /// See [`Oracle::about`].
-pub const LATENCY: Oracle = Oracle {
-    name: "latency",
+pub const RESPONSE_LATENCY: Oracle = Oracle {
+    name: "response_latency",
     about: "In calm weather an answer is heard within the budget and the bridge adds next to nothing, because every \
             tenth of a second makes a conversation harder.",
     check: latency,
 };
 
 /// See [`Oracle::about`].
-pub const AUDIBLE: Oracle = Oracle {
-    name: "audible",
+pub const NO_DEAD_AIR: Oracle = Oracle {
+    name: "no_dead_air",
     about: "A caller who waits hears an answer, a notice or the end of the call before patience is over, because \
             silence is the one failure nobody can report.",
     check: audible,
@@ -84,7 +84,7 @@ pub const AUDIBLE: Oracle = Oracle {
 // ------------------------------------------------------------------------------------------- bytes out
 
 fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, BYTES_OUT.name, |case, violations| {
+    each(trace, DOWNLINK_INTACT.name, |case, violations| {
         let interruptions = barge_ins(case);
         let mut last_begin: Option<(usize, &Item)> = None;
         for item in case.hearing.items.iter().filter(|item| !item.silent) {
@@ -303,7 +303,7 @@ enum Wander {
 }
 
 fn bytes_in_granting(trace: &Trace, wander: Wander) -> Vec<super::case::Violation> {
-    each(trace, BYTES_IN.name, |case, violations| {
+    each(trace, UPLINK_INTACT.name, |case, violations| {
         for m in 0..case.call.models.len() {
             check_given(case, m, wander, violations);
         }
@@ -493,7 +493,7 @@ fn has_speech(mic: &[MicFrame], from: usize, to: usize) -> bool {
 // ------------------------------------------------------------------------------------------------ pace
 
 fn pace(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, PACE.name, |case, violations| {
+    each(trace, PACING.name, |case, violations| {
         check_holes(case, violations);
         check_lead(case, violations);
         for seen in &case.call.caller.observations {
@@ -715,7 +715,7 @@ pub(crate) fn answers(case: &CallUnderTest<'_>) -> Vec<Answer> {
 }
 
 fn latency(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, LATENCY.name, |case, violations| {
+    each(trace, RESPONSE_LATENCY.name, |case, violations| {
         if !case.tolerance.is_calm() {
             return;
         }
@@ -780,7 +780,7 @@ struct Wait {
 }
 
 fn audible(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, AUDIBLE.name, |case, violations| {
+    each(trace, NO_DEAD_AIR.name, |case, violations| {
         if !case.tolerance.ear_works() {
             return;
         }

@@ -17,24 +17,24 @@ pub const FRAME_US: u64 = 20_000;
 const BELONGS_US: u64 = 2_000_000;
 
 /// See [`Oracle::about`].
-pub const CLEAR: Oracle = Oracle {
-    name: "clear",
+pub const CLEAR_ON_BARGE_IN: Oracle = Oracle {
+    name: "clear_on_barge_in",
     about: "A barge-in with unheard audio at the ear is answered by exactly one clear, at once, and one without by none, \
             because a caller who is talked over hangs up.",
     check: clear,
 };
 
 /// See [`Oracle::about`].
-pub const FENCE: Oracle = Oracle {
-    name: "fence",
+pub const NO_STALE_AUDIO: Oracle = Oracle {
+    name: "no_stale_audio",
     about: "After a barge-in no byte of a response that existed then reaches the ear, because half a stale sentence \
             sounds like a broken machine.",
     check: fence,
 };
 
 /// See [`Oracle::about`].
-pub const HEARD: Oracle = Oracle {
-    name: "heard",
+pub const TRUNCATION_POSITION: Oracle = Oracle {
+    name: "truncation_position",
     about: "The interrupted item is cut once, where the ear stopped, and no other is touched, because otherwise the \
             model believes it said what nobody heard.",
     check: heard,
@@ -228,7 +228,7 @@ fn unsure_us(case: &CallUnderTest<'_>, at: At) -> u64 {
 }
 
 fn clear(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, CLEAR.name, |case, violations| {
+    each(trace, CLEAR_ON_BARGE_IN.name, |case, violations| {
         let barge_ins = barge_ins(case);
         for barge_in in barge_ins.iter().filter(|b| b.spoken && b.owed) {
             check_clear(case, barge_in, violations);
@@ -288,7 +288,7 @@ fn is_agent(hearing: &Attribution, at: At, unheard: usize) -> bool {
 }
 
 fn fence(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, FENCE.name, |case, violations| {
+    each(trace, NO_STALE_AUDIO.name, |case, violations| {
         // A key that silenced nothing is not bound to have stopped anything.
         let silences = |b: &BargeIn| b.owed && (b.spoken || !b.clears.is_empty());
         for barge_in in barge_ins(case).into_iter().filter(silences) {
@@ -382,7 +382,7 @@ pub(crate) fn cuts(case: &CallUnderTest<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> 
 }
 
 fn heard(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, HEARD.name, |case, violations| {
+    each(trace, TRUNCATION_POSITION.name, |case, violations| {
         let barge_ins = barge_ins(case);
         let cuts = cuts(case, &barge_ins);
         for (i, cut) in cuts.iter().enumerate() {

@@ -190,7 +190,8 @@ mod tests {
         let trace = trace();
         let at =
             trace.calls[0].bridge.iter().find(|(_, e)| format!("{e:?}").starts_with("BargeIn")).unwrap().0;
-        let text = around(&trace, &Violation { oracle: "heard", call: 0, at, what: String::new() });
+        let text =
+            around(&trace, &Violation { oracle: "truncation_position", call: 0, at, what: String::new() });
         assert_eq!(text.lines().filter(|line| line.starts_with('▸')).count(), 1, "{text}");
         assert!((4..=14).contains(&text.lines().count()), "{text}");
     }

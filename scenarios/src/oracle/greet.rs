@@ -15,8 +15,8 @@ const BEHIND_US: u64 = 1_000_000;
 const UNRECOGNISED: usize = 2;
 
 /// See [`Oracle::about`].
-pub const GREET: Oracle = Oracle {
-    name: "greet",
+pub const GREETING_GUARD: Oracle = Oracle {
+    name: "greeting_guard",
     about: "In the protected window the model is given silence and the greeting is not cut, and from its end on, by mark \
             or by time, the caller is heard, because an agent that is interrupted by its own echo never gets to speak.",
     check: greet,
@@ -169,7 +169,7 @@ fn first_speech(case: &CallUnderTest<'_>) -> Option<At> {
 }
 
 fn greet(trace: &Trace) -> Vec<Violation> {
-    each(trace, GREET.name, |case, violations| {
+    each(trace, GREETING_GUARD.name, |case, violations| {
         let Some(window) = window(case) else { return };
         for m in 0..case.call.models.len() {
             check_silence(case, m, window, violations);

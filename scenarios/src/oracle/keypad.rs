@@ -14,15 +14,15 @@ use mocks::record::{CallerObservation, ModelObservation, Observation};
 const PROMPT_US: u64 = 100_000;
 
 /// See [`Oracle::about`].
-pub const KEYS: Oracle = Oracle {
-    name: "keys",
+pub const DTMF_DELIVERED: Oracle = Oracle {
+    name: "dtmf_delivered",
     about: "Every key the caller presses is told to the model once, in order, as soon as its entry is complete, because \
             a model cannot hear keys, and a digit lost or doubled makes another number.",
     check: keys,
 };
 
 fn keys(trace: &Trace) -> Vec<Violation> {
-    each(trace, KEYS.name, check)
+    each(trace, DTMF_DELIVERED.name, check)
 }
 
 fn check(case: &CallUnderTest<'_>, violations: &mut Violations) {

@@ -18,16 +18,16 @@ const TURNED_AWAY_US: u64 = 1_000_000;
 const UNHEARD_MS: f64 = 60.0;
 
 /// See [`Oracle::about`].
-pub const AUTH: Oracle = Oracle {
-    name: "auth",
+pub const STREAM_AUTH: Oracle = Oracle {
+    name: "stream_auth",
     about: "Where a stream has to show whose it is, nothing is said to or dialled for one that cannot, and one that \
             can is carried, because whoever opens streams spends the operator's money.",
     check: auth,
 };
 
 /// See [`Oracle::about`].
-pub const BYE: Oracle = Oracle {
-    name: "bye",
+pub const FAREWELL_HEARD: Oracle = Oracle {
+    name: "farewell_heard",
     about: "A call its model ends or puts through is left when the caller has heard the farewell, and goes on when \
             the caller speaks first, because nobody likes to be hung up on.",
     check: bye,
@@ -48,7 +48,7 @@ fn auth(trace: &Trace) -> Vec<Violation> {
     if !trace.scenario.server.signed {
         return Vec::new();
     }
-    each(trace, AUTH.name, |case, violations| {
+    each(trace, STREAM_AUTH.name, |case, violations| {
         let observations = &case.call.caller.observations;
         let started =
             observations.iter().find(|seen| seen.what == CallerObservation::SentStart).map(|seen| seen.at);
@@ -100,7 +100,7 @@ struct Wish<'a> {
 }
 
 fn bye(trace: &Trace) -> Vec<Violation> {
-    each(trace, BYE.name, |case, violations| {
+    each(trace, FAREWELL_HEARD.name, |case, violations| {
         for (model, record) in case.call.models.iter().enumerate() {
             for seen in &record.observations {
                 if let ModelObservation::SentFunctionCall { response, name, .. } = &seen.what

@@ -28,48 +28,48 @@ pub(super) const WORDS_US: u64 = 5_000_000;
 const MOMENT_MS: usize = 1_000;
 
 /// See [`Oracle::about`].
-pub const TEAR: Oracle = Oracle {
-    name: "tear",
+pub const TEARDOWN: Oracle = Oracle {
+    name: "teardown",
     about: "When one leg ends, the other is closed within a second and nothing is left behind, because a forgotten \
             session is paid for by the minute.",
     check: tear,
 };
 
 /// See [`Oracle::about`].
-pub const GOON: Oracle = Oracle {
-    name: "goon",
+pub const SURVIVES_MODEL_ERROR: Oracle = Oracle {
+    name: "survives_model_error",
     about: "After an error that ends nothing, the next response is heard, because most errors of the model are \
             passing.",
     check: goon,
 };
 
 /// See [`Oracle::about`].
-pub const ROBUST: Oracle = Oracle {
-    name: "robust",
+pub const SURVIVES_BAD_INPUT: Oracle = Oracle {
+    name: "survives_bad_input",
     about: "A malformed or unknown frame is survived, and no call pays for another's, because one bad frame must not \
             hang up on anyone.",
     check: robust,
 };
 
 /// See [`Oracle::about`].
-pub const OWNER: Oracle = Oracle {
-    name: "owner",
+pub const ONE_STREAM_PER_CALL: Oracle = Oracle {
+    name: "one_stream_per_call",
     about: "At most one stream of a call is alive, and its predecessor's end does not end it, because two agents on \
             one line talk to each other.",
     check: owner,
 };
 
 /// See [`Oracle::about`].
-pub const TEXT: Oracle = Oracle {
-    name: "text",
+pub const TRANSCRIPT: Oracle = Oracle {
+    name: "transcript",
     about: "The transcript is in the order of the conversation and holds of the agent what was heard, because people \
             read it as what was said.",
     check: text,
 };
 
 /// See [`Oracle::about`].
-pub const EXPECT: Oracle = Oracle {
-    name: "expect",
+pub const SCENARIO_EXPECTATIONS: Oracle = Oracle {
+    name: "scenario_expectations",
     about: "The call ends, as the scenario expects, without a panic, because everything else is worth nothing if it \
             did not.",
     check: expect,
@@ -78,7 +78,7 @@ pub const EXPECT: Oracle = Oracle {
 // ------------------------------------------------------------------------------------------------ tear
 
 fn tear(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, TEAR.name, |case, violations| {
+    let mut all = each(trace, TEARDOWN.name, |case, violations| {
         let tolerance = &case.tolerance;
         check_caller_gone(case, violations);
         for m in 0..case.call.models.len() {
@@ -103,7 +103,7 @@ fn tear(trace: &Trace) -> Vec<Violation> {
     });
     for left in &trace.leftovers {
         let what = format!("left behind: {left}");
-        all.push(Violation { oracle: TEAR.name, call: 0, at: trace.ended_at, what });
+        all.push(Violation { oracle: TEARDOWN.name, call: 0, at: trace.ended_at, what });
     }
     all
 }
@@ -152,7 +152,7 @@ fn check_caller_gone(case: &CallUnderTest<'_>, violations: &mut Violations) {
 pub fn teardowns(trace: &Trace) -> Vec<f64> {
     use std::cell::RefCell;
     let took = RefCell::new(Vec::new());
-    each(trace, TEAR.name, |case, _| {
+    each(trace, TEARDOWN.name, |case, _| {
         let Some(gone) = case.tolerance.caller_gone() else { return };
         let ends: Vec<At> = (0..case.call.models.len()).map(|m| case.tolerance.model_over(m)).collect();
         if let Some(last) = ends.into_iter().max().filter(|last| *last != At(u64::MAX) && *last >= gone) {
@@ -165,7 +165,7 @@ pub fn teardowns(trace: &Trace) -> Vec<f64> {
 // ------------------------------------------------------------------------------------------------ goon
 
 fn goon(trace: &Trace) -> Vec<Violation> {
-    each(trace, GOON.name, |case, violations| {
+    each(trace, SURVIVES_MODEL_ERROR.name, |case, violations| {
         for m in 0..case.call.models.len() {
             check_goon(case, m, violations);
         }
@@ -250,7 +250,7 @@ fn is_mute(case: &CallUnderTest<'_>) -> bool {
 }
 
 fn robust(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, ROBUST.name, |case, violations| {
+    let mut all = each(trace, SURVIVES_BAD_INPUT.name, |case, violations| {
         let tolerance = &case.tolerance;
         let Some(closed) = tolerance.closed_by_bridge() else { return };
         if tolerance.expects_bridge_to_end()
@@ -291,7 +291,7 @@ fn robust(trace: &Trace) -> Vec<Violation> {
         }
     });
     // A call that sent nothing odd itself must not notice that another did.
-    let innocent = each(trace, ROBUST.name, |case, violations| {
+    let innocent = each(trace, SURVIVES_BAD_INPUT.name, |case, violations| {
         let own = |s: &CallerObservation| matches!(s, CallerObservation::SentRaw { .. });
         let others = trace
             .calls
@@ -339,7 +339,7 @@ fn was_not_settled(case: &CallUnderTest<'_>) -> bool {
 // ----------------------------------------------------------------------------------------------- owner
 
 fn owner(trace: &Trace) -> Vec<Violation> {
-    each(trace, OWNER.name, |case, violations| {
+    each(trace, ONE_STREAM_PER_CALL.name, |case, violations| {
         // Who is turned away at the door takes nobody's place.
         let came_in = |index: usize| {
             let turned_away = |seen: &mocks::record::Observation<CallerObservation>| {
@@ -510,7 +510,7 @@ fn was_given_up_to_renew(case: &CallUnderTest<'_>, m: usize, closed: At) -> bool
 }
 
 fn text(trace: &Trace) -> Vec<Violation> {
-    each(trace, TEXT.name, |case, violations| {
+    each(trace, TRANSCRIPT.name, |case, violations| {
         let Some((at, transcript)) = case.call.bridge.iter().find_map(|(at, event)| {
             if let CallEvent::Ended { transcript, .. } = event { Some((*at, transcript)) } else { None }
         }) else {
@@ -682,7 +682,7 @@ fn check_caller_line(case: &CallUnderTest<'_>, at: At, line: &Line, violations: 
 // ---------------------------------------------------------------------------------------------- expect
 
 fn expect(trace: &Trace) -> Vec<Violation> {
-    let mut all = each(trace, EXPECT.name, |case, violations| {
+    let mut all = each(trace, SCENARIO_EXPECTATIONS.name, |case, violations| {
         let ended = case.call.caller.observations.iter().find_map(|s| {
             if let CallerObservation::Ended(ending) = &s.what { Some((s.at, ending)) } else { None }
         });
@@ -711,7 +711,7 @@ fn expect(trace: &Trace) -> Vec<Violation> {
         }
     });
     let mut whole = |what: String| {
-        all.push(Violation { oracle: EXPECT.name, call: 0, at: trace.ended_at, what });
+        all.push(Violation { oracle: SCENARIO_EXPECTATIONS.name, call: 0, at: trace.ended_at, what });
     };
     if let Some(problem) = Tolerance::disappointment_of_all(trace) {
         whole(problem);

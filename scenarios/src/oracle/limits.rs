@@ -12,15 +12,15 @@ const PCM_BYTES_PER_MS: u64 = 48;
 const G711_BYTES_PER_MS: u64 = 8;
 
 /// See [`Oracle::about`].
-pub const BOUND: Oracle = Oracle {
-    name: "bound",
+pub const MEMORY_BOUNDED: Oracle = Oracle {
+    name: "memory_bounded",
     about: "A call holds no more audio than its limits say, whatever it is sent, because a thousand calls share one \
             machine.",
     check: bound,
 };
 
 fn bound(trace: &Trace) -> Vec<Violation> {
-    each(trace, BOUND.name, |case, violations| {
+    each(trace, MEMORY_BOUNDED.name, |case, violations| {
         let limits = &case.tolerance.config.limits;
         let per_ms = if case.tolerance.wanted_format() == Some("audio/pcm") {
             PCM_BYTES_PER_MS

@@ -19,47 +19,47 @@ const NOTICE_MS: u64 = 4_000;
 const ROUNDING_US: u64 = 1_000;
 
 /// See [`Oracle::about`].
-pub const LEGAL: Oracle = Oracle {
-    name: "legal",
+pub const PROTOCOL_VALID: Oracle = Oracle {
+    name: "protocol_valid",
     about: "Nothing is sent that the receiver must reject in the state it is known to be in, because every rejection \
             is an effect that did not happen.",
     check: legal,
 };
 
 /// See [`Oracle::about`].
-pub const ONE: Oracle = Oracle {
-    name: "one",
+pub const SINGLE_RESPONSE: Oracle = Oracle {
+    name: "single_response",
     about: "No response is asked for while another is known to be active or asked for, because the second is refused \
             and its answer is lost.",
     check: one,
 };
 
 /// See [`Oracle::about`].
-pub const FORMAT: Oracle = Oracle {
-    name: "format",
+pub const FORMAT_CONFIRMED: Oracle = Oracle {
+    name: "format_confirmed",
     about: "No audio reaches the model before its formats are confirmed and equal to the wire, because audio in the \
             wrong format is noise to one side.",
     check: format,
 };
 
 /// See [`Oracle::about`].
-pub const MARK: Oracle = Oracle {
-    name: "mark",
+pub const MARKS_UNIQUE: Oracle = Oracle {
+    name: "marks_unique",
     about: "No two outstanding marks share a name, because then nobody can tell which of them came back.",
     check: mark,
 };
 
 /// See [`Oracle::about`].
-pub const TOOL: Oracle = Oracle {
-    name: "tool",
+pub const TOOL_CALLS_ANSWERED: Oracle = Oracle {
+    name: "tool_calls_answered",
     about: "Each function call of a finished response is answered exactly once and the model is asked to go on, \
             because an open call leaves the model mute.",
     check: tool,
 };
 
 /// See [`Oracle::about`].
-pub const START: Oracle = Oracle {
-    name: "start",
+pub const OPENING_ORDER: Oracle = Oracle {
+    name: "opening_order",
     about: "The opening messages are handled in every early order, or their absence is timed out, because a stream \
             nobody takes is a silent call that is paid for.",
     check: start,
@@ -68,7 +68,7 @@ pub const START: Oracle = Oracle {
 // ----------------------------------------------------------------------------------------------- legal
 
 fn legal(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, LEGAL.name, |case, violations| {
+    each(trace, PROTOCOL_VALID.name, |case, violations| {
         for seen in &case.call.caller.observations {
             if let CallerObservation::Warned { code: code @ (31_950 | 31_951), detail } = &seen.what {
                 violations.push(seen.at, format!("Twilio would warn ({code}): {detail}"));
@@ -220,7 +220,7 @@ fn has_unanswered_create(observations: &[Observation<ModelObservation>]) -> bool
 // ------------------------------------------------------------------------------------------------- one
 
 fn one(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, ONE.name, |case, violations| {
+    each(trace, SINGLE_RESPONSE.name, |case, violations| {
         for (m, model) in case.call.models.iter().enumerate() {
             check_one(case, m, &model.observations, violations);
         }
@@ -318,7 +318,7 @@ fn is_answered(id: Option<&str>, since: At, seen: &[Observation<ModelObservation
 // ---------------------------------------------------------------------------------------------- format
 
 fn format(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, FORMAT.name, |case, violations| {
+    each(trace, FORMAT_CONFIRMED.name, |case, violations| {
         for (m, model) in case.call.models.iter().enumerate() {
             let mut confirmed: Option<At> = None;
             let mut formats: Option<(&str, &str)> = None;
@@ -389,7 +389,7 @@ fn check_formats(
 // ------------------------------------------------------------------------------------------------ mark
 
 fn mark(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, MARK.name, |case, violations| {
+    each(trace, MARKS_UNIQUE.name, |case, violations| {
         let mut outstanding: BTreeMap<&str, At> = BTreeMap::new();
         for seen in &case.call.caller.observations {
             if let CallerObservation::GotMark { name, .. } = &seen.what {
@@ -409,7 +409,7 @@ fn mark(trace: &Trace) -> Vec<super::case::Violation> {
 // ------------------------------------------------------------------------------------------------ tool
 
 fn tool(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, TOOL.name, |case, violations| {
+    each(trace, TOOL_CALLS_ANSWERED.name, |case, violations| {
         for m in 0..case.call.models.len() {
             check_tools(case, m, violations);
         }
@@ -661,7 +661,7 @@ fn done_of<'a>(observations: &'a [Observation<ModelObservation>], response: &str
 // ----------------------------------------------------------------------------------------------- start
 
 fn start(trace: &Trace) -> Vec<super::case::Violation> {
-    each(trace, START.name, |case, violations| {
+    each(trace, OPENING_ORDER.name, |case, violations| {
         let tolerance = &case.tolerance;
         let timeouts = &tolerance.config.timeouts;
         let caller = &case.call.caller;

@@ -2,8 +2,8 @@
 //!
 //! Nothing of it is the bridge's word: when a session was given up, what could be heard at that moment, what the next
 //! one was told and what had really been said and heard are all known at the two ends. That there is never more than
-//! one session at a time is [`super::protocol::START`]'s rule, and that no word of the caller is lost between two of
-//! them is [`super::audio::BYTES_IN`]'s.
+//! one session at a time is [`super::protocol::OPENING_ORDER`]'s rule, and that no word of the caller is lost between two of
+//! them is [`super::audio::UPLINK_INTACT`]'s.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a judge picks the observations it needs")]
 
@@ -29,8 +29,8 @@ const UNNOTICED_US: u64 = 500_000;
 const SECOND_US: u64 = 1_000_000;
 
 /// See [`Oracle::about`].
-pub const RENEW: Oracle = Oracle {
-    name: "renew",
+pub const SESSION_RENEWAL: Oracle = Oracle {
+    name: "session_renewal",
     about: "Where sessions are renewed, one that nears its limit is followed by another in a quiet moment, which is set \
             like the first, is told what was said and heard, and greets nobody, because a call may be longer than a \
             session.",
@@ -38,7 +38,7 @@ pub const RENEW: Oracle = Oracle {
 };
 
 fn renew(trace: &Trace) -> Vec<Violation> {
-    each(trace, RENEW.name, |case, violations| {
+    each(trace, SESSION_RENEWAL.name, |case, violations| {
         let Some(renewal) = &case.tolerance.config.renewal else { return };
         let followed = followed(case.call);
         for (m, next) in &followed {

@@ -129,7 +129,7 @@ mod tests {
         assert_eq!((&file["passed"], &file["stages"][0]["failed"]), (&Value::from(false), &Value::from(1)));
         let bad = &file["runs"][1];
         assert_eq!((&bad["scenario"], &bad["seed"]), (&Value::from("test/bad"), &Value::from("9")));
-        assert_eq!(bad["problems"][0]["oracle"], "expect");
+        assert_eq!(bad["problems"][0]["oracle"], "scenario_expectations");
         assert!(bad["problems"][0]["at_ms"].is_number());
         assert_eq!(bad["calls"][0]["end"], "stopped");
         assert!(bad["again"].as_str().unwrap().starts_with("cargo scn run test/bad"));

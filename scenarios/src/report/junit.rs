@@ -63,7 +63,8 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains(r#"<failure message="expect: "#) && text.contains(r#"type="expect""#),
+            text.contains(r#"<failure message="scenario_expectations: "#)
+                && text.contains(r#"type="scenario_expectations""#),
             "{text}"
         );
         assert!(text.contains("cargo scn run test/bad --backend memory --seed 9"), "{text}");

@@ -358,7 +358,7 @@ mod tests {
         assert!(!outcome.passed());
         let text = failure(&outcome);
         assert!(text.starts_with("FAILED  test/report    stage memory    seed 9\n"), "{text}");
-        assert!(text.contains("expect: ") && text.contains('▸'), "{text}");
+        assert!(text.contains("scenario_expectations: ") && text.contains('▸'), "{text}");
         assert!(text.contains("cargo scn explain test/report --backend memory --seed 9"), "{text}");
         assert!(summary(&[outcome], false).starts_with("1 runs: 0 passed, 1 failed"));
     }

@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_planted_bug_in_a_long_scenario_shrinks_to_a_few_steps() {
-        let oracle = oracle::named("clear").unwrap();
+        let oracle = oracle::named("clear_on_barge_in").unwrap();
         let fails = |seed| {
             move |scenario: &Scenario| {
                 objects(oracle, &play_spoiled(scenario, seed, &|_| Box::new(DropsTheClear)))

@@ -24,8 +24,18 @@ use proptest::sample::select;
 
 /// The oracles that hold in every world of [`scenarios`]. The others ask what the two ends of such a world cannot
 /// always tell apart: an end by rubbish from an end by an error, audio nobody marked from audio nobody heard.
-pub const SAFETY: &[&str] =
-    &["fence", "legal", "one", "format", "mark", "tool", "tear", "owner", "expect", "bound"];
+pub const SAFETY: &[&str] = &[
+    "no_stale_audio",
+    "protocol_valid",
+    "single_response",
+    "format_confirmed",
+    "marks_unique",
+    "tool_calls_answered",
+    "teardown",
+    "one_stream_per_call",
+    "scenario_expectations",
+    "memory_bounded",
+];
 
 /// The longest call, ms.
 const CALL_MS: u64 = 15_000;

@@ -34,26 +34,26 @@ fn times() -> Vec<Bug> {
             "https://github.com/openclaw/openclaw/issues/119070",
             "https://github.com/openclaw/openclaw/pull/119086",
         ])
-        .caught("pace", "turns/one")
+        .caught("pacing", "turns/one")
         .each(|| wrong::<Sender>().saying(paced).waking(Sender::next).boxed()),
         bug("no_lead", "Frames are sent just in time, so every short stall of the network is heard.")
             .seen(&["https://github.com/pipecat-ai/pipecat/pull/4855"])
-            .caught("pace", "network/caller_leg_stalls_in_an_answer")
+            .caught("pacing", "network/caller_leg_stalls_in_an_answer")
             .settings(|config| config.pacing.lead_ms = 40),
         bug(
             "everything_at_once",
             "Audio is sent as fast as it is generated; beyond ten minutes the carrier throws it away.",
         )
         .seen(&["https://www.twilio.com/docs/api/errors/31931"])
-        .caught("pace", "limits/more_audio_than_twilio_holds")
+        .caught("pacing", "limits/more_audio_than_twilio_holds")
         .settings(|config| config.pacing.lead_ms = 24 * 60 * 60 * 1_000),
         bug(
             "every_pause_is_added",
             "Each answer begins a little later than the one before, because what was waited is never made up for.",
         )
         .seen(&["https://github.com/aplisay/llm-agent/pull/311"])
-        .caught("latency", "turns/ten")
-        .also(&["audible"])
+        .caught("response_latency", "turns/ten")
+        .also(&["no_dead_air"])
         .each(|| {
             wrong::<u64>()
                 .hearing(|answers, _, heard, _| {
@@ -64,8 +64,8 @@ fn times() -> Vec<Bug> {
         }),
         bug("keys_come_twice", "Each pressed key is taken twice.")
             .seen(&["https://github.com/twilio/twilio-client.js/issues/296"])
-            .caught("keys", "dtmf/one_key")
-            .also(&["expect"])
+            .caught("dtmf_delivered", "dtmf/one_key")
+            .also(&["scenario_expectations"])
             .each(|| {
                 wrong::<()>()
                     .hearing(|(), _, heard, _| {
@@ -137,7 +137,7 @@ fn samples() -> Vec<Bug> {
             "https://github.com/NousResearch/hermes-agent/pull/70851",
             "https://github.com/openai/openai-agents-python/pull/2456",
         ])
-        .caught("bytes_out", "turns/odd_deltas")
+        .caught("downlink_intact", "turns/odd_deltas")
         .each(|| {
             wrong::<()>()
                 .hearing(|(), view, heard, _| {
@@ -188,7 +188,7 @@ fn samples() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/2070",
             "https://github.com/pipecat-ai/pipecat/issues/1653",
         ])
-        .caught("bytes_out", "turns/odd_deltas")
+        .caught("downlink_intact", "turns/odd_deltas")
         .each(|| {
             // A filter that knows nothing before and behind a delta fades at both of its edges.
             wrong::<()>()
@@ -215,7 +215,7 @@ fn samples() -> Vec<Bug> {
             "What is left of an answer when its end is announced is never sent: the last syllable is missing.",
         )
         .seen(&["https://github.com/livekit/agents/issues/1988"])
-        .caught("bytes_out", "turns/one")
+        .caught("downlink_intact", "turns/one")
         .each(|| {
             // One delta is always held back, and the last one is never asked for.
             wrong::<Option<crate::sim::Told>>()

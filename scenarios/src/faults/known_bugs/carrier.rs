@@ -40,7 +40,7 @@ fn ends() -> Vec<Bug> {
             "https://github.com/twilio-samples/speech-assistant-openai-realtime-api-python/issues/10",
             "https://github.com/openai/openai-agents-python/pull/5110",
         ])
-        .caught("tear", "turns/one")
+        .caught("teardown", "turns/one")
         .settings(|config| config.timeouts.caller_silent_ms = FOR_EVER_MS)
         .each(|| {
             wrong::<()>()
@@ -53,7 +53,7 @@ fn ends() -> Vec<Bug> {
         }),
         bug("waits_for_close_and_gets_stop", "The end of a stream is expected as a closed socket; `stop` says nothing.")
             .seen(&["https://github.com/deepgram/deepgram-twilio-streaming-voice-agent/issues/4"])
-            .caught("tear", "hangup/stop_without_close")
+            .caught("teardown", "hangup/stop_without_close")
             .each(|| {
                 wrong::<()>()
                     .hearing(|(), _, heard, _| {
@@ -67,7 +67,7 @@ fn ends() -> Vec<Bug> {
             "The caller leaves while a function runs, and the rest of the call waits for it.",
         )
         .seen(&["https://github.com/pipecat-ai/pipecat/issues/3179"])
-        .caught("tear", "hangup/during_a_function")
+        .caught("teardown", "hangup/during_a_function")
         .each(|| {
             wrong::<()>()
                 .saying(|(), view, said, _| {
@@ -87,8 +87,8 @@ fn ends() -> Vec<Bug> {
             "https://github.com/livekit/agents/issues/1252",
             "https://github.com/pipecat-ai/pipecat/issues/3170",
         ])
-        .caught("tear", "model_failures/drops_mid_answer")
-        .also(&["audible"])
+        .caught("teardown", "model_failures/drops_mid_answer")
+        .also(&["no_dead_air"])
         .settings(|config| config.timeouts.first_audio_ms = FOR_EVER_MS)
         .each(|| {
             wrong::<()>()
@@ -108,7 +108,7 @@ fn ends() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/728",
             "https://github.com/pipecat-ai/pipecat/issues/482",
         ])
-        .caught("audible", "model_failures/drops_mid_answer")
+        .caught("no_dead_air", "model_failures/drops_mid_answer")
         .each(|| {
             wrong::<bool>()
                 .hearing(|leaving, _, heard, _| {
@@ -134,15 +134,15 @@ fn ends() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/1461",
             "https://github.com/pipecat-ai/pipecat/pull/1634",
         ])
-        .caught("heard", "misbehaviour/marks_never_come_back")
-        .also(&["tear", "clear", "bytes_out", "pace"])
+        .caught("truncation_position", "misbehaviour/marks_never_come_back")
+        .also(&["teardown", "clear_on_barge_in", "downlink_intact", "pacing"])
         .settings(|config| {
             config.timeouts.mark_ms = FOR_EVER_MS;
             config.timeouts.notice_ms = FOR_EVER_MS;
         }),
         bug("live_call_is_reaped", "A call that is going well is ended because it has lasted for so long.")
             .seen(&["https://github.com/openclaw/openclaw/issues/79121"])
-            .caught("expect", "turns/ten")
+            .caught("scenario_expectations", "turns/ten")
             .each(|| {
                 wrong::<Option<At>>()
                     .hearing(|since, _, heard, now| {
@@ -168,7 +168,7 @@ fn begins() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-js/pull/1324",
             "https://github.com/openai/openai-agents-js/pull/1677",
         ])
-        .caught("bytes_in", "turns/speech_while_dialling")
+        .caught("uplink_intact", "turns/speech_while_dialling")
         .each(|| {
             wrong::<bool>()
                 .hearing(|first, view, heard, _| {
@@ -185,8 +185,8 @@ fn begins() -> Vec<Bug> {
             "https://github.com/twilio-labs/call-gpt/issues/44",
             "https://github.com/twilio-labs/call-gpt/issues/46",
         ])
-        .caught("expect", "greeting/plain")
-        .also(&["audible", "start"])
+        .caught("scenario_expectations", "greeting/plain")
+        .also(&["no_dead_air", "opening_order"])
         .settings(|config| config.timeouts.start_ms = FOR_EVER_MS)
         .each(|| {
             wrong::<()>()
@@ -207,7 +207,7 @@ fn lasts() -> Vec<Bug> {
             "A call comes back on a new stream while the old one is thought to be alive: two agents talk.",
         )
         .seen(&["https://github.com/openclaw/openclaw/pull/125463"])
-        .caught("owner", "server/second_stream_of_a_call")
+        .caught("one_stream_per_call", "server/second_stream_of_a_call")
         .each(|| {
             wrong::<()>()
                 .hearing(|(), _, heard, _| {
@@ -224,8 +224,8 @@ fn lasts() -> Vec<Bug> {
             "https://github.com/openclaw/openclaw/pull/125469",
             "https://github.com/openclaw/openclaw/pull/29862",
         ])
-        .caught("owner", "server/second_stream_of_a_call")
-        .also(&["expect"])
+        .caught("one_stream_per_call", "server/second_stream_of_a_call")
+        .also(&["scenario_expectations"])
         .world(|| {
             let ended: Rc<RefCell<BTreeSet<String>>> = Rc::default();
             Box::new(move |_| successor(ended.clone()))

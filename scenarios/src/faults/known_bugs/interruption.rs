@@ -33,7 +33,7 @@ fn silences() -> Vec<Bug> {
                 "https://github.com/aws-samples/sample-amazon-nova-sonic-twilio-integration/issues/2",
                 "https://github.com/pipecat-ai/pipecat/issues/366",
             ])
-            .caught("clear", "barge_in/mid_answer")
+            .caught("clear_on_barge_in", "barge_in/mid_answer")
             .each(|| wrong::<()>().saying(|(), _, said, _| { let clear = said.is_clear(); said.unless(clear) }).boxed()),
         bug(
             "generated_is_taken_for_played",
@@ -44,7 +44,7 @@ fn silences() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-js/issues/1173",
             "https://github.com/openai/openai-agents-js/pull/1608",
         ])
-        .caught("clear", "barge_in/after_generation_ended")
+        .caught("clear_on_barge_in", "barge_in/after_generation_ended")
         .each(|| {
             let says = |(): &mut (), view: &View, said: Said, _: At| {
                 let late = view.is_generated() && (said.is_clear() || said.is_cut());
@@ -60,7 +60,7 @@ fn silences() -> Vec<Bug> {
             "https://github.com/livekit/agents/issues/6635",
             "https://github.com/rapidaai/voice-ai/issues/280",
         ])
-        .caught("clear", "barge_in/not_allowed")
+        .caught("clear_on_barge_in", "barge_in/not_allowed")
         .settings(|config| {
             config.vad.interrupt_response &= config.barge_in;
             config.barge_in = true;
@@ -74,7 +74,7 @@ fn silences() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/1771",
             "https://github.com/rapidaai/voice-ai/issues/280",
         ])
-        .caught("greet", "greeting/protected_echo")
+        .caught("greeting_guard", "greeting/protected_echo")
         .settings(|config| config.protection = None),
         bug(
             "mute_after_an_interruption",
@@ -82,8 +82,8 @@ fn silences() -> Vec<Bug> {
              and says nothing more.",
         )
         .seen(&["https://github.com/livekit/agents/issues/3418"])
-        .caught("expect", "barge_in/after_generation_ended")
-        .also(&["bytes_out", "audible"])
+        .caught("scenario_expectations", "barge_in/after_generation_ended")
+        .also(&["downlink_intact", "no_dead_air"])
         .each(|| {
             wrong::<bool>()
                 .saying(|stuck, view, said, _| {
@@ -110,14 +110,14 @@ fn cuts() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-python/issues/1999",
             "https://github.com/openai/openai-agents-python/issues/2009",
         ])
-        .caught("heard", "barge_in/mid_answer")
+        .caught("truncation_position", "barge_in/mid_answer")
         .each(|| wrong::<()>().saying(|(), _, said, _| { let cut = said.is_cut(); said.unless(cut) }).boxed()),
         bug(
             "no_cut_after_generation",
             "An answer interrupted after its generation ended stays whole in the model's memory.",
         )
         .seen(&["https://github.com/openai/openai-agents-js/pull/1184"])
-        .caught("heard", "barge_in/after_generation_ended")
+        .caught("truncation_position", "barge_in/after_generation_ended")
         .each(|| {
             wrong::<()>()
                 .saying(|(), view, said, _| {
@@ -128,7 +128,7 @@ fn cuts() -> Vec<Bug> {
         }),
         bug("cut_at_what_was_sent", "The cut is where sending had come, seconds ahead of the ear.")
             .seen(&["https://github.com/twilio/twilio-agent-connect-python/pull/118"])
-            .caught("heard", "barge_in/mid_answer")
+            .caught("truncation_position", "barge_in/mid_answer")
             .each(|| {
                 wrong::<()>()
                     .saying(|(), view, said, _| match view.cut_item(&said).filter(|_| said.is_cut()) {
@@ -149,8 +149,8 @@ fn cuts() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/2106",
             "https://github.com/openclaw/openclaw/issues/138592",
         ])
-        .caught("heard", "barge_in/in_the_second_item")
-        .also(&["legal"])
+        .caught("truncation_position", "barge_in/in_the_second_item")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .saying(|(), view, said, now| match view.cut_item(&said).filter(|_| said.is_cut()) {
@@ -167,8 +167,8 @@ fn cuts() -> Vec<Bug> {
             "The carrier's clock runs 60 ms ahead of the audio, and the cut with it, past the end of a short item.",
         )
         .seen(&["https://github.com/openclaw/openclaw/pull/125502"])
-        .caught("legal", "barge_in/at_the_last_moment")
-        .also(&["heard"])
+        .caught("protocol_valid", "barge_in/at_the_last_moment")
+        .also(&["truncation_position"])
         .each(|| {
             wrong::<()>()
                 .saying(|(), _, said, _| {
@@ -185,8 +185,8 @@ fn cuts() -> Vec<Bug> {
             "The time an item began is taken once and kept until an interruption, so a later item is cut beyond its end.",
         )
         .seen(&[PYTHON_SAMPLE])
-        .caught("heard", "barge_in/mid_answer")
-        .also(&["legal"])
+        .caught("truncation_position", "barge_in/mid_answer")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<Option<u64>>()
                 .hearing(|start, view, heard, _| {
@@ -209,7 +209,7 @@ fn cuts() -> Vec<Bug> {
             "What is cut is the item generated last, not the one the ear was at.",
         )
         .seen(&["https://github.com/openai/openai-agents-js/pull/1343", "https://github.com/openai/openai-agents-js/pull/1608"])
-        .caught("heard", "barge_in/before_the_third_item")
+        .caught("truncation_position", "barge_in/before_the_third_item")
         .each(|| {
             wrong::<At>()
                 .saying(|cut_at, view, said, now| {
@@ -234,8 +234,8 @@ fn cuts() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-python/issues/2370",
             "https://github.com/openai/openai-agents-python/pull/4122",
         ])
-        .caught("heard", "turns/ten")
-        .also(&["legal"])
+        .caught("truncation_position", "turns/ten")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .hearing(|(), view, heard, now| {
@@ -262,8 +262,8 @@ fn cuts() -> Vec<Bug> {
             "https://github.com/livekit/agents/issues/1016",
             "https://github.com/livekit/agents-js/issues/134",
         ])
-        .caught("expect", "barge_in/between_item_and_first_delta")
-        .also(&["legal"])
+        .caught("scenario_expectations", "barge_in/between_item_and_first_delta")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .hearing(|(), view, heard, _| {
@@ -284,7 +284,7 @@ fn cuts() -> Vec<Bug> {
             "The marks a clear returns are credited as played, so the cut lies where the queue ended.",
         )
         .seen(&["https://github.com/openai/openai-agents-python"])
-        .caught("heard", "barge_in/mid_answer")
+        .caught("truncation_position", "barge_in/mid_answer")
         .each(|| {
             // A cut waits for the marks that are outstanding, and takes their word for it.
             wrong::<Option<Value>>()
@@ -312,8 +312,8 @@ fn cuts() -> Vec<Bug> {
         }),
         bug("nameless_marks", "Marks are sent without a name, so nothing that comes back can be matched.")
             .seen(&["https://github.com/twilio/twilio-agent-connect-python/pull/82"])
-            .caught("legal", "turns/one")
-            .also(&["mark"])
+            .caught("protocol_valid", "turns/one")
+            .also(&["marks_unique"])
             .each(|| {
                 wrong::<()>()
                     .saying(|(), _, said, _| {
@@ -329,7 +329,7 @@ fn cuts() -> Vec<Bug> {
             "The transcript holds the whole answer although it was interrupted in its first words.",
         )
         .seen(&["https://github.com/livekit/agents/issues/2201"])
-        .caught("text", "transcription/cut_where_hearing_stopped")
+        .caught("transcript", "transcription/cut_where_hearing_stopped")
         .each(|| {
             wrong::<BTreeMap<String, String>>()
                 .hearing(|words, _, heard, _| {
@@ -360,7 +360,7 @@ fn fences() -> Vec<Bug> {
              it is created and spoken.",
         )
         .seen(&["https://github.com/livekit/agents/issues/6223", "https://github.com/livekit/agents/pull/6244"])
-        .caught("fence", "barge_in/before_response_created_cancelled_by_the_bridge")
+        .caught("no_stale_audio", "barge_in/before_response_created_cancelled_by_the_bridge")
         .each(|| {
             wrong::<()>()
                 .hearing(|(), view, heard, _| {
@@ -373,7 +373,7 @@ fn fences() -> Vec<Bug> {
         }),
         bug("late_deltas_are_played", "Audio of an interrupted response that was still on its way is played.")
             .seen(&["https://github.com/openai/openai-agents-js/pull/1608"])
-            .caught("fence", "barge_in/late_deltas")
+            .caught("no_stale_audio", "barge_in/late_deltas")
             .each(|| {
                 wrong::<()>()
                     .hearing(|(), view, heard, _| {
@@ -398,8 +398,8 @@ fn fences() -> Vec<Bug> {
             "https://github.com/pipecat-ai/pipecat/issues/456",
             "https://github.com/pipecat-ai/pipecat/pull/395",
         ])
-        .caught("fence", "barge_in/mid_answer")
-        .also(&["latency"])
+        .caught("no_stale_audio", "barge_in/mid_answer")
+        .also(&["response_latency"])
         .each(|| {
             wrong::<()>()
                 .saying(|(), _, said, _| {
@@ -418,7 +418,7 @@ fn fences() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-js/issues/189",
             "https://github.com/pipecat-ai/pipecat/issues/3755",
         ])
-        .caught("expect", "barge_in/before_response_created")
+        .caught("scenario_expectations", "barge_in/before_response_created")
         .each(|| {
             wrong::<()>()
                 .hearing(|(), _, heard, _| {
@@ -433,8 +433,8 @@ fn fences() -> Vec<Bug> {
             "The reply is not cancelled when the caller interrupts it, where the server does not do so by itself.",
         )
         .seen(&["https://github.com/openclaw/openclaw/pull/90749"])
-        .caught("latency", "barge_in/cancelled_by_the_bridge")
-        .also(&["bytes_out", "clear", "text", "legal", "audible"])
+        .caught("response_latency", "barge_in/cancelled_by_the_bridge")
+        .also(&["downlink_intact", "clear_on_barge_in", "transcript", "protocol_valid", "no_dead_air"])
         .each(|| {
             wrong::<()>()
                 .saying(|(), _, said, _| {
@@ -448,7 +448,7 @@ fn fences() -> Vec<Bug> {
             "The end of the interrupted response comes after the beginning of the next and is taken for its end.",
         )
         .seen(&["https://github.com/ReviewStage/luke/pull/12"])
-        .caught("heard", "barge_in/late_done")
+        .caught("truncation_position", "barge_in/late_done")
         .hidden("ends of cancelled responses that come late are not generated")
         .each(|| {
             // The next response is over as far as this bridge knows: what it still says is not played.

@@ -37,8 +37,8 @@ fn requests() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-python/issues/1466",
             "https://github.com/tleyden/arty/issues/81",
         ])
-        .caught("one", "tools/unknown_function")
-        .also(&["legal"])
+        .caught("single_response", "tools/unknown_function")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .hearing(|(), _, heard, _| {
@@ -61,8 +61,8 @@ fn requests() -> Vec<Bug> {
             "https://github.com/jhakulin/realtime-ai/issues/30",
             "https://github.com/langwatch/scenario/issues/657",
         ])
-        .caught("one", "dtmf/interrupts_the_answer")
-        .also(&["legal"])
+        .caught("single_response", "dtmf/interrupts_the_answer")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .saying(|(), _, said, _| if said.is_type("response.cancel") { said.and_create() } else { said.through() })
@@ -73,8 +73,8 @@ fn requests() -> Vec<Bug> {
             "A response is asked for at the end of every turn, although the server answers turns by itself.",
         )
         .seen(&["https://github.com/livekit/agents/issues/6817"])
-        .caught("one", "turns/one")
-        .also(&["legal"])
+        .caught("single_response", "turns/one")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<()>()
                 .hearing(|(), _, heard, _| {
@@ -94,8 +94,8 @@ fn requests() -> Vec<Bug> {
             "The refusal of a request is not recognised as its answer; the caller waits for a timeout.",
         )
         .seen(&["https://github.com/livekit/agents/issues/6817"])
-        .caught("expect", "model_failures/refuses_the_settings")
-        .also(&["latency", "audible", "tool"])
+        .caught("scenario_expectations", "model_failures/refuses_the_settings")
+        .also(&["response_latency", "no_dead_air", "tool_calls_answered"])
         .each(|| {
             wrong::<()>()
                 .hearing(|(), _, heard, _| {
@@ -115,7 +115,7 @@ fn failures() -> Vec<Bug> {
                 "https://github.com/pipecat-ai/pipecat/pull/3960",
                 "https://github.com/pipecat-ai/pipecat/issues/1652",
             ])
-            .caught("goon", "model_failures/passing_error")
+            .caught("survives_model_error", "model_failures/passing_error")
             .each(|| {
                 wrong::<()>()
                     .hearing(|(), _, heard, _| if error_code(&heard).is_some() { hangs_up() } else { heard.through() })
@@ -130,7 +130,7 @@ fn failures() -> Vec<Bug> {
             "https://github.com/livekit/agents/pull/2967",
             "https://github.com/openclaw/openclaw/pull/136847",
         ])
-        .caught("audible", "model_failures/response_fails_once")
+        .caught("no_dead_air", "model_failures/response_fails_once")
         .settings(|config| config.timeouts.first_audio_ms = FOR_EVER_MS)
         .each(|| {
             wrong::<()>()
@@ -144,7 +144,7 @@ fn failures() -> Vec<Bug> {
         }),
         bug("text_is_not_spoken", "The model answers in text and the caller waits for a voice.")
             .seen(&["https://github.com/livekit/agents/issues/2694"])
-            .caught("audible", "model_failures/text_only_response")
+            .caught("no_dead_air", "model_failures/text_only_response")
             .settings(|config| config.timeouts.first_audio_ms = FOR_EVER_MS)
             .each(|| {
                 wrong::<BTreeSet<String>>()
@@ -167,8 +167,8 @@ fn failures() -> Vec<Bug> {
             "https://github.com/twilio-samples/live-translation-openai-realtime-api/issues/8",
             "https://github.com/openclaw/openclaw/issues/75197",
         ])
-        .caught("tear", "model_failures/refuses_tcp")
-        .also(&["audible"])
+        .caught("teardown", "model_failures/refuses_tcp")
+        .also(&["no_dead_air"])
         .settings(|config| config.timeouts.dial_ms = FOR_EVER_MS)
         .each(|| {
             wrong::<()>()
@@ -186,8 +186,8 @@ fn failures() -> Vec<Bug> {
             "https://github.com/jambonz/jambonz-feature-server/issues/1543",
             "https://github.com/twilio-samples/speech-assistant-openai-realtime-api-python/issues/9",
         ])
-        .caught("expect", "greeting/plain")
-        .also(&["audible"])
+        .caught("scenario_expectations", "greeting/plain")
+        .also(&["no_dead_air"])
         .settings(|config| config.greeting = None),
     ]
 }
@@ -204,8 +204,8 @@ fn functions() -> Vec<Bug> {
             "https://github.com/livekit/agents/issues/6569",
             "https://github.com/pipecat-ai/pipecat/issues/5779",
         ])
-        .caught("expect", "tools/returns_while_the_caller_speaks")
-        .also(&["tool"])
+        .caught("scenario_expectations", "tools/returns_while_the_caller_speaks")
+        .also(&["tool_calls_answered"])
         .each(|| {
             wrong::<BTreeSet<String>>()
                 .hearing(|lost, view, heard, _| {
@@ -225,8 +225,8 @@ fn functions() -> Vec<Bug> {
                 "https://github.com/livekit/agents/pull/6600",
                 "https://github.com/livekit/agents-js/issues/2249",
             ])
-            .caught("expect", "tools/fails")
-            .also(&["tool"])
+            .caught("scenario_expectations", "tools/fails")
+            .also(&["tool_calls_answered"])
             .each(|| {
                 wrong::<BTreeSet<String>>()
                     .hearing(|failed, _, heard, _| {
@@ -248,14 +248,14 @@ fn functions() -> Vec<Bug> {
             "A function that never returns leaves its call open for as long as the phone call lasts.",
         )
         .seen(&["https://github.com/openai/openai-agents-python/pull/3437"])
-        .caught("tool", "tools/never_returns")
+        .caught("tool_calls_answered", "tools/never_returns")
         .settings(|config| config.tools.iter_mut().for_each(|tool| tool.timeout_ms = FOR_EVER_MS)),
         bug(
             "output_without_a_response",
             "The output of a function is handed over and the model is not asked to go on.",
         )
         .seen(&["https://github.com/openai/openai-agents-python/pull/3437"])
-        .caught("tool", "tools/chain")
+        .caught("tool_calls_answered", "tools/chain")
         .each(|| {
             wrong::<bool>()
                 .saying(|answered, _, said, _| {
@@ -270,8 +270,8 @@ fn functions() -> Vec<Bug> {
             "While a function runs nothing is read from the model, so the caller cannot interrupt.",
         )
         .seen(&["https://github.com/inkbox-ai/hermes-agent-plugin/issues/7"])
-        .caught("latency", "tools/interrupted")
-        .also(&["clear", "bytes_out", "pace", "legal"])
+        .caught("response_latency", "tools/interrupted")
+        .also(&["clear_on_barge_in", "downlink_intact", "pacing", "protocol_valid"])
         .each(|| {
             wrong::<Vec<Told>>()
                 .hearing(|unread, view, heard, _| {
@@ -301,7 +301,7 @@ fn functions() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-js/pull/1341",
             "https://github.com/openai/openai-agents-js/pull/1406",
         ])
-        .caught("text", "tools/after_a_spoken_message")
+        .caught("transcript", "tools/after_a_spoken_message")
         .each(|| {
             wrong::<Spoken>()
                 .hearing(|spoken, _, heard, _| {
@@ -343,7 +343,7 @@ fn sessions() -> Vec<Bug> {
             "https://github.com/openai/openai-agents-js/pull/1366",
             "https://github.com/XiyaoWang0519/agent-call/pull/1",
         ])
-        .caught("format", "turns/pcmu")
+        .caught("format_confirmed", "turns/pcmu")
         .each(|| {
             wrong::<bool>()
                 .hearing(|handed_off, view, heard, _| {
@@ -367,8 +367,8 @@ fn sessions() -> Vec<Bug> {
             "https://github.com/openai/openai-realtime-api-beta/issues/9",
             "https://github.com/openai/openai-realtime-api-beta/issues/18",
         ])
-        .caught("format", "turns/one")
-        .also(&["legal"])
+        .caught("format_confirmed", "turns/one")
+        .also(&["protocol_valid"])
         .each(|| {
             wrong::<Value>()
                 .saying(|asked, _, said, _| {
@@ -392,7 +392,7 @@ fn sessions() -> Vec<Bug> {
             "The service has moved a field, and settings in the old place are refused or ignored.",
         )
         .seen(&["https://github.com/twilio-samples/speech-assistant-openai-realtime-api-python/issues/54"])
-        .caught("legal", "turns/one")
+        .caught("protocol_valid", "turns/one")
         .settings(|config| config.dialect = Dialect::Beta),
         bug(
             "transcript_in_the_order_of_arrival",
@@ -403,7 +403,7 @@ fn sessions() -> Vec<Bug> {
             "https://github.com/livekit/agents/pull/6616",
             "https://github.com/livekit/agents-js/issues/2165",
         ])
-        .caught("text", "transcription/late")
+        .caught("transcript", "transcription/late")
         .each(|| {
             wrong::<Vec<String>>()
                 .hearing(|order, _, heard, _| {
