@@ -278,7 +278,7 @@ impl Responses {
         (active || (requested && self.active.is_none())) && !self.server_turn_pending
     }
 
-    /// Our request was refused because another response is running. Returns whether it was ours. One that nobody has
+    /// Our request was refused because another response is running. Returns whether it was ours. One that was not
     /// announced will be announced, or is over soon: until then asking again is refused again.
     pub(crate) fn refused_as_busy(&mut self, event_id: Option<&str>) -> bool {
         let Some(ours) = self.requested.take_if(|r| event_id.is_none_or(|id| id == r.event_id)) else {

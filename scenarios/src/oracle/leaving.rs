@@ -4,7 +4,7 @@ use super::case::{CallUnderTest, Oracle, Violation, Violations, each, in_ms};
 use super::tolerance::Leg;
 use crate::oracle::audio_attribution::Item;
 use crate::sim::trace::Trace;
-use bridge::call::event::CallEvent;
+use bridge::call::event::{CallEvent, EndReason};
 use bridge::call::settings::{END_CALL, TRANSFER_CALL};
 use mocks::peer::At;
 use mocks::record::{CallerObservation, Ending, ModelObservation};
@@ -141,8 +141,11 @@ fn check(case: &CallUnderTest<'_>, wish: &Wish<'_>, violations: &mut Violations)
     });
     let slack = tolerance.slack(Leg::Model, wish.at) + tolerance.slack(Leg::Caller, wish.at);
     let carrier = carrier_us(case, wish.name);
-    // A caller who is told that the call cannot go on is not left because of the function.
-    let told = case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
+    // A caller who is told that the call cannot go on is not left because of the function, and neither is a stream that
+    // another one of its call has taken over.
+    let told = case.call.bridge.iter().any(|(_, event)| {
+        matches!(event, CallEvent::Notice { .. } | CallEvent::Ended { reason: EndReason::Replaced, .. })
+    });
     if left.is_some() && taken.is_none() && told {
         return;
     }

@@ -753,7 +753,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_behind_an_answer_that_was_never_announced_is_no_fault() {
+    fn a_request_behind_an_unannounced_answer_is_no_fault() {
         let busy = "conversation_already_has_active_response";
         let stopped = || ModelObservation::SentSpeechStopped { item: "item_u2".into(), audio_end_ms: 4_900 };
         let asked_after = |ms: u64| {
