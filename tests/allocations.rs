@@ -139,9 +139,9 @@ fn a_frame_of_the_caller_takes_three_allocations_from_text_to_text() {
 /// A journal of a hundred megabytes: a call of hours, read from a file that is made up as it is read.
 #[test]
 fn a_journal_of_a_hundred_megabytes_keeps_its_call_and_not_its_file() {
-    let papers = InMemoryJournal::default();
-    memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &papers);
-    let text = papers.texts().remove(0);
+    let journals = InMemoryJournal::default();
+    memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &journals);
+    let text = journals.texts().remove(0);
     let (header, body) = text.split_at(text.find('\n').expect("a header") + 1);
     let body = &body[..body.rfind("{\"us\"").expect("a last line")];
     // Time stands still, for it does not go back where the file begins again.

@@ -51,7 +51,7 @@ fn delta(bytes: &[u8]) -> String {
 
 fn samples(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("samples");
-    for (name, companding) in [("mu-companding", Companding::Ulaw), ("A-companding", Companding::Alaw)] {
+    for (name, companding) in [("mu-law", Companding::Ulaw), ("A-law", Companding::Alaw)] {
         let (codes, bytes) = (noise(FRAME_BYTES), noise(960));
         let linear: Vec<i16> = bytes.as_chunks().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
         let (mut decoded, mut encoded) = ([0; FRAME_BYTES], [0; FRAME_BYTES]);

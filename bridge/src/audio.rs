@@ -19,14 +19,14 @@ pub const FRAME_MS: u32 = 20;
 /// The variant of G.711 the caller leg speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Companding {
-    /// Mu-companding: North America, Japan, and Twilio everywhere.
+    /// Mu-law: North America, Japan, and Twilio everywhere.
     Ulaw,
-    /// A-companding: the rest of the world's carriers.
+    /// A-law: the rest of the world's carriers.
     Alaw,
 }
 
 impl Companding {
-    /// The code of silence. (In mu-companding 0x00 is the opposite: full scale.)
+    /// The code of silence. (In mu-law 0x00 is the opposite: full scale.)
     pub const fn silence(self) -> u8 {
         match self {
             Self::Ulaw => 0xFF,
@@ -69,9 +69,9 @@ impl Companding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// G.711 mu-companding, passed through untouched to and from a caller who speaks it.
+    /// G.711 mu-law, passed through untouched to and from a caller who speaks it.
     Pcmu,
-    /// G.711 A-companding, passed through untouched to and from a caller who speaks it.
+    /// G.711 A-law, passed through untouched to and from a caller who speaks it.
     Pcma,
     /// 16-bit little-endian PCM at 24 kHz.
     #[default]

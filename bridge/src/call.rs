@@ -126,7 +126,7 @@ pub struct Call {
 
 impl Call {
     /// A caller's WebSocket was opened. `notice` is what the caller hears when the call has to end early, in
-    /// G.711 mu-companding whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
+    /// G.711 mu-law whatever the caller speaks. `unix_now` is the wall clock at `now`, Unix seconds: it is only used to place the session's
     /// `expires_at` on the monotonic clock.
     pub fn new(config: Arc<CallConfig>, notice: Arc<[u8]>, now: Instant, unix_now: i64) -> Self {
         let uplink = Uplink::new(&config, now);
@@ -1052,7 +1052,7 @@ impl Call {
             downlink_bytes: self.phase.downlink().map_or(0, |downlink| downlink.buffered_bytes()),
         };
         if self.uplink.is_protected()
-            && self.cx.config.protection.is_some_and(|protection| protection.until == Until::Heard)
+            && self.cx.config.greeting_guard.is_some_and(|protection| protection.until == Until::Heard)
             && let Phase::Live { conversation, .. } = &self.phase
             && let Some(why) = conversation.first_words_over()
         {

@@ -68,6 +68,11 @@ fn ended(done: anyhow::Result<()>) -> ExitCode {
 }
 
 fn check(config: &Config) -> anyhow::Result<()> {
+    for (old, new) in &config.renamed {
+        logs::last_words(&format!(
+            "bridge: {old} is now {new}; the old name will not be read by the next release"
+        ));
+    }
     Ok(std::io::stdout().write_all(config.shown()?.as_bytes())?)
 }
 
@@ -106,6 +111,12 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = otlp::open(&config.otlp, &config.call.model)?;
     let log = logs::install(&config.log, exporter.as_ref().map(|exporter| exporter.logs().boxed()))?;
+    for (old, new) in &config.renamed {
+        tracing::warn!(
+            key = old,
+            "a setting has a new name, and the old one will not be read by the next release: {new}"
+        );
+    }
     capacity::fit(&mut config)?;
     let dial = TlsDial::new(&config.openai.url)?;
     if !config.openai.url.secure {

@@ -409,7 +409,7 @@ fn is_file(name: &str) -> bool {
 
 const SABOTAGE_IN_MEMORY: &str = "faults are injected in memory only; leave `--backend` away";
 
-/// Plays scenarios with a saboteur at work: the one it was made for when no other is named.
+/// Plays scenarios with a fault at work: the one it was made for when no other is named.
 fn spoil(sabotage: &Fault, what: &What, jobs: Option<NonZeroUsize>, files: &Files) -> anyhow::Result<bool> {
     if !what.stage.has(Backend::Memory) {
         bail!("{SABOTAGE_IN_MEMORY}");
@@ -432,9 +432,9 @@ fn spoil(sabotage: &Fault, what: &What, jobs: Option<NonZeroUsize>, files: &File
     Ok(passed)
 }
 
-/// The scenarios a saboteur is tried in.
+/// The scenarios a fault is tried in.
 fn spoilt(sabotage: &Fault, pattern: Option<&str>) -> anyhow::Result<Vec<Scenario>> {
-    let ground = injection::ground(sabotage.scenario).context("a saboteur names a scenario")?;
+    let ground = injection::ground(sabotage.scenario).context("a fault names a scenario")?;
     match pattern {
         Some(pattern) if pattern != ground.name => chosen(Some(pattern)),
         Some(_) | None => Ok(vec![ground]),
@@ -622,7 +622,7 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
     Ok(unlike == 0 || accept)
 }
 
-/// Whether every saboteur was caught and nobody was accused without one.
+/// Whether every fault was caught and nobody was accused without one.
 fn try_saboteurs() -> bool {
     let all = injection::all();
     let width = all.iter().map(|sabotage| sabotage.name.len()).max().unwrap_or(0);
@@ -643,7 +643,7 @@ fn try_saboteurs() -> bool {
             say(&format!("ACCUSED WITHOUT CAUSE in {}: {violation}\n", ground.name));
         }
     }
-    say(&format!("\n{} saboteurs, {free} not caught; {accused} accusations without cause\n", all.len()));
+    say(&format!("\n{} faults, {free} not caught; {accused} accusations without cause\n", all.len()));
     free == 0 && accused == 0
 }
 

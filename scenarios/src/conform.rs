@@ -593,7 +593,7 @@ mod tests {
 
     /// A play that broke these rules.
     fn judged(broken: &[&'static str], busy: bool, felled: bool) -> Judged {
-        let trace = sim::play(Backend::Memory, &catalogue::find("hangup/before_start")[0], Seed(1));
+        let trace = sim::play(Backend::Memory, &catalogue::find("caller_hangup/before_start")[0], Seed(1));
         let played = Played::undisturbed(trace);
         let judged = verdict::judge(&played, "x", &Measure::default());
         Judged { broken: broken.iter().copied().collect(), busy, felled, ..judged }

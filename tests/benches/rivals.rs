@@ -125,7 +125,7 @@ fn quality(contestants: &[Contestant]) -> String {
         let cells = characters.iter().map(|c| c.as_ref().map(|c| format!("{:.digits$}", figure(c) + 0.0)));
         rows.push(row(what, cells));
     }
-    for (what, companding) in [("mu-companding", Companding::Ulaw), ("A-companding", Companding::Alaw)] {
+    for (what, companding) in [("mu-law", Companding::Ulaw), ("A-law", Companding::Alaw)] {
         let cells = contestants
             .iter()
             .map(|one| Some(others_than_the_standards(one.codec.as_ref()?, companding).to_string()));
@@ -166,8 +166,8 @@ fn row(what: &str, cells: impl Iterator<Item = Option<String>>) -> String {
 
 /// The rows of the table of speed: what it is called there, and as a folder of criterion.
 const ROWS: [(&str, &str); 6] = [
-    ("mu-companding, decoding", "decode"),
-    ("mu-companding, encoding", "encode"),
+    ("mu-law, decoding", "decode"),
+    ("mu-law, encoding", "encode"),
     ("decode and widen", "up"),
     ("narrow and encode", "down"),
     ("whole frame up: JSON to JSON", "whole_up"),

@@ -28,16 +28,16 @@ const CANNOT_COME_BACK: &[(&str, &str)] = &[
         "network/slow_line",
         "how fast the far end reads is no message: a journal has only that the queue filled up",
     ),
-    ("door/a_draining_bridge_says_busy", "a call that was refused leaves no journal"),
-    ("door/a_full_bridge_says_busy", "a call that was refused leaves no journal"),
-    ("door/a_webhook_of_another_account", "a call that was refused leaves no journal"),
-    ("door/an_unsigned_upgrade", "a call that was refused leaves no journal"),
-    ("door/an_unsigned_webhook", "a call that was refused leaves no journal"),
-    ("door/an_upgrade_of_another_account", "a call that was refused leaves no journal"),
+    ("stream_auth/a_draining_bridge_says_busy", "a call that was refused leaves no journal"),
+    ("stream_auth/a_full_bridge_says_busy", "a call that was refused leaves no journal"),
+    ("stream_auth/a_webhook_of_another_account", "a call that was refused leaves no journal"),
+    ("stream_auth/an_unsigned_upgrade", "a call that was refused leaves no journal"),
+    ("stream_auth/an_unsigned_webhook", "a call that was refused leaves no journal"),
+    ("stream_auth/an_upgrade_of_another_account", "a call that was refused leaves no journal"),
     ("server/drain_lets_calls_finish", "a call that was refused leaves no journal"),
     ("server/full", "a call that was refused leaves no journal"),
-    ("door/a_captured_webhook_opens_no_call_afterwards", "a call that was refused leaves no journal"),
-    ("leaving/a_transfer_without_json", "a journal of hashes has no arguments that are not JSON"),
+    ("stream_auth/a_captured_webhook_opens_no_call_afterwards", "a call that was refused leaves no journal"),
+    ("agent_hangup/a_transfer_without_json", "a journal of hashes has no arguments that are not JSON"),
     ("misbehaviour/marks_come_back_early", "a mark that came back early looks like audio that played fast"),
     ("model_failures/confirms_another_turn_detection", "an imported model confirms what it was asked for"),
     ("model_failures/confirms_no_functions", "an imported model confirms what it was asked for"),
@@ -77,15 +77,15 @@ const NOT_CAUGHT_AGAIN: &[(&str, &str)] = &[
     ),
 ];
 
-fn journals(papers: &InMemoryJournal) -> Vec<Recorded> {
-    papers.texts().iter().map(|text| read(text.as_bytes()).expect("what was written reads")).collect()
+fn recorded(journals: &InMemoryJournal) -> Vec<Recorded> {
+    journals.texts().iter().map(|text| read(text.as_bytes()).expect("what was written reads")).collect()
 }
 
 /// The scenario that the journals of a scenario make.
 fn there_and_back(scenario: &Scenario, content: Content) -> Scenario {
-    let papers = InMemoryJournal::new(content);
-    memory::play_journalled(scenario, Seed(1), None, &papers);
-    let mut imported = import(&journals(&papers), Timing::Heard).scenario;
+    let journals = InMemoryJournal::new(content);
+    memory::play_journalled(scenario, Seed(1), None, &journals);
+    let mut imported = import(&recorded(&journals), Timing::Heard).scenario;
     imported.name.clone_from(&scenario.name);
     // An import expects nothing of its own; what was expected of the original must come of it, too.
     imported.expect.clone_from(&scenario.expect);
@@ -141,9 +141,9 @@ fn every_scenario_comes_back_from_its_journal_with_the_same_verdicts() {
 fn generated_calls_come_back_without_breaking_a_rule() {
     let mut failures = Vec::new();
     for (seed, scenario) in (1..=SEEDS).map(|seed| (Seed(seed), generate(Seed(seed)))) {
-        let papers = InMemoryJournal::default();
-        memory::play_journalled(&scenario, seed, None, &papers);
-        let imported = import(&journals(&papers), Timing::Heard).scenario;
+        let journals = InMemoryJournal::default();
+        memory::play_journalled(&scenario, seed, None, &journals);
+        let imported = import(&recorded(&journals), Timing::Heard).scenario;
         let again = play(Backend::Memory, &imported, seed);
         let objections = oracle::judge(&again);
         if objections.is_empty() == STRANGE_MARKS.contains(&seed.0) {
@@ -162,9 +162,9 @@ fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
     for case in injection::all() {
         let How::Wire(make) = case.how else { continue };
         let scenario = injection::ground(case.scenario).expect("a ground");
-        let papers = InMemoryJournal::default();
-        memory::play_journalled(&scenario, injection::SEED, Some(&|_| make()), &papers);
-        let mut imported = import(&journals(&papers), Timing::Heard).scenario;
+        let journals = InMemoryJournal::default();
+        memory::play_journalled(&scenario, injection::SEED, Some(&|_| make()), &journals);
+        let mut imported = import(&recorded(&journals), Timing::Heard).scenario;
         imported.expect = scenario.expect.clone();
         let again = memory::play_spoiled(&imported, injection::SEED, &|_| make());
         let name = format!("{} ({} on {})", case.name, case.oracle, case.scenario);
@@ -181,24 +181,24 @@ fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
 fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same_bytes() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
     let play = |stage| {
-        let papers = InMemoryJournal::default();
+        let journals = InMemoryJournal::default();
         match stage {
-            Backend::Memory => memory::play_journalled(scenario, Seed(1), None, &papers),
-            Backend::Simulated => simulated::play_journalled(scenario, Seed(1), &papers),
-            Backend::Pipes => pipes::play_journalled(scenario, Seed(1), &papers),
+            Backend::Memory => memory::play_journalled(scenario, Seed(1), None, &journals),
+            Backend::Simulated => simulated::play_journalled(scenario, Seed(1), &journals),
+            Backend::Pipes => pipes::play_journalled(scenario, Seed(1), &journals),
             Backend::Loopback | Backend::Attach => panic!("real time has no seeds"),
         };
-        papers
+        journals
     };
-    let story = |papers: &InMemoryJournal| {
-        let said = scenarios::field::replay::said(&journals(papers)[0]);
+    let story = |journals: &InMemoryJournal| {
+        let said = scenarios::field::replay::said(&recorded(journals)[0]);
         said.into_iter().map(|said| said.what).collect::<Vec<_>>()
     };
     let told = story(&play(Backend::Memory));
     for stage in Backend::ALL {
-        let papers = play(stage);
-        assert_eq!(story(&papers), told, "{stage}");
-        assert!(papers.texts() == play(stage).texts(), "{stage}: the same seed, other bytes");
+        let journals = play(stage);
+        assert_eq!(story(&journals), told, "{stage}");
+        assert!(journals.texts() == play(stage).texts(), "{stage}: the same seed, other bytes");
     }
 }
 
@@ -210,9 +210,9 @@ fn a_replay_of_a_healthy_call_says_what_was_said_then() {
         "tools/one_call",
         "model_failures/drops_mid_answer",
     ] {
-        let papers = InMemoryJournal::default();
-        simulated::play_journalled(&catalogue::find(name)[0], Seed(1), &papers);
-        let replayed = replay(&journals(&papers), Backend::Simulated, Seed(1)).expect("a replay");
+        let journals = InMemoryJournal::default();
+        simulated::play_journalled(&catalogue::find(name)[0], Seed(1), &journals);
+        let replayed = replay(&recorded(&journals), Backend::Simulated, Seed(1)).expect("a replay");
         assert!(replayed.objections.is_empty(), "{name}: {:#?}", replayed.objections);
         assert_eq!(replayed.compared.len(), 1, "{name}");
         for compared in &replayed.compared {
@@ -227,12 +227,12 @@ fn a_replay_shows_where_todays_bridge_parts_from_that_of_then() {
     let mut case = injection::all()
         .into_iter()
         .filter(|case| case.oracle == "truncation_position" && case.scenario == "barge_in");
-    let How::Wire(make) = case.next().expect("a saboteur of `heard`").how else { panic!("of the wire") };
+    let How::Wire(make) = case.next().expect("a fault of `heard`").how else { panic!("of the wire") };
     let scenario = injection::ground("barge_in").expect("a ground");
-    let papers = InMemoryJournal::default();
-    memory::play_journalled(&scenario, Seed(1), Some(&|_| make()), &papers);
-    // A saboteur stands between the bridge and the wire, so the journal has what the bridge meant to say.
-    let mut then = journals(&papers);
+    let journals = InMemoryJournal::default();
+    memory::play_journalled(&scenario, Seed(1), Some(&|_| make()), &journals);
+    // A fault stands between the bridge and the wire, so the journal has what the bridge meant to say.
+    let mut then = recorded(&journals);
     then[0].records.retain(|record| {
         !matches!(&record.what, What::SentModel(event) if event.kind == "conversation.item.truncate")
     });
@@ -275,9 +275,9 @@ fn what_a_full_journal_recorded_is_said_again_byte_for_byte() {
                 { plays = \"caller_stop\" }, \"hears_start\", \"hears_end\", \"hangs_up\"]\n\
                 model.turns = [{ says = \"agent_answer\" }, { answers = 1230 }]";
     let scenario = Scenario::from_toml("voices", text).expect("a scenario");
-    let papers = InMemoryJournal::new(Content::Full);
-    let then = &memory::play_journalled(&scenario, Seed(1), None, &papers).calls[0];
-    let recorded = journals(&papers);
+    let journals = InMemoryJournal::new(Content::Full);
+    let then = &memory::play_journalled(&scenario, Seed(1), None, &journals).calls[0];
+    let recorded = recorded(&journals);
     for timing in [Timing::Heard, Timing::Recorded] {
         let imported = import(&recorded, timing).scenario;
         let steps = &imported.calls[0].caller.steps;
@@ -330,9 +330,9 @@ impl Defect for Muddles {
 #[test]
 fn a_journal_shows_what_a_defect_let_the_bridge_hear_and_what_the_bridge_said_before_the_defect_changed_it() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
-    let papers = InMemoryJournal::default();
-    let trace = memory::play_defective_journalled(scenario, Seed(1), &|_| Box::new(Muddles), &papers);
-    let (call, journal) = (&trace.calls[0], &journals(&papers)[0]);
+    let journals = InMemoryJournal::default();
+    let trace = memory::play_defective_journalled(scenario, Seed(1), &|_| Box::new(Muddles), &journals);
+    let (call, journal) = (&trace.calls[0], &recorded(&journals)[0]);
     let told = journal.records.iter().filter_map(|record| {
         let What::Model(event) = &record.what else { return None };
         (event.kind == "input_audio_buffer.speech_started").then_some(event.start_ms?)
@@ -361,9 +361,9 @@ fn a_replay_in_which_a_recorded_call_is_refused_says_so() {
 // ------------------------------------------------------------------------------------------- damaged files
 
 fn text() -> String {
-    let papers = InMemoryJournal::default();
-    memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &papers);
-    papers.texts().remove(0)
+    let journals = InMemoryJournal::default();
+    memory::play_journalled(&catalogue::find("barge_in/mid_answer")[0], Seed(1), None, &journals);
+    journals.texts().remove(0)
 }
 
 #[test]

@@ -17,7 +17,7 @@ const CHOSEN: &[&str] = &[
     "barge_in/mid_answer",
     "dtmf/interrupts_the_answer",
     "tools/one_call",
-    "hangup/mid_answer",
+    "caller_hangup/mid_answer",
     "model_failures/refuses_tcp",
     "model_failures/closes_between_turns",
     "server/full",

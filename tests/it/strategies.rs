@@ -86,7 +86,7 @@ fn any_world_survives_toml_and_plays_the_same_afterwards() {
 
 #[test]
 fn a_planted_bug_is_found_and_shrinks_to_a_small_call() {
-    let bug = known_bugs::named("late_deltas_are_played").expect("the bug is in the zoo");
+    let bug = known_bugs::named("late_deltas_are_played").expect("the bug is among the known bugs");
     let innocent = |scenario: &Scenario| is_safe(&sim::play(Backend::Memory, scenario, SEED));
     let guilty = |scenario: &Scenario| is_safe(&bug.play(scenario, SEED));
     let worlds = strategy::scenarios().prop_map(World);

@@ -52,7 +52,7 @@ fn the_regression_that_the_walk_left_still_shows_its_bug() {
 }
 
 fn shows_the_bug(kept: &regressions::Regression, what: &str) {
-    let bug = known_bugs::named("interrupts_although_told_not_to").expect("a bug of the zoo");
+    let bug = known_bugs::named("interrupts_although_told_not_to").expect("a known bug");
     let (scenario, seed) = (&kept.scenario, kept.seed);
     let steps = shrink::steps(scenario);
     assert!(steps <= STEPS_MAX, "{what} has {steps} steps:\n{}", scenario.to_toml());

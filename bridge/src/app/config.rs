@@ -36,7 +36,7 @@ use tracing_subscriber::EnvFilter;
 const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// The longest time that a session is kept for the words of a caller who is gone: a draining server waits for it.
 const LAST_WORDS_MS_MAX: u64 = 10_000;
-/// Longest notice, bytes of mu-companding: 30 seconds.
+/// Longest notice, bytes of mu-law: 30 seconds.
 const NOTICE_MAX: usize = 30 * 8_000;
 /// Twilio keeps this much audio of a call at most, ms: a longer lead is cut to it.
 const LEAD_MS_MAX: u64 = 540_000;
@@ -44,7 +44,7 @@ const LEAD_MS_MAX: u64 = 540_000;
 /// Most that can be kept of journals, bytes, calls or days: what TOML can write.
 const JOURNAL_BYTES_MAX: u64 = i64::MAX as u64;
 
-/// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-companding.
+/// What a caller hears when a call has to end early and `notice_file` names nothing else: 8 kHz mu-law.
 pub fn notice() -> Arc<[u8]> {
     Arc::from(include_bytes!("../../assets/notice.ulaw").as_slice())
 }
@@ -64,7 +64,7 @@ pub struct Config {
     pub loop_lag_ms_max: u64,
     /// How long running calls may go on after the signal to stop, ms.
     pub drain_ms: u64,
-    /// Raw mu-companding at 8 kHz to play instead of the bundled notice when a call has to end early.
+    /// Raw mu-law at 8 kHz to play instead of the bundled notice when a call has to end early.
     pub notice_file: Option<PathBuf>,
     /// The Twilio account, and what becomes of its calls.
     pub twilio: stream_auth::Settings,
@@ -92,9 +92,12 @@ pub struct Config {
     pub tools: tool_webhooks::Settings,
     /// Settings of each call.
     pub call: CallConfig,
-    /// The notice itself, mu-companding at 8 kHz.
+    /// The notice itself, mu-law at 8 kHz.
     #[serde(skip, default = "notice")]
     pub notice: Arc<[u8]>,
+    /// Keys of the release before in the file, each with the one that takes its place.
+    #[serde(skip)]
+    pub renamed: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Config {
@@ -120,6 +123,7 @@ impl Default for Config {
             tools: tool_webhooks::Settings::default(),
             call: CallConfig::default(),
             notice: notice(),
+            renamed: Vec::new(),
         }
     }
 }
@@ -189,7 +193,7 @@ pub struct Args {
     /// How long calls may go on after the signal to stop [env: BRIDGE_DRAIN_MS] [default: 600000].
     #[arg(long, global = true, value_name = "MS")]
     pub drain_ms: Option<String>,
-    /// Raw 8 kHz mu-companding to play when a call has to end early [env: BRIDGE_NOTICE_FILE] [default: bundled].
+    /// Raw 8 kHz mu-law to play when a call has to end early [env: BRIDGE_NOTICE_FILE] [default: bundled].
     #[arg(long, global = true, value_name = "FILE")]
     pub notice_file: Option<String>,
     /// Log lines as text or json [env: BRIDGE_LOG_FORMAT] [default: text].
@@ -459,7 +463,10 @@ impl Config {
     }
 
     fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError(vec![toml_problem(&error, text, path)]))
+        let config: Result<Self, _> = toml::from_str(text);
+        let mut config = config.map_err(|error| ConfigError(vec![toml_problem(&error, text, path)]))?;
+        config.renamed = renamed_keys(text);
+        Ok(config)
     }
 
     /// What is in force, as TOML, with secrets left out.
@@ -538,6 +545,22 @@ pub fn problems_of(call: &CallConfig) -> Vec<String> {
     let mut problems = Vec::new();
     check_call(call, &mut |what| problems.push(what));
     problems
+}
+
+/// Keys of the release before, which are read for one more release, and those of today.
+const RENAMED: [(&str, &str); 4] = [
+    ("call.filler", "call.hold_message"),
+    ("call.leaving", "call.hangup"),
+    ("call.limits.held_ms", "call.limits.max_buffered_ms"),
+    ("call.protection", "call.greeting_guard"),
+];
+
+/// The keys of the release before in a file.
+fn renamed_keys(text: &str) -> Vec<(&'static str, &'static str)> {
+    let Ok(file) = text.parse::<toml::Table>() else { return Vec::new() };
+    let file = toml::Value::Table(file);
+    let has = |key: &str| key.split('.').try_fold(&file, |table, part| table.get(part)).is_some();
+    RENAMED.into_iter().filter(|(old, _)| has(old)).collect()
 }
 
 /// A secret of the environment, or of the file it names.
@@ -645,9 +668,9 @@ fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
         );
     }
     let can_ask_twilio = !twilio.account_sid.is_empty() && !twilio.auth_token.is_empty();
-    if !config.call.leaving.transfer.is_empty() && !can_ask_twilio {
+    if !config.call.hangup.transfer.is_empty() && !can_ask_twilio {
         refuse(
-            "call.leaving.transfer needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: Twilio is asked to transfer".into(),
+            "call.hangup.transfer needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: Twilio is asked to transfer".into(),
         );
     }
     if !config.operator.token.is_empty() && !can_ask_twilio {
@@ -713,7 +736,7 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     range("call.pacing.mark_every_ms", pacing.mark_every_ms, 20, 60_000);
     range("call.dtmf.max_digits", call.dtmf.max_digits as u64, 1, 1_000);
     range("call.limits.backlog_ms", call.limits.backlog_ms, 20, 600_000);
-    range("call.limits.held_ms", call.limits.held_ms, 1_000, 3_600_000);
+    range("call.limits.max_buffered_ms", call.limits.max_buffered_ms, 1_000, 3_600_000);
     range("call.limits.gap_ms", call.limits.gap_ms, 0, 600_000);
     range("call.limits.transcript_items", call.limits.transcript_items as u64, 100, 1_000_000);
     range("call.limits.transcript_bytes", call.limits.transcript_bytes as u64, 1 << 20, 1 << 30);
@@ -746,13 +769,13 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
         range(name, value, 1, WAIT_MS_MAX);
     }
     range("call.timeouts.last_words_ms", waits.last_words_ms, 0, LAST_WORDS_MS_MAX);
-    if let Some(protection) = &call.protection {
-        range("call.protection.at_most_ms", protection.at_most_ms, 20, WAIT_MS_MAX);
+    if let Some(protection) = &call.greeting_guard {
+        range("call.greeting_guard.at_most_ms", protection.at_most_ms, 20, WAIT_MS_MAX);
     }
-    range("call.leaving.farewell_ms", call.leaving.farewell_ms, 1, WAIT_MS_MAX);
-    range("call.leaving.carrier_ms", call.leaving.carrier_ms, 1, WAIT_MS_MAX);
-    if let Some(filler) = &call.filler {
-        range("call.filler.after_ms", filler.after_ms, 100, WAIT_MS_MAX);
+    range("call.hangup.farewell_ms", call.hangup.farewell_ms, 1, WAIT_MS_MAX);
+    range("call.hangup.carrier_ms", call.hangup.carrier_ms, 1, WAIT_MS_MAX);
+    if let Some(filler) = &call.hold_message {
+        range("call.hold_message.after_ms", filler.after_ms, 100, WAIT_MS_MAX);
     }
     if let Some(renewal) = &call.renewal {
         range("call.renewal.before_ms", renewal.before_ms, 1, WAIT_MS_MAX);
@@ -803,9 +826,11 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
             waits.caller_silent_ms, waits.ping_ms
         ));
     }
-    if call.protection.is_some_and(|protection| protection.until == Until::Heard) && call.greeting.is_none() {
+    if call.greeting_guard.is_some_and(|protection| protection.until == Until::Heard)
+        && call.greeting.is_none()
+    {
         refuse(
-            "call.protection.until = \"heard\" needs call.greeting: without one nothing is heard at the beginning. \
+            "call.greeting_guard.until = \"heard\" needs call.greeting: without one nothing is heard at the beginning. \
              Give it one, or write until = \"time\""
                 .into(),
         );
@@ -813,24 +838,21 @@ fn check_call(call: &CallConfig, refuse: &mut impl FnMut(String)) {
     if !"0123456789*#ABCD".contains(call.dtmf.terminator) {
         refuse(format!("call.dtmf.terminator = {:?}: a key, such as #", call.dtmf.terminator));
     }
-    for (at, person) in call.leaving.transfer.iter().enumerate() {
+    for (at, person) in call.hangup.transfer.iter().enumerate() {
         let Person { name, number } = person;
         if name.trim().is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
-            refuse(format!("call.leaving.transfer: the name {name:?}: 1 to 64 characters"));
+            refuse(format!("call.hangup.transfer: the name {name:?}: 1 to 64 characters"));
         }
         if !twiml::is_dialable(number) {
-            refuse(format!("call.leaving.transfer: {number:?} of {name:?}: a number such as +14155550100"));
+            refuse(format!("call.hangup.transfer: {number:?} of {name:?}: a number such as +14155550100"));
         }
-        if call.leaving.transfer[..at].iter().any(|earlier| earlier.name == *name) {
-            refuse(format!("call.leaving.transfer: the name {name:?} is given twice"));
+        if call.hangup.transfer[..at].iter().any(|earlier| earlier.name == *name) {
+            refuse(format!("call.hangup.transfer: the name {name:?} is given twice"));
         }
     }
     for (at, tool) in call.tools.iter().enumerate() {
         if [END_CALL, TRANSFER_CALL].contains(&tool.name.as_str()) {
-            refuse(format!(
-                "call.tools: {:?} is a function of the bridge's own: see call.leaving",
-                tool.name
-            ));
+            refuse(format!("call.tools: {:?} is a function of the bridge's own: see call.hangup", tool.name));
         }
         let name = &tool.name;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
@@ -850,7 +872,7 @@ fn read_notice(path: &Path) -> Result<Arc<[u8]>, String> {
     let convert = "make one with: ffmpeg -i words.wav -ar 8000 -ac 1 -f mulaw notice.ulaw";
     let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read it: {error}; {convert}"))?;
     if bytes.starts_with(b"RIFF") {
-        return Err(format!("this is a WAV file, not raw mu-companding; {convert}"));
+        return Err(format!("this is a WAV file, not raw mu-law; {convert}"));
     }
     if bytes.is_empty() || bytes.len() > NOTICE_MAX {
         return Err(format!(
@@ -1158,10 +1180,10 @@ mod tests {
             ),
             ("[call.timeouts]\ncaller_silent_ms = 5000", "is not longer than call.timeouts.ping_ms = 5000"),
             (
-                "[call.protection]\nuntil = \"time\"\nat_most_ms = 19",
-                "call.protection.at_most_ms = 19: between 20 and 604800000",
+                "[call.greeting_guard]\nuntil = \"time\"\nat_most_ms = 19",
+                "call.greeting_guard.at_most_ms = 19: between 20 and 604800000",
             ),
-            ("[call.protection]", "call.protection.until = \"heard\" needs call.greeting"),
+            ("[call.greeting_guard]", "call.greeting_guard.until = \"heard\" needs call.greeting"),
             ("[call.dtmf]\nterminator = \"x\"", "call.dtmf.terminator = 'x': a key"),
             ("[call.limits]\ntools_running = 0", "call.limits.tools_running = 0: between 1 and 1000"),
             ("[call.limits]\nfunction_rounds = 0", "call.limits.function_rounds = 0: between 1 and 10000"),
@@ -1208,7 +1230,7 @@ mod tests {
                 "call.renewal.quiet_ms = 0: between 100 and 60000",
             ),
             ("[call.renewal]", "call.renewal needs call.transcription"),
-            ("[call.leaving]\nfarewell_ms = 0", "call.leaving.farewell_ms = 0: between 1 and"),
+            ("[call.hangup]\nfarewell_ms = 0", "call.hangup.farewell_ms = 0: between 1 and"),
             ("[tls]\ncert_file = \"x\"", "tls needs both"),
             ("notice_file = \"/nowhere/notice.ulaw\"", "notice_file /nowhere/notice.ulaw: cannot read it"),
         ];
@@ -1216,6 +1238,25 @@ mod tests {
             let found = problems(toml);
             assert!(found.len() == 1 && found[0].contains(words), "{toml:?} gave {found:#?}");
         }
+    }
+
+    #[test]
+    fn keys_of_the_release_before_are_read_and_named() {
+        let text = "[call.leaving]\nend_call = true\n[call.filler]\nafter_ms = 700\n[call.limits]\nheld_ms = 2000\n\
+                    [call.protection]\nuntil = \"time\"\n";
+        let config = Config::from_toml(text, Path::new("old.toml")).unwrap();
+        assert_eq!(config.renamed, RENAMED);
+        assert!(config.call.hangup.end_call && config.call.greeting_guard.is_some());
+        assert_eq!(config.call.hold_message.map(|message| message.after_ms), Some(700));
+        assert_eq!(config.call.limits.max_buffered_ms, 2_000);
+        for (_, new) in RENAMED {
+            let file = new.replacen("call.", "[call.", 1).replace(".limits.max", ".limits]\nmax");
+            let today = if file.contains(']') { format!("{file} = 2000") } else { format!("{file}]") };
+            let config = Config::from_toml(&today, Path::new("new.toml")).unwrap();
+            assert_eq!(config.renamed, [], "{today}");
+        }
+        let both = "[call]\nhangup = {}\nleaving = {}";
+        assert!(Config::from_toml(both, Path::new("both.toml")).is_err(), "one of the two is lost");
     }
 
     #[test]

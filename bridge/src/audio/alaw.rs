@@ -1,7 +1,7 @@
-//! G.711 A-companding by arithmetic, without branches, so that whole frames vectorise.
+//! G.711 A-law by arithmetic, without branches, so that whole frames vectorise.
 //!
 //! Exact to the ITU's reference (G.191): a 12-bit magnitude, negative samples by one's complement. Above the lowest
-//! segment the code of a magnitude is its floating-point form, as in mu-companding; in the lowest it is the magnitude.
+//! segment the code of a magnitude is its floating-point form, as in mu-law; in the lowest it is the magnitude.
 
 /// Every other bit is inverted on the line, so that silence is not a row of equal bits.
 const EVEN_BITS: u8 = 0x55;

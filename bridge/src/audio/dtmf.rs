@@ -208,7 +208,7 @@ mod tests {
             Self { hz: (ROWS[row], COLUMNS[column]), dbm0: (-10.0, -10.0), ms: 60, at: 200 }
         }
 
-        /// In mu-companding, whole frames.
+        /// In mu-law, whole frames.
         fn codes(&self) -> Vec<u8> {
             let tone = |n: usize| {
                 let t = n as f64 / 8_000.0;

@@ -1,4 +1,4 @@
-//! G.711 mu-companding by arithmetic, without branches, so that whole frames vectorise.
+//! G.711 mu-law by arithmetic, without branches, so that whole frames vectorise.
 //!
 //! Exact to the ITU's reference (G.191): a 14-bit magnitude, negative samples by one's complement. The code of a
 //! magnitude is its floating-point form: the exponent is the segment, the top four bits of the mantissa the step.

@@ -165,7 +165,7 @@ impl CallContext {
         }
         // A server may offer functions of its own beside ours.
         if let Some(tools) = &session.tools {
-            let own = self.config.leaving.functions();
+            let own = self.config.hangup.functions();
             let lacks = |name: &&str| tools.iter().all(|tool| tool != name);
             let asked = self.config.tools.iter().chain(&own).map(|tool| tool.name.as_str());
             let lacking: Vec<&str> = asked.filter(lacks).collect();

@@ -335,7 +335,7 @@ impl Conversation {
             cx.event(CallEvent::Speaking { response: response.to_owned(), after });
         }
         self.pump(cx, stream, backpressured, now);
-        let held_max = cx.config.limits.held_ms * 8;
+        let held_max = cx.config.limits.max_buffered_ms * 8;
         if !self.reads_paused && self.downlink.buffered_bytes() as u64 > held_max {
             self.reads_paused = true;
             // What is not read cannot answer.
@@ -487,7 +487,7 @@ impl Conversation {
         let awaiting_transcription =
             active.as_ref().is_some_and(|active| active.spoke_at.is_none() && !active.interrupted);
         if awaiting_transcription
-            && cx.config.leaving.farewell.is_some()
+            && cx.config.hangup.farewell.is_some()
             && self.pending_exit.as_ref().is_some_and(|farewell| farewell.response == done.response)
         {
             self.responses.want(ResponseReason::Farewell);
@@ -646,7 +646,7 @@ impl Conversation {
                 } else {
                     let (call_id, response) = (call.call_id.clone(), response.to_owned());
                     self.pending_exit = Some(PendingExit { call_id, way, arguments, response });
-                    cx.timers.set(Timer::Farewell, now + ms(cx.config.leaving.farewell_ms));
+                    cx.timers.set(Timer::Farewell, now + ms(cx.config.hangup.farewell_ms));
                 }
             }
             Verdict::Answer { output, why } => {
@@ -755,7 +755,7 @@ impl Conversation {
             return;
         };
         cx.timers.stop(Timer::Farewell);
-        let by = now + ms(cx.config.leaving.carrier_ms);
+        let by = now + ms(cx.config.hangup.carrier_ms);
         self.tools.runs(&call_id, way.name(), &response, now, by);
         self.watch_tools(cx);
         self.exiting = Some((call_id.clone(), way));
@@ -835,7 +835,7 @@ impl Conversation {
         }
         let since = *self.waits_since.get_or_insert(now);
         cx.timers.set(Timer::DeadAir, since + cx.config.dead_air());
-        match cx.config.filler.as_ref().filter(|_| runs && !coming && !self.hold_message_played) {
+        match cx.config.hold_message.as_ref().filter(|_| runs && !coming && !self.hold_message_played) {
             Some(filler) => cx.timers.set(Timer::Filler, since + ms(filler.after_ms)),
             None => cx.timers.stop(Timer::Filler),
         }
@@ -887,9 +887,9 @@ impl Conversation {
         let Some((request, why)) = self.responses.ask(self.caller_speaks) else { return };
         let instructions = match why {
             ResponseReason::Greeting => cx.config.greeting.clone(),
-            ResponseReason::Farewell => cx.config.leaving.farewell.clone(),
+            ResponseReason::Farewell => cx.config.hangup.farewell.clone(),
             ResponseReason::HoldMessage => {
-                cx.config.filler.as_ref().map(|filler| filler.instructions.clone())
+                cx.config.hold_message.as_ref().map(|filler| filler.instructions.clone())
             }
             ResponseReason::Turn
             | ResponseReason::Keypad
@@ -959,7 +959,9 @@ impl Conversation {
     }
 
     fn release(&mut self, cx: &mut CallContext, now: Instant) {
-        if self.reads_paused && (self.downlink.buffered_bytes() as u64) < cx.config.limits.held_ms * 8 / 2 {
+        if self.reads_paused
+            && (self.downlink.buffered_bytes() as u64) < cx.config.limits.max_buffered_ms * 8 / 2
+        {
             self.reads_paused = false;
             cx.timers.set(Timer::ModelPing, now + ms(cx.config.timeouts.ping_ms));
             cx.outbox.push_back(Transmit::PauseModelReads(false));

@@ -183,7 +183,7 @@ impl Downlink {
         first
     }
 
-    /// Queues a prompt of ours, in mu-companding, behind everything else.
+    /// Queues a prompt of ours, in mu-law, behind everything else.
     pub(crate) fn push_prompt(&mut self, ulaw: &[u8]) {
         self.items.iter_mut().for_each(Item::finish);
         let codec = audio::Downlink::new(Format::Pcmu, self.companding);

@@ -6,7 +6,7 @@
 //! with a failure, and the call goes on. Which number a name stands for is the operator's to say, never the model's.
 
 use super::event::EndReason;
-use super::settings::{END_CALL, Leaving, TRANSFER_CALL};
+use super::settings::{END_CALL, Hangup, TRANSFER_CALL};
 use serde_json::{Value, json};
 
 /// A way for a call to leave the model.
@@ -44,10 +44,10 @@ pub(crate) struct PendingExit {
 }
 
 /// The way a function of this name leads, if it is offered.
-pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<ExitAction> {
+pub(crate) fn way(name: &str, hangup: &Hangup) -> Option<ExitAction> {
     match name {
-        END_CALL if leaving.end_call => Some(ExitAction::HangUp),
-        TRANSFER_CALL if !leaving.transfer.is_empty() => Some(ExitAction::Transfer),
+        END_CALL if hangup.end_call => Some(ExitAction::HangUp),
+        TRANSFER_CALL if !hangup.transfer.is_empty() => Some(ExitAction::Transfer),
         _ => None,
     }
 }
@@ -56,16 +56,12 @@ pub(crate) fn way(name: &str, leaving: &Leaving) -> Option<ExitAction> {
 ///
 /// # Errors
 /// When nobody of that name is listed; in words for the model.
-pub(crate) fn resolved(
-    way: ExitAction,
-    arguments: &Value,
-    leaving: &Leaving,
-) -> Result<String, &'static str> {
+pub(crate) fn resolved(way: ExitAction, arguments: &Value, hangup: &Hangup) -> Result<String, &'static str> {
     match way {
         ExitAction::HangUp => Ok("{}".to_owned()),
         ExitAction::Transfer => {
             let to = arguments["to"].as_str().unwrap_or_default();
-            let person = leaving.transfer.iter().find(|person| person.name == to);
+            let person = hangup.transfer.iter().find(|person| person.name == to);
             let person = person.ok_or("there is nobody of that name to put the caller through to")?;
             Ok(json!({ "to": person.name, "number": person.number }).to_string())
         }

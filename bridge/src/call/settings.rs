@@ -44,16 +44,19 @@ pub struct CallConfig {
     pub barge_in: bool,
     /// Keeps the beginning of the call's audio from the model, and its first words from being interrupted; `None` does
     /// neither.
-    pub protection: Option<Protection>,
+    #[serde(alias = "protection")]
+    pub greeting_guard: Option<GreetingGuard>,
     /// Replaces the tones of pressed keys by silence on their way to the model, so that they are not taken for
     /// speech. The first 20 to 40 ms of each are let through, for nothing is delayed.
     pub mute_dtmf_tones: bool,
     /// Functions the model may call.
     pub tools: Vec<ToolSpec>,
     /// What is said while a function takes its time; `None` lets the caller wait in silence.
-    pub filler: Option<Filler>,
+    #[serde(alias = "filler")]
+    pub hold_message: Option<HoldMessage>,
     /// How the model may end the call or put the caller through.
-    pub leaving: Leaving,
+    #[serde(alias = "leaving")]
+    pub hangup: Hangup,
     /// Another session takes over before the server ends the one that runs; `None` ends the call politely then.
     pub renewal: Option<Renewal>,
     /// How far the audio sent to the caller may run ahead of the ear.
@@ -80,11 +83,11 @@ impl Default for CallConfig {
             noise_reduction: None,
             vad: Vad::default(),
             barge_in: true,
-            protection: None,
+            greeting_guard: None,
             mute_dtmf_tones: false,
             tools: Vec::new(),
-            filler: None,
-            leaving: Leaving::default(),
+            hold_message: None,
+            hangup: Hangup::default(),
             renewal: None,
             pacing: Pacing::default(),
             dtmf: Dtmf::default(),
@@ -104,7 +107,7 @@ impl CallConfig {
     /// What the session is asked to be. Where the caller may not interrupt, the server is not to do it either.
     pub fn session(&self) -> SessionSettings {
         let interrupt_response = self.vad.interrupt_response && self.barge_in;
-        let own = self.leaving.functions();
+        let own = self.hangup.functions();
         let spec = |tool: &ToolSpec| FunctionSpec {
             name: tool.name.clone(),
             description: tool.description.clone(),
@@ -122,8 +125,8 @@ impl CallConfig {
     }
 
     /// The protection that is in force: one that lasts until the greeting was heard needs a greeting.
-    pub(crate) fn protects(&self) -> Option<Protection> {
-        self.protection.filter(|protection| protection.until == Until::Time || self.greeting.is_some())
+    pub(crate) fn protects(&self) -> Option<GreetingGuard> {
+        self.greeting_guard.filter(|protection| protection.until == Until::Time || self.greeting.is_some())
     }
 }
 
@@ -147,14 +150,14 @@ pub enum DialWhen {
 /// behind what is being said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Protection {
+pub struct GreetingGuard {
     /// What ends the window.
     pub until: Until,
     /// The longest window, from the caller's first audio, ms. A greeting that never comes must not leave the model deaf.
     pub at_most_ms: u64,
 }
 
-impl Default for Protection {
+impl Default for GreetingGuard {
     fn default() -> Self {
         Self { until: Until::Heard, at_most_ms: 15_000 }
     }
@@ -202,7 +205,7 @@ const fn tool_timeout() -> u64 {
 /// What is said while a function takes its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Filler {
+pub struct HoldMessage {
     /// How long the caller waits in silence before the model is asked for a word, ms: from the end of their turn, or of
     /// what they last heard, however many functions are called meanwhile. One word for all functions that run at one
     /// time.
@@ -211,7 +214,7 @@ pub struct Filler {
     pub instructions: String,
 }
 
-impl Default for Filler {
+impl Default for HoldMessage {
     fn default() -> Self {
         Self {
             after_ms: 1_500,
@@ -226,7 +229,7 @@ impl Default for Filler {
 /// How the model may end the call or put the caller through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Leaving {
+pub struct Hangup {
     /// Offers the function `end_call`.
     pub end_call: bool,
     /// What the model is told to say when it ends the call or puts the caller through without a word; `None` lets it.
@@ -239,7 +242,7 @@ pub struct Leaving {
     pub transfer: Vec<Person>,
 }
 
-impl Leaving {
+impl Hangup {
     /// The functions of the bridge's own that the model may call.
     pub(crate) fn functions(&self) -> Vec<ToolSpec> {
         let spec = |name: &str, description: &str, parameters| ToolSpec {
@@ -270,7 +273,7 @@ impl Leaving {
     }
 }
 
-impl Default for Leaving {
+impl Default for Hangup {
     fn default() -> Self {
         Self {
             end_call: false,
@@ -387,7 +390,8 @@ pub struct Limits {
     pub backlog_ms: u64,
     /// Model audio waiting to be sent, ms; beyond it the bridge stops reading from the model. The default is
     /// above the longest response (4,096 tokens of 50 ms), so that speech events are never stuck behind it.
-    pub held_ms: u64,
+    #[serde(alias = "held_ms")]
+    pub max_buffered_ms: u64,
     /// Longest gap in caller audio that is filled with silence, ms.
     pub gap_ms: u64,
     /// Function calls running at once; more are answered with an error.
@@ -409,7 +413,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             backlog_ms: 10_000,
-            held_ms: 300_000,
+            max_buffered_ms: 300_000,
             gap_ms: 10_000,
             tools_running: 8,
             function_rounds: 20,
@@ -509,13 +513,13 @@ mod tests {
     use super::*;
     #[test]
     fn the_model_is_offered_what_the_operator_allows() {
-        let names = |leaving: &Leaving| -> Vec<String> {
-            leaving.functions().into_iter().map(|function| function.name).collect()
+        let names = |hangup: &Hangup| -> Vec<String> {
+            hangup.functions().into_iter().map(|function| function.name).collect()
         };
-        let nothing = Leaving::default();
-        let end = Leaving { end_call: true, ..Leaving::default() };
+        let nothing = Hangup::default();
+        let end = Hangup { end_call: true, ..Hangup::default() };
         let sales = Person { name: "sales".into(), number: "+15550100".into() };
-        let both = Leaving { end_call: true, transfer: vec![sales], ..Leaving::default() };
+        let both = Hangup { end_call: true, transfer: vec![sales], ..Hangup::default() };
         assert_eq!(names(&nothing), Vec::<String>::new());
         assert_eq!(names(&end), [END_CALL]);
         assert_eq!(names(&both), [END_CALL, TRANSFER_CALL]);

@@ -8,7 +8,7 @@ mod protection;
 mod renewal;
 
 use super::event::{CallEvent, EndReason, Private, ToolOutcome};
-use super::settings::{CallConfig, Filler, ms};
+use super::settings::{CallConfig, HoldMessage, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
 use crate::wire::realtime::ClientEvent;
@@ -69,7 +69,7 @@ impl Bench {
         t
     }
 
-    /// Live with a caller whose carrier speaks A-companding.
+    /// Live with a caller whose carrier speaks A-law.
     fn live_in_a_law(format: Format) -> Self {
         let mut t = Self::with(|c| c.format = format);
         t.twilio(r#"{"event":"start","start":{"streamSid":"MZ1","callSid":"CA1","mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000,"channels":1}},"streamSid":"MZ1"}"#);
@@ -370,7 +370,7 @@ fn a_session_that_tells_turns_otherwise_than_asked_for_is_refused_by_the_name_of
 fn a_session_without_a_function_that_was_asked_for_is_refused() {
     let asks = |c: &mut CallConfig| {
         c.tools = vec![serde_json::from_str(r#"{"name":"look"}"#).unwrap()];
-        c.leaving.end_call = true;
+        c.hangup.end_call = true;
     };
     let tools = |echo: &str| refusal(asks, "", &format!(r#","tools":{echo}"#));
     assert_eq!(tools("[]").unwrap(), "tools lack look, end_call");
@@ -565,7 +565,7 @@ fn an_a_law_caller_and_a_pcma_session_share_every_byte() {
     assert_eq!(
         t.sent_media(),
         [[0x55; 240].as_slice(), &[0xD5; 80]].concat(),
-        "padded with the silence of A-companding"
+        "padded with the silence of A-law"
     );
 }
 
@@ -1088,7 +1088,8 @@ fn a_slow_function_is_answered_by_a_time_out_and_only_once() {
 fn with_filler(config: &mut CallConfig) {
     with_lookup(config);
     config.tools[0].timeout_ms = 30_000;
-    config.filler = Some(Filler { after_ms: 1_000, instructions: "Say that it takes a moment.".into() });
+    config.hold_message =
+        Some(HoldMessage { after_ms: 1_000, instructions: "Say that it takes a moment.".into() });
 }
 
 /// A function runs, and nobody speaks.
@@ -1345,7 +1346,7 @@ fn a_clogged_caller_leg_holds_audio_but_not_the_clear() {
 
 #[test]
 fn a_flood_of_audio_stops_the_reading_and_goes_on_later() {
-    let mut t = Bench::live_with(|c| c.limits.held_ms = 10_000);
+    let mut t = Bench::live_with(|c| c.limits.max_buffered_ms = 10_000);
     t.response_begins("r1");
     for _ in 0..14 {
         t.model_says("r1", "item_7", 1_000);
@@ -1407,7 +1408,7 @@ fn an_expiring_session_leaves_time_for_the_ear_the_last_words_and_a_second() {
 
 #[test]
 fn reading_goes_on_when_half_of_what_may_be_held_has_gone() {
-    let mut t = Bench::live_with(|c| c.limits.held_ms = 10_000);
+    let mut t = Bench::live_with(|c| c.limits.max_buffered_ms = 10_000);
     t.response_begins("r1");
     for _ in 0..14 {
         t.model_says("r1", "item_7", 1_000);
@@ -1424,7 +1425,7 @@ fn reading_goes_on_when_half_of_what_may_be_held_has_gone() {
 fn a_model_that_is_not_read_is_not_given_up_for_what_it_cannot_say() {
     let mut t = Bench::live_with(|c| {
         c.barge_in = false;
-        c.limits.held_ms = 10_000;
+        c.limits.max_buffered_ms = 10_000;
         c.timeouts.first_audio_ms = 2_000;
     });
     t.response_begins("r1");

@@ -187,12 +187,12 @@ impl Tools {
             self.keep(&call.call_id, response, &output, Some(called), now);
             return Verdict::Reuse { output };
         }
-        if let Some(way) = hangup::way(&call.name, &config.leaving) {
+        if let Some(way) = hangup::way(&call.name, &config.hangup) {
             // To hang up needs no arguments, so that no arguments can keep it from being done.
             let value = value.or((way == ExitAction::HangUp).then_some(Value::Null));
             return match value
                 .ok_or(NO_OBJECT)
-                .and_then(|value| hangup::resolved(way, &value, &config.leaving))
+                .and_then(|value| hangup::resolved(way, &value, &config.hangup))
             {
                 Ok(arguments) => Verdict::Exit { way, arguments },
                 Err(why) => refuse(why),
@@ -356,7 +356,7 @@ impl Tools {
         self.since_turn.rounds
     }
 
-    /// All calls of a response are answered and something is to be said about it. Says so once.
+    /// All calls of a response are answered and something is to be said about it. QueueItem so once.
     pub(crate) fn take_unspoken(&mut self) -> bool {
         let runs = |response: &str| self.running.iter().any(|running| running.response == response);
         let waiting = |unspoken: &String| runs(unspoken) || self.open.contains(unspoken);

@@ -283,7 +283,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::settings::{Protection, Renewal, Until};
+    use crate::call::settings::{GreetingGuard, Renewal, Until};
     use std::time::Duration;
 
     impl Uplink {
@@ -374,7 +374,7 @@ mod tests {
         t.speaks(Companding::Alaw);
         let audio = t.drain().concat();
         assert_eq!(audio.len(), 320);
-        assert_eq!(crate::audio::ulaw::decode(audio[0]), 8, "the silence of A-companding");
+        assert_eq!(crate::audio::ulaw::decode(audio[0]), 8, "the silence of A-law");
     }
 
     /// 20 ms of the key 1: 697 and 1,209 Hz, by turning two vectors.
@@ -432,8 +432,9 @@ mod tests {
     }
 
     fn protected(backlog_ms: u64) -> Uplink {
-        let protection = Some(Protection { until: Until::Time, at_most_ms: 1 });
-        let mut config = CallConfig { format: Format::Pcmu, protection, ..CallConfig::default() };
+        let protection = Some(GreetingGuard { until: Until::Time, at_most_ms: 1 });
+        let mut config =
+            CallConfig { format: Format::Pcmu, greeting_guard: protection, ..CallConfig::default() };
         config.limits.backlog_ms = backlog_ms;
         Uplink::new(&config, began())
     }

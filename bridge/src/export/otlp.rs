@@ -88,10 +88,10 @@ impl Exporter {
         let (done, ended) = sync_channel(0);
         let model = target.model.clone();
         let losses = Throttle::new(COMPLAIN_EVERY);
-        let clerk = Clerk { dial, target, items, shared: shared.clone(), counted: 0, losses };
+        let worker = Worker { dial, target, items, shared: shared.clone(), counted: 0, losses };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(THREAD.into()).spawn(move || {
-            runtime.block_on(clerk.run());
+            runtime.block_on(worker.run());
             drop(done);
         })?;
         Ok(Self { outbox: Outbox { queue, shared }, model, ended })
@@ -134,7 +134,7 @@ pub fn open(settings: &Settings, model: &str) -> anyhow::Result<Option<Exporter>
     Exporter::start(Target { endpoint, headers, service, model }).map(Some)
 }
 
-struct Clerk {
+struct Worker {
     dial: TlsDial,
     target: Target,
     items: mpsc::Receiver<Item>,
@@ -144,7 +144,7 @@ struct Clerk {
     losses: Throttle,
 }
 
-impl Clerk {
+impl Worker {
     async fn run(mut self) {
         let shared = self.shared.clone();
         let mut stopping = false;

@@ -480,7 +480,7 @@ fn row(line: &Line) -> LineRow {
 /// A store with the thread that writes to it.
 pub struct Writer {
     calls: StoreCalls,
-    /// Says when the thread has ended.
+    /// QueueItem when the thread has ended.
     ended: Receiver<()>,
     stopping: Arc<tokio::sync::Notify>,
 }
@@ -508,7 +508,7 @@ impl Writer {
         let (done, ended) = sync_channel(0);
         let stopping = Arc::new(tokio::sync::Notify::new());
         let calls: Arc<Mutex<BTreeMap<CallKey, Open>>> = Arc::default();
-        let clerk = Clerk {
+        let worker = Worker {
             store,
             records,
             calls: calls.clone(),
@@ -521,7 +521,7 @@ impl Writer {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("store".into()).spawn(move || {
-            runtime.block_on(clerk.run());
+            runtime.block_on(worker.run());
             drop(done);
         })?;
         let calls = StoreCalls { queue, shared, process: process.into(), calls };
@@ -561,7 +561,7 @@ impl Writer {
 }
 
 /// The thread that writes.
-struct Clerk<S> {
+struct Worker<S> {
     store: S,
     records: mpsc::UnboundedReceiver<(u64, Record)>,
     calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
@@ -576,7 +576,7 @@ struct Clerk<S> {
     refusals: Throttle,
 }
 
-impl<S: Store> Clerk<S> {
+impl<S: Store> Worker<S> {
     async fn run(mut self) {
         let mut stamped = Vec::with_capacity(BATCH);
         let mut stopping = false;
@@ -710,7 +710,7 @@ impl<S: Store> Clerk<S> {
         }
     }
 
-    /// Says once that there is trouble, and waits a little.
+    /// QueueItem once that there is trouble, and waits a little.
     async fn wait_out(&mut self, error: &StoreError, wait: &mut Duration) {
         self.shared.failed.fetch_add(1, SeqCst);
         if self.trouble.is_none() {

@@ -29,7 +29,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 /// What a call is made with.
 pub(crate) struct Parts<D, T> {
     pub(crate) call: Arc<CallConfig>,
-    /// Played when the call has to end early, mu-companding at 8 kHz.
+    /// Played when the call has to end early, mu-law at 8 kHz.
     pub(crate) notice: Arc<[u8]>,
     pub(crate) model: Arc<ModelEndpoint>,
     pub(crate) dial: D,

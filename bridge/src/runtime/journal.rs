@@ -52,7 +52,7 @@ pub struct CallBeginning {
     pub max_calls: usize,
     /// `drain_ms` of the server.
     pub drain_ms: u64,
-    /// Length of the notice, bytes of mu-companding.
+    /// Length of the notice, bytes of mu-law.
     pub notice_bytes: usize,
     /// The settings of the call.
     pub call: std::sync::Arc<CallConfig>,

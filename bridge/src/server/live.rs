@@ -510,7 +510,7 @@ impl PageState {
     /// What is said to a watcher who has seen all up to a version, and the version it brings them to.
     fn news(&self, seen: u64) -> (u64, Value) {
         let (version, calls, present) = self.live.since(seen, clock::now());
-        let people: Vec<_> = self.settings.call.leaving.transfer.iter().map(|person| &person.name).collect();
+        let people: Vec<_> = self.settings.call.hangup.transfer.iter().map(|person| &person.name).collect();
         let value = json!({
             "active": self.stats.active(),
             "maxCalls": self.settings.limits.max_calls,
@@ -639,7 +639,7 @@ async fn transfer(State(page_state): State<PageState>, Path(key): Path<u64>, req
             "Twilio transfers calls: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
         );
     };
-    let people = &page_state.settings.call.leaving.transfer;
+    let people = &page_state.settings.call.hangup.transfer;
     let number = people.iter().find(|person| person.name == to).map_or(to, |person| person.number.clone());
     match carrier.transfer(&call_sid, &number).await {
         Ok(()) => {

@@ -60,7 +60,7 @@ pub struct Start {
 /// `start.mediaFormat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaFormat {
-    /// `audio/x-mulaw` in all documented cases; carriers of the same protocol may speak A-companding.
+    /// `audio/x-mulaw` in all documented cases; carriers of the same protocol may speak A-law.
     pub encoding: String,
     /// Hz.
     pub sample_rate: u32,

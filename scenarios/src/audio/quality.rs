@@ -1,7 +1,7 @@
 //! The quality of the audio path as a table: what each goal demands, and what the code at hand reaches.
 //!
 //! Everything is measured anew, through the public face of [`bridge::audio`]: the two links where bytes are asked
-//! for, the resampler where mu-companding would hide what is to be seen. Each figure has a bound that a bridge must keep;
+//! for, the resampler where mu-law would hide what is to be seen. Each figure has a bound that a bridge must keep;
 //! `docs/dev/audio.md` says why it is that one.
 //!
 //! The instruments measure any [`Resampler`], so that other libraries can be held against the same goals.
@@ -143,7 +143,7 @@ pub fn measure() -> Vec<Goal> {
         goal("SINAD of 997 Hz at -1 dBFS, uplink", "dB", 1, up_sinad, AtLeast(90.0)),
         goal("SINAD of 997 Hz at -1 dBFS, downlink", "dB", 1, down_sinad, AtLeast(90.0)),
         goal("voice, up and down again, linear", "dB", 1, linear, AtLeast(50.0)),
-        goal("voice, up and down again, between mu-companding", "dB", 1, coded, AtLeast(41.0)),
+        goal("voice, up and down again, between mu-law", "dB", 1, coded, AtLeast(41.0)),
         goal("ways of cutting the input that change a byte, of 80", "", 0, cuts_that_matter(), Exactly(0.0)),
         goal("digests that are not the recorded ones, of 4", "", 0, other_digests(), Exactly(0.0)),
         goal("bytes changed by pass-through, of 1,024", "", 0, changed_in_passing(), Exactly(0.0)),
@@ -372,7 +372,7 @@ fn purity(make: Make<'_>) -> (f64, f64) {
     )
 }
 
-/// SNR of the caller's voice after both filters, all linear, and with mu-companding before and behind them.
+/// SNR of the caller's voice after both filters, all linear, and with mu-law before and behind them.
 fn round_trips() -> (f64, f64) {
     let snr = |sent: &[i16], got: &[i16]| {
         let power = |s: &mut dyn Iterator<Item = f64>| s.map(|x| x * x).sum::<f64>();

@@ -22,7 +22,7 @@ const PLAYS: u32 = 800;
 /// Generated worlds tried for one bug.
 const SEEDS: u64 = 2_000;
 
-/// What to show of the zoo.
+/// What to show of the known bugs.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// One bug; all of them when absent.
@@ -51,7 +51,7 @@ pub struct Row {
     pub seed: Option<u64>,
 }
 
-/// Shows the zoo; true when every bug is caught where it says. One that no seed finds is news, not a failure.
+/// Shows the known bugs; true when every bug is caught where it says. One that no seed finds is news, not a failure.
 ///
 /// # Errors
 /// When there is no such bug, or a file cannot be written.
@@ -186,7 +186,7 @@ fn table(bugs: &[Bug], found: &[(bool, Option<Hunt>)], seeds: u64) -> String {
 /// The whole page.
 fn page(table: &str, bugs: &[Bug]) -> String {
     let mut text = format!(
-        "# The bug zoo\n\n\
+        "# Known bugs\n\n\
          <!-- Written by `cargo scn bugs --write`; its words are in scenarios/src/faults/known_bugs.rs. -->\n\n\
          Bugs other people's bridges had in the field, {} of them, each planted around our bridge as a small switchable\n\
          defect and caught. `oracle` and `scenario` say who catches it in the catalogue. `seeds` is how many generated\n\

@@ -1,6 +1,6 @@
 //! For each oracle, a spoiled bridge that it must catch.
 //!
-//! An oracle nobody has seen fail is decoration. A saboteur sits between the bridge and the wire on the memory
+//! An oracle nobody has seen fail is decoration. A fault sits between the bridge and the wire on the memory
 //! stage and spoils one thing: it drops the `clear`, cuts 200 ms late, swaps two messages. It knows the two
 //! vendors' messages and nothing else of the bridge, so it would spoil any bridge. What the wire cannot reach (the
 //! transcript, the memory held, a panic) is spoiled in the trace instead.
@@ -22,7 +22,7 @@ use mocks::record::{CallerObservation, Ending};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// The seed every saboteur is tried with.
+/// The seed every fault is tried with.
 pub const SEED: Seed = Seed(1);
 
 /// How something is spoiled.
@@ -55,7 +55,7 @@ impl fmt::Debug for Fault {
     }
 }
 
-/// Every saboteur.
+/// Every fault.
 pub fn all() -> Vec<Fault> {
     let wire = |oracle, scenario, name, make| Fault { name, oracle, scenario, how: How::Wire(make) };
     let head = |oracle, scenario, name, make| Fault { name, oracle, scenario, how: How::Head(make) };
@@ -249,17 +249,17 @@ pub fn all() -> Vec<Fault> {
     ]
 }
 
-/// What the oracle of a saboteur says to the spoiled run.
+/// What the oracle of a fault says to the spoiled run.
 ///
 /// # Panics
-/// When the saboteur names an oracle or a scenario that does not exist.
+/// When the fault names an oracle or a scenario that does not exist.
 pub fn run(sabotage: &Fault) -> Vec<Violation> {
-    let oracle = oracle::named(sabotage.oracle).expect("a saboteur names an oracle");
-    let scenario = ground(sabotage.scenario).expect("a saboteur names a scenario");
+    let oracle = oracle::named(sabotage.oracle).expect("a fault names an oracle");
+    let scenario = ground(sabotage.scenario).expect("a fault names a scenario");
     (oracle.check)(&play(sabotage, &scenario, SEED))
 }
 
-/// Plays any scenario in memory with this saboteur at work.
+/// Plays any scenario in memory with this fault at work.
 pub fn play(sabotage: &Fault, scenario: &Scenario, seed: Seed) -> Trace {
     match sabotage.how {
         How::Wire(make) => play_spoiled(scenario, seed, &|_| make()),
@@ -268,7 +268,7 @@ pub fn play(sabotage: &Fault, scenario: &Scenario, seed: Seed) -> Trace {
     }
 }
 
-/// The saboteur of this name, in words or as one.
+/// The fault of this name, in words or as one.
 ///
 /// # Errors
 /// When there is none, with the names there are.
@@ -278,15 +278,15 @@ pub fn named(name: &str) -> Result<Fault, String> {
         return Ok(*found);
     }
     let names: Vec<_> = all.iter().map(|one| word(one.name)).collect();
-    Err(format!("no saboteur is called `{name}`; there are {}", names.join(", ")))
+    Err(format!("no fault is called `{name}`; there are {}", names.join(", ")))
 }
 
 /// What all oracles say to the run that nobody spoiled.
 ///
 /// # Panics
-/// When the saboteur names a scenario that does not exist.
+/// When the fault names a scenario that does not exist.
 pub fn run_unspoiled(sabotage: &Fault) -> Vec<Violation> {
-    let scenario = ground(sabotage.scenario).expect("a saboteur names a scenario");
+    let scenario = ground(sabotage.scenario).expect("a fault names a scenario");
     oracle::judge(&Memory.play(&scenario, SEED))
 }
 
@@ -629,7 +629,7 @@ const GROUNDS: &[(&str, &str)] = &[
     ),
 ];
 
-// ------------------------------------------------------------------------------------------- saboteurs
+// ------------------------------------------------------------------------------------------- faults
 
 /// What is sent instead of one message, each with its delay in microseconds.
 type Instead = Vec<(u64, BridgeOut)>;

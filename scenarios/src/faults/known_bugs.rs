@@ -1,4 +1,4 @@
-//! The bug zoo: field bugs of other people's bridges, each planted around ours and caught by the suite.
+//! Known bugs: field bugs of other people's bridges, each planted around ours and caught by the suite.
 //!
 //! A bug is a [`Defect`]: it stands between the bridge and both of its ends, sees what the bridge is told and what it
 //! says, and spoils one thing the way a real bridge did; or it is a setting that is wrong behind the scenario's back.

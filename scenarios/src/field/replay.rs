@@ -121,11 +121,11 @@ pub(crate) struct JournalOptions {
 /// Plays a scenario and writes the journals its calls leave.
 pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyhow::Result<bool> {
     let kind = stage_of(scenario, options.stage.map(Backend::from))?;
-    let papers = InMemoryJournal::new(if options.full { Content::Full } else { Content::Hashes });
-    play(kind, scenario, options.seed, &papers);
+    let journals = InMemoryJournal::new(if options.full { Content::Full } else { Content::Hashes });
+    play(kind, scenario, options.seed, &journals);
     let cannot = || format!("cannot write into {}", options.out.display());
     std::fs::create_dir_all(&options.out).with_context(cannot)?;
-    for (n, text) in papers.texts().iter().enumerate() {
+    for (n, text) in journals.texts().iter().enumerate() {
         let path = options.out.join(format!("call-{n}.ndjson"));
         std::fs::write(&path, text).with_context(cannot)?;
         say(&format!("written    {}\n", path.display()));
@@ -133,11 +133,11 @@ pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyh
     Ok(true)
 }
 
-fn play(kind: Backend, scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
+fn play(kind: Backend, scenario: &Scenario, seed: Seed, journals: &InMemoryJournal) -> Trace {
     match kind {
-        Backend::Memory => memory::play_journalled(scenario, seed, None, papers),
-        Backend::Simulated => simulated::play_journalled(scenario, seed, papers),
-        Backend::Pipes => pipes::play_journalled(scenario, seed, papers),
+        Backend::Memory => memory::play_journalled(scenario, seed, None, journals),
+        Backend::Simulated => simulated::play_journalled(scenario, seed, journals),
+        Backend::Pipes => pipes::play_journalled(scenario, seed, journals),
         Backend::Loopback | Backend::Attach => panic!("a recorded call is not played in real time"),
     }
 }
@@ -283,9 +283,9 @@ impl Replayed {
 pub fn replay(then: &[Recorded], kind: Backend, seed: Seed) -> anyhow::Result<Replayed> {
     let mut imported = import(then, Timing::Recorded);
     imported.scenario.name = "replay".into();
-    let papers = InMemoryJournal::default();
-    let trace = play(kind, &imported.scenario, seed, &papers);
-    let now = papers.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    let journals = InMemoryJournal::default();
+    let trace = play(kind, &imported.scenario, seed, &journals);
+    let now = journals.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     if now.len() < then.len() {
         bail!(
             "{} calls were recorded, and today's bridge took {} of them on the stage {kind}: play `scn import` of the \

@@ -819,7 +819,9 @@ fn calls_functions(case: &CallUnderTest<'_>, from: At, to: At) -> bool {
 /// function runs and nothing else is about to be said, however many functions ran before.
 fn check_fillers(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
     let tolerance = &case.tolerance;
-    let Some(filler) = tolerance.config.filler.as_ref().filter(|_| tolerance.bridge_speaks()) else { return };
+    let Some(filler) = tolerance.config.hold_message.as_ref().filter(|_| tolerance.bridge_speaks()) else {
+        return;
+    };
     let observations = &case.call.models[m].observations;
     let way = |at: At| tolerance.latency(Leg::Model) + tolerance.slack(Leg::Model, at) + ON_ITS_WAY_US;
     for turn in observations.iter().filter(|s| matches!(s.what, ModelObservation::SentSpeechStopped { .. })) {

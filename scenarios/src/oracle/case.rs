@@ -9,7 +9,7 @@ use std::fmt;
 /// One rule, and the function that holds traces against it.
 #[derive(Clone, Copy)]
 pub struct Oracle {
-    /// The name used in reports, on the command line and by the saboteurs.
+    /// The name used in reports, on the command line and by the faults.
     pub name: &'static str,
     /// What must be true, and why it matters, in one sentence.
     pub about: &'static str,

@@ -67,7 +67,7 @@ impl Window {
 
 /// The protected window of this call, if it has one.
 pub(crate) fn window(case: &CallUnderTest<'_>) -> Option<Window> {
-    let protection = case.tolerance.config.protection?;
+    let protection = case.tolerance.config.greeting_guard?;
     let first = case.call.caller.mic.first()?.at;
     // The bridge counts from when it took the first frame.
     let due = first.0 + case.tolerance.latency(Leg::Caller) + protection.at_most_ms * 1_000;
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn an_unprotected_call_is_given_what_it_says() {
         let mut trace = played();
-        std::sync::Arc::make_mut(&mut trace.scenario).bridge.protection = None;
+        std::sync::Arc::make_mut(&mut trace.scenario).bridge.greeting_guard = None;
         assert_eq!(greet(&trace), []);
     }
 

@@ -114,7 +114,7 @@ fn bye(trace: &Trace) -> Vec<Violation> {
 }
 
 fn is_offered(case: &CallUnderTest<'_>, name: &str) -> bool {
-    let leaving = &case.tolerance.config.leaving;
+    let leaving = &case.tolerance.config.hangup;
     (name == END_CALL && leaving.end_call) || (name == TRANSFER_CALL && !leaving.transfer.is_empty())
 }
 
@@ -133,7 +133,7 @@ fn check(case: &CallUnderTest<'_>, wish: &Wish<'_>, violations: &mut Violations)
         seen.at > wish.at
             && matches!(&seen.what, ModelObservation::SentFunctionCall { name, .. } if is_offered(case, name))
     });
-    let farewell_us = tolerance.config.leaving.farewell_ms * 1_000;
+    let farewell_us = tolerance.config.hangup.farewell_ms * 1_000;
     let watchdog = At(wish.at.0 + farewell_us);
     let spoke = observations.iter().find_map(|seen| {
         let spoke = matches!(seen.what, ModelObservation::SentSpeechStarted { .. }) && seen.at > wish.at;

@@ -340,7 +340,7 @@ fn was_not_settled(case: &CallUnderTest<'_>) -> bool {
 
 fn owner(trace: &Trace) -> Vec<Violation> {
     each(trace, ONE_STREAM_PER_CALL.name, |case, violations| {
-        // Who is turned away at the door takes nobody's place.
+        // A stream that is not admitted takes nobody's place.
         let came_in = |index: usize| {
             let turned_away = |seen: &mocks::record::Observation<CallerObservation>| {
                 matches!(seen.what, CallerObservation::Ended(Ending::ByPeer { code: Some(1_008), .. }))

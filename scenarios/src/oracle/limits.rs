@@ -27,7 +27,7 @@ fn bound(trace: &Trace) -> Vec<Violation> {
         } else {
             G711_BYTES_PER_MS
         };
-        let most = (limits.held_ms + PIECES_MS) * per_ms + (limits.backlog_ms + PIECES_MS) * per_ms;
+        let most = (limits.max_buffered_ms + PIECES_MS) * per_ms + (limits.backlog_ms + PIECES_MS) * per_ms;
         for (at, event) in &case.call.bridge {
             if let CallEvent::Ended { counts, .. } = event
                 && counts.peak_held_bytes > most

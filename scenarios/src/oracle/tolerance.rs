@@ -525,7 +525,7 @@ impl<'a> Tolerance<'a> {
     }
 
     fn offers_functions(&self) -> bool {
-        let leaving = &self.config.leaving;
+        let leaving = &self.config.hangup;
         !self.config.tools.is_empty() || leaving.end_call || !leaving.transfer.is_empty()
     }
 
@@ -608,7 +608,7 @@ impl<'a> Tolerance<'a> {
             .map_or(TOOL_TIMEOUT_MS, |tool| tool.timeout_ms)
             .max(match name {
                 // The farewell is heard first, then Twilio is asked.
-                END_CALL | TRANSFER_CALL => self.config.leaving.farewell_ms + self.config.leaving.carrier_ms,
+                END_CALL | TRANSFER_CALL => self.config.hangup.farewell_ms + self.config.hangup.carrier_ms,
                 _ => 0,
             })
     }

@@ -15,7 +15,7 @@ use crate::sim::API_KEY;
 use bridge::audio::Format;
 use bridge::call::settings::END_CALL;
 use bridge::call::settings::{
-    CallConfig, DialWhen, Dialect, Filler, Protection, Renewal, ToolSpec, Transcription, Until,
+    CallConfig, DialWhen, Dialect, GreetingGuard, HoldMessage, Renewal, ToolSpec, Transcription, Until,
 };
 use mocks::realtime::{
     Call, CancelledItems, CloseAfter, Dial, Dialect as Spoken, ErrorSpec, Happening, ModelScript, Opening,
@@ -317,7 +317,7 @@ pub fn generate(seed: Seed) -> Scenario {
 /// Outputs that are refused, functions that are called without end, and calls that are left while one runs.
 fn hard_functions(scenario: &mut Scenario, level: Level, dice: &mut Rng) {
     let ends = dice.chance(20);
-    scenario.bridge.leaving.end_call = ends;
+    scenario.bridge.hangup.end_call = ends;
     if dice.chance(30) {
         scenario.bridge.timeouts.tool_after_end_ms = dice.one(&[0, 100, 1_000]);
     }
@@ -566,14 +566,14 @@ fn protection(bridge: &mut CallConfig, dice: &mut Rng) {
     if dice.chance(15) {
         let until = if bridge.greeting.is_some() && dice.chance(70) { Until::Heard } else { Until::Time };
         let longest = if until == Until::Heard { 8_000 } else { 3_000 };
-        bridge.protection = Some(Protection { until, at_most_ms: dice.ms(200, longest) });
+        bridge.greeting_guard = Some(GreetingGuard { until, at_most_ms: dice.ms(200, longest) });
     }
 }
 
 /// Some bridges say a word while a function takes its time.
 fn filler(bridge: &mut CallConfig, dice: &mut Rng) {
     if !bridge.tools.is_empty() && dice.chance(30) {
-        bridge.filler = Some(Filler { after_ms: dice.ms(300, 2_500), ..Filler::default() });
+        bridge.hold_message = Some(HoldMessage { after_ms: dice.ms(300, 2_500), ..HoldMessage::default() });
     }
 }
 

@@ -75,7 +75,7 @@ pub trait Defect {
     fn notes(&mut self, _event: &mut CallEvent, _now: At) {}
 }
 
-/// A saboteur is a defect that only speaks.
+/// A fault is a defect that only speaks.
 pub(super) struct OutputOnly(pub(super) Box<dyn OutputFault>);
 
 impl Defect for OutputOnly {

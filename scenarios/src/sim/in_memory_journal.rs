@@ -42,12 +42,17 @@ impl Journal for InMemoryJournal {
         // The same bytes in every run: there is nobody to keep a secret from.
         let (formatter, header) = Formatter::begin(&beginning, self.content, Salt::known());
         self.write(beginning.key, &header);
-        Box::new(InMemoryWriter { papers: self.clone(), key: beginning.key, formatter, last: Duration::ZERO })
+        Box::new(InMemoryWriter {
+            journals: self.clone(),
+            key: beginning.key,
+            formatter,
+            last: Duration::ZERO,
+        })
     }
 }
 
 struct InMemoryWriter {
-    papers: InMemoryJournal,
+    journals: InMemoryJournal,
     key: u64,
     formatter: Formatter,
     last: Duration,
@@ -57,12 +62,12 @@ impl JournalWriter for InMemoryWriter {
     fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
         let (line, _) = self.formatter.line(after, &note);
-        self.papers.write(self.key, &line);
+        self.journals.write(self.key, &line);
     }
 }
 
 impl Drop for InMemoryWriter {
     fn drop(&mut self) {
-        self.papers.write(self.key, &Formatter::written(self.last, What::End { lost: 0 }));
+        self.journals.write(self.key, &Formatter::written(self.last, What::End { lost: 0 }));
     }
 }

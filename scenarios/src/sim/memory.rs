@@ -52,13 +52,9 @@ impl Stage for Memory {
     }
 }
 
-/// Plays a scenario with a bridge whose words are spoiled; `saboteur` is asked once for each call, by its index.
-pub fn play_spoiled(
-    scenario: &Scenario,
-    seed: Seed,
-    saboteur: &dyn Fn(usize) -> Box<dyn OutputFault>,
-) -> Trace {
-    play_defective(scenario, seed, &|_| {}, &|index| Box::new(OutputOnly(saboteur(index))))
+/// Plays a scenario with a bridge whose words are spoiled; `fault` is asked once for each call, by its index.
+pub fn play_spoiled(scenario: &Scenario, seed: Seed, fault: &dyn Fn(usize) -> Box<dyn OutputFault>) -> Trace {
+    play_defective(scenario, seed, &|_| {}, &|index| Box::new(OutputOnly(fault(index))))
 }
 
 /// Plays a scenario with a defective bridge: `settings` are changed behind the scenario's back, so that the judges
@@ -75,17 +71,16 @@ pub fn play_defective(
 }
 
 /// Plays a scenario, with a spoiled bridge or a whole one, and keeps the journals its calls would leave. They hold
-/// what the bridge itself said, not what a saboteur made of it.
+/// what the bridge itself said, not what a fault made of it.
 pub fn play_journalled(
     scenario: &Scenario,
     seed: Seed,
-    saboteur: Option<&dyn Fn(usize) -> Box<dyn OutputFault>>,
-    papers: &InMemoryJournal,
+    fault: Option<&dyn Fn(usize) -> Box<dyn OutputFault>>,
+    journals: &InMemoryJournal,
 ) -> Trace {
-    let mouth =
-        saboteur.map(|saboteur| move |index| Box::new(OutputOnly(saboteur(index))) as Box<dyn Defect>);
+    let mouth = fault.map(|fault| move |index| Box::new(OutputOnly(fault(index))) as Box<dyn Defect>);
     let defect = mouth.as_ref().map(|mouth| mouth as &dyn Fn(usize) -> Box<dyn Defect>);
-    World::new(scenario, seed, scenario.bridge.clone(), defect, Some(papers)).run()
+    World::new(scenario, seed, scenario.bridge.clone(), defect, Some(journals)).run()
 }
 
 /// Plays a scenario with a defective bridge and keeps the journals its calls would leave. A defect stands between the
@@ -95,9 +90,9 @@ pub fn play_defective_journalled(
     scenario: &Scenario,
     seed: Seed,
     defect: &dyn Fn(usize) -> Box<dyn Defect>,
-    papers: &InMemoryJournal,
+    journals: &InMemoryJournal,
 ) -> Trace {
-    World::new(scenario, seed, scenario.bridge.clone(), Some(defect), Some(papers)).run()
+    World::new(scenario, seed, scenario.bridge.clone(), Some(defect), Some(journals)).run()
 }
 
 /// Something that travels on a connection.
@@ -306,7 +301,7 @@ struct Line {
 struct World<'a> {
     scenario: &'a Scenario,
     seed: Seed,
-    papers: Option<&'a InMemoryJournal>,
+    journals: Option<&'a InMemoryJournal>,
     /// Of the process; [`Self::config`] is its part for calls.
     settings: Settings,
     auth: StreamAuth,
@@ -340,7 +335,7 @@ impl<'a> World<'a> {
         seed: Seed,
         config: CallConfig,
         defect: Option<&dyn Fn(usize) -> Box<dyn Defect>>,
-        papers: Option<&'a InMemoryJournal>,
+        journals: Option<&'a InMemoryJournal>,
     ) -> Self {
         super::common::watch_panics();
         let lines: Vec<_> = scenario
@@ -376,7 +371,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             scenario,
             seed,
-            papers,
+            journals,
             auth: StreamAuth::new(settings.twilio.clone(), settings.public_url.clone(), 1),
             settings,
             config: Arc::new(config),
@@ -664,7 +659,7 @@ impl<'a> World<'a> {
                 .requires_auth(self.auth.requires_auth());
             let up = Duration::from_micros(self.now.0);
             let beginning = || self.settings.beginning(call as u64, unix, up);
-            let tape = self.papers.map(|papers| (papers.begin(beginning()), self.now));
+            let tape = self.journals.map(|journals| (journals.begin(beginning()), self.now));
             let line = &mut self.lines[call];
             line.tape = tape;
             line.call = Some(value);

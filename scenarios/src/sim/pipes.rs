@@ -60,8 +60,8 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 ///
 /// # Panics
 /// When schedules are not seeded, see `shell::seeded`.
-pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
-    shell::on_a_fresh_thread(|| play(scenario, seed, Some(papers))).0
+pub fn play_journalled(scenario: &Scenario, seed: Seed, journals: &InMemoryJournal) -> Trace {
+    shell::on_a_fresh_thread(|| play(scenario, seed, Some(journals))).0
 }
 
 /// The network of one world. Clones see the same one.
@@ -169,7 +169,7 @@ fn runtime(seed: Seed) -> Runtime {
     builder.build().expect("a runtime without a driver for sockets needs nothing of the system")
 }
 
-fn play(scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Trace {
+fn play(scenario: &Scenario, seed: Seed, journals: Option<&InMemoryJournal>) -> Trace {
     let runtime = runtime(seed);
     let entered = runtime.enter();
     let clock = Clock::start();
@@ -184,7 +184,7 @@ fn play(scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Tr
         to_models,
         seen: seen.clone(),
     };
-    let play = Play::new(net, scenario, seed, papers);
+    let play = Play::new(net, scenario, seed, journals);
     drop(entered);
     let world = run(play.clone(), Listener(calling), dialled);
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world)));

@@ -217,7 +217,7 @@ pub(super) struct Play<N> {
     callers: Arc<[Kept<Caller>]>,
     shared: Arc<Mutex<Shared>>,
     /// Where the calls' journals go, if anybody wants them.
-    papers: Option<InMemoryJournal>,
+    journals: Option<InMemoryJournal>,
 }
 
 /// How a world ended.
@@ -234,7 +234,7 @@ pub(super) struct Ending {
 
 impl<N: Net> Play<N> {
     /// Everybody in place, nothing begun. From now on panics of this thread are noted.
-    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Self {
+    pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, journals: Option<&InMemoryJournal>) -> Self {
         super::common::watch_panics();
         let planned: Arc<[PlannedCall]> = scenario.planned(seed).into();
         let people = planned
@@ -256,7 +256,7 @@ impl<N: Net> Play<N> {
             planned,
             callers: people,
             shared: Arc::new(Mutex::new(shared)),
-            papers: papers.cloned(),
+            journals: journals.cloned(),
         }
     }
 
@@ -490,11 +490,11 @@ where
 {
     let net = play.net.clone();
     let settings = Arc::new(config(&play.scenario, &net.openai_url()).server());
-    let papers = play.papers.clone().map(|papers| Arc::new(papers) as Arc<dyn Journal>);
+    let journals = play.journals.clone().map(|journals| Arc::new(journals) as Arc<dyn Journal>);
     let server = Server::new(play.clone(), play.clone(), play.clone(), settings)
         .with_wall_clock(move || unix_now(net.now()))
         .with_process(1)
-        .with_journal(papers);
+        .with_journal(journals);
     play.shared().stats = Some(server.stats());
     let shutdown = async {
         // The world drops the sender only when it is over.

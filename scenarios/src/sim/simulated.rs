@@ -60,8 +60,8 @@ pub(super) fn play_timed(scenario: &Scenario, seed: Seed) -> (Trace, Option<Dura
 ///
 /// # Panics
 /// When schedules are not seeded, see `shell::seeded`.
-pub fn play_journalled(scenario: &Scenario, seed: Seed, papers: &InMemoryJournal) -> Trace {
-    shell::on_a_fresh_thread(|| World::new(scenario, seed, Some(papers)).run()).0
+pub fn play_journalled(scenario: &Scenario, seed: Seed, journals: &InMemoryJournal) -> Trace {
+    shell::on_a_fresh_thread(|| World::new(scenario, seed, Some(journals)).run()).0
 }
 
 /// The simulated network. Clones see the same one.
@@ -161,8 +161,8 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn new(scenario: &Scenario, seed: Seed, papers: Option<&InMemoryJournal>) -> Self {
-        let play = Play::new(Network::default(), scenario, seed, papers);
+    fn new(scenario: &Scenario, seed: Seed, journals: Option<&InMemoryJournal>) -> Self {
+        let play = Play::new(Network::default(), scenario, seed, journals);
         let epoch = UNIX_EPOCH + Duration::from_secs(EPOCH_UNIX.unsigned_abs());
         let mut sim = Builder::new()
             .rng_seed(seed.number("network"))

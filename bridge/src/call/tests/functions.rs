@@ -308,7 +308,7 @@ fn several_equal_calls_of_one_response_are_one_round() {
 fn functions_one_after_another_do_not_put_the_filler_off() {
     let mut t = Bench::live_with(|config| {
         with_filler(config);
-        config.filler.as_mut().unwrap().after_ms = 3_000;
+        config.hold_message.as_mut().unwrap().after_ms = 3_000;
     });
     t.model_detects_speech();
     t.model_detects_silence();

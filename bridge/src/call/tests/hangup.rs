@@ -4,8 +4,8 @@ use super::*;
 use crate::call::settings::Person;
 
 fn leaving(config: &mut CallConfig) {
-    config.leaving.end_call = true;
-    config.leaving.transfer = vec![Person { name: "desk".into(), number: "+14155550100".into() }];
+    config.hangup.end_call = true;
+    config.hangup.transfer = vec![Person { name: "desk".into(), number: "+14155550100".into() }];
 }
 
 fn calls(t: &mut Bench, response: &str, call_id: &str, name: &str, arguments: &str) {
@@ -39,7 +39,7 @@ const NOT_DONE: &str = r#"output call_1 {"error":"not done: the caller spoke fir
 fn who_lists_nobody_offers_no_transfer() {
     let mut config = CallConfig::default();
     let ways = |config: &CallConfig| {
-        ["end_call", "transfer_call"].map(|name| crate::call::hangup::way(name, &config.leaving).is_some())
+        ["end_call", "transfer_call"].map(|name| crate::call::hangup::way(name, &config.hangup).is_some())
     };
     assert_eq!(ways(&config), [false, false]);
     leaving(&mut config);
@@ -68,7 +68,7 @@ fn nobody_says_that_it_takes_a_moment_while_the_call_is_being_ended() {
     let mut t = Bench::live_with(|config| {
         with_filler(config);
         leaving(config);
-        config.leaving.farewell_ms = 3_000;
+        config.hangup.farewell_ms = 3_000;
     });
     t.response_begins("r1");
     t.model_says("r1", "item_7", 200);
@@ -122,7 +122,7 @@ fn marks_that_never_come_back_do_not_keep_the_call_for_ever() {
 fn the_limit_ends_a_call_whose_farewell_has_no_end() {
     let mut t = Bench::live_with(|config| {
         leaving(config);
-        config.leaving.farewell_ms = 4_000;
+        config.hangup.farewell_ms = 4_000;
     });
     t.response_begins("r1");
     t.model_says("r1", "item_7", 60_000);
@@ -165,7 +165,7 @@ fn a_farewell_that_fails_ends_the_call_without_one() {
 fn without_a_farewell_in_the_settings_the_call_ends_as_it_is() {
     let mut t = Bench::live_with(|config| {
         leaving(config);
-        config.leaving.farewell = None;
+        config.hangup.farewell = None;
     });
     t.response_begins("r1");
     calls(&mut t, "r1", "call_1", "end_call", "{}");
@@ -259,7 +259,7 @@ fn a_second_wish_to_leave_is_refused_and_nothing_is_offered_by_default() {
 
 #[test]
 fn a_transfer_without_usable_arguments_is_told_what_is_wrong() {
-    for arguments in ["cx", "", r#"["cx"]"#] {
+    for arguments in ["desk", "", r#"["desk"]"#] {
         let mut t = Bench::live_with(leaving);
         t.response_begins("r1");
         calls(&mut t, "r1", "call_1", "transfer_call", arguments);
@@ -288,7 +288,7 @@ fn a_hang_up_needs_no_arguments() {
 fn leaving_with_lookup(config: &mut CallConfig) {
     leaving(config);
     with_lookup(config);
-    config.leaving.farewell_ms = 2_500;
+    config.hangup.farewell_ms = 2_500;
 }
 
 /// The agent says goodbye, looks something up, and ends the call, all in one response.

@@ -242,7 +242,7 @@ fn a_turn_that_could_not_be_transcribed_says_so_at_once() {
 fn what_was_held_back_is_read_for_the_sake_of_the_words_behind_it() {
     let mut t = Bench::live_with(|c| {
         c.transcription = Some(Transcription { model: "gpt-transcribe".into(), language: None });
-        c.limits.held_ms = 1_000;
+        c.limits.max_buffered_ms = 1_000;
     });
     t.model_detects_speech();
     t.model_detects_silence();

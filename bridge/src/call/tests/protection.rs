@@ -1,18 +1,18 @@
 //! The protected window: what the model hears of the call's beginning.
 
 use super::*;
-use crate::call::settings::{Protection, Until};
+use crate::call::settings::{GreetingGuard, Until};
 
 const SILENCE: u8 = 0xFF;
 const VOICE: u8 = 0x2A;
 
 fn until_heard(config: &mut CallConfig) {
     config.greeting = Some("Greet the caller.".into());
-    config.protection = Some(Protection { until: Until::Heard, at_most_ms: 15_000 });
+    config.greeting_guard = Some(GreetingGuard { until: Until::Heard, at_most_ms: 15_000 });
 }
 
 fn for_ms(at_most_ms: u64) -> impl FnOnce(&mut CallConfig) {
-    move |config| config.protection = Some(Protection { until: Until::Time, at_most_ms })
+    move |config| config.greeting_guard = Some(GreetingGuard { until: Until::Time, at_most_ms })
 }
 
 /// A frame of voice from the caller. What of it did the model get?

@@ -87,10 +87,10 @@ struct Slip {
     after: Duration,
     /// Notes of the call that found no room since the last slip.
     missed: u64,
-    says: Says,
+    says: QueueItem,
 }
 
-enum Says {
+enum QueueItem {
     Note(JournalEntry),
     Panicked,
     Ends,
@@ -106,7 +106,7 @@ enum Post {
 pub struct Files {
     posts: SyncSender<Post>,
     shared: Arc<Shared>,
-    /// Says when the thread has ended.
+    /// QueueItem when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
 
@@ -132,7 +132,7 @@ impl Files {
         let (posts, letterbox) = sync_channel(QUEUE_NOTES);
         let (done, ended) = sync_channel(0);
         let salt = Salt::secret();
-        let clerk = Clerk {
+        let worker = Worker {
             folder: Folder::new(dir.clone(), settings.clone(), salt.tag()),
             content: settings.content,
             salt,
@@ -145,7 +145,7 @@ impl Files {
             tidied: None,
         };
         std::thread::Builder::new().name("journal".into()).spawn(move || {
-            clerk.run(&letterbox);
+            worker.run(&letterbox);
             drop(done);
         })?;
         Ok(Some(Self { posts, shared, ended: Mutex::new(ended) }))
@@ -211,7 +211,7 @@ struct FileTape {
 }
 
 impl FileTape {
-    fn post(&mut self, after: Duration, says: Says) {
+    fn post(&mut self, after: Duration, says: QueueItem) {
         if let Some(beginning) = self.beginning.take() {
             let begins = Post::Begins { call: self.call, beginning, alive: Arc::downgrade(&self.alive) };
             if let Err(TrySendError::Full(Post::Begins { beginning, .. })) = self.posts.try_send(begins) {
@@ -220,8 +220,8 @@ impl FileTape {
             }
         }
         let weight = match &says {
-            Says::Note(note) => note.weight(),
-            Says::Panicked | Says::Ends => 0,
+            QueueItem::Note(note) => note.weight(),
+            QueueItem::Panicked | QueueItem::Ends => 0,
         };
         // Two calls may both see the last room and both take it: the bound is one message a call above the number.
         if self.shared.queued_bytes.load(Relaxed) + weight > QUEUE_BYTES {
@@ -247,23 +247,23 @@ impl FileTape {
 impl JournalWriter for FileTape {
     fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
-        self.post(after, Says::Note(note));
+        self.post(after, QueueItem::Note(note));
     }
 }
 
 impl Drop for FileTape {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.post(self.last, Says::Panicked);
+            self.post(self.last, QueueItem::Panicked);
         }
-        self.post(self.last, Says::Ends);
+        self.post(self.last, QueueItem::Ends);
     }
 }
 
 // --------------------------------------------------------------------------------------------- the thread
 
 /// The thread that writes.
-struct Clerk {
+struct Worker {
     folder: Folder,
     content: Content,
     salt: Salt,
@@ -293,7 +293,7 @@ struct Open {
     full: bool,
 }
 
-impl Clerk {
+impl Worker {
     fn run(mut self, letterbox: &Receiver<Post>) {
         let mut goes_on = true;
         while goes_on {
@@ -343,24 +343,24 @@ impl Clerk {
     }
 
     fn slip(&mut self, Slip { call, after, missed, says }: Slip) {
-        let weight = if let Says::Note(note) = &says { note.weight() } else { 0 };
+        let weight = if let QueueItem::Note(note) = &says { note.weight() } else { 0 };
         self.shared.queued_bytes.fetch_sub(weight, Relaxed);
         let Some(open) = self.open.get_mut(&call) else { return };
         open.last = after;
         open.lost += missed;
         open.missing += missed;
         match says {
-            Says::Note(note) => {
+            QueueItem::Note(note) => {
                 let (line, remarks) = open.formatter.line(after, &note);
                 open.add(&line, remarks.is_end, &self.folder, &self.shared);
                 if let Some(call_sid) = remarks.call_sid {
                     open.paper.rename(&self.folder, &call_sid);
                 }
             }
-            Says::Panicked => {
+            QueueItem::Panicked => {
                 open.add(&Formatter::written(after, What::Panicked), true, &self.folder, &self.shared);
             }
-            Says::Ends => self.close(call),
+            QueueItem::Ends => self.close(call),
         }
     }
 
@@ -924,14 +924,14 @@ mod tests {
         assert_eq!(shared.snapshot().lost, 8);
         let folder = dir();
         let dir = folder.path();
-        let mut clerk = clerk(dir, shared.clone());
+        let mut worker = worker(dir, shared.clone());
         while let Ok(post) = letterbox.try_recv() {
-            clerk.take(post);
+            worker.take(post);
         }
         tape.note(ms(10), start("CA1"));
         drop(tape);
         while let Ok(post) = letterbox.try_recv() {
-            clerk.take(post);
+            worker.take(post);
         }
         let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "caller.start", "lost", "caller.start", "end"]);
@@ -963,8 +963,8 @@ mod tests {
         Duration::from_secs(day * 86_400)
     }
 
-    fn clerk(dir: &Path, shared: Arc<Shared>) -> Clerk {
-        Clerk {
+    fn worker(dir: &Path, shared: Arc<Shared>) -> Worker {
+        Worker {
             folder: Folder::new(dir.to_owned(), settings(dir), "00000000".into()),
             content: Content::Hashes,
             salt: Salt::known(),
@@ -983,27 +983,27 @@ mod tests {
         let folder = dir();
         let dir = folder.path();
         let shared = Arc::new(Shared::default());
-        let mut clerk = clerk(dir, shared.clone());
+        let mut worker = worker(dir, shared.clone());
         let alive = Arc::new(());
         let begins =
             Post::Begins { call: 0, beginning: Box::new(beginning(1)), alive: Arc::downgrade(&alive) };
         let slip = |says| Post::Slip(Slip { call: 0, after: ms(5), missed: 0, says });
-        clerk.take(begins);
-        clerk.take(slip(Says::Note(start("CA1"))));
-        clerk.flush();
+        worker.take(begins);
+        worker.take(slip(QueueItem::Note(start("CA1"))));
+        worker.flush();
         // The disk is full for a while: this device refuses every write.
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let paper = &mut clerk.open.get_mut(&0).unwrap().paper;
+        let paper = &mut worker.open.get_mut(&0).unwrap().paper;
         let real = paper.file.replace(full);
         for _ in 0..3 {
-            clerk.take(slip(Says::Note(start("CA1"))));
-            clerk.flush();
+            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.flush();
         }
-        clerk.flush();
+        worker.flush();
         assert_eq!((shared.snapshot().lost, shared.snapshot().failed_writes), (3, 3));
-        clerk.open.get_mut(&0).unwrap().paper.file = real;
-        clerk.take(slip(Says::Note(ended())));
-        clerk.take(slip(Says::Ends));
+        worker.open.get_mut(&0).unwrap().paper.file = real;
+        worker.take(slip(QueueItem::Note(ended())));
+        worker.take(slip(QueueItem::Ends));
         let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "lost", "event", "end"]);
         assert_eq!((&lines[2]["lines"], &lines[4]["lost"]), (&3.into(), &3.into()));
@@ -1080,19 +1080,19 @@ mod tests {
     fn a_call_that_could_not_say_it_is_gone_is_closed_all_the_same() {
         let folder = dir();
         let dir = folder.path();
-        let mut clerk = clerk(dir, Arc::default());
+        let mut worker = worker(dir, Arc::default());
         let alive = Arc::new(());
-        clerk.take(Post::Begins {
+        worker.take(Post::Begins {
             call: 3,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
         let (_posts, letterbox) = sync_channel(1);
-        clerk.sweep(&letterbox, ms(0), day(20_000));
-        assert_eq!(clerk.open.len(), 1);
+        worker.sweep(&letterbox, ms(0), day(20_000));
+        assert_eq!(worker.open.len(), 1);
         drop(alive);
-        clerk.sweep(&letterbox, ms(0), day(20_000));
-        assert!(clerk.open.is_empty());
+        worker.sweep(&letterbox, ms(0), day(20_000));
+        assert!(worker.open.is_empty());
         assert_eq!(kinds(&lines(&dir.join(&names(dir)[0]))), ["end"]);
     }
 
@@ -1145,14 +1145,14 @@ mod tests {
     fn a_clock_that_jumps_ahead_removes_no_journal_and_back_again_the_limits_hold() {
         let folder = dir();
         let dir = folder.path();
-        let mut clerk = clerk(dir, Arc::default());
+        let mut worker = worker(dir, Arc::default());
         let (_posts, letterbox) = sync_channel(1);
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let recent = put(dir, "1", day(19_990));
         let old = put(dir, "2", day(19_960));
         let mut at = |up: Duration, wall: Duration, closed| {
-            clerk.closed_any = closed;
-            clerk.sweep(&letterbox, up, wall);
+            worker.closed_any = closed;
+            worker.sweep(&letterbox, up, wall);
             names(dir)
         };
         assert_eq!(
@@ -1181,26 +1181,26 @@ mod tests {
     fn a_clock_that_was_set_is_believed_after_a_day_and_journals_closed_meanwhile_keep_the_other_time() {
         let folder = dir();
         let dir = folder.path();
-        let mut clerk = clerk(dir, Arc::default());
+        let mut worker = worker(dir, Arc::default());
         let (_posts, letterbox) = sync_channel(1);
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let old = put(dir, "1", day(19_990));
-        clerk.sweep(&letterbox, hours(1), day(20_000) + hours(1));
-        clerk.sweep(&letterbox, hours(2), day(20_040));
+        worker.sweep(&letterbox, hours(1), day(20_000) + hours(1));
+        worker.sweep(&letterbox, hours(2), day(20_040));
         let alive = Arc::new(());
-        clerk.take(Post::Begins {
+        worker.take(Post::Begins {
             call: 3,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
-        clerk.take(Post::Slip(Slip { call: 3, after: ms(1), missed: 0, says: Says::Ends }));
+        worker.take(Post::Slip(Slip { call: 3, after: ms(1), missed: 0, says: QueueItem::Ends }));
         let of_the_call = names(dir).into_iter().find(|name| *name != old).unwrap();
         let touched = fs::metadata(dir.join(of_the_call)).unwrap().modified().unwrap();
         assert_eq!(touched, UNIX_EPOCH + day(20_000) + hours(2));
-        clerk.sweep(&letterbox, hours(25), day(20_040) + hours(23));
+        worker.sweep(&letterbox, hours(25), day(20_040) + hours(23));
         assert!(names(dir).contains(&old));
-        clerk.sweep(&letterbox, hours(26), day(20_040) + hours(24));
-        assert!(clerk.now == day(20_040) + hours(24) && !names(dir).contains(&old));
+        worker.sweep(&letterbox, hours(26), day(20_040) + hours(24));
+        assert!(worker.now == day(20_040) + hours(24) && !names(dir).contains(&old));
     }
 
     #[test]
@@ -1209,25 +1209,25 @@ mod tests {
         let dir = parent.path().join("journals");
         make_folder(&dir).unwrap();
         let shared = Arc::new(Shared::default());
-        let mut clerk = clerk(&dir, shared.clone());
+        let mut worker = worker(&dir, shared.clone());
         let alive = Arc::new(());
-        clerk.take(Post::Begins {
+        worker.take(Post::Begins {
             call: 0,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
         let slip = |says| Post::Slip(Slip { call: 0, after: ms(5), missed: 0, says });
         for _ in 0..3 {
-            clerk.take(slip(Says::Note(start("CA1"))));
-            clerk.flush();
+            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.flush();
         }
         fs::remove_dir_all(&dir).unwrap();
         for _ in 0..CHECK_EVERY {
-            clerk.take(slip(Says::Note(start("CA1"))));
-            clerk.flush();
+            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.flush();
         }
-        clerk.take(slip(Says::Note(ended())));
-        clerk.take(slip(Says::Ends));
+        worker.take(slip(QueueItem::Note(ended())));
+        worker.take(slip(QueueItem::Ends));
         let lines = lines(&dir.join(&names(&dir)[0]));
         let kinds = kinds(&lines);
         let lost = u64::from(CHECK_EVERY) - 1;

@@ -43,7 +43,7 @@ pub struct Header {
     pub max_calls: usize,
     /// `drain_ms` of the server.
     pub drain_ms: u64,
-    /// Length of the notice, bytes of mu-companding.
+    /// Length of the notice, bytes of mu-law.
     pub notice_bytes: usize,
     /// The settings of the call. Instructions and greeting are written with [`Content::Full`] only.
     pub call: CallConfig,
@@ -455,8 +455,8 @@ impl Formatter {
             for tool in &mut call.tools {
                 tool.description = hidden(&tool.description);
             }
-            call.leaving.farewell = call.leaving.farewell.as_deref().map(hidden);
-            for person in &mut call.leaving.transfer {
+            call.hangup.farewell = call.hangup.farewell.as_deref().map(hidden);
+            for person in &mut call.hangup.transfer {
                 person.number = "+000".into();
             }
         }

@@ -53,7 +53,7 @@ fn ends() -> Vec<Bug> {
         }),
         bug("waits_for_close_and_gets_stop", "The end of a stream is expected as a closed socket; `stop` says nothing.")
             .seen(&["https://github.com/deepgram/deepgram-twilio-streaming-voice-agent/issues/4"])
-            .caught("teardown", "hangup/stop_without_close")
+            .caught("teardown", "caller_hangup/stop_without_close")
             .each(|| {
                 wrong::<()>()
                     .hearing(|(), _, heard, _| {
@@ -67,7 +67,7 @@ fn ends() -> Vec<Bug> {
             "The caller leaves while a function runs, and the rest of the call waits for it.",
         )
         .seen(&["https://github.com/pipecat-ai/pipecat/issues/3179"])
-        .caught("teardown", "hangup/during_a_function")
+        .caught("teardown", "caller_hangup/during_a_function")
         .each(|| {
             wrong::<()>()
                 .saying(|(), view, said, _| {

@@ -75,7 +75,7 @@ fn silences() -> Vec<Bug> {
             "https://github.com/rapidaai/voice-ai/issues/280",
         ])
         .caught("greeting_guard", "greeting/protected_echo")
-        .settings(|config| config.protection = None),
+        .settings(|config| config.greeting_guard = None),
         bug(
             "mute_after_an_interruption",
             "Interrupted between the end of generation and the end of playing, the agent counts as speaking for ever \

@@ -560,7 +560,7 @@ fn wait(steps: &mut Vec<CallerStep>, us: i64) {
     }
 }
 
-/// From `cursor` until `at`, in tolerance of what is heard meanwhile.
+/// From `cursor` until `at`, in terms of what is heard meanwhile.
 fn listen(steps: &mut Vec<CallerStep>, cursor: i64, at: i64, utterances: &[Utterance]) {
     let mut cursor = cursor;
     for utterance in utterances.iter().filter(|utterance| utterance.begins <= at) {

@@ -646,7 +646,7 @@ fn wordless(reply: &Reply, status: &str, waited_ms: u64, mut turn: Turn) -> Turn
 
 /// What stands for arguments that a journal hides. To whom a call was put through is not known; that it was, is.
 fn hidden(function: &str, config: &CallConfig) -> String {
-    match config.leaving.transfer.first().filter(|_| function == TRANSFER_CALL) {
+    match config.hangup.transfer.first().filter(|_| function == TRANSFER_CALL) {
         Some(person) => serde_json::json!({ "to": person.name }).to_string(),
         None => "{}".to_owned(),
     }
