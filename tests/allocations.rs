@@ -5,7 +5,8 @@
 use allocation_counter::measure;
 use bridge::audio::{Companding, Downlink, FRAME_BYTES, Format, Uplink};
 use bridge::call::settings::CallConfig;
-use bridge::call::{Call, Incoming, Leg, LegChange};
+use bridge::call::{Call, Leg, LegChange};
+use bridge::runtime::codec::{decode, encode};
 use bridge::wire::base64;
 use scenarios::field::{self};
 use scenarios::model::catalogue;
@@ -100,10 +101,10 @@ impl Live {
 
     /// Takes a message, and drains what comes of it to the text that would be sent. Returns how many bytes that is.
     fn text(&mut self, leg: Leg, text: &str) -> usize {
-        self.call.handle_frame(leg, Incoming::Text(text), self.now);
+        self.call.handle_frame(leg, decode(leg, text), self.now);
         let mut bytes = 0;
         while let Some(transmit) = self.call.poll_transmit() {
-            bytes += transmit.encode(&self.config).map_or(0, |(_, text)| text.len());
+            bytes += encode(&transmit, self.config.dialect).map_or(0, |(_, text)| text.len());
         }
         while self.call.poll_event().is_some() {}
         bytes

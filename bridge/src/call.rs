@@ -35,7 +35,7 @@ mod transcript;
 mod uplink;
 
 use crate::base::redact;
-use crate::wire::realtime::{self, ServerEvent};
+use crate::wire::realtime::ServerEvent;
 use crate::wire::twilio::{self, FromTwilio};
 use crate::wire::twiml::TOKEN_PARAMETER;
 use context::{CallContext, Configured, Failure, Stream};
@@ -182,16 +182,11 @@ impl Call {
             return;
         }
         self.sign_of_life(leg, now);
-        match (leg, frame) {
-            (Leg::Caller, Incoming::Text(text)) => match twilio::decode(text) {
-                Ok(envelope) => self.handle_twilio(envelope, now),
-                Err(error) => self.malformed(leg, &error.to_string(), now),
-            },
-            (Leg::Model, Incoming::Text(text)) => match realtime::decode(text) {
-                Ok(event) => self.handle_model(event, now),
-                Err(error) => self.malformed(leg, &error.to_string(), now),
-            },
-            (_, Incoming::Binary(len)) => self.malformed(leg, &format!("a binary frame of {len} bytes"), now),
+        match frame {
+            Incoming::Twilio(envelope) => self.handle_twilio(envelope, now),
+            Incoming::Model(event) => self.handle_model(event, now),
+            Incoming::Malformed(what) => self.malformed(leg, &what, now),
+            Incoming::Binary(len) => self.malformed(leg, &format!("a binary frame of {len} bytes"), now),
         }
         self.maintain_invariants(now);
     }

@@ -1,5 +1,6 @@
 //! One call between its two sockets: the loop that owns it, and those who follow it.
 
+pub mod codec;
 pub mod driver;
 pub mod journal;
 pub mod leg;

@@ -6,6 +6,7 @@ use bridge::audio::{FRAME_BYTES, Format};
 use bridge::call::event::{CallEvent, Said};
 use bridge::call::settings::{CallConfig, Renewal, ToolSpec};
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use bridge::runtime::codec::decode;
 use bridge::wire::realtime::ClientEvent;
 use bridge::wire::twilio::ToTwilio;
 use proptest::prelude::*;
@@ -160,7 +161,7 @@ impl World {
     }
 
     fn text(&mut self, leg: Leg, text: &str) {
-        self.call.handle_frame(leg, Incoming::Text(text), self.now);
+        self.call.handle_frame(leg, decode(leg, text), self.now);
     }
 
     fn apply(&mut self, input: Input) {

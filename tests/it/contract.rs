@@ -1,8 +1,8 @@
 //! The mock of the model is compared with servers over real sockets: with itself, with servers that drift, and with
 //! servers that do not play along. Times are not compared here, where other tests want the processors, too.
 
+use super::field_bug_walkthrough::built;
 use super::tidy::root;
-use super::walk::built;
 use mocks::net::Roots;
 use mocks::realtime::{CloseAfter, Dialect, ModelScript, Opening};
 use scenarios::contract::client::{Budget, Limits};

@@ -1,6 +1,6 @@
 //! `bridge demo`, run as a new user would: a call takes place, the live page shows it, and it can be listened to.
 
-use super::walk::built;
+use super::field_bug_walkthrough::built;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};

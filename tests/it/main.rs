@@ -9,7 +9,7 @@
 //! * `loopback`: a handful of calls over real TCP and TLS, in real time.
 //! * `stages`: what one stage says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
-//! * `sabotage`: every oracle has been seen to fail.
+//! * `faults`: every oracle has been seen to fail.
 //! * `deploy`: what is given to operators names what exists.
 //! * `demo`: a call of `bridge demo`, by the programs themselves.
 //! * `fuzz`: what strangers write is read as it was meant, for every input that is kept.
@@ -17,35 +17,35 @@
 //! * `quality`: the audio path meets its goals.
 //! * `regressions`: every bug that was found and mended stays mended.
 //! * `seeds`: generated worlds are valid, the same every time, and break no rule.
-//! * `strangers`: bridges with bad manners are judged in bounded time, and a decent one is blamed for nothing.
+//! * `conform_misbehaving_bridges`: bridges with bad manners are judged in bounded time, and a decent one is blamed for nothing.
 //! * `strategies`: in worlds drawn by proptest nothing panics, every call ends, and safety holds.
 //! * `timelines`: the timelines of chosen calls, as people read them, frozen.
-//! * `walk`: the walk-through from a call of the field to a regression can be walked.
-//! * `zoo`: bugs of the field are caught by name, and found in generated worlds.
+//! * `field_bug_walkthrough`: the walk-through from a call of the field to a regression can be walked.
+//! * `known_bugs`: bugs of the field are caught by name, and found in generated worlds.
 //! * `readme`: the commands of the README exist.
 
 mod catalogue;
 mod codec;
 mod conform;
+mod conform_misbehaving_bridges;
 mod conformance;
 mod contract;
 mod demo;
 mod deploy;
 mod determinism;
+mod faults;
+mod field_bug_walkthrough;
 mod fuzz;
 mod golden_calls;
 mod journals;
+mod known_bugs;
 mod layers;
 mod loopback;
 mod quality;
 mod readme;
 mod regressions;
-mod sabotage;
 mod seeds;
 mod stages;
-mod strangers;
 mod strategies;
 mod tidy;
 mod timelines;
-mod walk;
-mod zoo;

@@ -1,8 +1,7 @@
 //! What goes into a call and comes out of it: its inputs, and what it wants done.
 
-use super::settings::CallConfig;
-use crate::wire::realtime::ClientEvent;
-use crate::wire::twilio::ToTwilio;
+use crate::wire::realtime::{ClientEvent, ServerEvent};
+use crate::wire::twilio::{self, ToTwilio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -135,25 +134,6 @@ pub enum Transmit {
     },
 }
 
-impl Transmit {
-    /// The text frame to send and the leg to send it on, for messages.
-    pub fn encode(&self, config: &CallConfig) -> Option<(Leg, String)> {
-        match self {
-            Self::Caller { stream_sid, message } => Some((Leg::Caller, message.encode(stream_sid))),
-            Self::Model(event) => Some((Leg::Model, event.encode(config.dialect))),
-            Self::WithdrawAudio
-            | Self::Ping(_)
-            | Self::VerifyStream(_)
-            | Self::Dial { .. }
-            | Self::Close { .. }
-            | Self::Drop(_)
-            | Self::PauseModelReads(_)
-            | Self::RunTool { .. }
-            | Self::CancelTool { .. } => None,
-        }
-    }
-}
-
 /// Audio a call holds, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -163,11 +143,15 @@ pub struct Waiting {
     pub downlink_bytes: usize,
 }
 
-/// What arrived on a leg.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What arrived on a leg, decoded.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Incoming<'a> {
-    /// A text frame.
-    Text(&'a str),
+    /// A message of Twilio's.
+    Twilio(twilio::Envelope<'a>),
+    /// An event of the model's.
+    Model(ServerEvent),
+    /// A text frame that is no message of its protocol: what is wrong with it, in words.
+    Malformed(String),
     /// A binary frame of this many bytes: neither protocol has them.
     Binary(usize),
 }

@@ -106,7 +106,7 @@ pub(crate) struct Responses {
     /// ... but the caller interrupted it already.
     server_turn_interrupted: bool,
     /// ... or so it seems, because it refused a request while no response was known to run.
-    auto_guessed: bool,
+    server_turn_guessed: bool,
     /// The response that was given up last and has not ended yet.
     given_up: Option<String>,
     audible: VecDeque<String>,
@@ -146,14 +146,14 @@ impl Responses {
     pub(crate) fn expect_server_turn(&mut self) {
         self.server_turn_pending = true;
         self.server_turn_interrupted = false;
-        self.auto_guessed = false;
+        self.server_turn_guessed = false;
         self.wanted = None;
     }
 
     /// A response came into being. `speaking_over`: the caller is speaking, and that interrupts.
     pub(crate) fn created(&mut self, id: &str, request: Option<u64>, speaking_over: bool) -> Created {
         self.given_up = None; // the server makes one at a time
-        self.auto_guessed = false;
+        self.server_turn_guessed = false;
         // A server that does not return metadata still answers requests in order, unless a turn came between.
         let unnamed = request.is_none() && !self.server_turn_pending;
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
@@ -213,7 +213,7 @@ impl Responses {
         self.given_up.take_if(|given_up| given_up == id);
         let Some(ended) = self.active.take_if(|active| active.id == id) else {
             return if self.known.iter().any(|known| known == id) {
-                if take(&mut self.auto_guessed) {
+                if take(&mut self.server_turn_guessed) {
                     self.server_turn_pending = false; // this is the one that was in the way
                     self.server_turn_interrupted = false;
                 }
@@ -290,7 +290,7 @@ impl Responses {
         if self.active.is_none() && self.given_up.is_none() && !self.server_turn_pending {
             self.server_turn_pending = true;
             self.server_turn_interrupted = ours.interrupted;
-            self.auto_guessed = true;
+            self.server_turn_guessed = true;
         }
         true
     }
@@ -322,7 +322,7 @@ impl Responses {
         self.requested = None;
         self.server_turn_pending = false;
         self.server_turn_interrupted = false;
-        self.auto_guessed = false;
+        self.server_turn_guessed = false;
         let running = self.interrupt();
         self.active = None;
         // One that was interrupted before has had its time to end.
@@ -572,6 +572,8 @@ mod tests {
         t.want(ResponseReason::ToolOutput);
         t.ask(false);
         assert!(t.refused_as_busy(Some("create_1")));
+        t.created("r0", None, false);
+        t.done("r0", None);
         assert!(t.ask(false).is_some(), "a tool's output is still to be spoken about");
         let mut t = Responses::default();
         t.want(ResponseReason::Greeting);

@@ -11,6 +11,7 @@ use super::event::{CallEvent, EndReason, Private, ToolOutcome};
 use super::settings::{CallConfig, HoldMessage, ms};
 use super::*;
 use crate::audio::{Format, alaw, ulaw};
+use crate::runtime::codec::decode;
 use crate::wire::realtime::ClientEvent;
 use crate::wire::twilio::ToTwilio;
 use base64::Engine as _;
@@ -121,12 +122,12 @@ impl Bench {
     }
 
     fn twilio(&mut self, text: &str) {
-        self.call.handle_frame(Leg::Caller, Incoming::Text(text), self.now());
+        self.call.handle_frame(Leg::Caller, decode(Leg::Caller, text), self.now());
         self.drain();
     }
 
     fn model(&mut self, text: &str) {
-        self.call.handle_frame(Leg::Model, Incoming::Text(text), self.now());
+        self.call.handle_frame(Leg::Model, decode(Leg::Model, text), self.now());
         self.drain();
     }
 

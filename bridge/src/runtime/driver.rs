@@ -10,6 +10,7 @@ use crate::call::settings::{CallConfig, Dialect};
 use crate::call::{Call, Control, Incoming, Leg, LegChange, StreamCredentials, ToolResult, Transmit};
 use crate::net::dial::{Dial, ModelEndpoint};
 use crate::net::tools::Tools;
+use crate::runtime::codec;
 use crate::runtime::journal::{JournalEntry, JournalWriter};
 use crate::runtime::leg::{Arrived, LegIo, Outgoing, Socket, model_limits};
 use crate::runtime::meter::{Meter, Traffic};
@@ -92,7 +93,7 @@ where
 
     loop {
         while let Some(transmit) = call.poll_transmit() {
-            if let Some((leg, text)) = transmit.encode(&config) {
+            if let Some((leg, text)) = codec::encode(&transmit, config.dialect) {
                 let since = meter.sends(&transmit, leg, text.len());
                 changes.extend(legs.send(leg, Outgoing::Text(text), since));
                 tape.note(|| JournalEntry::Done(transmit));
@@ -199,7 +200,7 @@ where
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => {
                     meter.received(leg, text.len(), now());
-                    call.handle_frame(leg, Incoming::Text(&text), now());
+                    call.handle_frame(leg, codec::decode(leg, &text), now());
                     tape.note(|| JournalEntry::Text(leg, text));
                 }
                 Arrived::Binary(len) => {

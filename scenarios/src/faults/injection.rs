@@ -181,9 +181,11 @@ pub fn all() -> Vec<Fault> {
             trace.ended_at = until.plus_ms(1);
             trace
         }),
-        head("stream_auth", "door", "lets everybody in", || Box::new(LetsEverybodyIn)),
-        head("stream_auth", "door", "lets nobody in", || Box::new(LetsNobodyIn)),
-        wire("stream_auth", "door", "keeps a stranger's stream open", || each(|m| m.unless_end(Leg::Caller))),
+        head("stream_auth", "signed", "lets everybody in", || Box::new(LetsEverybodyIn)),
+        head("stream_auth", "signed", "lets nobody in", || Box::new(LetsNobodyIn)),
+        wire("stream_auth", "signed", "keeps a stranger's stream open", || {
+            each(|m| m.unless_end(Leg::Caller))
+        }),
         head("farewell_heard", "goodbye", "hangs up on the function call", || Box::new(HangsUpOnTheWish)),
         wire("farewell_heard", "second_thought", "hangs up on a caller who spoke first", || {
             each(|m| if m.is_clear() { m.and_close() } else { m.unspoiled() })
@@ -477,7 +479,7 @@ const GROUNDS: &[(&str, &str)] = &[
         "#,
     ),
     (
-        "door",
+        "signed",
         r#"
         purpose = "A caller whose stream is the call's, and one whose stream is not."
         [server]

@@ -1,7 +1,7 @@
 //! Somebody else's bridge, in a process of its own and in any language: its Twilio end is dialled, its OpenAI end is
 //! served, both over real sockets and in real time.
 //!
-//! Several scenarios are played at one time, through one door: until a bridge has dialled the model for one call, the
+//! Several scenarios are played at one time, one dial at a time: until a bridge has dialled the model for one call, the
 //! next call is not begun, because most bridges do not say which call a model connection is for. A bridge that does
 //! (a header or a query with the callSid or the streamSid in it) is not held up.
 //!
@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
-/// How long a call keeps the door while its bridge does not dial the model, ms.
+/// How long a call keeps the turn to dial while its bridge does not dial the model, ms.
 const DOOR_MS: u64 = 10_000;
 /// How long the bridge may take to end its model connections once every caller is gone, ms: longer than any rule
 /// allows, so that who breaks one is seen to.
@@ -141,7 +141,7 @@ impl Played {
 pub struct Bridge {
     target: Arc<Target>,
     exchange: Exchange,
-    door: Arc<tokio::sync::Mutex<()>>,
+    dial_turn: Arc<tokio::sync::Mutex<()>>,
     /// Where the model is served.
     openai: SocketAddr,
     plays: Arc<AtomicU64>,
@@ -170,7 +170,7 @@ impl Bridge {
         let bridge = Self {
             target: Arc::new(target),
             exchange: Exchange::default(),
-            door: Arc::default(),
+            dial_turn: Arc::default(),
             openai: listener.local_addr()?,
             plays: Arc::default(),
             ended: Arc::default(),
@@ -350,7 +350,7 @@ struct Line {
     /// When its caller's end dialled the bridge.
     dialled: Option<At>,
     /// It is the one whose model connection comes next.
-    door: Option<OwnedMutexGuard<()>>,
+    dial_turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Line {
@@ -372,7 +372,7 @@ impl Line {
 
 impl Lines {
     fn enter(&mut self, play: &Play<Wire>) {
-        let line = |call| Line { play: play.clone(), call, dialled: None, door: None };
+        let line = |call| Line { play: play.clone(), call, dialled: None, dial_turn: None };
         self.0.extend((0..play.planned.len()).map(line));
     }
 
@@ -380,20 +380,20 @@ impl Lines {
         self.0.retain(|line| line.play.net.id != id);
     }
 
-    fn dialled(&mut self, id: u64, call: usize, now: At, door: Option<OwnedMutexGuard<()>>) {
+    fn dialled(&mut self, id: u64, call: usize, now: At, dial_turn: Option<OwnedMutexGuard<()>>) {
         let line = self.0.iter_mut().find(|line| line.play.net.id == id && line.call == call);
         if let Some(line) = line {
             line.dialled = Some(now);
-            line.door = door;
+            line.dial_turn = dial_turn;
         }
     }
 
-    /// Nobody keeps the door for ever.
+    /// No call keeps the turn for ever.
     fn close_doors(&mut self, id: u64, now: At) {
-        for line in self.0.iter_mut().filter(|line| line.play.net.id == id && line.door.is_some()) {
+        for line in self.0.iter_mut().filter(|line| line.play.net.id == id && line.dial_turn.is_some()) {
             let late = line.dialled.is_some_and(|since| now > since.plus_ms(DOOR_MS));
             if late || !line.caller_is_there() {
-                line.door = None;
+                line.dial_turn = None;
             }
         }
     }
@@ -404,7 +404,7 @@ impl Lines {
             return Some((named, true));
         }
         let there = || self.0.iter().enumerate().filter(|(_, line)| line.caller_is_there());
-        let door = self.0.iter().position(|line| line.door.is_some());
+        let dial_turn = self.0.iter().position(|line| line.dial_turn.is_some());
         let lost = || there().filter(|(_, line)| line.has_lost()).map(|(n, _)| n).next_back();
         let bare =
             || there().filter(|(_, line)| line.play.models(line.call).is_empty()).map(|(n, _)| n).next_back();
@@ -412,7 +412,7 @@ impl Lines {
             let mut there = there().map(|(n, _)| n);
             there.next().filter(|_| there.next().is_none())
         };
-        door.or_else(lost).or_else(bare).or_else(only).map(|n| (n, false))
+        dial_turn.or_else(lost).or_else(bare).or_else(only).map(|n| (n, false))
     }
 }
 
@@ -447,8 +447,8 @@ impl Exchange {
             lines.whose(head).map(|(n, named)| {
                 self.named.fetch_or(named, Ordering::Relaxed);
                 let line = &mut lines.0[n];
-                // The door is opened for the next call.
-                line.door = None;
+                // The turn goes to the next call.
+                line.dial_turn = None;
                 (line.play.clone(), line.call)
             })
         };
@@ -545,11 +545,11 @@ impl Net for Wire {
     }
 
     async fn invite(&self, call: usize) -> io::Result<Invited> {
-        let door = match self.bridge.names_its_calls() {
+        let dial_turn = match self.bridge.names_its_calls() {
             true => None,
-            false => Some(self.bridge.door.clone().lock_owned().await),
+            false => Some(self.bridge.dial_turn.clone().lock_owned().await),
         };
-        self.bridge.exchange.lines().dialled(self.id, call, self.clock.now(), door);
+        self.bridge.exchange.lines().dialled(self.id, call, self.clock.now(), dial_turn);
         match self.bridge.target.invite(&self.planned[call]).await {
             Ok((invited, place)) => {
                 self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(call, place);

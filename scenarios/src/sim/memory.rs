@@ -19,6 +19,7 @@ use bridge::auth::stream_auth::{self, Refusal, StreamAuth};
 use bridge::call::event::CallEvent;
 use bridge::call::settings::CallConfig;
 use bridge::call::{Call, Control, Incoming, Leg, LegChange, ToolResult, Transmit};
+use bridge::runtime::codec;
 use bridge::runtime::journal::{Journal as _, JournalEntry, JournalWriter};
 use bridge::runtime::leg::{CALLER_MESSAGE_MAX, MODEL_MESSAGE_MAX, QUEUE_HIGH, QUEUE_LOW, QUEUE_MAX};
 use bridge::runtime::registry::{CallKey, Registry};
@@ -757,7 +758,7 @@ impl<'a> World<'a> {
                     Told::Control(control) => JournalEntry::Asked(*control),
                 });
                 self.tell(call, |call, now| match told {
-                    Told::Text(leg, text) => call.handle_frame(leg, Incoming::Text(&text), now),
+                    Told::Text(leg, text) => call.handle_frame(leg, codec::decode(leg, &text), now),
                     Told::Binary(leg, len) => call.handle_frame(leg, Incoming::Binary(len), now),
                     Told::Leg(leg, change) => call.handle_leg(leg, change, now),
                     Told::Tool(result) => call.handle_tool(result, now),
@@ -849,7 +850,7 @@ impl<'a> World<'a> {
         self.note(call, || JournalEntry::Done(transmit.clone()));
         match transmit {
             Transmit::Caller { .. } | Transmit::Model(_) => {
-                if let Some((leg, text)) = transmit.encode(&self.config) {
+                if let Some((leg, text)) = codec::encode(&transmit, self.config.dialect) {
                     self.spoil(call, BridgeOut::Text(leg, text));
                 }
             }
