@@ -231,7 +231,7 @@ fn judged(manners: Option<Manners>) -> Vec<String> {
 }
 
 #[test]
-fn every_kind_of_bad_manners_is_named_in_bounded_time() {
+fn every_kind_of_misbehaviour_is_named_in_bounded_time() {
     use Manners::{
         Crashes, DialsTwice, ForgetsTheModel, Hangs, HangsInUpgrade, HangsUp, IsLate, NeverDials, Refuses,
         TalksRubbish,
@@ -245,9 +245,9 @@ fn every_kind_of_bad_manners_is_named_in_bounded_time() {
         (Some(Crashes), "the bridge ended it"),
         (Some(HangsUp), "the bridge ended it"),
         (Some(Hangs), "the model's connection ended"),
-        (Some(IsLate), "latency: "),
-        (Some(TalksRubbish), "legal: "),
-        (Some(ForgetsTheModel), "tear: "),
+        (Some(IsLate), "response_latency: "),
+        (Some(TalksRubbish), "protocol_valid: "),
+        (Some(ForgetsTheModel), "teardown: "),
     ];
     std::thread::scope(|scope| {
         let plays = cases.map(|(manners, word)| (manners, word, scope.spawn(move || judged(manners))));

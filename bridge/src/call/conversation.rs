@@ -194,7 +194,7 @@ impl Conversation {
     pub(super) fn keypad_complete(&mut self, cx: &mut CallContext, now: Instant) {
         cx.timers.stop(Timer::Keypad);
         let Some(entry) = self.keypad.finish() else { return };
-        self.tools.new_turn();
+        self.tools.new_turn(!self.caller_speaks);
         cx.transcript.words(&entry.item, Speaker::Keypad, &entry.text);
         cx.event(CallEvent::Keypad { keys: entry.keys, entry: Private::new(entry.pressed) });
         cx.send_to_model(ClientEvent::UserText { item: entry.item, text: entry.text });
@@ -372,7 +372,7 @@ impl Conversation {
         let spoken_ms = audio_end_ms.map_or(0, |end_ms| end_ms.saturating_sub(silence_ms));
         let last_word = (spoken_ms > 0).then(|| self.clock.when(spoken_ms)).flatten();
         self.asked_at = Some(last_word.map_or(now, |at| at.min(now)));
-        self.tools.new_turn();
+        self.tools.new_turn(true);
         self.responses.turn_ended();
         cx.timers.stop(Timer::MediaPause);
         cx.event(CallEvent::SpeechStopped);

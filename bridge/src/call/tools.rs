@@ -338,8 +338,11 @@ impl Tools {
     }
 
     /// A turn of the caller ended: what was called before it has nothing to do with what is called now.
-    pub(crate) fn new_turn(&mut self) {
+    pub(crate) fn new_turn(&mut self, is_answered: bool) {
         self.since_turn = Loop::default();
+        if !is_answered {
+            return;
+        }
         // The call that repeats it may be in the answer to this turn. A keypad entry is a turn, too, and may be complete
         // while that answer is under way.
         self.refused.retain(|refused| refused.turns < REPEATED_WITHIN);

@@ -196,7 +196,7 @@ impl Table {
         if !broken.is_empty() {
             text.push_str("\nrules broken, and in how many of the plays\n");
             for (name, broken, judged) in broken {
-                let _infallible = writeln!(text, "  {name:<10}  {broken} of {judged}");
+                let _infallible = writeln!(text, "  {name:<24}  {broken} of {judged}");
             }
         }
         for (what, count) in self.advice() {
@@ -494,7 +494,8 @@ mod tests {
         let text = table.text();
         assert!(text.contains("barge_in/twice       FAILED"), "{text}");
         assert!(
-            text.contains("not offered, 1 scenarios: keys") && text.contains("expect      1 of 2"),
+            text.contains("not offered, 1 scenarios: keys")
+                && text.contains("scenario_expectations     1 of 2"),
             "{text}"
         );
         let json: Value = serde_json::from_str(&table.json()).unwrap();

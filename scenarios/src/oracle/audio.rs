@@ -585,6 +585,10 @@ fn check_lead(case: &CallUnderTest<'_>, violations: &mut Violations) {
     let mut worst: Option<(At, u64)> = None;
     let mut latest = None;
     for arrival in &case.hearing.arrivals {
+        // A caller who is gone plays nothing, and clears nothing.
+        if arrival.at >= case.tolerance.over() {
+            break;
+        }
         // What a clear of the same instant threw away counts for nothing.
         if latest == Some(arrival.at) || case.hearing.clears.iter().any(|clear| clear.at == arrival.at) {
             continue;

@@ -430,6 +430,11 @@ fn user_turns(observations: &[mocks::record::Observation<ModelObservation>]) -> 
             && let Some(turn) = turns.last_mut()
         {
             turn.committed.get_or_insert(seen.at);
+        } else if let ModelObservation::SentError { code, .. } = &seen.what
+            && code == "input_audio_buffer_commit_empty"
+        {
+            // Too little of it came to be a turn.
+            turns.pop_if(|turn| turn.committed == Some(seen.at));
         } else if let ModelObservation::SentTranscription { item, text } = &seen.what
             && let Some(turn) = turns.iter_mut().rev().find(|turn| turn.item == item)
         {
