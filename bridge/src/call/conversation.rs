@@ -23,7 +23,7 @@ const WORDS_PATIENCE: Duration = Duration::from_secs(5);
 /// Names that a turn may be given before it ends.
 const TURN_NAMES_MAX: usize = 16;
 /// Turns without words that are remembered; older ones are waited for no longer.
-const AWAITING_TRANSCRIPTION_MAX: usize = 16;
+const PENDING_TRANSCRIPTIONS_MAX: usize = 16;
 
 /// The first response that says anything: the greeting, or what came in its place.
 enum FirstWords {
@@ -67,7 +67,7 @@ pub(super) struct Conversation {
     /// Reading from the model is suspended.
     reads_paused: bool,
     /// Turns whose words are to come, and since when.
-    awaiting_transcription: VecDeque<(String, Instant)>,
+    pending_transcriptions: VecDeque<(String, Instant)>,
 }
 
 impl Conversation {
@@ -97,7 +97,7 @@ impl Conversation {
             asked_at: None,
             silent_responses: 0,
             reads_paused: false,
-            awaiting_transcription: VecDeque::new(),
+            pending_transcriptions: VecDeque::new(),
         };
         conversation.send_uplink(cx, uplink, false, now);
         if cx.config.greeting.is_some() {
@@ -258,8 +258,8 @@ impl Conversation {
                 // The one before it was told of before this one began.
                 self.uncommitted = self.caller_speaks;
                 if transcribed {
-                    self.awaiting_transcription.push_front((item, now));
-                    self.awaiting_transcription.truncate(AWAITING_TRANSCRIPTION_MAX);
+                    self.pending_transcriptions.push_front((item, now));
+                    self.pending_transcriptions.truncate(PENDING_TRANSCRIPTIONS_MAX);
                 }
             }
             ServerEvent::ItemAdded { item, previous, role, answers } => {
@@ -278,14 +278,14 @@ impl Conversation {
             ServerEvent::AgentWordsDone { item, text } => cx.transcript.words(&item, Speaker::Agent, &text),
             ServerEvent::Transcribed { item, text } => {
                 cx.transcript.words(&item, Speaker::Caller, &text);
-                self.awaiting_transcription
-                    .retain(|(awaiting_transcription, _)| *awaiting_transcription != item);
+                self.pending_transcriptions
+                    .retain(|(pending_transcriptions, _)| *pending_transcriptions != item);
             }
             ServerEvent::TranscriptionFailed { item } => {
                 cx.tolerate("a turn that could not be transcribed");
                 cx.transcript.untranscribed(&item);
-                self.awaiting_transcription
-                    .retain(|(awaiting_transcription, _)| *awaiting_transcription != item);
+                self.pending_transcriptions
+                    .retain(|(pending_transcriptions, _)| *pending_transcriptions != item);
             }
             ServerEvent::Error(error) => return self.error(cx, &error, now),
             ServerEvent::SessionCreated { .. } => cx.tolerate("a second session.created"),
@@ -484,9 +484,9 @@ impl Conversation {
         if spoke && matches!(self.first_words, FirstWords::ToCome) {
             self.first_words = FirstWords::Generated(self.downlink.last_item());
         }
-        let awaiting_transcription =
+        let pending_transcriptions =
             active.as_ref().is_some_and(|active| active.spoke_at.is_none() && !active.interrupted);
-        if awaiting_transcription
+        if pending_transcriptions
             && cx.config.hangup.farewell.is_some()
             && self.pending_exit.as_ref().is_some_and(|farewell| farewell.response == done.response)
         {
@@ -535,7 +535,7 @@ impl Conversation {
     }
 
     pub(super) fn first_audio_overdue(&mut self, cx: &mut CallContext, now: Instant) -> Result<(), Failure> {
-        if self.responses.awaits_only_a_hold_message() {
+        if self.responses.is_only_a_hold_message() {
             // Then the function's time passes in silence.
             if let Some(response) = self.responses.give_up_hold_message() {
                 cx.send_to_model(ClientEvent::CancelResponse { response: Some(response) });
@@ -928,7 +928,7 @@ impl Conversation {
             || self.tools.is_running()
             || self.tools.is_keeping()
             || self.keypad.is_gathering();
-        let words_due = self.awaiting_transcription.iter().any(|(_, since)| *since + WORDS_PATIENCE > now);
+        let words_due = self.pending_transcriptions.iter().any(|(_, since)| *since + WORDS_PATIENCE > now);
         !self.caller_speaks && self.downlink.is_quiet() && !busy && !words_due
     }
 
@@ -942,7 +942,7 @@ impl Conversation {
     ) {
         self.responses.reset();
         self.tools.reset();
-        self.awaiting_transcription.clear();
+        self.pending_transcriptions.clear();
         self.uncommitted = false;
         self.silent_responses = 0;
         self.asked_at = None;
@@ -970,7 +970,7 @@ impl Conversation {
 
     /// The caller is gone: what was said last may yet be written down. `None` when nothing is to come.
     pub(super) fn last_words(&mut self, cx: &mut CallContext) -> Option<LastWords> {
-        let awaited = self.uncommitted || !self.awaiting_transcription.is_empty();
+        let awaited = self.uncommitted || !self.pending_transcriptions.is_empty();
         if !awaited || cx.config.transcription.is_none() {
             return None;
         }
@@ -981,8 +981,8 @@ impl Conversation {
         if let Some(active) = self.responses.active().filter(|active| !active.interrupted) {
             cx.send_to_model(ClientEvent::CancelResponse { response: Some(active.id.clone()) });
         }
-        let awaiting_transcription = self.awaiting_transcription.drain(..).map(|(item, _)| item).collect();
-        Some(LastWords::await_them(cx, self.caller_speaks, self.uncommitted, awaiting_transcription))
+        let pending_transcriptions = self.pending_transcriptions.drain(..).map(|(item, _)| item).collect();
+        Some(LastWords::await_them(cx, self.caller_speaks, self.uncommitted, pending_transcriptions))
     }
 
     /// The conversation is over. Hands out what is on its way to the ear, and the functions that run: what was begun is

@@ -19,7 +19,7 @@ pub(super) struct LastWords {
     /// The commit was sent, behind all of the caller's audio.
     commits: bool,
     /// Turns whose words are to come.
-    awaiting_transcription: Vec<String>,
+    pending_transcriptions: Vec<String>,
 }
 
 impl LastWords {
@@ -28,9 +28,9 @@ impl LastWords {
         cx: &mut CallContext,
         speaks: bool,
         uncommitted: bool,
-        awaiting_transcription: Vec<String>,
+        pending_transcriptions: Vec<String>,
     ) -> Self {
-        let mut last_words = Self { uncommitted, commits: false, awaiting_transcription };
+        let mut last_words = Self { uncommitted, commits: false, pending_transcriptions };
         if speaks {
             last_words.commit(cx);
         }
@@ -45,7 +45,7 @@ impl LastWords {
 
     /// All words are there.
     pub(super) const fn are_complete(&self) -> bool {
-        !self.uncommitted && self.awaiting_transcription.is_empty()
+        !self.uncommitted && self.pending_transcriptions.is_empty()
     }
 
     /// The model says something to a caller who is gone.
@@ -60,10 +60,10 @@ impl LastWords {
             ServerEvent::Committed { item, previous } if self.uncommitted => {
                 self.uncommitted = false;
                 cx.transcript.committed(&item, previous.as_deref(), true);
-                self.awaiting_transcription.push(item);
+                self.pending_transcriptions.push(item);
             }
             ServerEvent::ItemAdded { item, previous, role, .. } if role == "user" => {
-                if self.awaiting_transcription.contains(&item) {
+                if self.pending_transcriptions.contains(&item) {
                     cx.transcript.item(&item, previous.as_deref(), Speaker::Caller);
                 }
             }
@@ -115,8 +115,8 @@ impl LastWords {
 
     /// The words of this turn have come, if they were waited for.
     fn take(&mut self, item: &str) -> bool {
-        let waiting = self.awaiting_transcription.len();
-        self.awaiting_transcription.retain(|awaiting_transcription| awaiting_transcription != item);
-        self.awaiting_transcription.len() < waiting
+        let waiting = self.pending_transcriptions.len();
+        self.pending_transcriptions.retain(|pending_transcriptions| pending_transcriptions != item);
+        self.pending_transcriptions.len() < waiting
     }
 }

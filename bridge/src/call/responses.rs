@@ -272,7 +272,7 @@ impl Responses {
     }
 
     /// All that is awaited is a word that fills the time of a function.
-    pub(crate) fn awaits_only_a_hold_message(&self) -> bool {
+    pub(crate) fn is_only_a_hold_message(&self) -> bool {
         let active = self.active.as_ref().is_some_and(|active| active.is_hold_message);
         let requested = self.requested.as_ref().is_some_and(|ours| ours.why == ResponseReason::HoldMessage);
         (active || (requested && self.active.is_none())) && !self.server_turn_pending

@@ -214,10 +214,9 @@ fn was_out_of_patience(case: &CallUnderTest<'_>, wish: &Wish<'_>, item: &Item, d
 fn standing_since(case: &CallUnderTest<'_>, wish: &Wish<'_>) -> At {
     let observations = &case.call.models[wish.model].observations;
     let stands = |call: &str, since: At| {
-        let ends_it = |what: &ModelObservation| match what {
-            ModelObservation::SentSpeechStarted { .. } => true,
-            ModelObservation::GotToolOutput { call_id, .. } => call_id == call,
-            _ => false,
+        let ends_it = |what: &ModelObservation| {
+            matches!(what, ModelObservation::SentSpeechStarted { .. })
+                || matches!(what, ModelObservation::GotToolOutput { call_id, .. } if call_id == call)
         };
         !observations.iter().any(|seen| (since..wish.at).contains(&seen.at) && ends_it(&seen.what))
     };

@@ -172,10 +172,9 @@ fn hides_its_answer(observations: &[Observation<ModelObservation>]) -> bool {
         let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id);
         observations.iter().any(is_its)
     };
-    let stray = |s: &Observation<ModelObservation>| match &s.what {
-        ModelObservation::SentOther { kind } => kind == "done_for_unknown_response",
-        ModelObservation::SentResponseDone { response, .. } => !began(response),
-        _ => false,
+    let stray = |s: &Observation<ModelObservation>| {
+        matches!(&s.what, ModelObservation::SentOther { kind } if kind == "done_for_unknown_response")
+            || matches!(&s.what, ModelObservation::SentResponseDone { response, .. } if !began(response))
     };
     let announced =
         |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentResponseCreated { .. });
