@@ -1,6 +1,6 @@
 //! Known bugs: field bugs of other people's bridges, each planted around ours and caught by the suite.
 //!
-//! A bug is a [`Defect`]: it stands between the bridge and both of its ends, sees what the bridge is told and what it
+//! A bug is a [`Defect`](crate::sim::Defect): it stands between the bridge and both of its ends, sees what the bridge is told and what it
 //! says, and spoils one thing the way a real bridge did; or it is a setting that is wrong behind the scenario's back.
 //! Production code knows nothing of it. Each bug names the threads it was seen in, the scenario of the catalogue and
 //! the oracle that catch it. [`hunt`] asks the harder question: would generated worlds have found it, after how many
