@@ -3,6 +3,6 @@
 pub mod journal;
 pub mod logs;
 pub mod metrics;
-#[cfg_attr(not(feature = "otlp"), path = "otlp/absent.rs")]
+#[cfg_attr(not(feature = "otlp"), path = "export/otlp/absent.rs")]
 pub mod otlp;
 pub mod store;
