@@ -351,8 +351,7 @@ impl Call {
             }
             FromTwilio::Stop => self.end(EndReason::Stopped, "stop", now),
             FromTwilio::Unknown { event } => {
-                self.cx.counts.unknown += 1;
-                self.cx.tolerate(&format!("unknown event {event}"));
+                self.cx.unknown_event(&event);
             }
         }
     }

@@ -44,6 +44,12 @@ impl CallContext {
         self.event(CallEvent::Tolerated { what: what.to_owned() });
     }
 
+    /// A vendor sent a kind of message this bridge does not know: counted, and the call goes on.
+    pub(super) fn unknown_event(&mut self, kind: &str) {
+        self.counts.unknown += 1;
+        self.tolerate(&format!("unknown event {kind}"));
+    }
+
     pub(super) fn send_to_model(&mut self, event: ClientEvent) {
         self.outbox.push_back(Transmit::Model(event));
     }
@@ -100,8 +106,7 @@ impl CallContext {
                 return Err(Failure { reason, detail: error.in_words() });
             }
             ServerEvent::Other { kind, known: false } => {
-                self.counts.unknown += 1;
-                self.tolerate(&format!("unknown event {kind}"));
+                self.unknown_event(kind);
             }
             // Nothing else means anything before the session is configured.
             ServerEvent::SessionCreated { .. }
@@ -129,11 +134,12 @@ impl CallContext {
     /// rest only what the server echoes is held against what was asked for, because not every server echoes all of it.
     pub(super) fn check_session(&self, session: &Effective) -> Result<(), Failure> {
         let refused = |detail: String| Err(Failure { reason: EndReason::SessionRefused, detail });
-        let asked = self.config.format.wire_name();
+        let asked = self.config.session();
+        let format = self.config.format.wire_name();
         for (way, got) in [("input", &session.formats.input), ("output", &session.formats.output)] {
-            if got.as_deref() != Some(asked) {
+            if got.as_deref() != Some(format) {
                 let got = got.as_deref().unwrap_or("none");
-                return refused(format!("the {way} format is {got} where {asked} was asked for"));
+                return refused(format!("the {way} format is {got} where {format} was asked for"));
             }
         }
         // A session that tells no turns, or answers otherwise than is reckoned with, leaves both ends waiting.
@@ -149,10 +155,9 @@ impl CallContext {
                         "turn_detection.type is {kind} where {SERVER_VAD} was asked for"
                     ));
                 }
-                let vad = self.config.session().vad;
                 for (field, got, asked) in [
-                    ("create_response", create_response, vad.create_response),
-                    ("interrupt_response", interrupt_response, vad.interrupt_response),
+                    ("create_response", create_response, asked.vad.create_response),
+                    ("interrupt_response", interrupt_response, asked.vad.interrupt_response),
                 ] {
                     if got.is_some_and(|got| got != asked) {
                         return refused(format!(
@@ -165,10 +170,9 @@ impl CallContext {
         }
         // A server may offer functions of its own beside ours.
         if let Some(tools) = &session.tools {
-            let own = self.config.hangup.functions();
             let lacks = |name: &&str| tools.iter().all(|tool| tool != name);
-            let asked = self.config.tools.iter().chain(&own).map(|tool| tool.name.as_str());
-            let lacking: Vec<&str> = asked.filter(lacks).collect();
+            let lacking: Vec<&str> =
+                asked.tools.iter().map(|tool| tool.name.as_str()).filter(lacks).collect();
             if !lacking.is_empty() {
                 return refused(format!("tools lack {}", lacking.join(", ")));
             }
@@ -190,7 +194,7 @@ pub(super) enum Configured {
     },
 }
 
-/// ResponseReason the conversation cannot go on.
+/// Why the conversation cannot go on.
 pub(super) struct Failure {
     pub(super) reason: EndReason,
     pub(super) detail: String,

@@ -278,14 +278,12 @@ impl Conversation {
             ServerEvent::AgentWordsDone { item, text } => cx.transcript.words(&item, Speaker::Agent, &text),
             ServerEvent::Transcribed { item, text } => {
                 cx.transcript.words(&item, Speaker::Caller, &text);
-                self.pending_transcriptions
-                    .retain(|(pending_transcriptions, _)| *pending_transcriptions != item);
+                self.pending_transcriptions.retain(|(pending, _)| *pending != item);
             }
             ServerEvent::TranscriptionFailed { item } => {
                 cx.tolerate("a turn that could not be transcribed");
                 cx.transcript.untranscribed(&item);
-                self.pending_transcriptions
-                    .retain(|(pending_transcriptions, _)| *pending_transcriptions != item);
+                self.pending_transcriptions.retain(|(pending, _)| *pending != item);
             }
             ServerEvent::Error(error) => return self.error(cx, &error, now),
             ServerEvent::SessionCreated { .. } => cx.tolerate("a second session.created"),
@@ -293,12 +291,8 @@ impl Conversation {
                 // We never change a running session. If the server did, go on only if it is the same in all that matters.
                 cx.check_session(&session)?;
             }
-            ServerEvent::Other { kind, known } => {
-                if !known {
-                    cx.counts.unknown += 1;
-                    cx.event(CallEvent::Tolerated { what: format!("unknown event {kind}") });
-                }
-            }
+            ServerEvent::Other { kind, known: false } => cx.unknown_event(&kind),
+            ServerEvent::Other { known: true, .. } => {}
         }
         Ok(())
     }
@@ -544,7 +538,7 @@ impl Conversation {
             return Ok(());
         }
         if self.responses.forget_given_up() {
-            // Nobody said that it had ended. What was wanted behind it is asked for all the same.
+            // No message said that it had ended. What was wanted behind it is asked for all the same.
             self.ask(cx, now);
             return Ok(());
         }

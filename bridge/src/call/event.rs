@@ -28,7 +28,7 @@ impl fmt::Debug for Private {
     }
 }
 
-/// ResponseReason a call ended. Every end has a name.
+/// Why a call ended. Every end has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndReason {
     /// Twilio sent `stop`: the caller hung up or the call was redirected.
@@ -372,7 +372,7 @@ pub struct Counts {
     pub forgotten_items: u64,
 }
 
-/// What happened, for logs, metrics and whoever watches.
+/// What happened, for logs, metrics and other observers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallEvent {
     /// `start` arrived: the stream is known.
@@ -472,7 +472,7 @@ pub enum CallEvent {
         outcome: ToolOutcome,
         /// From when it was started; `None` for a call that was not run.
         took: Option<Duration>,
-        /// ResponseReason it was not run, in words without content.
+        /// Why it was not run, in words without content.
         why: Option<&'static str>,
         /// What the model was told.
         output: Private,
@@ -511,12 +511,12 @@ pub enum CallEvent {
     },
     /// The caller is being told that the call cannot continue.
     Notice {
-        /// ResponseReason.
+        /// Why.
         reason: EndReason,
     },
     /// The call is over. Always the last event.
     Ended {
-        /// ResponseReason.
+        /// Why.
         reason: EndReason,
         /// More about why, in words without content.
         detail: String,

@@ -55,7 +55,7 @@ pub(crate) fn way(name: &str, hangup: &Hangup) -> Option<ExitAction> {
 /// The arguments it is run with: what the model wrote, and the number the operator gave for the name in it.
 ///
 /// # Errors
-/// When nobody of that name is listed; in words for the model.
+/// When no person of that name is listed; in words for the model.
 pub(crate) fn resolved(way: ExitAction, arguments: &Value, hangup: &Hangup) -> Result<String, &'static str> {
     match way {
         ExitAction::HangUp => Ok("{}".to_owned()),

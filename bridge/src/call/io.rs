@@ -91,7 +91,7 @@ pub enum Transmit {
         /// The message.
         message: ToTwilio,
     },
-    /// Take back what waits to be written on the caller leg: nobody is to hear it any more, and the `clear` that
+    /// Take back what waits to be written on the caller leg: it is not to be played any more, and the `clear` that
     /// follows must not wait behind it.
     WithdrawAudio,
     /// Send to the model leg.
@@ -127,7 +127,7 @@ pub enum Transmit {
         /// A JSON object.
         arguments: String,
     },
-    /// Stop running this function: nobody waits for it any more.
+    /// Stop running this function: its output is not needed any more.
     CancelTool {
         /// The call.
         call_id: String,
@@ -139,7 +139,7 @@ pub enum Transmit {
 pub struct Waiting {
     /// The caller's, until the model takes it; in the session's format.
     pub uplink_bytes: usize,
-    /// The model's, until the ear is near enough; G.711.
+    /// The model's, until caller playback is close enough behind; G.711.
     pub downlink_bytes: usize,
 }
 

@@ -95,8 +95,7 @@ impl LastWords {
                 cx.event(CallEvent::ModelError { code: error.name().to_owned() });
             }
             ServerEvent::Other { kind, known: false } => {
-                cx.counts.unknown += 1;
-                cx.tolerate(&format!("unknown event {kind}"));
+                cx.unknown_event(&kind);
             }
             ServerEvent::SessionCreated { .. }
             | ServerEvent::SessionUpdated { .. }
@@ -116,7 +115,7 @@ impl LastWords {
     /// The words of this turn have come, if they were waited for.
     fn take(&mut self, item: &str) -> bool {
         let waiting = self.pending_transcriptions.len();
-        self.pending_transcriptions.retain(|pending_transcriptions| pending_transcriptions != item);
+        self.pending_transcriptions.retain(|pending| pending != item);
         self.pending_transcriptions.len() < waiting
     }
 }

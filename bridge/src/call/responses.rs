@@ -1,23 +1,22 @@
 //! One sequencer for everything the model says: at most one `response.create` outstanding, at most one response
-//! active, and a fence around every response the caller interrupted.
+//! active, and nothing more is heard of a response the caller interrupted.
 //!
 //! Three ways a response comes about: the server's voice detection answers a turn by itself, the bridge asks for
 //! one, or a server starts one unasked (taken like the first). What the bridge wants while it may not ask is
 //! remembered, once; a turn the server will answer by itself satisfies what was wanted before it, because the
 //! answer is generated from a conversation that already holds the items the want was about.
 //!
-//! The fence is a list of who may be heard, not of who may not: a response is on it from its creation until the
-//! caller interrupts, so that audio of a response nobody announced, or that ended long ago, is dropped as well.
+//! A list says which responses are audible, not which are interrupted: a response is on it from its creation until the
+//! caller interrupts, so that audio of a response that was not announced, or that ended long ago, is dropped as well.
 
 use std::collections::VecDeque;
-use std::mem::take;
 use std::time::Instant;
 
 /// Responses that may be heard, remembered by id. More than one is there only because the last deltas of a
 /// response may come after its end.
 const AUDIBLE_MAX: usize = 16;
 
-/// ResponseReason the bridge wants a response.
+/// Why the bridge wants a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseReason {
     /// The first words of the call.
@@ -37,7 +36,7 @@ pub(crate) enum ResponseReason {
 }
 
 impl ResponseReason {
-    /// Whether a response that was already running when the wish came up makes it needless.
+    /// Whether a response that was already running when this one was wanted makes it needless.
     const fn is_met_by_a_running_response(self) -> bool {
         match self {
             Self::Greeting | Self::Turn | Self::Retry | Self::HoldMessage => true,
@@ -91,8 +90,17 @@ pub(crate) enum Done {
     Active(Active),
     /// One before it.
     Earlier,
-    /// One that never began. `wanted`: it was to be the answer to a request or a turn, and nobody interrupted it.
+    /// One that never began. `wanted`: it was to be the answer to a request or a turn, and was not interrupted.
     NeverCreated { wanted: bool },
+}
+
+/// An answer the server makes by itself and has not announced yet.
+#[derive(Clone, Copy, Debug)]
+struct ServerTurn {
+    /// The caller interrupted it already.
+    interrupted: bool,
+    /// It only seems so, because the server refused a request while no response was known to run.
+    guessed: bool,
 }
 
 /// The responses of one call.
@@ -102,11 +110,7 @@ pub(crate) struct Responses {
     requested: Option<Requested>,
     wanted: Option<ResponseReason>,
     /// The server will answer the turn that just ended.
-    server_turn_pending: bool,
-    /// ... but the caller interrupted it already.
-    server_turn_interrupted: bool,
-    /// ... or so it seems, because it refused a request while no response was known to run.
-    server_turn_guessed: bool,
+    server_turn: Option<ServerTurn>,
     /// The response that was given up last and has not ended yet.
     given_up: Option<String>,
     audible: VecDeque<String>,
@@ -124,7 +128,7 @@ impl Responses {
     /// Asks for the wanted response if nothing stands in the way. Returns the request to send.
     pub(crate) fn ask(&mut self, caller_speaks: bool) -> Option<(Requested, ResponseReason)> {
         let busy = self.active.is_some() || self.given_up.is_some();
-        if caller_speaks || busy || self.requested.is_some() || self.server_turn_pending {
+        if caller_speaks || busy || self.requested.is_some() || self.server_turn.is_some() {
             return None;
         }
         let why = self.wanted.take()?;
@@ -144,18 +148,18 @@ impl Responses {
 
     /// The caller's turn ended and the server answers it by itself.
     pub(crate) fn expect_server_turn(&mut self) {
-        self.server_turn_pending = true;
-        self.server_turn_interrupted = false;
-        self.server_turn_guessed = false;
+        self.server_turn = Some(ServerTurn { interrupted: false, guessed: false });
         self.wanted = None;
     }
 
     /// A response came into being. `speaking_over`: the caller is speaking, and that interrupts.
     pub(crate) fn created(&mut self, id: &str, request: Option<u64>, speaking_over: bool) -> Created {
         self.given_up = None; // the server makes one at a time
-        self.server_turn_guessed = false;
+        if let Some(turn) = &mut self.server_turn {
+            turn.guessed = false;
+        }
         // A server that does not return metadata still answers requests in order, unless a turn came between.
-        let unnamed = request.is_none() && !self.server_turn_pending;
+        let unnamed = request.is_none() && self.server_turn.is_none();
         let ours = self.requested.take_if(|r| Some(r.number) == request || (unnamed && !r.turn_ended));
         let is_hold_message = ours.as_ref().is_some_and(|ours| ours.why == ResponseReason::HoldMessage);
         let interrupted = match &ours {
@@ -164,9 +168,8 @@ impl Responses {
             None => {
                 // The server answers turns, and a turn is over when it does: while the caller is speaking an
                 // unasked response belongs to the turn before, which has just been interrupted.
-                let interrupted = speaking_over || (self.server_turn_pending && self.server_turn_interrupted);
-                self.server_turn_pending = false;
-                self.server_turn_interrupted = false;
+                let turn = self.server_turn.take();
+                let interrupted = speaking_over || turn.is_some_and(|turn| turn.interrupted);
                 if let Some(requested) = &mut self.requested {
                     requested.superseded = true;
                 }
@@ -174,7 +177,10 @@ impl Responses {
                 interrupted
             }
         };
-        if interrupted && take(&mut self.server_turn_pending) && !take(&mut self.server_turn_interrupted) {
+        if interrupted
+            && let Some(turn) = self.server_turn.take()
+            && !turn.interrupted
+        {
             // The server makes one at a time: this one of ours kept it from answering the turn that ended meanwhile.
             self.wanted.get_or_insert(ResponseReason::Turn);
         }
@@ -213,10 +219,7 @@ impl Responses {
         self.given_up.take_if(|given_up| given_up == id);
         let Some(ended) = self.active.take_if(|active| active.id == id) else {
             return if self.known.iter().any(|known| known == id) {
-                if take(&mut self.server_turn_guessed) {
-                    self.server_turn_pending = false; // this is the one that was in the way
-                    self.server_turn_interrupted = false;
-                }
+                self.server_turn.take_if(|turn| turn.guessed); // this is the one that was in the way
                 Done::Earlier
             } else {
                 Done::NeverCreated { wanted: self.never_created(request) }
@@ -239,10 +242,7 @@ impl Responses {
         if let Some(ours) = self.requested.take_if(|ours| Some(ours.number) == request) {
             return !ours.interrupted && ours.why != ResponseReason::HoldMessage;
         }
-        if request.is_some() || !take(&mut self.server_turn_pending) {
-            return false;
-        }
-        !take(&mut self.server_turn_interrupted)
+        request.is_none() && self.server_turn.take().is_some_and(|turn| !turn.interrupted)
     }
 
     /// The caller took the floor: nothing that exists or was asked for may be heard any more.
@@ -253,8 +253,8 @@ impl Responses {
         if let Some(requested) = &mut self.requested {
             requested.interrupted = true;
         }
-        if self.server_turn_pending {
-            self.server_turn_interrupted = true;
+        if let Some(turn) = &mut self.server_turn {
+            turn.interrupted = true;
         }
         let active = self.active.as_mut().filter(|active| !active.interrupted)?;
         active.interrupted = true;
@@ -275,7 +275,7 @@ impl Responses {
     pub(crate) fn is_only_a_hold_message(&self) -> bool {
         let active = self.active.as_ref().is_some_and(|active| active.is_hold_message);
         let requested = self.requested.as_ref().is_some_and(|ours| ours.why == ResponseReason::HoldMessage);
-        (active || (requested && self.active.is_none())) && !self.server_turn_pending
+        (active || (requested && self.active.is_none())) && self.server_turn.is_none()
     }
 
     /// Our request was refused because another response is running. Returns whether it was ours. One that was not
@@ -287,10 +287,8 @@ impl Responses {
         if !ours.interrupted && !ours.why.is_met_by_a_running_response() {
             self.wanted = Some(ours.why);
         }
-        if self.active.is_none() && self.given_up.is_none() && !self.server_turn_pending {
-            self.server_turn_pending = true;
-            self.server_turn_interrupted = ours.interrupted;
-            self.server_turn_guessed = true;
+        if self.active.is_none() && self.given_up.is_none() && self.server_turn.is_none() {
+            self.server_turn = Some(ServerTurn { interrupted: ours.interrupted, guessed: true });
         }
         true
     }
@@ -320,9 +318,7 @@ impl Responses {
     /// cancel, if one exists.
     pub(crate) fn give_up(&mut self) -> Option<String> {
         self.requested = None;
-        self.server_turn_pending = false;
-        self.server_turn_interrupted = false;
-        self.server_turn_guessed = false;
+        self.server_turn = None;
         let running = self.interrupt();
         self.active = None;
         // One that was interrupted before has had its time to end.
@@ -341,7 +337,7 @@ impl Responses {
     /// What is wanted waits for the end of a response that was cancelled, or of one that was not announced.
     pub(crate) fn waits_for_an_end(&self) -> bool {
         self.given_up.is_some()
-            || self.server_turn_pending
+            || self.server_turn.is_some()
             || self.active.as_ref().is_some_and(|active| active.interrupted)
     }
 
@@ -370,13 +366,13 @@ impl Responses {
     pub(crate) fn is_expected(&self) -> bool {
         self.active.as_ref().is_some_and(|a| !a.interrupted)
             || self.requested.as_ref().is_some_and(|r| !r.interrupted)
-            || (self.server_turn_pending && !self.server_turn_interrupted)
+            || self.server_turn.is_some_and(|turn| !turn.interrupted)
             || self.wanted.is_some()
     }
 
     /// Something that must be cancelled explicitly when a key press interrupts: voice detection does not see it.
     pub(crate) fn is_anything_coming(&self) -> bool {
-        self.active.is_some() || self.requested.is_some() || self.server_turn_pending
+        self.active.is_some() || self.requested.is_some() || self.server_turn.is_some()
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Ends the call.
 pub const END_CALL: &str = "end_call";
-/// Puts the caller through to somebody.
+/// Puts the caller through to a listed person.
 pub const TRANSFER_CALL: &str = "transfer_call";
 
 /// Settings of one call.
@@ -287,7 +287,7 @@ impl Default for Hangup {
     }
 }
 
-/// Another session takes over before the server ends the one that runs, at a moment when nobody speaks.
+/// Another session takes over before the server ends the one that runs, at a moment when neither side speaks.
 ///
 /// The old session is closed before the new one is dialled. What the caller says meanwhile waits, so that all tries
 /// together (see [`Renewal::longest_ms`]) must fit into [`Limits::backlog_ms`].
@@ -300,7 +300,7 @@ pub struct Renewal {
     /// Where the server does not say when the session ends: how old it is when a quiet moment is looked for, ms; `None`
     /// keeps it.
     pub after_ms: Option<u64>,
-    /// A moment is quiet when nobody has spoken and nothing has been due for this long, ms. This much of the caller's
+    /// A moment is quiet when neither side has spoken and nothing has been due for this long, ms. This much of the caller's
     /// audio is told to the new session again: a word that was beginning is in it.
     pub quiet_ms: u64,
     /// Most items of the conversation that the new session is told, the newest. A function call and its output are two.

@@ -326,7 +326,7 @@ fn other_formats_than_asked_for_end_the_call_with_a_notice() {
     assert_eq!(t.sent_media_ms(), NOTICE_MS);
 }
 
-/// ResponseReason a session with these settings beside its formats was refused, if it was.
+/// Why a session with these settings beside its formats was refused, if it was.
 fn refusal(change: impl FnOnce(&mut CallConfig), turns: &str, more: &str) -> Option<String> {
     let mut t = Bench::with(change);
     t.start();

@@ -44,7 +44,7 @@ struct Running {
     give_up_at: Instant,
 }
 
-/// A run that is over, or that nobody waits for any more.
+/// A run that is over, or that is not waited for any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) call_id: String,
@@ -338,6 +338,7 @@ impl Tools {
     }
 
     /// A turn of the caller ended: what was called before it has nothing to do with what is called now.
+    /// `is_answered`: the model answers this turn, because the caller is not speaking on.
     pub(crate) fn new_turn(&mut self, is_answered: bool) {
         self.since_turn = Loop::default();
         if !is_answered {
@@ -359,7 +360,7 @@ impl Tools {
         self.since_turn.rounds
     }
 
-    /// All calls of a response are answered and something is to be said about it. QueueItem so once.
+    /// All calls of a response are answered and something is to be said about it. Says so once.
     pub(crate) fn take_unspoken(&mut self) -> bool {
         let runs = |response: &str| self.running.iter().any(|running| running.response == response);
         let waiting = |unspoken: &String| runs(unspoken) || self.open.contains(unspoken);
@@ -392,7 +393,7 @@ impl Tools {
         self.sent.clear();
     }
 
-    /// The conversation is over: what runs goes on for `longest` at most, and nobody is told what comes of it.
+    /// The conversation is over: what runs goes on for `longest` at most, and its output goes nowhere.
     pub(crate) fn run_out(self, longest: Duration, now: Instant) -> Leftover {
         let mut running = self.running;
         for run in &mut running {

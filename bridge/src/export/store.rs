@@ -480,7 +480,7 @@ fn row(line: &Line) -> LineRow {
 /// A store with the thread that writes to it.
 pub struct Writer {
     calls: StoreCalls,
-    /// QueueItem when the thread has ended.
+    /// Says when the thread has ended.
     ended: Receiver<()>,
     stopping: Arc<tokio::sync::Notify>,
 }
@@ -710,7 +710,7 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// QueueItem once that there is trouble, and waits a little.
+    /// Says once that there is trouble, and waits a little.
     async fn wait_out(&mut self, error: &StoreError, wait: &mut Duration) {
         self.shared.failed.fetch_add(1, SeqCst);
         if self.trouble.is_none() {

@@ -1,12 +1,12 @@
-//! Whoever follows the calls: logs, metrics, traces, transcripts, the live page.
+//! What follows the calls: logs, metrics, traces, transcripts, the live page.
 
 use crate::call::event::CallEvent;
 use crate::runtime::meter::Traffic;
 use crate::runtime::registry::CallKey;
 use std::time::Instant;
 
-/// Is told what happens on every call. Called in the call's own task: whoever is slow here slows that call, so whoever
-/// has to wait for something takes a note and leaves, and counts what finds no room.
+/// Observes every call. Its methods run in the call's own task, and one that is slow slows that call: an observer that has
+/// to wait for something queues a note and returns, and counts the notes that find no room.
 ///
 /// For each call: `begins`, then events and traffic, then `gone`, whatever became of it. Several observers are one as
 /// a pair, and one that may be missing is an `Option`.

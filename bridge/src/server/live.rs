@@ -4,8 +4,8 @@
 //! public to the webhook leads nobody here. What a browser is talked into by another site is refused: a foreign name in
 //! `Host`, a foreign `Origin`, a button pressed without the page's own header.
 //!
-//! Nothing here can slow a call. A call writes what happened into a view of its own and goes on; nobody is woken. Whoever
-//! watches comes by ten times a second, takes what has changed, and gets the newest state however slow they read. All of
+//! Nothing here can slow a call. A call writes what happened into a view of its own and goes on; no task is woken. A
+//! watcher comes by ten times a second, takes what has changed, and gets the newest state however slow it reads. All of
 //! it is bounded: lines of a call, calls that are over, watchers.
 
 use crate::base::clock;
@@ -920,19 +920,22 @@ mod tests {
         assert_eq!(asked(address, "GET /live/calls", &[]).await.0, 200);
     }
 
-    #[tokio::test]
-    async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
-        let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
-        let (live, stats) = (Live::default(), Stats::default());
-        let page_state = PageState {
-            live,
-            stats,
-            settings,
+    /// A page of no calls, that serves no document.
+    fn page_state() -> PageState {
+        PageState {
+            live: Live::default(),
+            stats: Stats::default(),
+            settings: Arc::new(Config::default().server()),
             carrier: None,
-            policy,
+            policy: HeaderValue::from_static("x"),
             page: Bytes::new(),
             refused: Arc::default(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
+        let page_state = page_state();
         let mut watching = VecDeque::new();
         for _ in 0..WATCHERS_MAX {
             watching.push_back(events(State(page_state.clone())).await.into_body().into_data_stream());
@@ -954,17 +957,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_watcher_is_told_ten_times_a_second_at_most() {
-        let (settings, policy) = (Arc::new(Config::default().server()), HeaderValue::from_static("x"));
-        let (live, stats) = (Live::default(), Stats::default());
-        let page_state = PageState {
-            live,
-            stats,
-            settings,
-            carrier: None,
-            policy,
-            page: Bytes::new(),
-            refused: Arc::default(),
-        };
+        let page_state = page_state();
         let began = clock::now();
         let mut stream = events(State(page_state.clone())).await.into_body().into_data_stream();
         for n in 0..11 {

@@ -22,7 +22,7 @@ use subtle::ConstantTimeEq as _;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// What they show as `Authorization: Bearer ...`; without it nobody may. Better given as `BRIDGE_OPERATOR_TOKEN`.
+    /// What they show as `Authorization: Bearer ...`; without it no client may. Better given as `BRIDGE_OPERATOR_TOKEN`.
     pub token: Secret,
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn read_body(body: axum::body::Body) -> Result<axum::body::Byte
     }
 }
 
-/// So much of what somebody else wrote as a log line should hold.
+/// So much of what a client wrote as a log line should hold.
 pub(crate) fn shortened(text: &str) -> &str {
     text.char_indices().nth(200).map_or(text, |(at, _)| &text[..at])
 }

@@ -105,7 +105,7 @@ impl CallRegistration {
         matches!(self.ticket, Some(Ticket::Line(_)))
     }
 
-    /// QueueItem which phone call this is; an older stream of the same one has to go.
+    /// Says which phone call this is; an older stream of the same one has to go.
     fn claim(&mut self, call_sid: &str, stream_sid: &str) {
         let stats = &self.stats;
         let mut sessions = stats.sessions();

@@ -178,7 +178,7 @@ pub enum ServerEvent {
         /// Bytes in the session's output format.
         audio: Vec<u8>,
     },
-    /// No more audio for this item. QueueItem nothing about playback.
+    /// No more audio for this item. Says nothing about playback.
     AudioDone {
         /// The response.
         response: String,

@@ -114,8 +114,8 @@ fn bye(trace: &Trace) -> Vec<Violation> {
 }
 
 fn is_offered(case: &CallUnderTest<'_>, name: &str) -> bool {
-    let leaving = &case.tolerance.config.hangup;
-    (name == END_CALL && leaving.end_call) || (name == TRANSFER_CALL && !leaving.transfer.is_empty())
+    let hangup = &case.tolerance.config.hangup;
+    (name == END_CALL && hangup.end_call) || (name == TRANSFER_CALL && !hangup.transfer.is_empty())
 }
 
 fn check(case: &CallUnderTest<'_>, wish: &Wish<'_>, violations: &mut Violations) {

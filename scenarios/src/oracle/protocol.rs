@@ -148,9 +148,7 @@ fn is_benign(case: &CallUnderTest<'_>, m: usize, index: usize, code: &str, rejec
 /// A turn ended while a response was not over, and the server has not said yet that it answers that turn. Whether it does,
 /// or was kept from it by the other response, no bridge can know.
 fn answers_unannounced(observations: &[Observation<ModelObservation>]) -> bool {
-    let ended =
-        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentSpeechStopped { .. });
-    let Some(stopped) = observations.iter().rposition(ended) else { return false };
+    let Some(stopped) = last_turn_ended(observations) else { return false };
     let (before, after) = observations.split_at(stopped);
     let last = before.iter().rev().find_map(|s| {
         let ModelObservation::SentResponseCreated { response, .. } = &s.what else { return None };
@@ -165,20 +163,13 @@ fn answers_unannounced(observations: &[Observation<ModelObservation>]) -> bool {
 /// A turn ended, and instead of the answer that is under way came the end of a response that never began. No bridge can
 /// tell that from an answer that has failed.
 fn hides_its_answer(observations: &[Observation<ModelObservation>]) -> bool {
-    let ended =
-        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentSpeechStopped { .. });
-    let Some(stopped) = observations.iter().rposition(ended) else { return false };
-    let began = |id: &str| {
-        let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id);
-        observations.iter().any(is_its)
-    };
+    let Some(stopped) = last_turn_ended(observations) else { return false };
+    let after = &observations[stopped..];
     let stray = |s: &Observation<ModelObservation>| {
         matches!(&s.what, ModelObservation::SentOther { kind } if kind == "done_for_unknown_response")
-            || matches!(&s.what, ModelObservation::SentResponseDone { response, .. } if !began(response))
+            || matches!(&s.what, ModelObservation::SentResponseDone { response, .. } if !has_begun(observations, response))
     };
-    let announced =
-        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentResponseCreated { .. });
-    observations[stopped..].iter().any(stray) && !observations[stopped..].iter().any(announced)
+    after.iter().any(stray) && !after.iter().any(is_announcement)
 }
 
 /// What the bridge waited for, the answer to a turn or to a request, was not announced within its patience. Whether the
@@ -195,11 +186,26 @@ fn never_announces(
         )
     };
     let Some(since) = observations.iter().rposition(due) else { return false };
-    let announced =
-        |s: &Observation<ModelObservation>| matches!(s.what, ModelObservation::SentResponseCreated { .. });
     let waited = refused.since(observations[since].at);
     waited >= case.tolerance.config.timeouts.first_audio_ms * 1_000
-        && !observations[since..].iter().any(announced)
+        && !observations[since..].iter().any(is_announcement)
+}
+
+/// Where the caller's last turn ended.
+fn last_turn_ended(observations: &[Observation<ModelObservation>]) -> Option<usize> {
+    observations.iter().rposition(|s| matches!(s.what, ModelObservation::SentSpeechStopped { .. }))
+}
+
+/// The server said that a response has begun.
+const fn is_announcement(seen: &Observation<ModelObservation>) -> bool {
+    matches!(seen.what, ModelObservation::SentResponseCreated { .. })
+}
+
+/// Whether this response was announced.
+fn has_begun(observations: &[Observation<ModelObservation>], id: &str) -> bool {
+    observations
+        .iter()
+        .any(|s| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id))
 }
 
 fn has_unanswered_create(observations: &[Observation<ModelObservation>]) -> bool {
@@ -295,10 +301,7 @@ fn check_one(
 /// is sent in order, has begun and ended a response of its own after it.
 fn is_answered(id: Option<&str>, since: At, seen: &[Observation<ModelObservation>]) -> bool {
     let mut overtook = BTreeSet::new();
-    let began = |id: &str| {
-        let is_its = |s: &Observation<ModelObservation>| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if response == id);
-        seen.iter().any(is_its)
-    };
+    let began = |id: &str| has_begun(seen, id);
     seen.iter().filter(|s| s.at >= since).any(|s| {
         if let ModelObservation::SentResponseCreated { response, auto, asked } = &s.what {
             if *auto {

@@ -267,7 +267,7 @@ enum Wrong {
     DropsAfter(u64),
 }
 
-/// NetworkConditions that every stage can play: long ways, jitter, outages, cuts, a slow reader.
+/// Network conditions that every backend can play: long ways, jitter, outages, cuts, a slow reader.
 pub fn weathers() -> impl Strategy<Value = NetworkConditions> {
     let usual = NetworkConditions::default();
     let reads = rarely(select(vec![200_000, 120_000, 60_000]));

@@ -106,7 +106,7 @@ enum Post {
 pub struct Files {
     posts: SyncSender<Post>,
     shared: Arc<Shared>,
-    /// QueueItem when the thread has ended.
+    /// Says when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
 

@@ -264,7 +264,7 @@ pub enum StoreError {
     /// It may work later: the database is away, full, or busy.
     #[error("{0}")]
     Later(String),
-    /// It will work when somebody has mended it: the file is corrupt, no database, or not writable.
+    /// It will work once an operator has mended it: the file is corrupt, no database, or not writable.
     #[error("{0}")]
     Broken(String),
     /// It will never work.
