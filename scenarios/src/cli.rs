@@ -25,7 +25,7 @@ use crate::search::explore;
 use crate::search::generate::generate_for;
 use crate::search::regressions;
 use crate::sim;
-use crate::sim::choice::{OneStage, Stages, stage_of};
+use crate::sim::choice::{Backends, OneBackend, backend_of};
 use crate::sim::trace::Trace;
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -102,8 +102,8 @@ enum Task {
         /// Name, or file ending in .toml.
         name: String,
         /// Where to play it; on the first backend it names when absent.
-        #[arg(long = "backend", value_enum)]
-        stage: Option<OneStage>,
+        #[arg(long, value_enum)]
+        backend: Option<OneBackend>,
         /// Decimal, 0x hexadecimal, or a commit hash.
         #[arg(long, default_value = "1")]
         seed: Seed,
@@ -184,8 +184,8 @@ struct What {
     /// Part of a name, pattern with `*`, or file ending in .toml; the whole catalogue when absent.
     pattern: Option<String>,
     /// Where to play; each scenario on every backend it names when absent.
-    #[arg(long = "backend", value_enum, default_value_t = Stages::All)]
-    stage: Stages,
+    #[arg(long, value_enum, default_value_t = Backends::All)]
+    backend: Backends,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
     seed: Seed,
@@ -195,9 +195,9 @@ impl What {
     /// The command that plays these runs.
     fn command(&self) -> String {
         let pattern = self.pattern.as_ref().map(|pattern| format!(" {pattern}")).unwrap_or_default();
-        let usual = self.stage == Stages::All;
-        let stage = if usual { String::new() } else { format!(" --backend {}", self.stage.name()) };
-        format!("scn run{pattern}{stage} --seed {}", self.seed)
+        let usual = self.backend == Backends::All;
+        let backend = if usual { String::new() } else { format!(" --backend {}", self.backend.name()) };
+        format!("scn run{pattern}{backend} --seed {}", self.seed)
     }
 }
 
@@ -252,18 +252,18 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
             run(&what, jobs, twice, processes, &files)
         }
         Task::Run { what, jobs, files, fault: Some(fault), .. } => spoil(&fault, &what, jobs, &files),
-        Task::Explain { name, stage, seed, call, raw, bug, fault } => {
+        Task::Explain { name, backend, seed, call, raw, bug, fault } => {
             let scenario = match &fault {
                 Some(fault) => one_of(spoilt(fault, Some(&name))?, &name)?,
                 None => only(&name)?,
             };
             let bug = bug.as_deref().map(known_bugs::wanted).transpose()?;
             let spoiled = bug.is_some() || fault.is_some();
-            let asked = stage.map(Backend::from).or(spoiled.then_some(Backend::Memory));
+            let asked = backend.map(Backend::from).or(spoiled.then_some(Backend::Memory));
             if spoiled && asked != Some(Backend::Memory) {
                 bail!("{SABOTAGE_IN_MEMORY}");
             }
-            let kind = stage_of(&scenario, asked)?;
+            let kind = backend_of(&scenario, asked)?;
             let trace = match (bug, &fault) {
                 (Some(bug), _) => bug.play(&scenario, seed),
                 (None, Some(fault)) => injection::play(fault, &scenario, seed),
@@ -288,7 +288,7 @@ fn perform(cli: Cli) -> anyhow::Result<bool> {
         Task::Contract(options) => contract::run(&options),
         Task::Hash { what, seeds } => {
             let plays = match seeds {
-                Some(seeds) => generated(seeds, what.stage)?,
+                Some(seeds) => generated(seeds, what.backend)?,
                 None => plays(&what)?.into_iter().map(|(one, kind)| (one, kind, what.seed)).collect(),
             };
             say(&hashes(&plays));
@@ -340,10 +340,10 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, Backend)>> {
     let plays: Vec<_> = scenarios
         .iter()
         .flat_map(|scenario| scenario.stages.iter().map(move |kind| (scenario.clone(), *kind)))
-        .filter(|(_, kind)| what.stage.has(*kind))
+        .filter(|(_, kind)| what.backend.has(*kind))
         .collect();
     if plays.is_empty() {
-        bail!("none of these scenarios is played on backend {}", what.stage.name());
+        bail!("none of these scenarios is played on backend {}", what.backend.name());
     }
     plays.iter().try_for_each(|(_, kind)| sim::ready(*kind))?;
     Ok(plays)
@@ -380,7 +380,7 @@ fn run(
     if processes {
         compare_processes(what, &plays, &mut outcomes)?;
     }
-    let whole = what.pattern.is_none() && what.stage == Stages::All;
+    let whole = what.pattern.is_none() && what.backend == Backends::All;
     tell(&outcomes, whole);
     if files.wanted() {
         let mut report = Report::new(what.command());
@@ -411,7 +411,7 @@ const SABOTAGE_IN_MEMORY: &str = "faults are injected in memory only; leave `--b
 
 /// Plays scenarios with a fault at work: the one it was made for when no other is named.
 fn spoil(sabotage: &Fault, what: &What, jobs: Option<NonZeroUsize>, files: &Files) -> anyhow::Result<bool> {
-    if !what.stage.has(Backend::Memory) {
+    if !what.backend.has(Backend::Memory) {
         bail!("{SABOTAGE_IN_MEMORY}");
     }
     let folder = files.check()?;
@@ -451,7 +451,7 @@ fn compare_processes(
     let mut command = Command::new(program);
     command.arg("hash").args(&what.pattern).args([
         "--backend",
-        what.stage.name(),
+        what.backend.name(),
         "--seed",
         &what.seed.to_string(),
     ]);
@@ -472,10 +472,10 @@ fn compare_processes(
     Ok(())
 }
 
-/// The worlds of these seeds, on each stage that was asked for.
-fn generated(seeds: explore::Seeds, stages: Stages) -> anyhow::Result<Vec<(Scenario, Backend, Seed)>> {
+/// The worlds of these seeds, on each backend that was asked for.
+fn generated(seeds: explore::Seeds, backends: Backends) -> anyhow::Result<Vec<(Scenario, Backend, Seed)>> {
     let Some(seeds) = seeds.all() else { bail!("`--seeds` needs an end here: write `1..201` or `1..+200`") };
-    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| stages.has(*kind)).collect();
+    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| backends.has(*kind)).collect();
     kinds.iter().try_for_each(|kind| sim::ready(*kind))?;
     Ok(seeds
         .flat_map(|seed| kinds.iter().map(move |kind| (generate_for(seed, *kind), *kind, seed)))

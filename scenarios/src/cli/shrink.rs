@@ -11,7 +11,7 @@ use crate::search::explore;
 use crate::search::generate::generate_for;
 use crate::search::shrink::{PLAYS_MAX, objects, shrink, steps};
 use crate::sim;
-use crate::sim::choice::{OneStage, stage_of};
+use crate::sim::choice::{OneBackend, backend_of};
 use anyhow::{Context as _, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Options {
     /// A file ending in .toml, or the seed of a generated scenario.
     what: String,
-    /// Where it fails; on the first stage it names when absent.
-    #[arg(long = "backend", value_enum)]
-    stage: Option<OneStage>,
+    /// Where it fails; on the first backend it names when absent.
+    #[arg(long, value_enum)]
+    backend: Option<OneBackend>,
     /// With which seed a file is played; the one its first line names, or 1, when absent.
     #[arg(long)]
     seed: Option<Seed>,
@@ -45,8 +45,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let (scenario, seed) = chosen(options)?;
     let bug = options.bug.as_deref().map(known_bugs::wanted).transpose()?;
-    let asked = if bug.is_some() { Some(Backend::Memory) } else { options.stage.map(Backend::from) };
-    let asked = stage_of(&scenario, asked)?;
+    let asked = if bug.is_some() { Some(Backend::Memory) } else { options.backend.map(Backend::from) };
+    let asked = backend_of(&scenario, asked)?;
     let play = |kind, scenario: &Scenario, seed| match &bug {
         Some(bug) => bug.play(scenario, seed),
         None => sim::play(kind, scenario, seed),
@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             scenario.name
         );
     };
-    // The fast stage will do when it shows the same.
+    // The fast backend will do when it shows the same.
     let fast = scenario.stages.contains(&Backend::Memory)
         && objecting(Backend::Memory).iter().any(|one| one.name == oracle.name);
     let kind = if fast { Backend::Memory } else { asked };
@@ -127,6 +127,6 @@ fn chosen(options: &Options) -> anyhow::Result<(Scenario, Seed)> {
         bail!("--seed belongs to a file; a generated scenario is played with the seed it is made of");
     }
     let seed: Seed = options.what.parse()?;
-    let stage = options.stage.map_or(Backend::Memory, Backend::from);
-    Ok((generate_for(seed, stage), seed))
+    let backend = options.backend.map_or(Backend::Memory, Backend::from);
+    Ok((generate_for(seed, backend), seed))
 }

@@ -18,7 +18,7 @@ use crate::oracle::explain;
 use crate::report::Files;
 use crate::report::{Outcome, Report};
 use crate::search::explore;
-use crate::sim::choice::{OneStage, stage_of};
+use crate::sim::choice::{OneBackend, backend_of};
 use crate::sim::in_memory_journal::InMemoryJournal;
 use crate::sim::trace::Trace;
 use crate::sim::{self, memory, pipes, simulated};
@@ -50,8 +50,8 @@ pub(crate) struct ReplayOptions {
     #[arg(long, value_name = "FILE")]
     bridge_config: Option<PathBuf>,
     /// Where to play.
-    #[arg(long = "backend", value_enum, default_value_t = OneStage::Simulated)]
-    stage: OneStage,
+    #[arg(long, value_enum, default_value_t = OneBackend::Simulated)]
+    backend: OneBackend,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
     seed: Seed,
@@ -73,7 +73,7 @@ impl ReplayOptions {
         if let Some(config) = &self.bridge_config {
             words.push(format!("--bridge-config {}", config.display()));
         }
-        words.push(format!("--backend {} --seed {}", Backend::from(self.stage), self.seed));
+        words.push(format!("--backend {} --seed {}", Backend::from(self.backend), self.seed));
         words.extend(self.no_audio.then(|| "--no-audio".to_owned()));
         words.join(" ")
     }
@@ -111,8 +111,8 @@ pub(crate) struct JournalOptions {
     #[arg(long)]
     full: bool,
     /// Where to play; on the first backend it names when absent.
-    #[arg(long = "backend", value_enum)]
-    stage: Option<OneStage>,
+    #[arg(long, value_enum)]
+    backend: Option<OneBackend>,
     /// Decimal, 0x hexadecimal, or a commit hash.
     #[arg(long, default_value = "1")]
     seed: Seed,
@@ -120,7 +120,7 @@ pub(crate) struct JournalOptions {
 
 /// Plays a scenario and writes the journals its calls leave.
 pub(crate) fn run_journal(options: &JournalOptions, scenario: &Scenario) -> anyhow::Result<bool> {
-    let kind = stage_of(scenario, options.stage.map(Backend::from))?;
+    let kind = backend_of(scenario, options.backend.map(Backend::from))?;
     let journals = InMemoryJournal::new(if options.full { Content::Full } else { Content::Hashes });
     play(kind, scenario, options.seed, &journals);
     let cannot = || format!("cannot write into {}", options.out.display());
@@ -160,7 +160,7 @@ pub(crate) fn run_import(options: &ImportOptions) -> anyhow::Result<bool> {
 
 /// Replays a journal; true when no rule is broken.
 pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<bool> {
-    let kind = Backend::from(options.stage);
+    let kind = Backend::from(options.backend);
     sim::ready(kind)?;
     let folder = options.report.check()?;
     let then = journals(&options.files, options.bridge_config.as_deref(), options.no_audio)?;
@@ -279,7 +279,7 @@ impl Replayed {
 /// Plays the two ends of recorded calls against today's bridge.
 ///
 /// # Errors
-/// When today's bridge leaves fewer journals than were recorded: it refused a call, or the stage has a bug.
+/// When today's bridge leaves fewer journals than were recorded: it refused a call, or the backend has a bug.
 pub fn replay(then: &[Recorded], kind: Backend, seed: Seed) -> anyhow::Result<Replayed> {
     let mut imported = import(then, Timing::Recorded);
     imported.scenario.name = "replay".into();

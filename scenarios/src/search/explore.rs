@@ -10,7 +10,7 @@ use crate::oracle::milestones;
 use crate::report::{self, Folder, Outcome, Report, RunView};
 use crate::search::generate::generate_for;
 use crate::sim;
-use crate::sim::choice::Stages;
+use crate::sim::choice::Backends;
 use crate::sim::trace::Trace;
 use anyhow::{Context as _, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,8 +41,8 @@ pub(crate) struct Options {
     #[arg(long = "for", value_name = "TIME")]
     time: Option<Span>,
     /// Where to play.
-    #[arg(long = "backend", value_enum, default_value_t = Stages::Memory)]
-    stage: Stages,
+    #[arg(long, value_enum, default_value_t = Backends::Memory)]
+    backend: Backends,
     /// Only every n-th seed, beginning with the i-th: for n machines.
     #[arg(long, value_name = "i/n", default_value = "1/1")]
     shard: Shard,
@@ -74,7 +74,7 @@ impl Options {
     /// The command that plays the same seeds.
     fn command(&self, seeds: Seeds) -> String {
         let to = seeds.to.map(|to| to.to_string()).unwrap_or_default();
-        format!("scn explore --seeds {}..{to} --backend {}", seeds.from, self.stage.name())
+        format!("scn explore --seeds {}..{to} --backend {}", seeds.from, self.backend.name())
     }
 }
 
@@ -308,7 +308,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if seeds.to.is_none() && options.time.is_none() {
         bail!("`--seeds {}..` has no end: add one, or `--for 10m`", seeds.from);
     }
-    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| options.stage.has(*kind)).collect();
+    let kinds: Vec<_> = Backend::ALL.into_iter().filter(|kind| options.backend.has(*kind)).collect();
     kinds.iter().try_for_each(|kind| sim::ready(*kind))?;
     let mut json = None;
     if let Some(path) = &options.json {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 /// One backend or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Stages {
+pub(crate) enum Backends {
     Memory,
     Simulated,
     Pipes,
@@ -18,13 +18,13 @@ pub(crate) enum Stages {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum OneStage {
+pub(crate) enum OneBackend {
     Memory,
     Simulated,
     Pipes,
 }
 
-impl Stages {
+impl Backends {
     pub(crate) fn has(self, kind: Backend) -> bool {
         match self {
             Self::Memory => kind == Backend::Memory,
@@ -46,27 +46,27 @@ impl Stages {
     }
 }
 
-impl From<OneStage> for Backend {
-    fn from(stage: OneStage) -> Self {
-        match stage {
-            OneStage::Memory => Self::Memory,
-            OneStage::Simulated => Self::Simulated,
-            OneStage::Pipes => Self::Pipes,
+impl From<OneBackend> for Backend {
+    fn from(backend: OneBackend) -> Self {
+        match backend {
+            OneBackend::Memory => Self::Memory,
+            OneBackend::Simulated => Self::Simulated,
+            OneBackend::Pipes => Self::Pipes,
         }
     }
 }
 
 /// The backend that was asked for, or the first that the scenario names. Refuses one it is not played on.
-pub(crate) fn stage_of(scenario: &Scenario, asked: Option<Backend>) -> anyhow::Result<Backend> {
-    let Some(stage) = asked.or_else(|| scenario.stages.first().copied()) else {
+pub(crate) fn backend_of(scenario: &Scenario, asked: Option<Backend>) -> anyhow::Result<Backend> {
+    let Some(backend) = asked.or_else(|| scenario.stages.first().copied()) else {
         bail!("{} names no backend", scenario.name);
     };
-    if !scenario.stages.contains(&stage) {
-        let names: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
-        bail!("{} is not played on backend {stage}, only on: {}", scenario.name, names.join(", "));
+    if !scenario.stages.contains(&backend) {
+        let names: Vec<_> = scenario.stages.iter().map(|backend| backend.name()).collect();
+        bail!("{} is not played on backend {backend}, only on: {}", scenario.name, names.join(", "));
     }
-    super::ready(stage)?;
-    Ok(stage)
+    super::ready(backend)?;
+    Ok(backend)
 }
 
 #[cfg(test)]
@@ -77,16 +77,17 @@ mod tests {
     fn a_scenario_is_played_only_where_it_can_be() {
         let text = "purpose = \"x.\"\nstages = [\"pipes\"]\n[[call]]\ncaller.steps = []";
         let scenario = Scenario::from_toml("t", text).unwrap();
-        assert_eq!(stage_of(&scenario, None).unwrap(), Backend::Pipes);
-        let refusal = stage_of(&scenario, Some(Backend::Memory)).unwrap_err().to_string();
+        assert_eq!(backend_of(&scenario, None).unwrap(), Backend::Pipes);
+        let refusal = backend_of(&scenario, Some(Backend::Memory)).unwrap_err().to_string();
         assert_eq!(refusal, "t is not played on backend memory, only on: pipes");
     }
 
     #[test]
-    fn both_means_two_stages_and_all_means_every_one() {
-        let of = |stages: Stages| Backend::ALL.into_iter().filter(move |kind| stages.has(*kind)).count();
-        assert_eq!([Stages::Memory, Stages::Simulated, Stages::Pipes].map(of), [1, 1, 1]);
-        assert_eq!((of(Stages::Both), of(Stages::All)), (2, Backend::ALL.len()));
-        assert!(!Stages::Both.has(Backend::Pipes));
+    fn both_means_two_backends_and_all_means_every_one() {
+        let of =
+            |backends: Backends| Backend::ALL.into_iter().filter(move |kind| backends.has(*kind)).count();
+        assert_eq!([Backends::Memory, Backends::Simulated, Backends::Pipes].map(of), [1, 1, 1]);
+        assert_eq!((of(Backends::Both), of(Backends::All)), (2, Backend::ALL.len()));
+        assert!(!Backends::Both.has(Backend::Pipes));
     }
 }
