@@ -27,7 +27,7 @@ const tests = {
   async "the failing call is shown first, with what was wrong and where"(page) {
     assert.equal(await text(page, "#run-verdict"), "failed");
     assert.equal(await page.get("document.querySelector('#list a').getAttribute('aria-current')"), "page");
-    assert.match(await text(page, "#problems li"), /heard.*was cut at \d+ ms, but the ear had \d+ ms/s);
+    assert.match(await text(page, "#problems li"), /truncation_position.*was cut at \d+ ms, but the ear had \d+ ms/s);
     assert(await page.get("document.querySelectorAll('#chart .failed-line').length") > 0, "it is in the drawing");
     assert(await page.get("document.querySelectorAll('.moments .bad').length") > 0, "and in the list of messages");
     assert.match(await text(page, "#again"), /^cargo scn run \S+ --backend memory --seed 1 --fault/);
