@@ -100,7 +100,7 @@ const OTHER_EVENTS: &[&str] = &["conversation.created", "response.weather.update
 /// Who a connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelIdentity {
-    /// The call it belongs to, when the stage knows; `X-Client-Request-Id` says it otherwise.
+    /// The call it belongs to, when the backend knows; `X-Client-Request-Id` says it otherwise.
     pub call_sid: String,
     /// Counts the connections of a scenario. Makes ids unique and chooses where on the tape the voice begins.
     pub index: u64,
@@ -312,7 +312,7 @@ impl Model {
         self.headers = Some(headers);
     }
 
-    /// The stage answered the dial with a refusal, so that the WebSocket never opened.
+    /// The backend answered the dial with a refusal, so that the WebSocket never opened.
     pub fn refused(&mut self, how: &str, now: At) {
         self.see(now, ModelObservation::Refused { how: how.to_owned() });
         self.over(now, None);

@@ -144,7 +144,7 @@ enum Task {
     Conform(Box<conform::Options>),
     /// Compares the mock model with the real service, a clone, or a recording of one.
     Contract(Box<contract::Options>),
-    /// Prints `scenario stage seed hash` for each run, for comparing two processes.
+    /// Prints `scenario backend seed hash` for each run, for comparing two processes.
     #[command(hide = true)]
     Hash {
         #[command(flatten)]
@@ -328,8 +328,8 @@ fn list() -> anyhow::Result<()> {
     let all = catalogue::check()?;
     let width = all.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     for scenario in &all {
-        let stages: Vec<_> = scenario.stages.iter().map(|stage| stage.name()).collect();
-        say(&format!("{:<width$}  {:<22}  {}\n", scenario.name, stages.join(" "), scenario.purpose));
+        let backends: Vec<_> = scenario.backends.iter().map(|backend| backend.name()).collect();
+        say(&format!("{:<width$}  {:<22}  {}\n", scenario.name, backends.join(" "), scenario.purpose));
     }
     Ok(())
 }
@@ -339,7 +339,7 @@ fn plays(what: &What) -> anyhow::Result<Vec<(Scenario, Backend)>> {
     let scenarios = chosen(what.pattern.as_deref())?;
     let plays: Vec<_> = scenarios
         .iter()
-        .flat_map(|scenario| scenario.stages.iter().map(move |kind| (scenario.clone(), *kind)))
+        .flat_map(|scenario| scenario.backends.iter().map(move |kind| (scenario.clone(), *kind)))
         .filter(|(_, kind)| what.backend.has(*kind))
         .collect();
     if plays.is_empty() {
@@ -376,7 +376,7 @@ fn run(
         (outcome, files.wanted().then(|| RunView::of(&trace)))
     });
     progress.end();
-    let (mut outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
+    let (mut outcomes, views): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     if processes {
         compare_processes(what, &plays, &mut outcomes)?;
     }
@@ -384,8 +384,8 @@ fn run(
     tell(&outcomes, whole);
     if files.wanted() {
         let mut report = Report::new(what.command());
-        for (outcome, sheet) in outcomes.iter().zip(sheets) {
-            sheet.into_iter().for_each(|sheet| report.put(outcome.clone(), sheet));
+        for (outcome, view) in outcomes.iter().zip(views) {
+            view.into_iter().for_each(|view| report.put(outcome.clone(), view));
         }
         files.write(report, folder.as_ref())?;
     }
@@ -422,12 +422,12 @@ fn spoil(sabotage: &Fault, what: &What, jobs: Option<NonZeroUsize>, files: &File
         outcome.sabotage = Some(sabotage.name);
         (outcome, RunView::of(&trace))
     });
-    let (outcomes, sheets): (Vec<_>, Vec<_>) = played.into_iter().unzip();
+    let (outcomes, views): (Vec<_>, Vec<_>) = played.into_iter().unzip();
     tell(&outcomes, false);
     let passed = outcomes.iter().all(Outcome::passed);
     let mut report =
         Report::new(format!("{} --fault {}", what.command(), crate::base::output::word(sabotage.name)));
-    outcomes.into_iter().zip(sheets).for_each(|(outcome, sheet)| report.put(outcome, sheet));
+    outcomes.into_iter().zip(views).for_each(|(outcome, view)| report.put(outcome, view));
     files.write(report, folder.as_ref())?;
     Ok(passed)
 }
@@ -482,7 +482,7 @@ fn generated(seeds: explore::Seeds, backends: Backends) -> anyhow::Result<Vec<(S
         .collect())
 }
 
-/// A line for each run: name, stage, seed and hash.
+/// A line for each run: name, backend, seed and hash.
 fn hashes(plays: &[(Scenario, Backend, Seed)]) -> String {
     in_parallel(plays, threads(None), |(scenario, kind, seed)| {
         let hash = sim::play(*kind, scenario, *seed).hash();
@@ -540,8 +540,8 @@ fn explain(scenario: &Scenario, trace: &Trace, call: Option<usize>, raw: bool) -
         say(&(trace.lines().join("\n") + "\n"));
         return Ok(true);
     }
-    let Trace { stage, seed, .. } = trace;
-    say(&format!("{}    stage {stage}    seed {seed}\n{}\n", scenario.name, scenario.purpose));
+    let Trace { backend, seed, .. } = trace;
+    say(&format!("{}    backend {backend}    seed {seed}\n{}\n", scenario.name, scenario.purpose));
     for index in (0..trace.calls.len()).filter(|index| call.is_none_or(|call| call == *index)) {
         say(&format!("\ncall {index}\n{}", explain::timeline(trace, index)));
     }

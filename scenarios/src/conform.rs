@@ -186,7 +186,7 @@ fn write(files: &Files, table: &Table, folder: Option<&Folder>, output: &Output)
     if let (Some(folder), Some(path)) = (folder, &files.report) {
         let mut report = Report::new(format!("scn conform --bridge {}", table.bridge));
         for judged in table.rows.iter().filter_map(|row| row.judged.clone()) {
-            report.put(judged.outcome, judged.sheet);
+            report.put(judged.outcome, judged.view);
         }
         report.write(folder)?;
         put(&path.join("junit.xml"), table.junit()?)?;

@@ -2,7 +2,7 @@
 //!
 //! An oracle sees one [`Trace`]: what the two ends saw, heard and were told. It never asks the bridge how it did,
 //! except where the ends cannot know: the name of an end, the final transcript, the memory held. It knows the
-//! scenario's weather, so its tolerances are computed, named, and tight when the weather is calm.
+//! scenario's network, so its tolerances are computed, named, and tight when the network is ideal.
 //!
 //! Every oracle is judged itself: [`crate::faults::injection`] holds a spoiled bridge that it must catch.
 //!
@@ -15,7 +15,7 @@
 //! * [`leaving`][]: auth, bye.
 //! * [`renewal`][]: renew.
 //! * [`limits`][]: bound.
-//! * [`tolerance`][]: what the scenario grants: weather, settings, slack; [`real_time`][]: what real time grants.
+//! * [`tolerance`][]: what the scenario grants: network, settings, slack; [`real_time`][]: what real time grants.
 
 pub mod audio;
 pub mod audio_attribution;

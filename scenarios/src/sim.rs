@@ -1,4 +1,4 @@
-//! Where a scenario is played. Each stage makes a [`Trace`] of it, and whoever reads the trace cannot tell which.
+//! Where a scenario is played. Each backend makes a [`Trace`] of it, and whoever reads the trace cannot tell which.
 //!
 //! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
 //! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
@@ -23,7 +23,7 @@ pub mod trace;
 
 pub use adapter::{Act, BridgeOut, Defect, OutputFault, Told};
 pub(crate) use common::{API_KEY, CARRIER_MS};
-pub use common::{EPOCH_UNIX, Stage};
+pub use common::{EPOCH_UNIX, ScenarioRunner};
 
 use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
@@ -32,7 +32,7 @@ use crate::sim::trace::Trace;
 use common::thread_cpu;
 use std::time::Duration;
 
-/// Whether this program was built so that the stage can be trusted.
+/// Whether this program was built so that the backend can be trusted.
 ///
 /// # Errors
 /// When it was not. The message says what to do.
@@ -48,10 +48,10 @@ pub fn ready(kind: Backend) -> anyhow::Result<()> {
     }
 }
 
-/// Plays a scenario on a stage.
+/// Plays a scenario on a backend.
 ///
 /// # Panics
-/// When the stage is not [`ready`].
+/// When the backend is not [`ready`].
 pub fn play(kind: Backend, scenario: &Scenario, seed: Seed) -> Trace {
     match kind {
         Backend::Memory => memory::Memory.play(scenario, seed),
@@ -62,10 +62,10 @@ pub fn play(kind: Backend, scenario: &Scenario, seed: Seed) -> Trace {
     }
 }
 
-/// Plays a scenario on a stage, and says how much processor time its thread took, where the system tells.
+/// Plays a scenario on a backend, and says how much processor time its thread took, where the system tells.
 ///
 /// # Panics
-/// When the stage is not [`ready`].
+/// When the backend is not [`ready`].
 pub fn play_timed(kind: Backend, scenario: &Scenario, seed: Seed) -> (Trace, Option<Duration>) {
     match kind {
         Backend::Memory => {

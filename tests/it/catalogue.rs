@@ -1,4 +1,4 @@
-//! Every scenario on every stage it names, judged by every oracle; every milestone reached.
+//! Every scenario on every backend it names, judged by every oracle; every milestone reached.
 
 use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Plays the whole catalogue on one stage, on as many threads as there are cores.
+/// Plays the whole catalogue on one backend, on as many threads as there are cores.
 fn play_all(kind: Backend) {
-    let scenarios: Vec<_> = catalogue::all().into_iter().filter(|s| s.stages.contains(&kind)).collect();
+    let scenarios: Vec<_> = catalogue::all().into_iter().filter(|s| s.backends.contains(&kind)).collect();
     assert!(scenarios.len() >= 40, "the catalogue has only {} scenarios for {kind:?}", scenarios.len());
     let next = AtomicUsize::new(0);
     let violations = Mutex::new(Vec::new());
@@ -60,7 +60,7 @@ fn every_scenario_passes_over_pipes() {
 #[test]
 fn every_scenario_reaches_what_it_was_written_for() {
     for scenario in catalogue::all().iter().filter(|scenario| !scenario.milestones.is_empty()) {
-        for kind in &scenario.stages {
+        for kind in &scenario.backends {
             let reached = milestones::reached(&sim::play(*kind, scenario, Seed(1)));
             let missed: Vec<_> =
                 scenario.milestones.iter().filter(|name| !reached.contains(&name.as_str())).collect();

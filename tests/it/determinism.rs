@@ -18,7 +18,7 @@ const MARK: &str = "hash of ";
 /// Every run of the catalogue, in order.
 fn plays() -> Vec<(Scenario, Backend)> {
     let each =
-        |scenario: Scenario| scenario.stages.clone().into_iter().map(move |kind| (scenario.clone(), kind));
+        |scenario: Scenario| scenario.backends.clone().into_iter().map(move |kind| (scenario.clone(), kind));
     catalogue::all().into_iter().flat_map(each).collect()
 }
 

@@ -3,7 +3,7 @@
 use scenarios::faults::injection::{self, SEED};
 use scenarios::oracle;
 use scenarios::oracle::milestones;
-use scenarios::sim::{Stage as _, memory::Memory};
+use scenarios::sim::{ScenarioRunner as _, memory::Memory};
 
 #[test]
 fn every_oracle_has_a_saboteur() {

@@ -119,7 +119,7 @@ fn differs(scenario: &Scenario, content: Content) -> Option<String> {
 fn every_scenario_comes_back_from_its_journal_with_the_same_verdicts() {
     let mut failures = Vec::new();
     let mut passed = 0;
-    for scenario in catalogue::all().iter().filter(|s| s.stages.contains(&Backend::Memory)) {
+    for scenario in catalogue::all().iter().filter(|s| s.backends.contains(&Backend::Memory)) {
         let found: Vec<_> = [Content::Hashes, Content::Full]
             .into_iter()
             .filter_map(|content| differs(scenario, content))
@@ -178,11 +178,11 @@ fn a_bridge_that_fails_an_oracle_fails_it_on_the_import_of_its_own_journal() {
 }
 
 #[test]
-fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same_bytes() {
+fn all_backends_write_journals_that_tell_the_same_story_and_the_same_seed_the_same_bytes() {
     let scenario = &catalogue::find("barge_in/mid_answer")[0];
-    let play = |stage| {
+    let play = |backend| {
         let journals = InMemoryJournal::default();
-        match stage {
+        match backend {
             Backend::Memory => memory::play_journalled(scenario, Seed(1), None, &journals),
             Backend::Simulated => simulated::play_journalled(scenario, Seed(1), &journals),
             Backend::Pipes => pipes::play_journalled(scenario, Seed(1), &journals),
@@ -195,10 +195,10 @@ fn all_stages_write_journals_that_tell_the_same_story_and_the_same_seed_the_same
         said.into_iter().map(|said| said.what).collect::<Vec<_>>()
     };
     let told = story(&play(Backend::Memory));
-    for stage in Backend::ALL {
-        let journals = play(stage);
-        assert_eq!(story(&journals), told, "{stage}");
-        assert!(journals.texts() == play(stage).texts(), "{stage}: the same seed, other bytes");
+    for backend in Backend::ALL {
+        let journals = play(backend);
+        assert_eq!(story(&journals), told, "{backend}");
+        assert!(journals.texts() == play(backend).texts(), "{backend}: the same seed, other bytes");
     }
 }
 

@@ -5,7 +5,7 @@ use scenarios::model::catalogue;
 use scenarios::model::seed::Seed;
 use scenarios::oracle;
 use scenarios::oracle::real_time::LAG_MAX_US;
-use scenarios::sim::Stage as _;
+use scenarios::sim::ScenarioRunner as _;
 use scenarios::sim::loopback::Loopback;
 use scenarios::sim::trace::Trace;
 
@@ -42,7 +42,7 @@ fn judged(tls: bool) -> Vec<String> {
         let mut found = Vec::new();
         for (name, play) in plays {
             let trace = play.join().unwrap_or_else(|_| panic!("{name} could not be played"));
-            assert_eq!(trace.stage, Backend::Loopback);
+            assert_eq!(trace.backend, Backend::Loopback);
             found.extend(oracle::judge(&trace).into_iter().map(|violation| format!("{name}: {violation}")));
         }
         found

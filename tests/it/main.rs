@@ -5,9 +5,9 @@
 //! * `conform`: the document about judging other people's bridges is up to date.
 //! * `conformance`: what the vendors write down, the bridge and the mocks read and write alike.
 //! * `contract`: the mock of the model is compared with servers over real sockets, in bounded time.
-//! * `catalogue`: every scenario on every stage it names, judged by every oracle.
+//! * `catalogue`: every scenario on every backend it names, judged by every oracle.
 //! * `loopback`: a handful of calls over real TCP and TLS, in real time.
-//! * `stages`: what one stage says of a scenario, the others say, too.
+//! * `backends`: what one backend says of a scenario, the others say, too.
 //! * `determinism`: same seed, same bytes: twice, on parallel threads, in two processes.
 //! * `faults`: every oracle has been seen to fail.
 //! * `deploy`: what is given to operators names what exists.
@@ -24,6 +24,7 @@
 //! * `known_bugs`: bugs of the field are caught by name, and found in generated worlds.
 //! * `readme`: the commands of the README exist.
 
+mod backends;
 mod catalogue;
 mod codec;
 mod conform;
@@ -45,7 +46,6 @@ mod quality;
 mod readme;
 mod regressions;
 mod seeds;
-mod stages;
 mod strategies;
 mod tidy;
 mod timelines;

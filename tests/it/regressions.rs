@@ -1,4 +1,4 @@
-//! Every bug that was found and mended stays mended, on every stage.
+//! Every bug that was found and mended stays mended, on every backend.
 
 use scenarios::model::backend::Backend;
 use scenarios::model::scenario::Scenario;
@@ -10,7 +10,7 @@ fn play_all(kind: Backend) {
     let all = regressions::all().expect("the regressions can be read");
     assert!(all.len() >= 10, "only {} regressions are left", all.len());
     let mut violations = Vec::new();
-    for kept in all.iter().filter(|kept| kept.scenario.stages.contains(&kind)) {
+    for kept in all.iter().filter(|kept| kept.scenario.backends.contains(&kind)) {
         let trace = sim::play(kind, &kept.scenario, kept.seed);
         let name = &kept.scenario.name;
         violations.extend(oracle::judge(&trace).into_iter().map(|v| format!("{name} on {kind}: {v}")));

@@ -2,7 +2,7 @@
 //!
 //! A webhook delivered twice, or a redial that Twilio joins to the same call, opens a second stream while the
 //! first still looks alive. The newest stream owns the call; its predecessor is told to go, and a predecessor
-//! that goes late cannot take its successor's place away. Pure: the driver and the in-memory stage share it.
+//! that goes late cannot take its successor's place away. Pure: the driver and the in-memory backend share it.
 
 use std::collections::BTreeMap;
 

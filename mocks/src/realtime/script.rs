@@ -42,9 +42,9 @@ macro_rules! knobs {
 knobs! {
     /// One model connection, from the dial to the end.
     pub struct ModelScript {
-        /// What happens when the bridge dials. Played by the stage, before any frame exists.
+        /// What happens when the bridge dials. Played by the backend, before any frame exists.
         pub dial: Dial = Dial::Accepts,
-        /// Extra milliseconds before the dial has its outcome. Played by the stage.
+        /// Extra milliseconds before the dial has its outcome. Played by the backend.
         pub dial_ms: u64 = 0,
         /// What comes first on the open WebSocket.
         pub opening: Opening = Opening::Normal,
@@ -107,7 +107,7 @@ knobs! {
 }
 
 knobs! {
-    /// What is different on a further connection of a call. What is absent is as on the first. Played by the stage,
+    /// What is different on a further connection of a call. What is absent is as on the first. Played by the backend,
     /// which knows the call before anybody dials for it.
     pub struct ReconnectScript {
         /// What happens when the bridge dials.

@@ -1,7 +1,7 @@
 //! Golden audio: what the two ends of chosen calls heard, kept as WAV files below `golden/calls`.
 //!
 //! An oracle says that the audio of a call is not wrong; a recording says that it is the same audio as before,
-//! sample for sample. The calls are played in memory with one seed. The simulated stage delivers a message at the
+//! sample for sample. The calls are played in memory with one seed. The simulated backend delivers a message at the
 //! next tick of its network, so what it plays is the same audio some milliseconds away: that is judged by the
 //! oracles and not recorded.
 //!
@@ -327,7 +327,7 @@ pub struct Drain {
     pub total: f64,
     /// Until the model decided that this is speech; its own time, without the way there. 0 for a key.
     pub detection: f64,
-    /// On the way, there and back, as the scenario's weather has it.
+    /// On the way, there and back, as the scenario's network has it.
     pub network: f64,
     /// Within the bridge.
     pub bridge: f64,
@@ -347,12 +347,12 @@ impl fmt::Display for Drain {
     }
 }
 
-/// Every interruption of a call that reached the ear as a `clear`. Exact in calm weather, where the network's part
+/// Every interruption of a call that reached the ear as a `clear`. Exact in an ideal network, where the network's part
 /// is known; elsewhere its delays count as the bridge's.
 pub fn drains(trace: &Trace, call: usize) -> Vec<Drain> {
     let Some(call) = trace.calls.get(call) else { return Vec::new() };
-    let weather = &trace.scenario.weather;
-    let (caller_leg, model_leg) = (weather.caller.latency_ms as f64, weather.model.latency_ms as f64);
+    let network = &trace.scenario.network;
+    let (caller_leg, model_leg) = (network.caller.latency_ms as f64, network.model.latency_ms as f64);
     let ms = |from: At, to: At| (to.0 as f64 - from.0 as f64) / 1e3;
     let opened = opened(call);
     let mut drains = Vec::new();

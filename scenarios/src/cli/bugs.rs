@@ -110,7 +110,7 @@ fn one(bug: &Bug, seeds: u64, jobs: usize) -> anyhow::Result<bool> {
     let outcome = Outcome::of(&bug.play(&home, SEED), &home.name, None);
     say(&format!("\n{}", report::failure(&outcome)));
     let catalogue: Vec<_> =
-        catalogue::check()?.into_iter().filter(|one| one.stages.contains(&Backend::Memory)).collect();
+        catalogue::check()?.into_iter().filter(|one| one.backends.contains(&Backend::Memory)).collect();
     let objections = in_parallel(&catalogue, jobs, |scenario| {
         let trace = bug.play(scenario, SEED);
         oracle::ALL.iter().filter(|one| shrink::objects(one, &trace)).map(|one| one.name).collect::<Vec<_>>()

@@ -70,12 +70,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     };
     let Some(oracle) = oracle else {
         bail!(
-            "{} with seed {seed} on stage {asked}: no oracle objects, so nothing can be shrunk",
+            "{} with seed {seed} on backend {asked}: no oracle objects, so nothing can be shrunk",
             scenario.name
         );
     };
     // The fast backend will do when it shows the same.
-    let fast = scenario.stages.contains(&Backend::Memory)
+    let fast = scenario.backends.contains(&Backend::Memory)
         && objecting(Backend::Memory).iter().any(|one| one.name == oracle.name);
     let kind = if fast { Backend::Memory } else { asked };
     let fails = |seed| {
@@ -100,7 +100,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         say(&format!("\n{violation}"));
     }
     say(&format!(
-        "\n\n  shrunk     {} steps to {}, {} plays on stage {kind}\n",
+        "\n\n  shrunk     {} steps to {}, {} plays on backend {kind}\n",
         steps(&scenario),
         steps(&shrunk.scenario),
         shrunk.plays,

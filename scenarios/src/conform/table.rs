@@ -468,7 +468,7 @@ mod tests {
                 row("barge_in/mid_answer", Verdict::Passed, "", Some(judged(&good))),
                 row("barge_in/twice", Verdict::Failed, "", Some(judged(&bad))),
                 row("dtmf/one_key", Verdict::NotOffered, "keys", None),
-                row("network/jitter", Verdict::LeftOut, "weather", None),
+                row("network/jitter", Verdict::LeftOut, "network", None),
             ],
         }
     }

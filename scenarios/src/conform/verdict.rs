@@ -68,7 +68,7 @@ pub struct Judged {
     /// What a report shows of it.
     pub outcome: Outcome,
     /// Its picture.
-    pub sheet: RunView,
+    pub view: RunView,
     /// What broke a rule and does not matter to anybody who calls.
     pub advice: Vec<String>,
     /// The rules that were broken.
@@ -121,7 +121,7 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
         outcome.problems.push((note.clone(), String::new()));
     }
     Judged {
-        sheet: RunView::of(trace),
+        view: RunView::of(trace),
         measured: measure(trace, &outcome),
         busy: trace.lag_us > LAG_MAX_US || played.crowded,
         endless: trace.cut,

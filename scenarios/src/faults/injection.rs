@@ -1,7 +1,7 @@
 //! For each oracle, a spoiled bridge that it must catch.
 //!
 //! An oracle nobody has seen fail is decoration. A fault sits between the bridge and the wire on the memory
-//! stage and spoils one thing: it drops the `clear`, cuts 200 ms late, swaps two messages. It knows the two
+//! backend and spoils one thing: it drops the `clear`, cuts 200 ms late, swaps two messages. It knows the two
 //! vendors' messages and nothing else of the bridge, so it would spoil any bridge. What the wire cannot reach (the
 //! transcript, the memory held, a panic) is spoiled in the trace instead.
 
@@ -12,7 +12,7 @@ use crate::oracle::audio_attribution::BYTES_PER_MS;
 use crate::oracle::{self, Violation};
 use crate::sim::memory::{Memory, play_defective, play_spoiled};
 use crate::sim::trace::Trace;
-use crate::sim::{Act, BridgeOut, Defect, OutputFault, Stage as _, Told};
+use crate::sim::{Act, BridgeOut, Defect, OutputFault, ScenarioRunner as _, Told};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bridge::call::event::CallEvent;
@@ -619,7 +619,7 @@ const GROUNDS: &[(&str, &str)] = &[
         "owner",
         r#"
         purpose = "Two streams of one call: the second takes over."
-        stages = ["simulated"]
+        backends = ["simulated"]
         [[call]]
         call_sid = "CA00000000000000000000000000000001"
         caller.steps = ["waits_for_close"]

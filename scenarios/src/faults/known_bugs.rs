@@ -70,7 +70,7 @@ mod tests {
     use super::bug::bug;
     use super::*;
     use crate::oracle;
-    use crate::sim::Stage as _;
+    use crate::sim::ScenarioRunner as _;
     use crate::sim::memory::Memory;
     use std::collections::BTreeSet;
 

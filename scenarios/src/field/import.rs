@@ -72,7 +72,7 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
         // The scenario's clock begins when the first caller dials.
         let offset_us =
             timeline.dialled_us.saturating_sub(earliest).saturating_add(timeline.opened_after_us());
-        weather(&mut scenario, timeline, offset_us);
+        network(&mut scenario, timeline, offset_us);
         tools(&mut scenario.tools, journal);
         for record in &journal.records {
             if let What::Asked { what } = &record.what {
@@ -122,15 +122,15 @@ fn purpose(journals: &[Recorded], timelines: &[Timeline]) -> String {
 }
 
 /// The network, as far as it showed.
-fn weather(scenario: &mut Scenario, timeline: &Timeline, offset_us: i64) {
-    let weather = &mut scenario.weather;
-    weather.caller.latency_ms = timeline.caller_latency_us.div_ceil(1_000).max(5);
-    weather.model.latency_ms = timeline.model_latency_us.div_ceil(1_000).max(5);
-    weather.caller.jitter_ms = weather.caller.jitter_ms.max(timeline.jitter_ms);
+fn network(scenario: &mut Scenario, timeline: &Timeline, offset_us: i64) {
+    let network = &mut scenario.network;
+    network.caller.latency_ms = timeline.caller_latency_us.div_ceil(1_000).max(5);
+    network.model.latency_ms = timeline.model_latency_us.div_ceil(1_000).max(5);
+    network.caller.jitter_ms = network.caller.jitter_ms.max(timeline.jitter_ms);
     for stall in &timeline.stalls {
         let at_ms = u64::try_from(stall.at_us + offset_us).unwrap_or_default() / 1_000;
         let for_ms = stall.for_us.div_ceil(1_000);
-        weather.caller.stalls.push(crate::model::network::Stall { at_ms, for_ms });
+        network.caller.stalls.push(crate::model::network::Stall { at_ms, for_ms });
     }
 }
 

@@ -288,7 +288,7 @@ pub fn replay(then: &[Recorded], kind: Backend, seed: Seed) -> anyhow::Result<Re
     let now = journals.texts().iter().map(|text| read(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     if now.len() < then.len() {
         bail!(
-            "{} calls were recorded, and today's bridge took {} of them on the stage {kind}: play `scn import` of the \
+            "{} calls were recorded, and today's bridge took {} of them on the backend {kind}: play `scn import` of the \
              files with `scn run` to see who was refused",
             then.len(),
             now.len()

@@ -47,6 +47,10 @@ pub fn load(path: &Path) -> anyhow::Result<Scenario> {
     let name = path.with_extension("");
     let name =
         name.file_name().map_or_else(|| "unnamed".to_owned(), |name| name.to_string_lossy().into_owned());
+    for (old, new) in Scenario::renamed_keys(&text) {
+        let file = path.display();
+        eprintln!("{file}: `{old}` is now `{new}`; the old word goes with the next release");
+    }
     Scenario::from_toml(&name, &text).with_context(|| format!("{} is no scenario", path.display()))
 }
 

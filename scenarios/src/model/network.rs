@@ -2,9 +2,9 @@
 //!
 //! Only what TCP lets an application see: delay, outages that end in a burst, a reset, a peer that is gone
 //! without a word, a reader that is too slow. A lost packet is one of these; bytes never vanish from a stream.
-//! All times are milliseconds of the scenario, not of a call: two calls live in the same weather.
+//! All times are milliseconds of the scenario, not of a call: two calls share the same network.
 //!
-//! What concerns single bytes, [`DirectionConditions`], and a connection that is closed in one direction, only the pipes stage
+//! What concerns single bytes, [`DirectionConditions`], and a connection that is closed in one direction, only the pipes backend
 //! can make: the others carry whole messages.
 
 use mocks::peer::At;
@@ -21,7 +21,7 @@ const MODEL_LATENCY_MS: u64 = 30;
 /// Most hesitations in a hundred tries.
 const HESITATES_MAX: u64 = 90;
 
-/// The weather on both legs.
+/// The conditions on both legs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConditions {
@@ -33,7 +33,7 @@ pub struct NetworkConditions {
     pub model: LegConditions,
 }
 
-/// The weather on one leg: the same in both directions, but for what each has of its own.
+/// The conditions on one leg: the same in both directions, but for what each has of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LegConditions {
     /// One way, ms.
@@ -45,7 +45,7 @@ pub struct LegConditions {
     /// The connections on this leg are reset then.
     pub cut_at_ms: Option<u64>,
     /// From then on nothing passes and nobody is told.
-    pub dark_at_ms: Option<u64>,
+    pub blackhole_at_ms: Option<u64>,
     /// The far end reads no faster than this, bytes per second of WebSocket messages. Only on the caller leg.
     pub reads_bytes_per_s: Option<u64>,
     /// The far ends of this leg's connections close their own direction then, without a word, and go on reading.
@@ -83,7 +83,10 @@ pub struct Stall {
 
 impl Default for NetworkConditions {
     fn default() -> Self {
-        Self { caller: LegConditions::calm(CALLER_LATENCY_MS), model: LegConditions::calm(MODEL_LATENCY_MS) }
+        Self {
+            caller: LegConditions::ideal(CALLER_LATENCY_MS),
+            model: LegConditions::ideal(MODEL_LATENCY_MS),
+        }
     }
 }
 
@@ -94,15 +97,16 @@ impl NetworkConditions {
             .legs()
             .into_iter()
             .flat_map(|(name, leg)| [(name, "uplink", &leg.uplink), (name, "downlink", &leg.downlink)]);
-        ways.into_iter()
-            .find_map(|(leg, way, weather)| Some(format!("`weather.{leg}.{way}`: {}", weather.problem()?)))
+        ways.into_iter().find_map(|(leg, way, conditions)| {
+            Some(format!("`network.{leg}.{way}`: {}", conditions.problem()?))
+        })
     }
 
-    /// The key of something that only the pipes stage can play, if there is any.
+    /// The key of something that only the pipes backend can play, if there is any.
     pub fn only_on_pipes(&self) -> Option<String> {
         self.legs()
             .into_iter()
-            .find_map(|(name, leg)| Some(format!("weather.{name}.{}", leg.only_on_pipes()?)))
+            .find_map(|(name, leg)| Some(format!("network.{name}.{}", leg.only_on_pipes()?)))
     }
 
     const fn legs(&self) -> [(&'static str, &LegConditions); 2] {
@@ -112,38 +116,38 @@ impl NetworkConditions {
 
 impl LegConditions {
     /// Nothing but latency.
-    pub const fn calm(latency_ms: u64) -> Self {
+    pub const fn ideal(latency_ms: u64) -> Self {
         Self {
             latency_ms,
             jitter_ms: 0,
             stalls: Vec::new(),
             cut_at_ms: None,
-            dark_at_ms: None,
+            blackhole_at_ms: None,
             reads_bytes_per_s: None,
             half_close_at_ms: None,
-            uplink: DirectionConditions::CALM,
-            downlink: DirectionConditions::CALM,
+            uplink: DirectionConditions::IDEAL,
+            downlink: DirectionConditions::IDEAL,
         }
     }
 
     /// Nothing but latency, without variation. Pieces and hesitations take no time.
-    pub fn is_calm(&self) -> bool {
+    pub fn is_ideal(&self) -> bool {
         let timeless = |way: &DirectionConditions| DirectionConditions {
             pieces_bytes: None,
             hesitates_percent: 0,
             ..way.clone()
         };
         let (uplink, downlink) = (timeless(&self.uplink), timeless(&self.downlink));
-        Self { uplink, downlink, ..self.clone() } == Self::calm(self.latency_ms)
+        Self { uplink, downlink, ..self.clone() } == Self::ideal(self.latency_ms)
     }
 
-    /// The name of something here that only the pipes stage can play, if there is any.
+    /// The name of something here that only the pipes backend can play, if there is any.
     pub fn only_on_pipes(&self) -> Option<&'static str> {
         if self.half_close_at_ms.is_some() {
             Some("half_close_at_ms")
-        } else if self.uplink != DirectionConditions::CALM {
+        } else if self.uplink != DirectionConditions::IDEAL {
             Some("uplink")
-        } else if self.downlink != DirectionConditions::CALM {
+        } else if self.downlink != DirectionConditions::IDEAL {
             Some("downlink")
         } else {
             None
@@ -174,13 +178,13 @@ impl LegConditions {
 
     /// Whether anything arrives at all at this time.
     pub fn passes(&self, at: At) -> bool {
-        self.dark_at_ms.is_none_or(|dark| at < At::ms(dark))
+        self.blackhole_at_ms.is_none_or(|dark| at < At::ms(dark))
     }
 }
 
 impl DirectionConditions {
     /// Nothing of all this.
-    pub const CALM: Self =
+    pub const IDEAL: Self =
         Self { bytes_per_s: None, window_bytes: None, pieces_bytes: None, hesitates_percent: 0 };
 
     /// Why it cannot be played, if it cannot.
@@ -215,7 +219,8 @@ struct LegSpec {
     #[serde(default)]
     stalls: Vec<Stall>,
     cut_at_ms: Option<u64>,
-    dark_at_ms: Option<u64>,
+    #[serde(alias = "dark_at_ms")]
+    blackhole_at_ms: Option<u64>,
     reads_bytes_per_s: Option<u64>,
     half_close_at_ms: Option<u64>,
     #[serde(default)]
@@ -231,7 +236,7 @@ impl LegSpec {
             jitter_ms: self.jitter_ms,
             stalls: self.stalls,
             cut_at_ms: self.cut_at_ms,
-            dark_at_ms: self.dark_at_ms,
+            blackhole_at_ms: self.blackhole_at_ms,
             reads_bytes_per_s: self.reads_bytes_per_s,
             half_close_at_ms: self.half_close_at_ms,
             uplink: self.uplink,
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn nothing_overtakes() {
-        let leg = LegConditions { jitter_ms: 200, ..LegConditions::calm(20) };
+        let leg = LegConditions { jitter_ms: 200, ..LegConditions::ideal(20) };
         let all: Vec<_> = arrivals(&leg, 500).into_iter().flatten().collect();
         assert_eq!(all.len(), 500);
         assert!(all.is_sorted());
@@ -284,7 +289,7 @@ mod tests {
     #[test]
     fn a_stall_ends_in_a_burst() {
         let stalls = vec![Stall { at_ms: 400, for_ms: 100 }, Stall { at_ms: 100, for_ms: 300 }];
-        let leg = LegConditions { stalls, ..LegConditions::calm(20) };
+        let leg = LegConditions { stalls, ..LegConditions::ideal(20) };
         let all: Vec<_> = arrivals(&leg, 40).into_iter().flatten().collect();
         assert_eq!(all[3], At::ms(80), "before the stall");
         assert!(all[4..24].iter().all(|at| *at == At::ms(500)), "both stalls, then a burst: {all:?}");
@@ -293,7 +298,7 @@ mod tests {
 
     #[test]
     fn nothing_arrives_in_the_dark() {
-        let leg = LegConditions { dark_at_ms: Some(100), ..LegConditions::calm(20) };
+        let leg = LegConditions { blackhole_at_ms: Some(100), ..LegConditions::ideal(20) };
         let all = arrivals(&leg, 10);
         assert_eq!(all.iter().filter(|at| at.is_some()).count(), 4);
         assert!(all[4..].iter().all(Option::is_none));
@@ -301,25 +306,28 @@ mod tests {
 
     #[test]
     fn each_leg_has_a_latency_of_its_own() {
-        let weather: NetworkConditions =
+        let network: NetworkConditions =
             toml::from_str("[caller]\njitter_ms = 5\n[model]\njitter_ms = 5").unwrap();
-        assert_eq!((weather.caller.latency_ms, weather.model.latency_ms), (20, 30));
+        assert_eq!((network.caller.latency_ms, network.model.latency_ms), (20, 30));
         assert!(toml::from_str::<NetworkConditions>("[model]\nreads_bytes_per_s = 5").is_err());
     }
 
     #[test]
     fn pieces_take_no_time_and_a_narrow_line_takes_its_window() {
-        let leg = |uplink| LegConditions { uplink, ..LegConditions::calm(20) };
-        let pieces =
-            DirectionConditions { pieces_bytes: Some(9), hesitates_percent: 50, ..DirectionConditions::CALM };
-        assert!(leg(pieces.clone()).is_calm() && leg(pieces).only_on_pipes() == Some("uplink"));
+        let leg = |uplink| LegConditions { uplink, ..LegConditions::ideal(20) };
+        let pieces = DirectionConditions {
+            pieces_bytes: Some(9),
+            hesitates_percent: 50,
+            ..DirectionConditions::IDEAL
+        };
+        assert!(leg(pieces.clone()).is_ideal() && leg(pieces).only_on_pipes() == Some("uplink"));
         let narrow = DirectionConditions {
             bytes_per_s: Some(16_000),
             window_bytes: Some(8_000),
-            ..DirectionConditions::CALM
+            ..DirectionConditions::IDEAL
         };
         assert_eq!(narrow.queue_us(), (8_000 + MESSAGE_BYTES) * 1_000_000 / 16_000);
-        assert!(!leg(narrow).is_calm());
+        assert!(!leg(narrow).is_ideal());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A scenario, as data: one TOML file says who calls, what the model does, what the weather is, and what must
+//! A scenario, as data: one TOML file says who calls, what the model does, what the network does, and what must
 //! come of it.
 //!
 //! Everything has a default, so a file shows only what is particular about it, and what is written back is the
@@ -12,7 +12,7 @@ use mocks::realtime::ModelScript;
 use mocks::twilio::{CallerScript, Identity};
 use serde::{Deserialize, Serialize};
 
-/// A whole world: calls, weather, settings, expectations.
+/// A whole world: calls, network, settings, expectations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scenario {
@@ -24,7 +24,8 @@ pub struct Scenario {
     /// Which behaviours it covers, in the words of the documentation.
     pub covers: Vec<String>,
     /// Where it can be played.
-    pub stages: Vec<Backend>,
+    #[serde(alias = "stages")]
+    pub backends: Vec<Backend>,
     /// Settings of the bridge that differ from its defaults.
     pub bridge: CallConfig,
     /// Settings of the server around the calls.
@@ -32,7 +33,8 @@ pub struct Scenario {
     /// Settings of the world itself.
     pub world: WorldKnobs,
     /// The network.
-    pub weather: NetworkConditions,
+    #[serde(alias = "weather")]
+    pub network: NetworkConditions,
     /// The calls.
     #[serde(rename = "call")]
     pub calls: Vec<CallPlan>,
@@ -53,11 +55,11 @@ impl Default for Scenario {
             name: String::new(),
             purpose: String::new(),
             covers: Vec::new(),
-            stages: Backend::ALL.to_vec(),
+            backends: Backend::ALL.to_vec(),
             bridge: CallConfig::default(),
             server: ServerKnobs::default(),
             world: WorldKnobs::default(),
-            weather: NetworkConditions::default(),
+            network: NetworkConditions::default(),
             calls: Vec::new(),
             tools: Vec::new(),
             expect: Expect::default(),
@@ -199,7 +201,7 @@ pub struct Expect {
     pub refused: Option<u32>,
 }
 
-/// One call of the scenario, with everything a stage needs to place it.
+/// One call of the scenario, with everything a backend needs to place it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedCall {
     /// Counts the calls of the scenario.
@@ -249,6 +251,22 @@ impl Scenario {
         }
     }
 
+    /// Keys of the release before in the text of a scenario, each with the key of today.
+    pub fn renamed_keys(text: &str) -> Vec<(&'static str, &'static str)> {
+        let Ok(file) = text.parse::<toml::Table>() else { return Vec::new() };
+        let networks = ["weather", "network"].into_iter().filter_map(|key| file.get(key)?.as_table());
+        let legs = networks.flat_map(toml::Table::values).filter_map(toml::Value::as_table);
+        let blackholes = legs.filter(|leg| leg.contains_key("dark_at_ms")).count();
+        [
+            (file.contains_key("stages"), ("stages", "backends")),
+            (file.contains_key("weather"), ("weather", "network")),
+            (blackholes > 0, ("dark_at_ms", "blackhole_at_ms")),
+        ]
+        .into_iter()
+        .filter_map(|(has, keys)| has.then_some(keys))
+        .collect()
+    }
+
     /// The scenario as a file: only what differs from the defaults.
     pub fn to_toml(&self) -> String {
         let all = |scenario: &Self| {
@@ -294,15 +312,15 @@ impl Scenario {
         const MOST_CALLS: u64 = 10_000;
         let calls: u64 = self.calls.iter().map(|call| u64::from(call.repeat)).sum();
         let ends = u64::try_from(self.expect.ends.len()).unwrap_or(u64::MAX);
-        let smallest = self.weather.caller.latency_ms.min(self.weather.model.latency_ms) * 1_000;
+        let smallest = self.network.caller.latency_ms.min(self.network.model.latency_ms) * 1_000;
         if self.purpose.trim().is_empty() {
             Some("`purpose` is missing: say in one sentence what the scenario shows".into())
-        } else if self.stages.is_empty() {
-            Some("`stages` is empty: name `memory`, `simulated` and `pipes`, or some of them".into())
-        } else if let Some(stage) = self.stages.iter().find(|stage| stage.is_real()) {
+        } else if self.backends.is_empty() {
+            Some("`backends` is empty: name `memory`, `simulated` and `pipes`, or some of them".into())
+        } else if let Some(backend) = self.backends.iter().find(|backend| backend.is_real()) {
             Some(format!(
-                "`stages` names `{stage}`, which is for tests and for `scn conform`: leave it out, a scenario that \
-                 needs no weather is played there anyway"
+                "`backends` names `{backend}`, which is for tests and for `scn conform`: leave it out, a scenario that \
+                 needs no network conditions is played there anyway"
             ))
         } else if calls == 0 {
             Some("there is no `[[call]]`: a scenario needs at least one".into())
@@ -316,10 +334,11 @@ impl Scenario {
             ))
         } else if self.world.tcp_capacity == 0 {
             Some("`world.tcp_capacity` is 0: a connection must hold at least one message".into())
-        } else if let Some(what) = self.weather.problem() {
+        } else if let Some(what) = self.network.problem() {
             Some(what)
-        } else if let Some(what) = self.weather.only_on_pipes().filter(|_| self.stages != [Backend::Pipes]) {
-            Some(format!("`{what}` can only be played on pipes: add `stages = [\"pipes\"]`"))
+        } else if let Some(what) = self.network.only_on_pipes().filter(|_| self.backends != [Backend::Pipes])
+        {
+            Some(format!("`{what}` can only be played on pipes: add `backends = [\"pipes\"]`"))
         } else if ends != 0 && ends != calls {
             Some(format!("`expect.ends` names {ends} ends for {calls} calls"))
         } else {
@@ -361,7 +380,7 @@ mod tests {
     const TEXT: &str = r#"
         purpose = "Two streams of one call."
         covers = ["owner"]
-        stages = ["memory"]
+        backends = ["memory"]
 
         [bridge]
         greeting = "Hello."
@@ -374,7 +393,7 @@ mod tests {
         [server]
         drain_at_ms = 9000
 
-        [weather.caller]
+        [network.caller]
         jitter_ms = 8
         stalls = [{ at_ms = 100, for_ms = 300 }]
 
@@ -401,6 +420,16 @@ mod tests {
     "#;
 
     #[test]
+    fn keys_of_the_release_before_are_read_and_named() {
+        let old = "purpose = \"x.\"\nstages = [\"memory\"]\nweather.model.dark_at_ms = 5\n[[call]]\ncaller.steps = []";
+        let new = "purpose = \"x.\"\nbackends = [\"memory\"]\nnetwork.model.blackhole_at_ms = 5\n[[call]]\ncaller.steps = []";
+        assert_eq!(Scenario::from_toml("t", old), Scenario::from_toml("t", new));
+        let renamed = [("stages", "backends"), ("weather", "network"), ("dark_at_ms", "blackhole_at_ms")];
+        assert_eq!(Scenario::renamed_keys(old), renamed);
+        assert_eq!(Scenario::renamed_keys(new), []);
+    }
+
+    #[test]
     fn a_scenario_survives_toml() {
         let scenario = Scenario::from_toml("test/owner", TEXT).unwrap();
         assert_eq!(scenario.bridge.timeouts.dial_ms, 500);
@@ -408,7 +437,7 @@ mod tests {
         assert_eq!(scenario.calls[0].caller.steps[1], CallerStep::Says(500));
         let written = scenario.to_toml();
         assert_eq!(Scenario::from_toml("test/owner", &written).unwrap(), scenario, "{written}");
-        for usual in ["limit_ms", "start_ms", "budget_ms", "max_calls", "[weather.model]"] {
+        for usual in ["limit_ms", "start_ms", "budget_ms", "max_calls", "[network.model]"] {
             assert!(!written.contains(usual), "`{usual}` is a default:\n{written}");
         }
     }
@@ -430,27 +459,27 @@ mod tests {
         for (text, word) in [
             (call.to_owned(), "purpose"),
             ("purpose = \"x.\"".into(), "[[call]]"),
-            (format!("purpose = \"x.\"\nstages = [\"loopback\"]\n{call}"), "`loopback`"),
-            (format!("purpose = \"x.\"\nstages = []\n{call}"), "stages"),
+            (format!("purpose = \"x.\"\nbackends = [\"loopback\"]\n{call}"), "`loopback`"),
+            (format!("purpose = \"x.\"\nbackends = []\n{call}"), "backends"),
             (format!("purpose = \"x.\"\nworld.tick_us = 5000\n{call}"), "tick_us"),
             (format!("purpose = \"x.\"\nexpect.ends = [\"stopped\", \"stopped\"]\n{call}"), "expect.ends"),
             (format!("purpose = \"x.\"\n{call}[[tool]]\nname = \"t\""), "tool `t`"),
             (format!("purpose = \"x.\"\nweather.caller.latency = 5\n{call}"), "latency"),
             (
                 format!("purpose = \"x.\"\nweather.caller.half_close_at_ms = 5\n{call}"),
-                "stages = [\"pipes\"]",
+                "backends = [\"pipes\"]",
             ),
             (
                 format!(
-                    "purpose = \"x.\"\nstages = [\"memory\", \"pipes\"]\nweather.model.downlink.window_bytes = 5\n{call}"
+                    "purpose = \"x.\"\nbackends = [\"memory\", \"pipes\"]\nweather.model.downlink.window_bytes = 5\n{call}"
                 ),
-                "`weather.model.downlink`",
+                "`network.model.downlink`",
             ),
             (
                 format!(
-                    "purpose = \"x.\"\nstages = [\"pipes\"]\nweather.model.uplink.bytes_per_s = 5\n{call}"
+                    "purpose = \"x.\"\nbackends = [\"pipes\"]\nweather.model.uplink.bytes_per_s = 5\n{call}"
                 ),
-                "`weather.model.uplink`: `bytes_per_s` needs",
+                "`network.model.uplink`: `bytes_per_s` needs",
             ),
             (format!("purpose = \"x.\"\nbridge.gretting = \"Hi\"\n{call}"), "gretting"),
         ] {

@@ -25,7 +25,7 @@ const IN_HAND_US: u64 = 60_000;
 const LEAD_SLACK_MS: u64 = 300;
 /// A configured lead from here on means "all at once".
 const NO_PACING_MS: u64 = 540_000;
-/// What the bridge itself may add to an answer in calm weather.
+/// What the bridge itself may add to an answer in an ideal network.
 const BRIDGE_SHARE_US: u64 = 5_000;
 /// The first 20 ms frame needs this much of the model's audio: the frame and a resampler's filter.
 const FIRST_FRAME: usize = WINDOW + DELAY;
@@ -68,7 +68,7 @@ pub const PACING: Oracle = Oracle {
 /// See [`Oracle::about`].
 pub const RESPONSE_LATENCY: Oracle = Oracle {
     name: "response_latency",
-    about: "In calm weather an answer is heard within the budget and the bridge adds next to nothing, because every \
+    about: "In an ideal network an answer is heard within the budget and the bridge adds next to nothing, because every \
             tenth of a second makes a conversation harder.",
     check: latency,
 };
@@ -720,10 +720,10 @@ pub(crate) fn answers(case: &CallUnderTest<'_>) -> Vec<Answer> {
 
 fn latency(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, RESPONSE_LATENCY.name, |case, violations| {
-        if !case.tolerance.is_calm() {
+        if !case.tolerance.is_ideal() {
             return;
         }
-        let share = in_ms(BRIDGE_SHARE_US + case.tolerance.stage_us());
+        let share = in_ms(BRIDGE_SHARE_US + case.tolerance.backend_us());
         for answer in answers(case) {
             if answer.bridge > share {
                 violations.push(
@@ -1078,7 +1078,7 @@ mod tests {
         let mut trace = bench.trace();
         let over = |trace: &Trace| latency(trace).iter().any(|found| found.what.contains("the budget"));
         assert!(over(&trace), "{:?}", latency(&trace));
-        trace.stage = Backend::Attach;
+        trace.backend = Backend::Attach;
         assert!(!over(&trace), "{:?}", latency(&trace));
     }
 

@@ -352,7 +352,7 @@ impl Bench {
         let ended_at = At(calls.iter().map(last_sight).max().unwrap_or_default() + 10_000_000);
         Trace {
             scenario: Arc::new(scenario()),
-            stage: Backend::Memory,
+            backend: Backend::Memory,
             seed: Seed(1),
             calls,
             ended_at,
@@ -588,7 +588,7 @@ impl Bench {
     }
 }
 
-/// The calm scenario every hand-made record pretends to come from.
+/// The plain scenario every hand-made record pretends to come from.
 fn scenario() -> Scenario {
     super::tolerance::plain_scenario(LEG_MS)
 }

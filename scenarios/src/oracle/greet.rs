@@ -285,7 +285,7 @@ mod tests {
     use super::*;
     use crate::faults::injection::ground;
     use crate::model::seed::Seed;
-    use crate::sim::Stage as _;
+    use crate::sim::ScenarioRunner as _;
     use crate::sim::memory::Memory;
     use mocks::record::Observation;
     use std::cell::Cell;

@@ -31,7 +31,7 @@ const BLOATED_US: u64 = 1_000_000;
 #[derive(Clone, Copy)]
 struct Milestone {
     name: &'static str,
-    /// It takes weather that only the pipes can make.
+    /// It takes conditions that only the pipes can make.
     only_on_pipes: bool,
     reached: fn(&Scene<'_, '_>) -> bool,
 }
@@ -53,9 +53,9 @@ pub const ALL: &[&str] = &{
     names
 };
 
-/// The names of the milestones that can be reached on these stages, in the order of [`ALL`].
-pub fn possible(stages: &[Backend]) -> Vec<&'static str> {
-    let possible = |m: &&Milestone| !m.only_on_pipes || stages.contains(&Backend::Pipes);
+/// The names of the milestones that can be reached on these backends, in the order of [`ALL`].
+pub fn possible(backends: &[Backend]) -> Vec<&'static str> {
+    let possible = |m: &&Milestone| !m.only_on_pipes || backends.contains(&Backend::Pipes);
     MILESTONES.iter().filter(possible).map(|m| m.name).collect()
 }
 
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn what_only_pipes_can_reach_is_asked_of_nobody_else() {
-        let piped = |stages: &[Backend]| possible(stages).contains(&"a reset found a writer waiting");
+        let piped = |backends: &[Backend]| possible(backends).contains(&"a reset found a writer waiting");
         assert!(piped(&Backend::ALL) && piped(&[Backend::Pipes]));
         assert!(!piped(&[Backend::Memory, Backend::Simulated]));
         assert_eq!(possible(&Backend::ALL), ALL);

@@ -1,7 +1,7 @@
 //! What real time grants, and why: the one place where it is defined.
 //!
-//! A rule is the same on every stage. What differs is how exactly its moment can be known: a simulated clock stands
-//! still while anybody works, a real one does not. So wherever a rule allows for the stage, it allows for this much
+//! A rule is the same on every backend. What differs is how exactly its moment can be known: a simulated clock stands
+//! still while anybody works, a real one does not. So wherever a rule allows for the backend, it allows for this much
 //! on each leg, in one number. It is made of three parts, and nothing else is ever added:
 //!
 //! * what a system that is awake takes to move a message between two processes and to wake who waits for it;
@@ -20,9 +20,9 @@ pub const FOREIGN_US: u64 = 40_000;
 /// A play in which this machine's timers were later than this is played again, and judges nobody.
 pub const LAG_MAX_US: u64 = 60_000;
 
-/// What a play on this stage is granted when its timers were `lag_us` late at the worst, microseconds.
-pub const fn real_time_us(stage: Backend, lag_us: u64) -> u64 {
-    match stage {
+/// What a play on this backend is granted when its timers were `lag_us` late at the worst, microseconds.
+pub const fn real_time_us(backend: Backend, lag_us: u64) -> u64 {
+    match backend {
         Backend::Memory | Backend::Simulated | Backend::Pipes => 0,
         Backend::Loopback => IN_PROCESS_US + lag_us,
         Backend::Attach => FOREIGN_US + lag_us,
@@ -35,8 +35,8 @@ mod tests {
 
     #[test]
     fn only_real_time_is_granted_anything() {
-        for stage in Backend::ALL {
-            assert_eq!(real_time_us(stage, 5_000), 0);
+        for backend in Backend::ALL {
+            assert_eq!(real_time_us(backend, 5_000), 0);
         }
         assert_eq!(real_time_us(Backend::Loopback, 5_000), 20_000);
         assert_eq!(real_time_us(Backend::Attach, 0), FOREIGN_US);

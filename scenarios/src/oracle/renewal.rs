@@ -420,14 +420,14 @@ fn possible(said: &[Said]) -> impl Iterator<Item = usize> {
 fn check_chances(case: &CallUnderTest<'_>, renewal: &Renewal, m: usize, violations: &mut Violations) {
     let tolerance = &case.tolerance;
     let Some((limit, window)) = limits(case, renewal, m) else { return };
-    let plain = tolerance.is_calm()
+    let plain = tolerance.is_ideal()
         && tolerance.ear_works()
         && tolerance.marks_come_back()
         && !tolerance.model_misbehaves();
     if !plain {
         return;
     }
-    let ways = 2 * (tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller)) + tolerance.stage_us();
+    let ways = 2 * (tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller)) + tolerance.backend_us();
     // The polite end leaves time for the last words.
     let end = tolerance.model_over(m).min(tolerance.over()).min(limit);
     let needed = renewal.quiet_ms * 1_000 + 2 * ways + PROMPT_US;

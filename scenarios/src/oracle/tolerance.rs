@@ -1,7 +1,7 @@
 //! What the scenario grants: the network's delays, the settings, and how far two honest clocks may be apart.
 //!
-//! Every tolerance of every oracle is made of these: what the weather in force at that moment could do to a
-//! message, and what the stage adds by looking at its clock in steps. In calm weather on the memory stage all of
+//! Every tolerance of every oracle is made of these: what the network at that moment could do to a
+//! message, and what the backend adds by looking at its clock in steps. In an ideal network on the memory backend all of
 //! it is zero.
 
 use super::real_time;
@@ -62,7 +62,7 @@ pub(crate) struct Tolerance<'a> {
     scenario: &'a Scenario,
     pub(crate) plan: &'a CallPlan,
     call: &'a CallTrace,
-    stage: Backend,
+    backend: Backend,
     lag_us: u64,
 }
 
@@ -79,13 +79,13 @@ impl<'a> Tolerance<'a> {
         });
         let plan =
             plan.or(scenario.calls.last()).expect("a scenario without calls is refused when it is read");
-        Self { config: &scenario.bridge, scenario, plan, call, stage: trace.stage, lag_us: trace.lag_us }
+        Self { config: &scenario.bridge, scenario, plan, call, backend: trace.backend, lag_us: trace.lag_us }
     }
 
-    fn weather(&self, leg: Leg) -> &LegConditions {
+    fn conditions(&self, leg: Leg) -> &LegConditions {
         match leg {
-            Leg::Caller => &self.scenario.weather.caller,
-            Leg::Model => &self.scenario.weather.model,
+            Leg::Caller => &self.scenario.network.caller,
+            Leg::Model => &self.scenario.network.model,
         }
     }
 
@@ -93,37 +93,37 @@ impl<'a> Tolerance<'a> {
 
     /// One way, microseconds.
     pub(crate) fn latency(&self, leg: Leg) -> u64 {
-        self.weather(leg).latency_ms * 1_000
+        self.conditions(leg).latency_ms * 1_000
     }
 
-    /// What this stage adds to the time a message takes on one leg, microseconds.
-    pub(crate) fn stage_us(&self) -> u64 {
-        match self.stage {
+    /// What this backend adds to the time a message takes on one leg, microseconds.
+    pub(crate) fn backend_us(&self) -> u64 {
+        match self.backend {
             Backend::Memory => 0,
             Backend::Simulated => TICKS_PER_LEG * self.scenario.world.tick_us,
             Backend::Pipes => TIMER_STEP_US,
-            Backend::Loopback | Backend::Attach => real_time::real_time_us(self.stage, self.lag_us),
+            Backend::Loopback | Backend::Attach => real_time::real_time_us(self.backend, self.lag_us),
         }
     }
 
     /// What real time grants on both legs together, microseconds: nothing where the clock is simulated.
     pub(crate) const fn real_time_us(&self) -> u64 {
-        2 * real_time::real_time_us(self.stage, self.lag_us)
+        2 * real_time::real_time_us(self.backend, self.lag_us)
     }
 
     /// The bridge tells what it does and why. Somebody else's does not, so what only it could know is not asked.
     pub(crate) const fn bridge_speaks(&self) -> bool {
-        !matches!(self.stage, Backend::Attach)
+        !matches!(self.backend, Backend::Attach)
     }
 
     /// How long the queues before this leg's narrow lines may be, in both directions together, microseconds.
     fn queues_us(&self, leg: Leg) -> u64 {
-        self.weather(leg).uplink.queue_us() + self.weather(leg).downlink.queue_us()
+        self.conditions(leg).uplink.queue_us() + self.conditions(leg).downlink.queue_us()
     }
 
     /// How long the outages are that lie between these times, microseconds.
     pub(crate) fn outages(&self, leg: Leg, from: u64, to: u64) -> u64 {
-        self.weather(leg)
+        self.conditions(leg)
             .stalls
             .iter()
             .filter(|stall| stall.at_ms * 1_000 <= to && (stall.at_ms + stall.for_ms) * 1_000 >= from)
@@ -133,12 +133,12 @@ impl<'a> Tolerance<'a> {
 
     /// How much longer than its latency something said at `at` and its answer may take on this leg, microseconds.
     pub(crate) fn slack(&self, leg: Leg, at: At) -> u64 {
-        self.stage_us() + self.jitter_us(leg) + self.queues_us(leg) + self.outages_near(leg, at)
+        self.backend_us() + self.jitter_us(leg) + self.queues_us(leg) + self.outages_near(leg, at)
     }
 
     /// Both ways, microseconds.
     pub(crate) fn jitter_us(&self, leg: Leg) -> u64 {
-        2 * self.weather(leg).jitter_ms * 1_000
+        2 * self.conditions(leg).jitter_ms * 1_000
     }
 
     /// The outages that may lie on the way of something said at `at` on this leg, or of its answer, microseconds.
@@ -160,21 +160,21 @@ impl<'a> Tolerance<'a> {
 
     /// How many outages this leg has had by `at`, and how long they were in all, microseconds.
     pub(crate) fn outages_until(&self, leg: Leg, at: At) -> (usize, u64) {
-        let count = self.weather(leg).stalls.iter().filter(|stall| stall.at_ms * 1_000 <= at.0).count();
+        let count = self.conditions(leg).stalls.iter().filter(|stall| stall.at_ms * 1_000 <= at.0).count();
         (count, self.outages(leg, 0, at.0))
     }
 
     /// What was said on this leg more than this before `at`, microseconds, was known to whoever wrote what arrived at
     /// `at` in answer: both ways, and every outage that may lie on them.
     pub(crate) fn round_trip_until(&self, leg: Leg, at: At) -> u64 {
-        let one_way = self.latency(leg) + 2 * self.weather(leg).jitter_ms * 1_000 + self.queues_us(leg);
-        let calm = self.stage_us() + 2 * one_way;
+        let one_way = self.latency(leg) + 2 * self.conditions(leg).jitter_ms * 1_000 + self.queues_us(leg);
+        let usual = self.backend_us() + 2 * one_way;
         let mut held = 0;
         loop {
-            let from = at.0.saturating_sub(calm + held + NEAR_US);
+            let from = at.0.saturating_sub(usual + held + NEAR_US);
             let found = self.outages(leg, from, at.0);
             if found == held {
-                return calm + held;
+                return usual + held;
             }
             held = found;
         }
@@ -182,27 +182,27 @@ impl<'a> Tolerance<'a> {
 
     /// How far behind its schedule this leg may be at `at`: the slack, and what outages before have left behind.
     pub(crate) fn held_up(&self, leg: Leg, at: At) -> u64 {
-        let jitter = self.weather(leg).jitter_ms * 1_000;
+        let jitter = self.conditions(leg).jitter_ms * 1_000;
         let until = at.0 + self.latency(leg) + jitter + NEAR_US;
         let outages = self.outages(leg, at.0.saturating_sub(AFTERMATH_US), until);
-        self.stage_us() + jitter + self.queues_us(leg) + outages
+        self.backend_us() + jitter + self.queues_us(leg) + outages
     }
 
     /// The caller's end reads no faster than it is told to.
     pub(crate) fn reads_slowly(&self) -> bool {
-        self.weather(Leg::Caller).reads_bytes_per_s.is_some()
+        self.conditions(Leg::Caller).reads_bytes_per_s.is_some()
     }
 
     /// The caller's end does not even take what is spoken in real time: the ear falls behind without end.
     pub(crate) fn reads_slower_than_speech(&self) -> bool {
-        self.weather(Leg::Caller).reads_bytes_per_s.is_some_and(|rate| rate < SPEECH_BYTES_PER_S)
+        self.conditions(Leg::Caller).reads_bytes_per_s.is_some_and(|rate| rate < SPEECH_BYTES_PER_S)
     }
 
     /// How long a caller's end that reads slowly goes on reading what lay in front of something that reached it at
     /// `at`, microseconds: until the first moment at which it had nothing to read.
     pub(crate) fn reading_us(&self, at: At) -> u64 {
-        let Some(rate) = self.weather(Leg::Caller).reads_bytes_per_s else { return 0 };
-        let jitter = 2 * self.weather(Leg::Caller).jitter_ms * 1_000;
+        let Some(rate) = self.conditions(Leg::Caller).reads_bytes_per_s else { return 0 };
+        let jitter = 2 * self.conditions(Leg::Caller).jitter_ms * 1_000;
         let mut busy_until = At(0);
         for seen in self.call.caller.observations.iter() {
             let bytes = if let CallerObservation::GotMedia { len, .. } = &seen.what {
@@ -217,7 +217,7 @@ impl<'a> Tolerance<'a> {
             // A message is seen when its reading begins, or when what was read at one time ends with it.
             let begins = busy_until.max(seen.at.min(at));
             let takes = bytes as u64 * 1_000_000 / rate.max(1);
-            if seen.at.0 > begins.0 + takes + READING_US + self.stage_us() + jitter {
+            if seen.at.0 > begins.0 + takes + READING_US + self.backend_us() + jitter {
                 break;
             }
             busy_until = seen.at.max(At(begins.0 + takes));
@@ -228,16 +228,16 @@ impl<'a> Tolerance<'a> {
     /// All outages, jitter and queues of both legs together, microseconds.
     pub(crate) fn held_up_in_all(&self) -> u64 {
         let held_up = |leg| {
-            2 * self.weather(leg).jitter_ms * 1_000 + self.queues_us(leg) + self.outages(leg, 0, u64::MAX)
+            2 * self.conditions(leg).jitter_ms * 1_000 + self.queues_us(leg) + self.outages(leg, 0, u64::MAX)
         };
         [Leg::Caller, Leg::Model].into_iter().map(held_up).sum()
     }
 
     /// Nothing but latency on both legs, and a microphone on its grid.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub(crate) fn is_ideal(&self) -> bool {
         let holds = |step: &CallerStep| matches!(step, CallerStep::PausesMedia(_));
-        self.weather(Leg::Caller).is_calm()
-            && self.weather(Leg::Model).is_calm()
+        self.conditions(Leg::Caller).is_ideal()
+            && self.conditions(Leg::Model).is_ideal()
             && self.plan.caller.arrival_jitter_ms + self.plan.caller.first_frame_late_ms == 0
             && !self.plan.caller.steps.iter().any(holds)
     }
@@ -249,7 +249,7 @@ impl<'a> Tolerance<'a> {
 
     /// A caller's end that reads slowly is somewhere before the mark it owes, microseconds.
     pub(crate) fn behind_a_mark_us(&self) -> u64 {
-        let slow = self.weather(Leg::Caller).reads_bytes_per_s.is_some();
+        let slow = self.conditions(Leg::Caller).reads_bytes_per_s.is_some();
         if slow { self.config.pacing.mark_every_ms * 1_000 } else { 0 }
     }
 
@@ -265,7 +265,7 @@ impl<'a> Tolerance<'a> {
     }
 
     fn dark(&self, leg: Leg) -> Option<At> {
-        self.weather(leg).dark_at_ms.map(At::ms)
+        self.conditions(leg).blackhole_at_ms.map(At::ms)
     }
 
     /// When the script's step of this kind was begun.
@@ -309,7 +309,7 @@ impl<'a> Tolerance<'a> {
         let deaf = |step: &CallerStep| matches!(step, CallerStep::GoesDark | CallerStep::StopsReading);
         !self.plan.caller.steps.iter().any(deaf)
             && self.dark(Leg::Caller).is_none()
-            && self.weather(Leg::Caller).reads_bytes_per_s.is_none()
+            && self.conditions(Leg::Caller).reads_bytes_per_s.is_none()
     }
 
     /// The caller's end tells when something was played.
@@ -344,7 +344,7 @@ impl<'a> Tolerance<'a> {
         let caller = &self.plan.caller;
         let uneven_ms = caller.arrival_jitter_ms
             + caller.first_frame_late_ms
-            + self.weather(Leg::Caller).jitter_ms
+            + self.conditions(Leg::Caller).jitter_ms
             + FRAME_MS;
         caller.idle == Idle::Dtx
             || caller.steps.iter().any(pauses)
@@ -365,8 +365,8 @@ impl<'a> Tolerance<'a> {
         let scripted = opened.zip(script.goes_dark_after_ms).map(|(opened, ms)| opened.plus_ms(ms));
         let silent = opened.filter(|_| script.opening == Opening::Silent);
         // It may have been reached by what left before, and be heard by nobody; or never have been reached.
-        let weather = self.dark(Leg::Model).map(|at| at.max(opened.unwrap_or(at)));
-        [scripted, silent, weather].into_iter().flatten().min()
+        let blackhole = self.dark(Leg::Model).map(|at| at.max(opened.unwrap_or(at)));
+        [scripted, silent, blackhole].into_iter().flatten().min()
     }
 
     /// When this model connection stopped being there, whoever ended it.
@@ -773,14 +773,14 @@ fn is_close_frame(seen: &ModelObservation) -> bool {
     matches!(seen, ModelObservation::SentOther { kind } if kind == CLOSE_FRAME)
 }
 
-/// A calm scenario of one plan, for hand-made records.
+/// A scenario of one plan in an ideal network, for hand-made records.
 #[cfg(test)]
 pub(crate) fn plain_scenario(latency_ms: u64) -> Scenario {
     use crate::model::network::NetworkConditions;
-    let leg = || LegConditions::calm(latency_ms);
+    let leg = || LegConditions::ideal(latency_ms);
     Scenario {
         name: "bench".into(),
-        weather: NetworkConditions { caller: leg(), model: leg() },
+        network: NetworkConditions { caller: leg(), model: leg() },
         calls: vec![CallPlan { repeat: 8, ..CallPlan::default() }],
         ..Scenario::default()
     }

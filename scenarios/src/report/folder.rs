@@ -45,11 +45,11 @@ impl Report {
         for (n, run) in self.runs_mut().iter_mut().enumerate() {
             let name = file_name(&run.outcome.scenario);
             let failed = !run.outcome.passed();
-            for call in &mut run.sheet.calls {
+            for call in &mut run.view.calls {
                 let embedded = failed && call.ear.audio.len() + call.given.audio.len() <= room;
                 for (end, track) in [("caller", &mut call.ear), ("model", &mut call.given)] {
                     track.file =
-                        format!("{AUDIO}/{n:04}-{name}-{}-{}-{end}.wav", run.outcome.stage, call.index);
+                        format!("{AUDIO}/{n:04}-{name}-{}-{}-{end}.wav", run.outcome.backend, call.index);
                     track.embedded = embedded;
                     put(&track.file, &wavs::wav(&track.audio))?;
                     room -= if embedded { track.audio.len() } else { 0 };

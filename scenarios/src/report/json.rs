@@ -6,7 +6,7 @@ use crate::oracle::milestones;
 use serde_json::{Value, json};
 
 /// Names the schema, in every file.
-pub(crate) const SCHEMA: &str = "scn-report/1";
+pub(crate) const SCHEMA: &str = "scn-report/2";
 
 /// The file.
 pub(crate) fn text(report: &Report) -> String {
@@ -21,7 +21,7 @@ fn whole(report: &Report) -> Value {
         "schema": SCHEMA,
         "command": report.command(),
         "passed": report.passed(),
-        "stages": stages(report),
+        "backends": backends(report),
         "milestones": {
             "reached": report.reached().iter().collect::<Vec<_>>(),
             "missed": milestones::ALL.iter().filter(|name| !report.reached().contains(*name)).collect::<Vec<_>>(),
@@ -31,10 +31,10 @@ fn whole(report: &Report) -> Value {
     })
 }
 
-/// What each stage did, in all.
-pub(crate) fn stages(report: &Report) -> Vec<Value> {
-    let mut stages = Vec::new();
-    for (stage, total) in report.stages() {
+/// What each backend did, in all.
+pub(crate) fn backends(report: &Report) -> Vec<Value> {
+    let mut backends = Vec::new();
+    for (backend, total) in report.backends() {
         let figures: Vec<_> = total
             .spreads()
             .into_iter()
@@ -47,8 +47,8 @@ pub(crate) fn stages(report: &Report) -> Vec<Value> {
                 })
             })
             .collect();
-        stages.push(json!({
-            "stage": stage.name(),
+        backends.push(json!({
+            "backend": backend.name(),
             "runs": total.runs,
             "passed": total.passed,
             "failed": total.failed(),
@@ -57,7 +57,7 @@ pub(crate) fn stages(report: &Report) -> Vec<Value> {
             "figures": figures,
         }));
     }
-    stages
+    backends
 }
 
 /// Every problem of a run; `call` and `at_ms` say where, when the problem has a place.
@@ -76,7 +76,7 @@ pub(crate) fn problems(run: &Run) -> Vec<Value> {
 fn run(run: &Run) -> Value {
     let outcome = &run.outcome;
     let calls: Vec<_> = run
-        .sheet
+        .view
         .calls
         .iter()
         .map(|call| {
@@ -97,7 +97,7 @@ fn run(run: &Run) -> Value {
         .collect();
     let mut told = json!({
         "scenario": outcome.scenario,
-        "stage": outcome.stage.name(),
+        "backend": outcome.backend.name(),
         "seed": outcome.seed.to_string(),
         "passed": outcome.passed(),
         "simulated_ms": outcome.call_ms,
@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn programs_find_verdicts_places_and_waits() {
         let file: Value = serde_json::from_str(&report().json()).unwrap();
-        assert_eq!(file["schema"], "scn-report/1");
-        assert_eq!((&file["passed"], &file["stages"][0]["failed"]), (&Value::from(false), &Value::from(1)));
+        assert_eq!(file["schema"], "scn-report/2");
+        assert_eq!((&file["passed"], &file["backends"][0]["failed"]), (&Value::from(false), &Value::from(1)));
         let bad = &file["runs"][1];
         assert_eq!((&bad["scenario"], &bad["seed"]), (&Value::from("test/bad"), &Value::from("9")));
         assert_eq!(bad["problems"][0]["oracle"], "scenario_expectations");

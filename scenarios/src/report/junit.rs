@@ -1,4 +1,4 @@
-//! JUnit XML, as CI systems read it: a suite for each stage, a case for each run.
+//! JUnit XML, as CI systems read it: a suite for each backend, a case for each run.
 
 use super::runs::{Report, Run};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
@@ -7,13 +7,13 @@ use std::time::Duration;
 /// The file. Its times are simulated seconds, so the same runs give the same bytes.
 pub(crate) fn text(report: &Report) -> anyhow::Result<String> {
     let mut file = quick_junit::Report::new("scn");
-    for (stage, total) in report.stages() {
-        let mut suite = TestSuite::new(stage.name());
+    for (backend, total) in report.backends() {
+        let mut suite = TestSuite::new(backend.name());
         suite.set_time(Duration::from_millis(total.call_ms));
-        for run in report.runs().iter().filter(|run| run.outcome.stage == *stage) {
+        for run in report.runs().iter().filter(|run| run.outcome.backend == *backend) {
             suite.add_test_case(case(run));
         }
-        let rest = total.runs - report.runs().iter().filter(|run| run.outcome.stage == *stage).count();
+        let rest = total.runs - report.runs().iter().filter(|run| run.outcome.backend == *backend).count();
         if rest > 0 {
             // One case for all that are not listed: those that passed, and failures beyond the limit of a report.
             let failed = total.failed() - suite.failures;
@@ -40,7 +40,7 @@ fn case(run: &Run) -> TestCase {
         status.set_description(super::outcome::failure(outcome));
     }
     let mut case = TestCase::new(outcome.scenario.clone(), status);
-    case.set_classname(format!("scn.{}", outcome.stage)).set_time(Duration::from_millis(outcome.call_ms));
+    case.set_classname(format!("scn.{}", outcome.backend)).set_time(Duration::from_millis(outcome.call_ms));
     case.add_property(("seed", outcome.seed.to_string().as_str()));
     let (again, explains) = (outcome.again(), outcome.explains());
     case.set_system_out(format!("again      {again}\nthe call   {explains}\n"));

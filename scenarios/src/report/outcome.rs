@@ -15,13 +15,13 @@ use std::time::Duration;
 /// Violations of one oracle told in full; the rest is counted.
 const TOLD: usize = 3;
 
-/// What became of one scenario on one stage.
+/// What became of one scenario on one backend.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The scenario: its name, or the file it came from.
     pub scenario: String,
     /// Where it was played.
-    pub stage: Backend,
+    pub backend: Backend,
     /// With which seed.
     pub seed: Seed,
     /// Simulated milliseconds of all its calls.
@@ -73,7 +73,7 @@ impl Outcome {
     pub(crate) fn unjudged(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         Self {
             scenario: shown_as.to_owned(),
-            stage: trace.stage,
+            backend: trace.backend,
             seed: trace.seed,
             call_ms: trace.call_ms(),
             cpu,
@@ -118,10 +118,10 @@ impl Outcome {
 
     /// What follows `scn run` or `scn explain` to play it again, if it is no recorded call.
     fn how(&self) -> String {
-        let Self { scenario, stage, seed, sabotage, .. } = self;
+        let Self { scenario, backend, seed, sabotage, .. } = self;
         let spoiled =
             sabotage.map(|name| format!(" --fault {}", crate::base::output::word(name))).unwrap_or_default();
-        format!("{scenario} --backend {stage} --seed {seed}{spoiled}")
+        format!("{scenario} --backend {backend} --seed {seed}{spoiled}")
     }
 
     /// The command that plays it again.
@@ -144,7 +144,7 @@ impl Outcome {
 
     /// One line: the verdict, and of what.
     pub fn line(&self) -> String {
-        format!("{}  {}  {}", self.verdict(), self.stage, self.scenario)
+        format!("{}  {}  {}", self.verdict(), self.backend, self.scenario)
     }
 }
 
@@ -159,14 +159,14 @@ pub fn table(outcomes: &[Outcome]) -> String {
         outcomes.iter().map(|outcome| outcome.scenario.len()).max().unwrap_or(0).max("scenario".len());
     let mut text = format!(
         "{:<width$}  {:<9}  {:<7}  {:>10}  {:>6}  {:>8}\n",
-        "scenario", "stage", "verdict", "simulated", "judged", "violated"
+        "scenario", "backend", "verdict", "simulated", "judged", "violated"
     );
     for outcome in outcomes {
         let _infallible = writeln!(
             text,
             "{:<width$}  {:<9}  {:<7}  {:>8.1} s  {:>6}  {:>8}",
             outcome.scenario,
-            outcome.stage,
+            outcome.backend,
             outcome.verdict(),
             outcome.call_ms as f64 / 1e3,
             oracle::ALL.len(),
@@ -178,8 +178,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
 
 /// A failure: what was wrong, what led to it, and the next command.
 pub fn failure(outcome: &Outcome) -> String {
-    let Outcome { scenario, stage, seed, .. } = outcome;
-    let mut text = format!("FAILED  {scenario}    stage {stage}    seed {seed}\n");
+    let Outcome { scenario, backend, seed, .. } = outcome;
+    let mut text = format!("FAILED  {scenario}    backend {backend}    seed {seed}\n");
     for (what, around) in &outcome.problems {
         let _infallible = write!(text, "\n  {what}\n");
         if !around.is_empty() {
@@ -195,33 +195,33 @@ pub fn failure(outcome: &Outcome) -> String {
     text
 }
 
-/// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on every stage.
+/// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on every backend.
 pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
     let mut text = format!("{} runs: {passed} passed, {} failed\n", outcomes.len(), outcomes.len() - passed);
-    for stage in Backend::ALL {
-        let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
-        if of_stage.is_empty() {
+    for backend in Backend::ALL {
+        let of_backend: Vec<_> = outcomes.iter().filter(|outcome| outcome.backend == backend).collect();
+        if of_backend.is_empty() {
             continue;
         }
-        let seconds = of_stage.iter().map(|outcome| outcome.call_ms).sum::<u64>() as f64 / 1e3;
-        let cpu: Option<Duration> = of_stage.iter().map(|outcome| outcome.cpu).sum();
+        let seconds = of_backend.iter().map(|outcome| outcome.call_ms).sum::<u64>() as f64 / 1e3;
+        let cpu: Option<Duration> = of_backend.iter().map(|outcome| outcome.cpu).sum();
         let _infallible = match cpu.map(|cpu| cpu.as_secs_f64()).filter(|cpu| *cpu > 0.0) {
             Some(cpu) => writeln!(
                 text,
-                "{stage:<10} {seconds:.1} call-seconds in {cpu:.2} s of processor time: {:.0} call-seconds a second",
+                "{backend:<10} {seconds:.1} call-seconds in {cpu:.2} s of processor time: {:.0} call-seconds a second",
                 seconds / cpu
             ),
             None => writeln!(
                 text,
-                "{stage:<10} {seconds:.1} call-seconds (this system does not tell processor time)"
+                "{backend:<10} {seconds:.1} call-seconds (this system does not tell processor time)"
             ),
         };
     }
-    for stage in Backend::ALL {
-        let of_stage: Vec<_> = outcomes.iter().filter(|outcome| outcome.stage == stage).collect();
-        if !of_stage.is_empty() {
-            text.push_str(&figures(stage, &of_stage));
+    for backend in Backend::ALL {
+        let of_backend: Vec<_> = outcomes.iter().filter(|outcome| outcome.backend == backend).collect();
+        if !of_backend.is_empty() {
+            text.push_str(&figures(backend, &of_backend));
         }
     }
     let reached: BTreeSet<_> = outcomes.iter().flat_map(|outcome| outcome.reached.iter().copied()).collect();
@@ -235,10 +235,10 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     text
 }
 
-/// The milestones that can be reached on the stages of these outcomes.
+/// The milestones that can be reached on the backends of these outcomes.
 fn possible(outcomes: &[Outcome]) -> Vec<&'static str> {
-    let stages: Vec<_> = outcomes.iter().map(|outcome| outcome.stage).collect();
-    milestones::possible(&stages)
+    let backends: Vec<_> = outcomes.iter().map(|outcome| outcome.backend).collect();
+    milestones::possible(&backends)
 }
 
 /// The milestones no outcome reached.
@@ -247,15 +247,15 @@ pub fn missed(outcomes: &[Outcome]) -> Vec<&'static str> {
     possible(outcomes).into_iter().filter(|name| !reached.contains(name)).collect()
 }
 
-fn figures(stage: Backend, outcomes: &[&Outcome]) -> String {
+fn figures(backend: Backend, outcomes: &[&Outcome]) -> String {
     let mut sum = Sum::default();
     outcomes.iter().for_each(|outcome| sum.add(outcome));
     let mut text = String::new();
     for (what, spread) in sum.spreads() {
-        let _infallible = writeln!(text, "{stage:<10} {what}: {spread}");
+        let _infallible = writeln!(text, "{backend:<10} {what}: {spread}");
     }
     let _infallible =
-        writeln!(text, "{stage:<10} stale audio after interruptions: {} bytes", sum.stale_bytes);
+        writeln!(text, "{backend:<10} stale audio after interruptions: {} bytes", sum.stale_bytes);
     text
 }
 
@@ -357,7 +357,7 @@ mod tests {
         let outcome = played("end = \"drained\"");
         assert!(!outcome.passed());
         let text = failure(&outcome);
-        assert!(text.starts_with("FAILED  test/report    stage memory    seed 9\n"), "{text}");
+        assert!(text.starts_with("FAILED  test/report    backend memory    seed 9\n"), "{text}");
         assert!(text.contains("scenario_expectations: ") && text.contains('▸'), "{text}");
         assert!(text.contains("cargo scn explain test/report --backend memory --seed 9"), "{text}");
         assert!(summary(&[outcome], false).starts_with("1 runs: 0 passed, 1 failed"));

@@ -34,7 +34,7 @@ pub(crate) fn text(report: &Report) -> anyhow::Result<String> {
     block(&mut page, "index", &index(report))?;
     for (n, run) in report.runs().iter().enumerate() {
         block(&mut page, &format!("run-{n}"), &told(run))?;
-        for call in &run.sheet.calls {
+        for call in &run.view.calls {
             for (end, track) in [("ear", &call.ear), ("given", &call.given)] {
                 if track.embedded {
                     let id = format!("wav-{n}-{}-{end}", call.index);
@@ -69,29 +69,29 @@ fn index(report: &Report) -> serde_json::Value {
         .map(|run| {
             let outcome = &run.outcome;
             json!({
-                "name": outcome.scenario, "stage": outcome.stage.name(), "seed": outcome.seed.to_string(),
-                "passed": outcome.passed(), "purpose": run.sheet.purpose, "ms": outcome.call_ms,
-                "calls": run.sheet.calls.len(), "problems": outcome.problems.len(),
+                "name": outcome.scenario, "backend": outcome.backend.name(), "seed": outcome.seed.to_string(),
+                "passed": outcome.passed(), "purpose": run.view.purpose, "ms": outcome.call_ms,
+                "calls": run.view.calls.len(), "problems": outcome.problems.len(),
             })
         })
         .collect();
     let oracles: serde_json::Map<_, _> =
         oracle::ALL.iter().map(|oracle| (oracle.name.to_owned(), json!(oracle.about))).collect();
     json!({
-        "command": report.command(), "stages": json::stages(report), "oracles": oracles, "runs": runs,
+        "command": report.command(), "backends": json::backends(report), "oracles": oracles, "runs": runs,
         "milestones": { "reached": report.reached().len(), "of": milestones::ALL.len() },
     })
 }
 
 /// Everything the page shows of one run.
 fn told(run: &Run) -> serde_json::Value {
-    let sheet = &run.sheet;
+    let view = &run.view;
     json!({
         "problems": json::problems(run), "again": run.outcome.again(),
         "explains": run.outcome.explains(), "replayed": run.outcome.replayed.is_some(),
-        "compared": run.outcome.compared, "budget_ms": sheet.budget_ms,
-        "milestones": run.outcome.reached, "scenario": sheet.scenario, "weather": sheet.weather,
-        "calls": sheet.calls,
+        "compared": run.outcome.compared, "budget_ms": view.budget_ms,
+        "milestones": run.outcome.reached, "scenario": view.scenario, "network": view.network,
+        "calls": view.calls,
     })
 }
 

@@ -26,7 +26,7 @@ pub struct RunView {
     pub(crate) budget_ms: u64,
     /// The scenario as a file.
     pub(crate) scenario: String,
-    pub(crate) weather: Sky,
+    pub(crate) network: NetworkView,
     pub(crate) calls: Vec<CallSheet>,
 }
 
@@ -146,34 +146,34 @@ pub(crate) struct Said {
     pub(crate) cut: bool,
 }
 
-/// The weather on both legs.
+/// The network conditions on both legs.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Sky {
-    caller: LegSky,
-    model: LegSky,
+pub(crate) struct NetworkView {
+    caller: LegView,
+    model: LegView,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct LegSky {
+struct LegView {
     latency: u64,
     jitter: u64,
     stalls: Vec<[u64; 2]>,
     cut: Option<u64>,
-    dark: Option<u64>,
+    blackhole: Option<u64>,
     slow: Option<u64>,
 }
 
-impl Sky {
-    fn of(weather: &NetworkConditions) -> Self {
-        let leg = |leg: &LegConditions| LegSky {
+impl NetworkView {
+    fn of(network: &NetworkConditions) -> Self {
+        let leg = |leg: &LegConditions| LegView {
             latency: leg.latency_ms,
             jitter: leg.jitter_ms,
             stalls: leg.stalls.iter().map(|stall| [stall.at_ms, stall.at_ms + stall.for_ms]).collect(),
             cut: leg.cut_at_ms,
-            dark: leg.dark_at_ms,
+            blackhole: leg.blackhole_at_ms,
             slow: leg.reads_bytes_per_s,
         };
-        Self { caller: leg(&weather.caller), model: leg(&weather.model) }
+        Self { caller: leg(&network.caller), model: leg(&network.model) }
     }
 }
 
@@ -187,7 +187,7 @@ impl RunView {
             purpose: scenario.purpose.clone(),
             budget_ms: scenario.budget_ms,
             scenario: without_voices(&scenario.to_toml()),
-            weather: Sky::of(&scenario.weather),
+            network: NetworkView::of(&scenario.network),
             calls: calls.into_inner(),
         }
     }
@@ -507,13 +507,13 @@ mod tests {
     use crate::model::seed::Seed;
     use crate::sim;
 
-    fn sheet() -> RunView {
+    fn view() -> RunView {
         RunView::of(&sim::play(Backend::Memory, &catalogue::find("barge_in/mid_answer")[0], Seed(1)))
     }
 
     #[test]
     fn an_interrupted_item_is_longer_than_what_was_heard_of_it() {
-        let call = &sheet().calls[0];
+        let call = &view().calls[0];
         let cut: Vec<_> = call.items.iter().filter(|item| item.cut.is_some()).collect();
         assert_eq!(cut.len(), 1);
         assert!(cut[0].heard < cut[0].made / 2.0, "{:?}", cut[0]);
@@ -524,7 +524,7 @@ mod tests {
 
     #[test]
     fn every_mark_is_drawn_with_what_became_of_it() {
-        let call = &sheet().calls[0];
+        let call = &view().calls[0];
         assert!(call.marks.iter().all(|mark| mark.back.is_some_and(|back| back >= mark.got)));
         assert!(call.marks.iter().any(|mark| mark.flushed));
         assert!(call.marks.iter().any(|mark| !mark.flushed));
@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_wait_add_up_to_it() {
-        let call = &sheet().calls[0];
+        let call = &view().calls[0];
         for what in ["first audio", "answer", "barge-in"] {
             assert!(call.waits.iter().any(|wait| wait.what == what), "no {what} in {:?}", call.waits);
         }
@@ -544,7 +544,7 @@ mod tests {
 
     #[test]
     fn moments_are_in_order_and_tell_what_the_bridge_says_too() {
-        let call = &sheet().calls[0];
+        let call = &view().calls[0];
         assert!(call.moments.iter().map(|moment| moment.t).is_sorted_by(|a, b| a <= b));
         for kind in ["clear", "truncate", "barge-in", "speech_started", "over"] {
             assert!(call.moments.iter().any(|moment| moment.k == kind), "no {kind}");

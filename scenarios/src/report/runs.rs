@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Report {
     command: String,
     runs: Vec<Run>,
-    stages: BTreeMap<Backend, Total>,
+    backends: BTreeMap<Backend, Total>,
     reached: BTreeSet<&'static str>,
 }
 
@@ -21,10 +21,10 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) outcome: Outcome,
-    pub(crate) sheet: RunView,
+    pub(crate) view: RunView,
 }
 
-/// What one stage did in all.
+/// What one backend did in all.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Total {
     pub(crate) runs: usize,
@@ -52,7 +52,7 @@ impl Report {
     /// An empty report of what this command did.
     pub fn new(command: impl Into<String>) -> Self {
         let command = command.into();
-        Self { command, runs: Vec::new(), stages: BTreeMap::new(), reached: BTreeSet::new() }
+        Self { command, runs: Vec::new(), backends: BTreeMap::new(), reached: BTreeSet::new() }
     }
 
     /// Tells this run in full.
@@ -61,15 +61,15 @@ impl Report {
     }
 
     /// Tells this run in full, drawn before: on another thread, perhaps.
-    pub fn put(&mut self, outcome: Outcome, sheet: RunView) {
+    pub fn put(&mut self, outcome: Outcome, view: RunView) {
         self.count(&outcome);
-        self.stages.entry(outcome.stage).or_default().sum.add(&outcome);
-        self.runs.push(Run { outcome, sheet });
+        self.backends.entry(outcome.backend).or_default().sum.add(&outcome);
+        self.runs.push(Run { outcome, view });
     }
 
     /// Counts this run without telling anything of it.
     pub fn count(&mut self, outcome: &Outcome) {
-        let total = self.stages.entry(outcome.stage).or_default();
+        let total = self.backends.entry(outcome.backend).or_default();
         total.runs += 1;
         total.passed += usize::from(outcome.passed());
         total.call_ms += outcome.call_ms;
@@ -88,8 +88,8 @@ impl Report {
         &mut self.runs
     }
 
-    pub(crate) const fn stages(&self) -> &BTreeMap<Backend, Total> {
-        &self.stages
+    pub(crate) const fn backends(&self) -> &BTreeMap<Backend, Total> {
+        &self.backends
     }
 
     pub(crate) const fn reached(&self) -> &BTreeSet<&'static str> {
@@ -97,6 +97,6 @@ impl Report {
     }
 
     pub(crate) fn passed(&self) -> bool {
-        self.stages.values().all(|total| total.failed() == 0)
+        self.backends.values().all(|total| total.failed() == 0)
     }
 }

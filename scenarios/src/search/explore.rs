@@ -214,7 +214,7 @@ fn first_difference(one: &Trace, other: &Trace, folder: &Path) -> (String, Strin
     let mut around = format!("  one        {}\n  the other  {}\n", line(&ones), line(&others));
     let stem = one.scenario.name.replace('/', "__");
     for (nth, lines) in [(1, &ones), (2, &others)] {
-        let path = folder.join(format!("{stem}.{}.{}.{nth}.trace", one.seed, one.stage));
+        let path = folder.join(format!("{stem}.{}.{}.{nth}.trace", one.seed, one.backend));
         let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, lines.join("\n") + "\n"));
         around += &match written {
             Ok(()) => format!("  written    {}\n", path.display()),
@@ -279,7 +279,7 @@ impl Tally {
         self.cpu += outcome.cpu.unwrap_or_default();
         self.violations += outcome.violated as u64;
         if !outcome.passed() {
-            self.failed.insert((outcome.seed, outcome.stage));
+            self.failed.insert((outcome.seed, outcome.backend));
         }
         self.unlike |= outcome.problems.iter().any(|(what, _)| what.starts_with(UNLIKE));
         self.reached.extend(&outcome.reached);
@@ -349,9 +349,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                     if outcome.passed() {
                         locked(&report).count(&outcome);
                     } else {
-                        let sheet = RunView::of(&trace);
+                        let view = RunView::of(&trace);
                         let mut told = locked(&told);
-                        told.insert((outcome.seed, outcome.stage), (outcome.clone(), sheet));
+                        told.insert((outcome.seed, outcome.backend), (outcome.clone(), view));
                         // The first seeds stay, whichever thread was first.
                         if told.len() > DRAWN_MAX
                             && let Some((_, (beyond, _))) = told.pop_last()
@@ -361,7 +361,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                     }
                 }
                 if !outcome.passed() {
-                    let scenario = generate_for(outcome.seed, outcome.stage);
+                    let scenario = generate_for(outcome.seed, outcome.backend);
                     write(&found_at(outcome.seed), &scenario, outcome.seed)?;
                     say(&format!("{}\n", failure(&outcome)));
                     let enough = tally.unlike || tally.failed.len() > options.allow_failures;
@@ -394,8 +394,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     }
     say(&format!("{}\n", tally.line()));
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for (outcome, sheet) in told.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-        report.put(outcome, sheet);
+    for (outcome, view) in told.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+        report.put(outcome, view);
     }
     if let Some(path) = &options.junit {
         fs::write(path, report.junit()?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -415,13 +415,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
 
 /// The report of a run, and how to go on from it.
 fn failure(outcome: &Outcome) -> String {
-    let Outcome { seed, stage, .. } = outcome;
+    let Outcome { seed, backend, .. } = outcome;
     let mut told = report::failure(outcome);
     if outcome.violated > 0 {
-        told += &format!("  smaller    cargo scn shrink {seed} --backend {stage}\n");
+        told += &format!("  smaller    cargo scn shrink {seed} --backend {backend}\n");
     }
     if outcome.problems.iter().any(|(what, _)| what.starts_with(UNLIKE)) {
-        told += &format!("  twice      cargo scn explore --seeds {seed}..+1 --backend {stage} --twice\n");
+        told += &format!("  twice      cargo scn explore --seeds {seed}..+1 --backend {backend} --twice\n");
     }
     told
 }
@@ -430,7 +430,7 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
     let problems: Vec<_> = outcome.problems.iter().map(|(what, _)| what).collect();
     serde_json::json!({
         "seed": outcome.seed.to_string(),
-        "stage": outcome.stage.name(),
+        "backend": outcome.backend.name(),
         "passed": outcome.passed(),
         "call_ms": outcome.call_ms,
         "problems": problems,

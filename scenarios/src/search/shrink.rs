@@ -51,13 +51,13 @@ pub fn objects(oracle: &Oracle, trace: &Trace) -> bool {
 
 /// How much a scenario holds: calls, steps of callers, turns and events of models, outages.
 pub fn steps(scenario: &Scenario) -> usize {
-    let weather = &scenario.weather;
+    let network = &scenario.network;
     let of_call = |call: &crate::model::scenario::CallPlan| {
         1 + call.caller.steps.len() + call.model.turns.len() + call.model.events.len()
     };
     scenario.calls.iter().map(of_call).sum::<usize>()
-        + weather.caller.stalls.len()
-        + weather.model.stalls.len()
+        + network.caller.stalls.len()
+        + network.model.stalls.len()
 }
 
 /// One step on the way to a value within a file.

@@ -1,4 +1,4 @@
-//! Strategies of proptest for scenarios: callers, models, the weather, and whole worlds of them.
+//! Strategies of proptest for scenarios: callers, models, the network, and whole worlds of them.
 //!
 //! [`crate::search::generate`] makes worlds in which every oracle can judge, each about something. These are wider and know
 //! nothing of that: any step may follow any other, any model may do anything. What must hold in all of them is less,
@@ -268,7 +268,7 @@ enum Wrong {
 }
 
 /// Network conditions that every backend can play: long ways, jitter, outages, cuts, a slow reader.
-pub fn weathers() -> impl Strategy<Value = NetworkConditions> {
+pub fn networks() -> impl Strategy<Value = NetworkConditions> {
     let usual = NetworkConditions::default();
     let reads = rarely(select(vec![200_000, 120_000, 60_000]));
     (leg(usual.caller), leg(usual.model), reads).prop_map(|(mut caller, model, reads)| {
@@ -285,12 +285,12 @@ fn leg(usual: LegConditions) -> impl Strategy<Value = LegConditions> {
     ];
     let latency = rarely(select(vec![5, 60, 150, 400]));
     (latency, uneven, rarely(ms(CALL_MS)), rarely(ms(CALL_MS))).prop_map(
-        move |(latency, (jitter_ms, stalls), cut_at_ms, dark_at_ms)| LegConditions {
+        move |(latency, (jitter_ms, stalls), cut_at_ms, blackhole_at_ms)| LegConditions {
             latency_ms: latency.unwrap_or(usual.latency_ms),
             jitter_ms,
             stalls: stalls.into_iter().map(|(at_ms, for_ms)| Stall { at_ms, for_ms }).collect(),
             cut_at_ms,
-            dark_at_ms,
+            blackhole_at_ms,
             ..usual.clone()
         },
     )
@@ -321,11 +321,11 @@ fn settings() -> impl Strategy<Value = CallConfig> {
     )
 }
 
-/// Whole worlds: one to three calls under any settings in any weather.
+/// Whole worlds: one to three calls under any settings over any network.
 pub fn scenarios() -> impl Strategy<Value = Scenario> {
     let calls = vec((ms(5_000), callers(), models()), 1..3);
     let tool = option::of((ms(3_000), proptest::bool::weighted(0.8)));
-    (settings(), weathers(), calls, tool).prop_map(|(bridge, weather, calls, tool)| {
+    (settings(), networks(), calls, tool).prop_map(|(bridge, network, calls, tool)| {
         let spoken = match bridge.dialect {
             Dialect::Ga => Spoken::Ga,
             Dialect::Beta => Spoken::Beta,
@@ -335,9 +335,9 @@ pub fn scenarios() -> impl Strategy<Value = Scenario> {
             purpose: "Whatever happens, nothing panics and every call ends.".into(),
             // Whoever takes all the time in the world must not be late.
             budget_ms: CALL_MS,
-            stages: Backend::ALL.to_vec(),
+            backends: Backend::ALL.to_vec(),
             bridge,
-            weather,
+            network,
             ..Scenario::default()
         };
         scenario.world.limit_ms = LIMIT_MS;

@@ -58,11 +58,11 @@ impl From<OneBackend> for Backend {
 
 /// The backend that was asked for, or the first that the scenario names. Refuses one it is not played on.
 pub(crate) fn backend_of(scenario: &Scenario, asked: Option<Backend>) -> anyhow::Result<Backend> {
-    let Some(backend) = asked.or_else(|| scenario.stages.first().copied()) else {
+    let Some(backend) = asked.or_else(|| scenario.backends.first().copied()) else {
         bail!("{} names no backend", scenario.name);
     };
-    if !scenario.stages.contains(&backend) {
-        let names: Vec<_> = scenario.stages.iter().map(|backend| backend.name()).collect();
+    if !scenario.backends.contains(&backend) {
+        let names: Vec<_> = scenario.backends.iter().map(|backend| backend.name()).collect();
         bail!("{} is not played on backend {backend}, only on: {}", scenario.name, names.join(", "));
     }
     super::ready(backend)?;
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_scenario_is_played_only_where_it_can_be() {
-        let text = "purpose = \"x.\"\nstages = [\"pipes\"]\n[[call]]\ncaller.steps = []";
+        let text = "purpose = \"x.\"\nbackends = [\"pipes\"]\n[[call]]\ncaller.steps = []";
         let scenario = Scenario::from_toml("t", text).unwrap();
         assert_eq!(backend_of(&scenario, None).unwrap(), Backend::Pipes);
         let refusal = backend_of(&scenario, Some(Backend::Memory)).unwrap_err().to_string();

@@ -31,7 +31,7 @@ pub(crate) const CARRIER_MS: u64 = 150;
 pub(super) const UPGRADE_PATIENCE_MS: u64 = 10_000;
 
 /// Something that plays scenarios.
-pub trait Stage {
+pub trait ScenarioRunner {
     /// Which one it is.
     fn kind(&self) -> Backend;
     /// Plays a scenario to its end.

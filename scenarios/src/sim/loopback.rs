@@ -4,9 +4,9 @@
 //! It says what no simulation can: that the listener, [`TlsDial`], rustls and the system's own sockets carry a call.
 //! It is slow (a call takes as long as it takes) and no two plays are the same to the microsecond, so a handful of
 //! scenarios is played here, and the oracles grant what [`crate::oracle::real_time`] names. The network is this
-//! machine's: weather that is made to order cannot be had.
+//! machine's: a network made to order cannot be had.
 
-use super::common::Stage;
+use super::common::ScenarioRunner;
 use super::real::{Clock, Lag, needs_a_made_network, on_this_machine};
 use super::shell::{self, BRIDGE, Dialled, Ending, Invited, Net, Play};
 use crate::model::backend::Backend;
@@ -43,7 +43,7 @@ pub struct Loopback {
     pub tls: bool,
 }
 
-impl Stage for Loopback {
+impl ScenarioRunner for Loopback {
     fn kind(&self) -> Backend {
         Backend::Loopback
     }
@@ -51,7 +51,7 @@ impl Stage for Loopback {
     /// Plays a scenario to its end.
     ///
     /// # Panics
-    /// When the scenario needs weather that is made to order, and when this machine has no socket left.
+    /// When the scenario needs a network made to order, and when this machine has no socket left.
     fn play(&self, scenario: &Scenario, seed: Seed) -> Trace {
         if let Some(what) = needs_a_made_network(scenario) {
             panic!("{} needs {what}, which real sockets do not have", scenario.name);

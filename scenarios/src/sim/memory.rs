@@ -6,7 +6,9 @@
 //! A call takes about a millisecond, so this is where seeds are spent.
 
 use super::adapter::{Act, BridgeOut, Defect, OutputFault, OutputOnly, Told};
-use super::common::{API_KEY, AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, Stage, UPGRADE_PATIENCE_MS, WEBHOOK_URL};
+use super::common::{
+    API_KEY, AUTH_TOKEN, EPOCH_UNIX, STREAM_URL, ScenarioRunner, UPGRADE_PATIENCE_MS, WEBHOOK_URL,
+};
 use crate::model::backend::Backend;
 use crate::model::network::LegConditions;
 use crate::model::scenario::{PlannedCall, Scenario};
@@ -43,7 +45,7 @@ const FRAME_OVERHEAD: u64 = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory;
 
-impl Stage for Memory {
+impl ScenarioRunner for Memory {
     fn kind(&self) -> Backend {
         Backend::Memory
     }
@@ -198,7 +200,7 @@ impl Ord for Entry {
     }
 }
 
-/// One direction of a connection: messages in order, each as late as the weather has it.
+/// One direction of a connection: messages in order, each as late as the network has it.
 struct Wire {
     draws: ChaCha8Rng,
     behind: At,
@@ -209,10 +211,10 @@ impl Wire {
         Self { draws: seed.stream(label), behind: At(0) }
     }
 
-    fn arrives(&mut self, weather: &LegConditions, sent: At) -> Option<At> {
-        let at = weather.arrives(sent, self.draws.next_u64(), self.behind);
+    fn arrives(&mut self, conditions: &LegConditions, sent: At) -> Option<At> {
+        let at = conditions.arrives(sent, self.draws.next_u64(), self.behind);
         // What follows something that is lost in the dark is lost with it, however lucky its own way.
-        let lost = || weather.dark_at_ms.map_or(self.behind, |dark| self.behind.max(At::ms(dark)));
+        let lost = || conditions.blackhole_at_ms.map_or(self.behind, |dark| self.behind.max(At::ms(dark)));
         self.behind = at.unwrap_or_else(lost);
         at
     }
@@ -391,16 +393,18 @@ impl<'a> World<'a> {
         for call in 0..world.lines.len() {
             let dialled = At::ms(world.lines[call].planned.at_ms);
             // The connection, then the request: two ways.
-            let weather = &scenario.weather.caller;
-            let there = world.lines[call].connection.back.arrives(weather, dialled);
-            if let Some(there) = there.and_then(|at| world.lines[call].connection.back.arrives(weather, at)) {
+            let conditions = &scenario.network.caller;
+            let there = world.lines[call].connection.back.arrives(conditions, dialled);
+            if let Some(there) =
+                there.and_then(|at| world.lines[call].connection.back.arrives(conditions, at))
+            {
                 world.push(there, call, Happens::Arrives);
             } else {
                 world.push(dialled.plus_ms(UPGRADE_PATIENCE_MS), call, Happens::Answered(Some(0)));
             }
             for (leg, cut) in [
-                (Leg::Caller, scenario.weather.caller.cut_at_ms),
-                (Leg::Model, scenario.weather.model.cut_at_ms),
+                (Leg::Caller, scenario.network.caller.cut_at_ms),
+                (Leg::Model, scenario.network.model.cut_at_ms),
             ] {
                 if let Some(ms) = cut {
                     world.push(At::ms(ms), call, Happens::Cut(leg));
@@ -448,7 +452,7 @@ impl<'a> World<'a> {
         Trace {
             calls: calls.collect(),
             scenario: Arc::new(self.scenario.clone()),
-            stage: Backend::Memory,
+            backend: Backend::Memory,
             seed: self.seed,
             ended_at: self.now,
             leftovers,
@@ -464,10 +468,10 @@ impl<'a> World<'a> {
         self.heap.push(Reverse(Entry { at, order: self.order, call, happens }));
     }
 
-    fn weather(&self, leg: Leg) -> &'a LegConditions {
+    fn conditions(&self, leg: Leg) -> &'a LegConditions {
         match leg {
-            Leg::Caller => &self.scenario.weather.caller,
-            Leg::Model => &self.scenario.weather.model,
+            Leg::Caller => &self.scenario.network.caller,
+            Leg::Model => &self.scenario.network.model,
         }
     }
 
@@ -624,7 +628,7 @@ impl<'a> World<'a> {
 
     /// Whether nothing can happen to this call any more.
     fn settle(&mut self, call: usize) {
-        let dark = !self.weather(Leg::Model).passes(self.now);
+        let dark = !self.conditions(Leg::Model).passes(self.now);
         let line = &mut self.lines[call];
         if line.done || !line.begun || line.call.is_some() || !line.caller.is_finished() {
             return;
@@ -668,9 +672,9 @@ impl<'a> World<'a> {
             self.active += 1;
             self.drain_call(call);
         }
-        let weather = self.weather(Leg::Caller);
+        let conditions = self.conditions(Leg::Caller);
         let now = self.now;
-        match self.lines[call].connection.out.arrives(weather, now) {
+        match self.lines[call].connection.out.arrives(conditions, now) {
             Some(at) => self.push(at, call, Happens::Answered(refused)),
             None => self.push(now.plus_ms(UPGRADE_PATIENCE_MS), call, Happens::Answered(Some(0))),
         }
@@ -962,10 +966,10 @@ impl<'a> World<'a> {
     }
 
     fn launch(&mut self, call: usize, pipe: Pipe, parcel: Parcel) {
-        let (now, weather) = (self.now, self.weather(pipe.leg()));
+        let (now, conditions) = (self.now, self.conditions(pipe.leg()));
         let connection = self.connection(call, pipe);
         connection.in_flight += 1;
-        if let Some(at) = connection.out.arrives(weather, now) {
+        if let Some(at) = connection.out.arrives(conditions, now) {
             self.push(at, call, Happens::ToPeer(pipe, parcel));
         }
     }
@@ -1038,7 +1042,7 @@ impl<'a> World<'a> {
 
     /// The far end reads as much as it can and wants to.
     fn may_read(&mut self, call: usize, pipe: Pipe) {
-        let slow = self.weather(pipe.leg()).reads_bytes_per_s;
+        let slow = self.conditions(pipe.leg()).reads_bytes_per_s;
         loop {
             let now = self.now;
             let connection = self.connection(call, pipe);
@@ -1152,8 +1156,8 @@ impl<'a> World<'a> {
     }
 
     fn back(&mut self, call: usize, pipe: Pipe, parcel: Parcel) {
-        let (now, weather) = (self.now, self.weather(pipe.leg()));
-        if let Some(at) = self.connection(call, pipe).back.arrives(weather, now) {
+        let (now, conditions) = (self.now, self.conditions(pipe.leg()));
+        if let Some(at) = self.connection(call, pipe).back.arrives(conditions, now) {
             self.push(at, call, Happens::ToBridge(pipe, parcel));
         }
     }
@@ -1179,10 +1183,10 @@ impl<'a> World<'a> {
         let key = format!("Bearer {API_KEY}");
         model.set_headers([("Authorization", key.as_str()), ("X-Client-Request-Id", call_sid)]);
         let mut connection = Connection::new(self.seed, &format!("weather/model/{call}/{n}"));
-        let weather = &self.scenario.weather.model;
+        let conditions = &self.scenario.network.model;
         // The connection, then the request: two ways there, as for the caller.
-        let connected = connection.out.arrives(weather, self.now);
-        let reached = connected.and_then(|at| connection.out.arrives(weather, at));
+        let connected = connection.out.arrives(conditions, self.now);
+        let reached = connected.and_then(|at| connection.out.arrives(conditions, at));
         line.models.push(ModelEnd { model, connection, cancelled: false, wakes: None });
         let (Some(connected), Some(reached)) = (connected, reached) else {
             return self.lines[call].models[n].model.refused("the network is dark", self.now);
@@ -1227,8 +1231,8 @@ impl<'a> World<'a> {
 
     /// The answer to a dial travels back.
     fn answer(&mut self, call: usize, n: usize, sent: At, outcome: Result<(), String>) {
-        let weather = &self.scenario.weather.model;
-        if let Some(at) = self.lines[call].models[n].connection.back.arrives(weather, sent) {
+        let conditions = &self.scenario.network.model;
+        if let Some(at) = self.lines[call].models[n].connection.back.arrives(conditions, sent) {
             self.push(at, call, Happens::Dialled(n, outcome));
         }
     }
@@ -1325,10 +1329,10 @@ mod tests {
     #[test]
     fn a_cut_and_a_dark_leg_end_the_call() {
         let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]\ncaller.hang_up_after_ms = 60000";
-        quiet_end(&of(&format!("weather.model.cut_at_ms = 2000\n{call}")), "model_lost");
-        quiet_end(&of(&format!("weather.caller.cut_at_ms = 2000\n{call}")), "caller_lost");
-        quiet_end(&of(&format!("weather.model.dark_at_ms = 2000\n{call}")), "model_silent");
-        quiet_end(&of(&format!("weather.caller.dark_at_ms = 2000\n{call}")), "caller_silent");
+        quiet_end(&of(&format!("network.model.cut_at_ms = 2000\n{call}")), "model_lost");
+        quiet_end(&of(&format!("network.caller.cut_at_ms = 2000\n{call}")), "caller_lost");
+        quiet_end(&of(&format!("network.model.blackhole_at_ms = 2000\n{call}")), "model_silent");
+        quiet_end(&of(&format!("network.caller.blackhole_at_ms = 2000\n{call}")), "caller_silent");
     }
 
     #[test]

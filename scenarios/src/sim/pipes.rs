@@ -12,7 +12,7 @@ mod pipe;
 
 use self::clock::Clock;
 use self::pipe::{Dialling, Pipe, Place};
-use super::common::Stage;
+use super::common::ScenarioRunner;
 use super::shell::{self, Dialled, Ending, Net, Play};
 use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pipes;
 
-impl Stage for Pipes {
+impl ScenarioRunner for Pipes {
     fn kind(&self) -> Backend {
         Backend::Pipes
     }
@@ -78,14 +78,14 @@ struct Pipework {
 impl Pipework {
     /// Makes a connection, which takes one way. Returns the bridge's end and the far end.
     async fn connect(&self, leg: Leg, label: &str) -> (Pipe, Pipe) {
-        let weather = match leg {
-            Leg::Caller => &self.scenario.weather.caller,
-            Leg::Model => &self.scenario.weather.model,
+        let conditions = match leg {
+            Leg::Caller => &self.scenario.network.caller,
+            Leg::Model => &self.scenario.network.model,
         };
         let mut dialling = Dialling::new(&Place {
             clock: self.clock.clone(),
             leg,
-            weather: Arc::new(weather.clone()),
+            conditions: Arc::new(conditions.clone()),
             writes_max: self.scenario.world.tcp_capacity,
             seed: self.seed,
             label,
@@ -96,7 +96,7 @@ impl Pipework {
             None => pending().await,
         }
         let (bridge, far) = dialling.made();
-        if let Some(at) = weather.half_close_at_ms.map(At::ms).filter(|at| *at > self.clock.now()) {
+        if let Some(at) = conditions.half_close_at_ms.map(At::ms).filter(|at| *at > self.clock.now()) {
             tokio::spawn(far.half_close(at));
         }
         (bridge, far)
@@ -264,7 +264,7 @@ mod tests {
     use crate::model::catalogue;
 
     fn of(text: &str) -> Trace {
-        let text = format!("purpose = \"A test.\"\nstages = [\"pipes\"]\n{text}");
+        let text = format!("purpose = \"A test.\"\nbackends = [\"pipes\"]\n{text}");
         Pipes.play(&Scenario::from_toml("test", &text).unwrap(), Seed(1))
     }
 
@@ -285,8 +285,8 @@ mod tests {
         let trace = Pipes.play(&catalogue::find("network/everything_in_pieces")[0], Seed(1));
         assert!(trace.network.pieces > 0 && trace.network.hesitations > 0);
         assert!(trace.lines().iter().any(|line| line.contains("- world - network ")));
-        let calm = Pipes.play(&catalogue::find("barge_in/mid_answer")[0], Seed(1));
-        assert!(!calm.lines().iter().any(|line| line.contains("- world - network ")));
+        let ideal = Pipes.play(&catalogue::find("barge_in/mid_answer")[0], Seed(1));
+        assert!(!ideal.lines().iter().any(|line| line.contains("- world - network ")));
     }
 
     #[test]

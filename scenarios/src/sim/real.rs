@@ -1,4 +1,4 @@
-//! What the stages in real time share: a clock that runs by itself and knows how late it is, and the weather that a
+//! What the backends in real time share: a clock that runs by itself and knows how late it is, and the network that a
 //! real socket has, which is none.
 
 use crate::model::network::{LegConditions, NetworkConditions};
@@ -23,7 +23,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Begins at zero, now.
-    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock, and this one is real")]
+    #[expect(clippy::disallowed_methods, reason = "a backend owns its clock, and this one is real")]
     pub(crate) fn start() -> Self {
         Self { began: Instant::now() }
     }
@@ -99,19 +99,19 @@ pub(super) fn processors() -> u64 {
 
 /// Why a scenario needs a network that can be told what to do, if it does.
 pub(crate) fn needs_a_made_network(scenario: &Scenario) -> Option<&'static str> {
-    let weather = &scenario.weather;
+    let network = &scenario.network;
     let usual = NetworkConditions::default();
     let timed = |leg: &LegConditions| {
         !leg.stalls.is_empty()
             || leg.jitter_ms > 0
             || leg.cut_at_ms.is_some()
-            || leg.dark_at_ms.is_some()
+            || leg.blackhole_at_ms.is_some()
             || leg.reads_bytes_per_s.is_some()
             || leg.only_on_pipes().is_some()
     };
-    if timed(&weather.caller) || timed(&weather.model) {
+    if timed(&network.caller) || timed(&network.model) {
         Some("outages, narrow lines and resets that are made to order")
-    } else if weather != &usual {
+    } else if network != &usual {
         Some("a network with a latency that is made to order")
     } else if scenario.world.tcp_capacity != Scenario::default().world.tcp_capacity {
         Some("connections that hold few messages")
@@ -123,8 +123,8 @@ pub(crate) fn needs_a_made_network(scenario: &Scenario) -> Option<&'static str> 
 /// The same scenario where the network takes no time.
 pub(super) fn on_this_machine(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
-    scenario.weather.caller.latency_ms = 0;
-    scenario.weather.model.latency_ms = 0;
+    scenario.network.caller.latency_ms = 0;
+    scenario.network.model.latency_ms = 0;
     scenario
 }
 

@@ -1,4 +1,4 @@
-//! What the two stages over the production shell share: everything but the network, its clock and how time goes on.
+//! What the two backends over the production shell share: everything but the network, its clock and how time goes on.
 //!
 //! [`bridge::server::serve::Server`] is played as it ships, between mocks that speak through real WebSockets. A [`Net`] gives
 //! it a listener and connections; the rest, who is dialled, what each end saw and what became of the server, is the
@@ -109,7 +109,7 @@ pub(super) fn seeded() -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "the stages over the production shell need `--cfg tokio_unstable`, or panics are swallowed and seeds mean \
+        "the backends over the production shell need `--cfg tokio_unstable`, or panics are swallowed and seeds mean \
          nothing. .cargo/config.toml sets it, but an exported RUSTFLAGS takes its place: run `unset RUSTFLAGS`, or \
          add `--cfg tokio_unstable` to it, and build again"
     )
@@ -311,7 +311,7 @@ impl<N: Net> Play<N> {
         if carrying || !self.callers_done() {
             return false;
         }
-        let dark = !self.scenario.weather.model.passes(now);
+        let dark = !self.scenario.network.model.passes(now);
         shared.models.iter().flatten().all(|model| {
             let mut model = model.get();
             // In the dark nobody tells the model that the call is over; its end of it proves nothing any more.
@@ -323,7 +323,7 @@ impl<N: Net> Play<N> {
     }
 
     /// What came of it. `take_down` ends every task of the world.
-    pub(super) fn trace(&self, stage: Backend, ending: Ending, take_down: impl FnOnce()) -> Trace {
+    pub(super) fn trace(&self, backend: Backend, ending: Ending, take_down: impl FnOnce()) -> Trace {
         let Ending { at: ended_at, finished, cut, broken } = ending;
         let shared = self.shared();
         let mut leftovers = Vec::new();
@@ -368,7 +368,7 @@ impl<N: Net> Play<N> {
         Trace {
             calls: calls.collect(),
             scenario: self.scenario.clone(),
-            stage,
+            backend,
             seed: self.seed,
             ended_at,
             leftovers,
@@ -478,7 +478,7 @@ impl<N: Net> bridge::net::tools::Tools for Play<N> {
 
 fn config(scenario: &Scenario, openai_url: &str) -> Config {
     let mut config = super::common::settings(scenario);
-    config.openai.url = openai_url.parse().expect("a stage knows where its model is");
+    config.openai.url = openai_url.parse().expect("a backend knows where its model is");
     config
 }
 
@@ -510,7 +510,7 @@ fn websocket_config() -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(READ_BUFFER)
 }
 
-/// Plays a mock until its connection ends or the weather resets it.
+/// Plays a mock until its connection ends or the network resets it.
 async fn converse<N, S, P>(net: N, socket: WebSocketStream<S>, peer: Kept<P>, cut_at_ms: Option<u64>)
 where
     N: Net,
@@ -589,7 +589,7 @@ pub(super) async fn model<N: Net>(play: Play<N>, stream: N::Stream, dialled: Dia
             let dark = model.get().script().goes_dark_after_ms;
             socket.get_mut().get_mut().mute_at = dark.map(|ms| net.now().plus_ms(ms));
             socket.get_mut().draw();
-            converse(net, socket, model, play.scenario.weather.model.cut_at_ms).await;
+            converse(net, socket, model, play.scenario.network.model.cut_at_ms).await;
         }
         Err(WebSocketError::Http(answer)) => {
             model
@@ -668,8 +668,8 @@ pub(super) async fn caller<N: Net>(play: Play<N>, planned: PlannedCall) {
             request = request.header("X-Twilio-Signature", signature);
         }
     }
-    let weather = &play.scenario.weather.caller;
-    let rate = weather.reads_bytes_per_s;
+    let conditions = &play.scenario.network.caller;
+    let rate = conditions.reads_bytes_per_s;
     let pongs = play.scenario.calls[planned.plan].caller.pong;
     let dialled = async {
         let request = request.body(()).map_err(|_| 0_u16)?;
@@ -683,7 +683,7 @@ pub(super) async fn caller<N: Net>(play: Play<N>, planned: PlannedCall) {
     };
     let patience = Duration::from_millis(UPGRADE_PATIENCE_MS);
     match tokio::time::timeout(patience, dialled).await.unwrap_or(Err(0)) {
-        Ok(socket) => converse(net, socket, caller, weather.cut_at_ms).await,
+        Ok(socket) => converse(net, socket, caller, conditions.cut_at_ms).await,
         Err(status) => caller.get().refused(status, net.now()),
     }
 }
@@ -844,7 +844,7 @@ mod tests {
     use crate::sim;
     use mocks::record::ModelObservation;
 
-    /// The stages over the production shell.
+    /// The backends over the production shell.
     const SHELLS: [Backend; 2] = [Backend::Simulated, Backend::Pipes];
 
     /// The traces of a scenario on both.
@@ -856,10 +856,16 @@ mod tests {
     #[track_caller]
     fn quiet_end(traces: &[Trace], end: &str) {
         for trace in traces {
-            assert_eq!(trace.ends(), [Some(end.to_owned())], "{}: {:#?}", trace.stage, trace.calls[0].bridge);
+            assert_eq!(
+                trace.ends(),
+                [Some(end.to_owned())],
+                "{}: {:#?}",
+                trace.backend,
+                trace.calls[0].bridge
+            );
             let whole = trace.leftovers.is_empty() && trace.panics.is_empty() && !trace.cut;
             let lines = trace.lines();
-            assert!(whole, "{}: {:#?}", trace.stage, &lines[lines.len().saturating_sub(20)..]);
+            assert!(whole, "{}: {:#?}", trace.backend, &lines[lines.len().saturating_sub(20)..]);
         }
     }
 
@@ -870,7 +876,7 @@ mod tests {
         quiet_end(&traces, "stopped");
         for trace in traces {
             let heard: usize = trace.calls[0].caller.played.iter().map(|stretch| stretch.len).sum();
-            assert!(heard >= 1_800 * 8, "{}: {heard} bytes", trace.stage);
+            assert!(heard >= 1_800 * 8, "{}: {heard} bytes", trace.backend);
         }
     }
 
@@ -909,7 +915,7 @@ mod tests {
         let full =
             "server.max_calls = 1\n[[call]]\nrepeat = 2\nevery_ms = 100\ncaller.steps = [{ waits = 900 }]";
         for trace in of(full) {
-            assert_eq!(trace.ends(), [Some("stopped".into()), None], "{}", trace.stage);
+            assert_eq!(trace.ends(), [Some("stopped".into()), None], "{}", trace.backend);
             let seen = &trace.calls[1].caller.observations;
             assert!(seen.iter().any(|s| s.what == CallerObservation::Refused { status: 503 }), "{seen:?}");
         }
@@ -919,7 +925,7 @@ mod tests {
     fn the_second_stream_of_a_call_replaces_the_first() {
         let call = "[[call]]\ncall_sid = \"CA1\"\ncaller.steps = [{ waits = 3000 }]\n";
         for trace in of(&format!("{call}{call}at_ms = 1000")) {
-            assert_eq!(trace.ends(), [Some("replaced".into()), Some("stopped".into())], "{}", trace.stage);
+            assert_eq!(trace.ends(), [Some("replaced".into()), Some("stopped".into())], "{}", trace.backend);
         }
     }
 
@@ -934,17 +940,17 @@ mod tests {
     #[test]
     fn a_cut_and_a_dark_leg_end_the_call() {
         let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]\ncaller.hang_up_after_ms = 60000";
-        quiet_end(&of(&format!("weather.model.cut_at_ms = 2000\n{call}")), "model_lost");
-        quiet_end(&of(&format!("weather.caller.cut_at_ms = 2000\n{call}")), "caller_lost");
-        quiet_end(&of(&format!("weather.model.dark_at_ms = 2000\n{call}")), "model_silent");
-        quiet_end(&of(&format!("weather.caller.dark_at_ms = 2000\n{call}")), "caller_silent");
+        quiet_end(&of(&format!("network.model.cut_at_ms = 2000\n{call}")), "model_lost");
+        quiet_end(&of(&format!("network.caller.cut_at_ms = 2000\n{call}")), "caller_lost");
+        quiet_end(&of(&format!("network.model.blackhole_at_ms = 2000\n{call}")), "model_silent");
+        quiet_end(&of(&format!("network.caller.blackhole_at_ms = 2000\n{call}")), "caller_silent");
     }
 
     #[test]
     fn a_leg_that_is_dark_from_the_beginning_never_makes_a_connection() {
         let call = "[[call]]\ncaller.steps = [\"waits_for_close\"]";
-        quiet_end(&of(&format!("weather.model.dark_at_ms = 0\n{call}")), "dial_failed");
-        for trace in of(&format!("weather.caller.dark_at_ms = 0\n{call}")) {
+        quiet_end(&of(&format!("network.model.blackhole_at_ms = 0\n{call}")), "dial_failed");
+        for trace in of(&format!("network.caller.blackhole_at_ms = 0\n{call}")) {
             let seen = &trace.calls[0].caller.observations;
             assert!(seen.iter().any(|s| s.what == CallerObservation::Refused { status: 0 }), "{seen:?}");
         }

@@ -8,7 +8,7 @@
 //! What this network cannot do: it resends nothing (so outages are held back, never lost), it has no bandwidth, and
 //! one write is one read. Times are seen in steps of [`crate::model::scenario::WorldKnobs::tick_us`] at the worst.
 
-use super::common::{EPOCH_UNIX, Stage};
+use super::common::{EPOCH_UNIX, ScenarioRunner};
 use super::shell::{self, BRIDGE, BRIDGE_PORT, Dialled, Ending, Net, Play};
 use crate::model::backend::Backend;
 use crate::model::network::LegConditions;
@@ -38,7 +38,7 @@ const CLOSED_PORT: u16 = 9;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Simulated;
 
-impl Stage for Simulated {
+impl ScenarioRunner for Simulated {
     fn kind(&self) -> Backend {
         Backend::Simulated
     }
@@ -193,7 +193,7 @@ impl World<'_> {
             let play = play.clone();
             sim.host(CALLERS, move || callers(play.clone()));
         }
-        for (host, leg) in [(CALLERS, &scenario.weather.caller), (OPENAI, &scenario.weather.model)] {
+        for (host, leg) in [(CALLERS, &scenario.network.caller), (OPENAI, &scenario.network.model)] {
             let latency = Duration::from_millis(leg.latency_ms);
             sim.set_link_latency(host, BRIDGE, latency);
             sim.set_link_max_message_latency(host, BRIDGE, latency + Duration::from_millis(leg.jitter_ms));
@@ -215,7 +215,7 @@ impl World<'_> {
         let mut finished: Option<At> = None;
         loop {
             let now = self.now();
-            self.weather();
+            self.network();
             if drain_at.is_some_and(|at| now >= at) {
                 self.shut_down();
             }
@@ -254,10 +254,10 @@ impl World<'_> {
     }
 
     /// Outages: a held link keeps what it is given and lets it go in one burst.
-    fn weather(&mut self) {
+    fn network(&mut self) {
         let now = self.now();
         let scenario = self.play.scenario.clone();
-        let legs = [(CALLERS, &scenario.weather.caller), (OPENAI, &scenario.weather.model)];
+        let legs = [(CALLERS, &scenario.network.caller), (OPENAI, &scenario.network.model)];
         for ((host, leg), held) in legs.into_iter().zip(&mut self.held) {
             let hold = holds(leg, now);
             if hold != *held {

@@ -24,7 +24,7 @@ pub struct Trace {
     /// What was played.
     pub scenario: Arc<Scenario>,
     /// Where.
-    pub stage: Backend,
+    pub backend: Backend,
     /// With which seed.
     pub seed: Seed,
     /// What came of each call, in the order of [`Scenario::planned`].
@@ -43,7 +43,7 @@ pub struct Trace {
     pub lag_us: u64,
 }
 
-/// What a network did that its ends cannot tell from a slow one. Only the pipes stage has anything to say here.
+/// What a network did that its ends cannot tell from a slow one. Only the pipes backend has anything to say here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Reads and writes that moved less than they could have.
@@ -520,7 +520,7 @@ mod tests {
         }];
         Trace {
             scenario: Arc::default(),
-            stage: Backend::Memory,
+            backend: Backend::Memory,
             seed: Seed(1),
             calls: vec![CallTrace { caller, models, ..CallTrace::default() }],
             ended_at: At::ms(2_100),

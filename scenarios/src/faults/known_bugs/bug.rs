@@ -9,7 +9,7 @@ use crate::search::generate::generate;
 use crate::search::shrink::{self, Shrunk};
 use crate::sim::memory::{Memory, play_defective};
 use crate::sim::trace::Trace;
-use crate::sim::{Defect, Stage as _};
+use crate::sim::{Defect, ScenarioRunner as _};
 use bridge::call::settings::CallConfig;
 use std::fmt;
 

@@ -39,25 +39,25 @@ const pill = (node, passed, words) => {
 // --------------------------------------------------------------------------------------------- the list
 
 function showHead() {
-  const sum = (what) => index.stages.reduce((all, stage) => all + stage[what], 0);
+  const sum = (what) => index.backends.reduce((all, backend) => all + backend[what], 0);
   const [runs, failed] = [sum("runs"), sum("failed")];
   pill(byId("verdict"), failed === 0, failed === 0 ? `all ${runs} passed` : `${failed} of ${runs} failed`);
-  const stages = index.stages.map((s) => `${s.stage}: ${s.passed} of ${s.runs} passed`);
-  byId("counts").textContent = [...stages, `${index.milestones.reached} of ${index.milestones.of} milestones`].join(" · ");
+  const backends = index.backends.map((s) => `${s.backend}: ${s.passed} of ${s.runs} passed`);
+  byId("counts").textContent = [...backends, `${index.milestones.reached} of ${index.milestones.of} milestones`].join(" · ");
   byId("command").textContent = index.command;
   document.title = failed === 0 ? `All ${runs} passed` : `${failed} of ${runs} failed`;
   byId("figures-of").textContent = index.runs.length < runs ? "Figures of the runs drawn here" : "Figures of all runs";
   document.querySelector(".figures").hidden = index.runs.length === 0;
   byId("picker").hidden = index.runs.length === 0;
-  byId("figures").replaceChildren(...index.stages.map((stage) =>
+  byId("figures").replaceChildren(...index.backends.map((backend) =>
     el("table", {},
-      el("caption", {}, stage.stage),
+      el("caption", {}, backend.backend),
       el("thead", {}, el("tr", {}, ...["ms", "median", "95 %", "most"].map((t) => el("th", { scope: "col" }, t)))),
       el("tbody", {},
-        stage.figures.map((f) => el("tr", { class: f.part ? "part" : null },
+        backend.figures.map((f) => el("tr", { class: f.part ? "part" : null },
           el("th", { scope: "row" }, f.part ? f.what : `${f.what} (${f.count})`),
           [f.median_ms, f.p95_ms, f.most_ms].map((ms) => el("td", {}, rounded(ms))))),
-        el("tr", {}, el("th", { scope: "row" }, "stale audio, bytes"), el("td", { colspan: 3 }, thousands(stage.stale_bytes)))))));
+        el("tr", {}, el("th", { scope: "row" }, "stale audio, bytes"), el("td", { colspan: 3 }, thousands(backend.stale_bytes)))))));
 }
 
 /** The runs in the order of the list: what failed comes first. */
@@ -71,13 +71,13 @@ function showList() {
   const onlyFailed = byId("only-failed").checked;
   const shown = inOrder().filter((n) => {
     const run = index.runs[n];
-    return !(onlyFailed && run.passed) && `${run.name} ${run.stage} ${run.seed} ${run.purpose}`.toLowerCase().includes(wanted);
+    return !(onlyFailed && run.passed) && `${run.name} ${run.backend} ${run.seed} ${run.purpose}`.toLowerCase().includes(wanted);
   });
   const link = (n) => {
     const run = index.runs[n];
     const words = run.passed ? "passed" : `failed, ${plural(run.problems, "problem")}`;
-    return el("a", { href: `#run-${n}`, "data-n": n, class: run.passed ? null : "bad", "aria-label": `${run.name}, ${run.stage}, ${words}` },
-      el("span", { class: "dot" }), el("span", { class: "name" }, breakable(run.name)), el("span", { class: "at" }, run.stage));
+    return el("a", { href: `#run-${n}`, "data-n": n, class: run.passed ? null : "bad", "aria-label": `${run.name}, ${run.backend}, ${words}` },
+      el("span", { class: "dot" }), el("span", { class: "name" }, breakable(run.name)), el("span", { class: "at" }, run.backend));
   };
   const group = (title, numbers) => numbers.length > 0 &&
     [el("h3", {}, `${title} (${numbers.length})`), ...numbers.map(link)];
@@ -123,7 +123,7 @@ function showRun(n, callIndex) {
   pill(byId("run-verdict"), brief.passed, brief.passed ? "passed" : "failed");
   byId("run-purpose").textContent = brief.purpose;
   byId("run-facts").textContent =
-    `${brief.stage} stage · seed ${brief.seed} · ${(brief.ms / 1000).toFixed(1)} simulated seconds · ${plural(brief.calls, "call")}`;
+    `${brief.backend} backend · seed ${brief.seed} · ${(brief.ms / 1000).toFixed(1)} simulated seconds · ${plural(brief.calls, "call")}`;
   byId("picker-now").textContent = narrow() ? `${listed().indexOf(n) + 1} of ${listed().length}` : "";
   byId("problems").hidden = run.problems.length === 0;
   byId("problems").replaceChildren(...run.problems.map((problem) =>
@@ -317,7 +317,7 @@ function draw() {
     rows.push(svg("text", { x: gutter - (roomy ? 10 : 4), y: y + height / 2 + 4, "text-anchor": "end", class: roomy ? "dim" : "tiny" }, name));
     y += height;
   };
-  const block = (who, title, weather, fills) => {
+  const block = (who, title, conditions, fills) => {
     const top = y;
     const at = rows.length;
     rows.push(svg("text", { x: roomy ? 2 : view.left + 5, y: y + 13, class: `leg in-${who}` }, title));
@@ -325,7 +325,7 @@ function draw() {
     fills();
     y += 4;
     rows.splice(at, 0, svg("rect", { x: view.left + 0.5, y: top + 0.5, width: view.right - view.left, height: y - top - 1, rx: 4, class: "block" }),
-      weather ? storms(view, run.weather[who], top, y - top) : null);
+      conditions ? outages(view, run.network[who], top, y - top) : null);
     y += HEIGHT.pad;
   };
   const messages = (end, way) => call.moments.filter((m) => m.e === end && m.w === way && m.k !== "mark");
@@ -353,7 +353,7 @@ function draw() {
   });
   const bottom = y - HEIGHT.pad;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + HEIGHT.axis}`, height: bottom + HEIGHT.axis, role: "img", "aria-label": inWords() },
-    svg("defs", {}, hatch("hatch-model"), hatch("hatch-storm"),
+    svg("defs", {}, hatch("hatch-model"), hatch("hatch-outage"),
       svg("clipPath", { id: "inside" }, svg("rect", { x: view.left, y: 0, width: view.right - view.left, height: bottom + HEIGHT.axis }))),
     grid(view, top, bottom), rows, chosenLine(view, top, bottom), flags(view, bottom),
     svg("line", { id: "cursor", class: "cursor", y1: top - 4, y2: bottom, x1: -9, x2: -9 }));
@@ -548,17 +548,17 @@ function sign(view, y, m, who, shape) {
     svg("rect", { x: x - 9, y, width: 18, height: 18, class: "hit" }));
 }
 
-/** Outages over the whole leg, and when it was cut or went dark. */
-function storms(view, sky, y, h) {
+/** Outages over the whole leg, and when it was reset or blackholed. */
+function outages(view, conditions, y, h) {
   const line = (t, words) => t !== null && view.sees(t, t) && [
-    svg("line", { x1: view.x(t), x2: view.x(t), y1: y, y2: y + h, class: "storm-line" }),
-    svg("text", { x: view.x(t) + 4, y: y + h - 5, class: "storm-text" }, words)];
+    svg("line", { x1: view.x(t), x2: view.x(t), y1: y, y2: y + h, class: "outage-line" }),
+    svg("text", { x: view.x(t) + 4, y: y + h - 5, class: "outage-text" }, words)];
   return inside(
-    sky.stalls.filter(([from, to]) => view.sees(from, to)).map(([from, to]) => [
-      box(view, from, to, y, h, "storm", `nothing passes from ${seconds(from)} to ${seconds(to)}`),
-      within(view, from, to, y + h - 5, [`stall ${to - from} ms`, "stall"], "storm-text")]),
-    sky.dark !== null && view.sees(sky.dark, Infinity) && box(view, sky.dark, view.to, y, h, "storm", "nothing passes any more"),
-    line(sky.cut, "reset"), line(sky.dark, "dark"));
+    conditions.stalls.filter(([from, to]) => view.sees(from, to)).map(([from, to]) => [
+      box(view, from, to, y, h, "outage", `nothing passes from ${seconds(from)} to ${seconds(to)}`),
+      within(view, from, to, y + h - 5, [`stall ${to - from} ms`, "stall"], "outage-text")]),
+    conditions.blackhole !== null && view.sees(conditions.blackhole, Infinity) && box(view, conditions.blackhole, view.to, y, h, "outage", "nothing passes any more"),
+    line(conditions.cut, "reset"), line(conditions.blackhole, "blackhole"));
 }
 
 function chosenLine(view, top, bottom) {
@@ -809,7 +809,7 @@ function showLegend() {
     swatch("clear at the ear", line("clear-line")),
     swatch("mark arrived, came back played", svg("line", { x1: 5, x2: 20, y1: 8, y2: 8, class: "way" }), svg("line", { x1: 20, x2: 20, y1: 2, y2: 14, class: "mark" })),
     swatch("mark flushed", svg("line", { x1: 5, x2: 20, y1: 8, y2: 8, class: "way flushed" }), svg("line", { x1: 20, x2: 20, y1: 2, y2: 14, class: "mark flushed" })),
-    swatch("nothing passes on this leg", rect("storm")),
+    swatch("nothing passes on this leg", rect("outage")),
     swatch("what was wrong", line("failed-line")),
     ...["detection", "model", "network", "bridge", "carrier", "dial and session"].map((name) => swatch(`wait: ${name}`, rect(partClass(name)))));
 }
@@ -834,7 +834,7 @@ watchKeys();
 watchPointers();
 if (index.runs.length === 0) {
   byId("empty").hidden = false;
-  const runs = index.stages.reduce((all, stage) => all + stage.runs, 0);
+  const runs = index.backends.reduce((all, backend) => all + backend.runs, 0);
   byId("empty-why").textContent = runs === 0 ? "No run was played." : `All ${thousands(runs)} runs passed, and only failures are drawn here.`;
 }
 addEventListener("hashchange", followHash);

@@ -16,12 +16,12 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Begins at zero, now.
-    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
+    #[expect(clippy::disallowed_methods, reason = "a backend owns its clock")]
     pub(super) fn start() -> Self {
         Self { began: Instant::now(), stopped: Arc::new(AtomicU64::new(u64::MAX)) }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a stage owns its clock")]
+    #[expect(clippy::disallowed_methods, reason = "a backend owns its clock")]
     pub(super) fn now(&self) -> At {
         match self.stopped.load(Ordering::Relaxed) {
             u64::MAX => {

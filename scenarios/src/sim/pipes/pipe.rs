@@ -1,7 +1,7 @@
-//! One connection as two directions of bytes, each under the weather of its leg.
+//! One connection as two directions of bytes, each under the conditions of its leg.
 //!
 //! What TCP promises holds: bytes arrive in order and once, or the connection ends. What it does not promise is up to
-//! the weather: when they arrive, in which pieces, how many may be on their way, and how the end comes. Nothing here
+//! the network: when they arrive, in which pieces, how many may be on their way, and how the end comes. Nothing here
 //! runs by itself: when something arrives is settled as it is sent, and whoever reads or writes looks at the clock.
 
 use super::clock::Clock;
@@ -61,7 +61,7 @@ struct Lane {
     reset: Option<At>,
     /// Nobody reads any more.
     reader_gone: bool,
-    /// The weather has closed this direction: what its writer still says goes nowhere.
+    /// The network has closed this direction: what its writer still says goes nowhere.
     half_closed: bool,
     /// The writer waits for room.
     blocked: bool,
@@ -73,7 +73,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn weather(&self) -> &DirectionConditions {
+    fn conditions(&self) -> &DirectionConditions {
         match self.way {
             Way::Uplink => &self.leg.uplink,
             Way::Downlink => &self.leg.downlink,
@@ -96,7 +96,7 @@ impl Lane {
 
     /// How many bytes a read or a write may move now, of so many.
     fn piece(&mut self, of: usize) -> usize {
-        let Some(most) = self.weather().pieces_bytes else { return of };
+        let Some(most) = self.conditions().pieces_bytes else { return of };
         let least = if self.header < HEADER_END.len() { HANDSHAKE_PIECE } else { 1 };
         let piece = usize::try_from(least.max(1 + self.pieces.next_u64() % most)).unwrap_or(of);
         if piece < of {
@@ -107,7 +107,7 @@ impl Lane {
 
     /// Whether whoever could go on is told to try again.
     fn hesitates(&mut self, cx: &Context<'_>) -> bool {
-        let percent = self.weather().hesitates_percent;
+        let percent = self.conditions().hesitates_percent;
         let hesitates = percent > 0 && self.hesitation.next_u64() % 100 < percent;
         if hesitates {
             self.seen().hesitations += 1;
@@ -121,15 +121,17 @@ impl Lane {
         if self.segments.len() >= self.writes_max {
             return 0;
         }
-        let window =
-            self.weather().window_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        let window = self
+            .conditions()
+            .window_bytes
+            .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         window.saturating_sub(self.bytes.len())
     }
 
     /// Puts bytes on the line. `back` is the other direction, which carries the answer when nobody reads.
     fn send(&mut self, bytes: &[u8], back: &mut Self) {
         let now = self.clock.now();
-        let rate = self.weather().bytes_per_s;
+        let rate = self.conditions().bytes_per_s;
         for part in bytes.chunks(if rate.is_some() { SEGMENT } else { usize::MAX }) {
             let begins = self.line_free.max(now);
             self.line_free = rate.map_or(begins, |rate| At(begins.0 + part.len() as u64 * 1_000_000 / rate));
@@ -254,7 +256,7 @@ pub(super) struct Dialling {
 pub(super) struct Place<'a> {
     pub(super) clock: Clock,
     pub(super) leg: Leg,
-    pub(super) weather: Arc<LegConditions>,
+    pub(super) conditions: Arc<LegConditions>,
     pub(super) writes_max: usize,
     pub(super) seed: Seed,
     /// Names its random streams.
@@ -273,7 +275,7 @@ impl Dialling {
             let stream = |concern: &str| place.seed.stream(&format!("{}/{way:?}/{concern}", place.label));
             Lane {
                 clock: place.clock.clone(),
-                leg: place.weather.clone(),
+                leg: place.conditions.clone(),
                 way,
                 writes_max: place.writes_max,
                 jitter: stream("jitter"),
@@ -497,13 +499,13 @@ mod tests {
         seen: Arc<Mutex<Network>>,
     }
 
-    async fn connect(weather: LegConditions, writes_max: usize) -> Bench {
+    async fn connect(conditions: LegConditions, writes_max: usize) -> Bench {
         let clock = Clock::start();
         let seen = Arc::new(Mutex::new(Network::default()));
         let mut dialling = Dialling::new(&Place {
             clock: clock.clone(),
             leg: Leg::Caller,
-            weather: Arc::new(weather),
+            conditions: Arc::new(conditions),
             writes_max,
             seed: Seed(7),
             label: "test",
@@ -515,7 +517,7 @@ mod tests {
     }
 
     fn downlink(downlink: DirectionConditions) -> LegConditions {
-        LegConditions { downlink, ..LegConditions::calm(20) }
+        LegConditions { downlink, ..LegConditions::ideal(20) }
     }
 
     async fn read(pipe: &mut Pipe) -> io::Result<usize> {
@@ -536,7 +538,7 @@ mod tests {
     #[test]
     fn a_connection_and_each_message_take_one_way() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::ideal(20), 100).await;
             assert_eq!(clock.now(), At::ms(20));
             far.write_all(b"one").await.unwrap();
             far.write_all(b"two").await.unwrap();
@@ -555,10 +557,10 @@ mod tests {
             let way = DirectionConditions {
                 pieces_bytes: Some(7),
                 hesitates_percent: 50,
-                ..DirectionConditions::CALM
+                ..DirectionConditions::IDEAL
             };
-            let weather = LegConditions { jitter_ms: 40, stalls, ..downlink(way) };
-            let Bench { mut bridge, mut far, seen, .. } = connect(weather, 10_000).await;
+            let conditions = LegConditions { jitter_ms: 40, stalls, ..downlink(way) };
+            let Bench { mut bridge, mut far, seen, .. } = connect(conditions, 10_000).await;
             let said: Vec<u8> = (0..5_000_u32).flat_map(u32::to_be_bytes).collect();
             let words = said.clone();
             tokio::spawn(async move {
@@ -578,7 +580,7 @@ mod tests {
     #[test]
     fn pieces_are_small_once_the_handshake_is_over_and_not_before() {
         in_time(async {
-            let way = DirectionConditions { pieces_bytes: Some(5), ..DirectionConditions::CALM };
+            let way = DirectionConditions { pieces_bytes: Some(5), ..DirectionConditions::IDEAL };
             let Bench { mut bridge, mut far, .. } = connect(downlink(way), 10_000).await;
             let header = format!("HTTP/1.1 101 Switching Protocols\r\n{}\r\n", "A: b\r\n".repeat(60));
             bridge.write_all(header.as_bytes()).await.unwrap();
@@ -601,7 +603,7 @@ mod tests {
     #[test]
     fn whoever_hesitates_wakes_itself() {
         in_time(async {
-            let way = DirectionConditions { hesitates_percent: 90, ..DirectionConditions::CALM };
+            let way = DirectionConditions { hesitates_percent: 90, ..DirectionConditions::IDEAL };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             for _ in 0..100 {
                 bridge.write_all(b"x").await.unwrap();
@@ -618,7 +620,7 @@ mod tests {
             let way = DirectionConditions {
                 bytes_per_s: Some(14_600),
                 window_bytes: Some(100_000),
-                ..DirectionConditions::CALM
+                ..DirectionConditions::IDEAL
             };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             bridge.write_all(&[0; 4 * SEGMENT]).await.unwrap();
@@ -638,7 +640,7 @@ mod tests {
     #[test]
     fn a_full_window_blocks_the_writer_until_somebody_reads() {
         in_time(async {
-            let way = DirectionConditions { window_bytes: Some(1_000), ..DirectionConditions::CALM };
+            let way = DirectionConditions { window_bytes: Some(1_000), ..DirectionConditions::IDEAL };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
             assert_eq!(
                 taken_at_once(&mut bridge, &[0; 1_500]).await,
@@ -660,7 +662,7 @@ mod tests {
     #[test]
     fn a_connection_holds_only_so_many_messages() {
         in_time(async {
-            let Bench { mut bridge, mut far, .. } = connect(LegConditions::calm(20), 2).await;
+            let Bench { mut bridge, mut far, .. } = connect(LegConditions::ideal(20), 2).await;
             for taken in [Some(1), Some(1), None] {
                 assert_eq!(taken_at_once(&mut bridge, b"x").await, taken);
             }
@@ -672,7 +674,7 @@ mod tests {
     #[test]
     fn a_reset_wakes_a_writer_who_waits_for_room() {
         in_time(async {
-            let way = DirectionConditions { window_bytes: Some(100), ..DirectionConditions::CALM };
+            let way = DirectionConditions { window_bytes: Some(100), ..DirectionConditions::IDEAL };
             let Bench { clock, mut bridge, far, seen } = connect(downlink(way), 10_000).await;
             bridge.write_all(&[0; 100]).await.unwrap();
             tokio::spawn(async move {
@@ -694,7 +696,7 @@ mod tests {
     #[test]
     fn an_end_that_has_read_everything_goes_with_an_end_of_file() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, .. } = connect(LegConditions::ideal(20), 100).await;
             bridge.write_all(b"bye").await.unwrap();
             read(&mut far).await.unwrap();
             far.write_all(b"bye").await.unwrap();
@@ -724,7 +726,7 @@ mod tests {
     #[test]
     fn a_half_that_is_closed_leaves_the_other_open() {
         in_time(async {
-            let Bench { clock, mut bridge, mut far, seen } = connect(LegConditions::calm(20), 100).await;
+            let Bench { clock, mut bridge, mut far, seen } = connect(LegConditions::ideal(20), 100).await;
             far.write_all(b"last words").await.unwrap();
             tokio::spawn(far.half_close(At::ms(100)));
             tokio::time::sleep(std::time::Duration::from_millis(90)).await;
@@ -740,8 +742,8 @@ mod tests {
     #[test]
     fn nothing_arrives_in_the_dark_not_even_the_end() {
         in_time(async {
-            let weather = LegConditions { dark_at_ms: Some(100), ..LegConditions::calm(20) };
-            let Bench { mut bridge, mut far, .. } = connect(weather, 100).await;
+            let conditions = LegConditions { blackhole_at_ms: Some(100), ..LegConditions::ideal(20) };
+            let Bench { mut bridge, mut far, .. } = connect(conditions, 100).await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             far.write_all(b"hello?").await.unwrap();
             drop(far);

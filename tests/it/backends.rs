@@ -1,4 +1,4 @@
-//! What one stage says of a scenario, the others say, too: three engines that agree are hard to fool.
+//! What one backend says of a scenario, the others say, too: three engines that agree are hard to fool.
 
 use scenarios::model::backend::Backend;
 use scenarios::model::catalogue;
@@ -21,9 +21,9 @@ fn said(kind: Backend, scenario: &Scenario, seed: Seed) -> (Vec<Option<String>>,
     (trace.ends(), oracle::judge(&trace).into_iter().map(|violation| violation.oracle).collect())
 }
 
-/// Plays each world on both stages where both can play it, and tells where they differ.
+/// Plays each world on both backends where both can play it, and tells where they differ.
 fn differences(one: Backend, other: Backend, worlds: &[(Scenario, Seed)]) -> Vec<String> {
-    let can = |scenario: &Scenario| scenario.stages.contains(&one) && scenario.stages.contains(&other);
+    let can = |scenario: &Scenario| scenario.backends.contains(&one) && scenario.backends.contains(&other);
     let worlds: Vec<_> = worlds.iter().filter(|(scenario, _)| can(scenario)).cloned().collect();
     assert!(worlds.len() >= 40, "only {} worlds are for {one} and {other}", worlds.len());
     compared(&worlds, |scenario, seed| (said(one, scenario, seed), said(other, scenario, seed)))
@@ -63,8 +63,8 @@ fn generated() -> Vec<(Scenario, Seed)> {
 /// The same world, with every message in pieces and every fifth read and write tried twice.
 fn in_pieces(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
-    scenario.stages = vec![Backend::Pipes];
-    for leg in [&mut scenario.weather.caller, &mut scenario.weather.model] {
+    scenario.backends = vec![Backend::Pipes];
+    for leg in [&mut scenario.network.caller, &mut scenario.network.model] {
         for way in [&mut leg.uplink, &mut leg.downlink] {
             *way = DirectionConditions { pieces_bytes: Some(500), hesitates_percent: 20, ..way.clone() };
         }
