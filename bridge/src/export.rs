@@ -6,3 +6,4 @@ pub mod metrics;
 #[cfg_attr(not(feature = "otlp"), path = "export/otlp/absent.rs")]
 pub mod otlp;
 pub mod store;
+pub(crate) mod worker;

@@ -894,8 +894,8 @@ fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
     let place = format!("{}:{line}", path.display());
     let known: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if let (true, [unknown, known @ ..]) = (message.starts_with("unknown field"), known.as_slice()) {
-        let nearest = known.iter().min_by_key(|key| distance(key, unknown));
-        return match nearest.filter(|key| distance(key, unknown) <= unknown.len().div_ceil(2)) {
+        let nearest = known.iter().min_by_key(|key| strsim::levenshtein(key, unknown));
+        return match nearest.filter(|key| strsim::levenshtein(key, unknown) <= unknown.len().div_ceil(2)) {
             Some(key) => format!("{place}: unknown key `{unknown}`; did you mean `{key}`?"),
             None => format!("{place}: unknown key `{unknown}`; the keys here are {}", known.join(", ")),
         };
@@ -914,22 +914,6 @@ fn toml_problem(error: &toml::de::Error, text: &str, path: &Path) -> String {
         Some((key, _)) => format!("{place}: {}: {message}", key.trim()),
         None => format!("{place}: {message}"),
     }
-}
-
-/// How many letters must be added, left out or changed to make one word the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -9,47 +9,42 @@
 
 mod logs;
 pub mod names;
-mod outbox;
 mod settings;
 mod spans;
 mod wire;
 
 pub use logs::LogLayer;
-pub use outbox::{Stats, StatsHandle};
 pub use settings::Settings;
 pub use spans::TraceCalls;
 
-use crate::base::clock;
+use crate::base::log_limit::LogLimit;
 use crate::base::secret::Secret;
-use crate::base::throttle::Throttle;
+use crate::export::worker::{self, Batches, Bounds, Pace, Sender, Weigh};
 use crate::net::dial::{Dial, TlsDial};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use outbox::{Item, Outbox, Shared, THREAD};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::runtime::Runtime;
+use wire::{LogRecord, Span};
 
+/// The thread that sends.
+const THREAD: &str = "otlp";
 /// Spans and log records that may wait.
-const QUEUE: usize = 8_192;
-/// Sent at once.
-const BATCH: usize = 512;
-/// How long a batch is gathered.
-const GATHER: Duration = Duration::from_millis(500);
+const BOUNDS: Bounds = Bounds { items: 8_192, bytes: usize::MAX };
+/// Sent at once, and how long it is gathered. Losses are looked at once a minute at least.
+const PACE: Pace = Pace { batch: 512, gather: Duration::from_millis(500), idle: Duration::from_secs(60) };
 /// How long one attempt to send may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// From one attempt to the next; doubles.
 const RETRY: Duration = Duration::from_millis(250);
 /// Attempts, then a batch is dropped.
 const ATTEMPTS: u32 = 4;
-/// At most one log line in this time says that something was dropped.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping process waits for its collector.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -57,7 +52,66 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 pub struct Exporter {
     outbox: Outbox,
     model: String,
-    ended: Receiver<()>,
+    worker: worker::Worker<Item>,
+}
+
+/// Figures of an exporter that outlive it. A handle.
+#[derive(Clone)]
+pub struct StatsHandle(Arc<Shared>);
+
+impl StatsHandle {
+    /// What became of spans and log records so far.
+    pub fn snapshot(&self) -> Stats {
+        self.0.snapshot()
+    }
+}
+
+/// What became of spans and log records so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Taken by the collector.
+    pub sent: u64,
+    /// Found no room, or could not be sent.
+    pub lost: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    sent: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Shared {
+    fn snapshot(&self) -> Stats {
+        Stats { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
+    }
+}
+
+enum Item {
+    Span(Box<Span>),
+    Log(Box<LogRecord>),
+}
+
+impl Weigh for Item {
+    /// They are alike: their number bounds them.
+    fn weight(&self) -> usize {
+        0
+    }
+}
+
+/// The end of the queue that calls and log lines hold.
+#[derive(Clone)]
+struct Outbox {
+    queue: Sender<Item>,
+    shared: Arc<Shared>,
+}
+
+impl Outbox {
+    fn put(&self, item: Item) {
+        if self.queue.send(item).is_err() {
+            self.shared.lost.fetch_add(1, SeqCst);
+        }
+    }
 }
 
 /// Where to send, and as whom.
@@ -84,17 +138,12 @@ impl Exporter {
         let url = format!("ws{}", rest.ok_or_else(wanted)?).parse().map_err(|_| wanted())?;
         let dial = TlsDial::new(&url)?;
         let shared = Arc::new(Shared::default());
-        let (queue, items) = mpsc::channel(QUEUE);
-        let (done, ended) = sync_channel(0);
         let model = target.model.clone();
-        let losses = Throttle::new(COMPLAIN_EVERY);
-        let worker = Worker { dial, target, items, shared: shared.clone(), counted: 0, losses };
+        let losses = LogLimit::once_a_minute();
+        let worker = Worker { dial, target, shared: shared.clone(), counted: 0, losses };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name(THREAD.into()).spawn(move || {
-            runtime.block_on(worker.run());
-            drop(done);
-        })?;
-        Ok(Self { outbox: Outbox { queue, shared }, model, ended })
+        let (queue, worker) = worker::start(THREAD, BOUNDS, move |items| worker.run(&items, &runtime))?;
+        Ok(Self { outbox: Outbox { queue, shared }, model, worker })
     }
 
     /// Makes a trace of every call.
@@ -114,9 +163,8 @@ impl Exporter {
 
     /// Sends what waits, but not for ever: a collector that is away does not keep a process alive.
     pub fn stop(self) -> Stats {
-        let Self { outbox, ended, .. } = self;
-        outbox.shared.stopping.notify_one();
-        if ended.recv_timeout(STOP_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        let Self { outbox, worker, .. } = self;
+        if !worker.stop(STOP_PATIENCE) {
             tracing::warn!("the collector of traces does not answer: the last of them are lost");
         }
         outbox.shared.snapshot()
@@ -137,55 +185,43 @@ pub fn open(settings: &Settings, model: &str) -> anyhow::Result<Option<Exporter>
 struct Worker {
     dial: TlsDial,
     target: Target,
-    items: mpsc::Receiver<Item>,
     shared: Arc<Shared>,
     /// Of what was lost, so much has been looked at.
     counted: u64,
-    losses: Throttle,
+    losses: LogLimit,
 }
 
 impl Worker {
-    async fn run(mut self) {
-        let shared = self.shared.clone();
-        let mut stopping = false;
-        let mut items = Vec::with_capacity(BATCH);
-        while !stopping {
+    fn run(mut self, items: &Batches<Item>, runtime: &Runtime) {
+        loop {
+            let (batch, stopping) = items.next(PACE);
+            if batch.is_empty() && stopping && items.close() {
+                return;
+            }
             self.complain();
-            tokio::select! {
-                biased;
-                () = shared.stopping.notified() => stopping = true,
-                () = tokio::time::sleep(GATHER) => {}
+            // A process that stops tries once.
+            runtime.block_on(self.send(batch, if stopping { 1 } else { ATTEMPTS }));
+        }
+    }
+
+    async fn send(&self, batch: Vec<Item>, attempts: u32) {
+        let (mut spans, mut logs) = (Vec::new(), Vec::new());
+        for item in batch {
+            match item {
+                Item::Span(span) => spans.push(*span),
+                Item::Log(record) => logs.push(*record),
             }
-            loop {
-                while items.len() < BATCH
-                    && let Ok(item) = self.items.try_recv()
-                {
-                    items.push(item);
-                }
-                if items.is_empty() {
-                    break;
-                }
-                let (mut spans, mut logs) = (Vec::new(), Vec::new());
-                for item in items.drain(..) {
-                    match item {
-                        Item::Span(span) => spans.push(*span),
-                        Item::Log(record) => logs.push(*record),
-                    }
-                }
-                // A process that stops tries once.
-                let attempts = if stopping { 1 } else { ATTEMPTS };
-                let service = &self.target.service;
-                if !spans.is_empty() {
-                    let count = spans.len();
-                    let request = wire::TraceRequest::new(service, spans).encode_to_vec();
-                    self.deliver("/v1/traces", request, count, attempts).await;
-                }
-                if !logs.is_empty() {
-                    let count = logs.len();
-                    let request = wire::LogRequest::new(service, logs).encode_to_vec();
-                    self.deliver("/v1/logs", request, count, attempts).await;
-                }
-            }
+        }
+        let service = &self.target.service;
+        if !spans.is_empty() {
+            let count = spans.len();
+            let request = wire::TraceRequest::new(service, spans).encode_to_vec();
+            self.deliver("/v1/traces", request, count, attempts).await;
+        }
+        if !logs.is_empty() {
+            let count = logs.len();
+            let request = wire::LogRequest::new(service, logs).encode_to_vec();
+            self.deliver("/v1/logs", request, count, attempts).await;
         }
     }
 
@@ -193,7 +229,7 @@ impl Worker {
     fn complain(&mut self) {
         let lost = self.shared.lost.load(SeqCst);
         let times = lost - std::mem::replace(&mut self.counted, lost);
-        if let Some(dropped) = self.losses.count(times, clock::now()) {
+        if let Some(dropped) = self.losses.count(times) {
             let endpoint = &self.target.endpoint;
             tracing::warn!(endpoint, dropped, "traces and logs cannot be sent and are dropped");
         }

@@ -23,22 +23,22 @@ pub use rows::{
 };
 
 use crate::base::clock;
-use crate::base::throttle::Throttle;
+use crate::base::log_limit::LogLimit;
 use crate::call::event::{CallEvent, Line, Said};
 use crate::export::journal::lines::{Salt, counted};
+use crate::export::worker::{self, Batches, Bounds, Pace, Sender, Weigh};
 use crate::runtime::observe::Observe;
 use crate::runtime::registry::CallKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::runtime::Runtime;
 
-/// Records in one transaction.
-const BATCH: usize = 256;
+/// A batch is a transaction. An idle thread has nothing else to see to.
+const PACE: Pace = Pace { batch: 256, gather: Duration::from_millis(20), idle: Duration::from_secs(3_600) };
 /// How long a batch may take before it counts as failed.
 const WRITE_MAX: Duration = Duration::from_secs(20);
 /// From one attempt to write a batch to the next: this at first, doubling.
@@ -47,8 +47,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How a call ended that did not come to its end, and so did its functions.
 const CUT: &str = "cut";
-/// At most one log line in this time says that records are refused.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping process waits for its database.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -179,74 +177,45 @@ pub struct Stats {
     pub queued_bytes: usize,
 }
 
+#[derive(Default)]
 struct Shared {
-    limits: (usize, usize),
-    call_bytes: usize,
-    queued: AtomicUsize,
-    queued_bytes: AtomicUsize,
     written: AtomicU64,
     lost: AtomicU64,
     failed: AtomicU64,
     replaced: AtomicU64,
-    began: Instant,
-    /// Since when the oldest record waits, ms from `began`, plus one; 0 while none does.
-    waits_since: AtomicU64,
     /// Records are being lost, and that was said.
     said_lost: AtomicBool,
 }
 
 /// Figures of a store that outlive it. A handle.
 #[derive(Clone)]
-pub struct StatsHandle(Arc<Shared>);
+pub struct StatsHandle {
+    shared: Arc<Shared>,
+    queue: Sender<Record>,
+}
 
 impl StatsHandle {
     /// What became of the records so far.
     pub fn snapshot(&self) -> Stats {
-        let Shared { queued, queued_bytes, written, lost, failed, replaced, .. } = &*self.0;
+        let Shared { written, lost, failed, replaced, said_lost: _ } = &*self.shared;
+        let (queued, queued_bytes) = self.queue.queued();
         Stats {
             written: written.load(SeqCst),
             lost: lost.load(SeqCst),
             failed: failed.load(SeqCst),
             replaced: replaced.load(SeqCst),
-            queued: queued.load(SeqCst),
-            queued_bytes: queued_bytes.load(SeqCst),
+            queued,
+            queued_bytes,
         }
     }
 
     /// How long the oldest record has been waiting.
     pub fn lag(&self) -> Duration {
-        match self.0.waits_since.load(SeqCst) {
-            0 => Duration::ZERO,
-            since => self.0.up().saturating_sub(Duration::from_millis(since - 1)),
-        }
+        self.queue.lag()
     }
 }
 
 impl Shared {
-    fn up(&self) -> Duration {
-        clock::now().saturating_duration_since(self.began)
-    }
-
-    /// Takes room for a record, if there is some.
-    fn admit(&self, weight: usize) -> bool {
-        let (records, bytes) = self.limits;
-        let fits = |queued: usize, more: usize, most: usize| (queued + more <= most).then_some(queued + more);
-        if self.queued.fetch_update(SeqCst, SeqCst, |queued| fits(queued, 1, records)).is_err() {
-            return false;
-        }
-        let heavy =
-            self.queued_bytes.fetch_update(SeqCst, SeqCst, |queued| fits(queued, weight, bytes)).is_err();
-        if heavy {
-            self.queued.fetch_sub(1, SeqCst);
-        }
-        !heavy
-    }
-
-    fn release(&self, records: usize, weight: usize) {
-        self.queued.fetch_sub(records, SeqCst);
-        self.queued_bytes.fetch_sub(weight, SeqCst);
-    }
-
     fn lose(&self, records: usize) {
         self.lost.fetch_add(records as u64, SeqCst);
         if !self.said_lost.swap(true, SeqCst) {
@@ -258,8 +227,10 @@ impl Shared {
 /// Takes records from calls, and never makes one wait. A handle: clones share a queue.
 #[derive(Clone)]
 pub struct StoreCalls {
-    queue: mpsc::UnboundedSender<(u64, Record)>, // bounded by what `admit` lets in
+    queue: Sender<Record>,
     shared: Arc<Shared>,
+    /// `store.call_bytes`.
+    call_bytes: usize,
     process: Arc<str>,
     calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
 }
@@ -330,15 +301,7 @@ impl StoreCalls {
     }
 
     fn put(&self, record: Record) {
-        let weight = record.weight();
-        if !self.shared.admit(weight) {
-            return self.shared.lose(1);
-        }
-        let since = u64::try_from(self.shared.up().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        // The first to wait; the writer sets it anew with each batch.
-        let _ = self.shared.waits_since.compare_exchange(0, since, SeqCst, SeqCst);
-        if self.queue.send((since, record)).is_err() {
-            self.shared.release(1, weight);
+        if self.queue.send(record).is_err() {
             self.shared.lose(1);
         }
     }
@@ -378,7 +341,7 @@ impl Observe for StoreCalls {
             self.calls().remove(&call);
             return self.put(record);
         }
-        let admits = |open: &mut Open| open.admits(record.weight(), self.shared.call_bytes);
+        let admits = |open: &mut Open| open.admits(record.weight(), self.call_bytes);
         if self.calls().get_mut(&call).is_none_or(admits) {
             self.put(record);
         } else {
@@ -480,9 +443,7 @@ fn row(line: &Line) -> LineRow {
 /// A store with the thread that writes to it.
 pub struct Writer {
     calls: StoreCalls,
-    /// Says when the thread has ended.
-    ended: Receiver<()>,
-    stopping: Arc<tokio::sync::Notify>,
+    worker: worker::Worker<Record>,
 }
 
 impl Writer {
@@ -491,41 +452,22 @@ impl Writer {
     /// # Errors
     /// When there is no thread to be had.
     pub fn start<S: Store>(store: S, settings: &Settings, process: &str) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            limits: (settings.queue_records, settings.queue_bytes),
-            call_bytes: settings.call_bytes,
-            queued: AtomicUsize::new(0),
-            queued_bytes: AtomicUsize::new(0),
-            written: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            replaced: AtomicU64::new(0),
-            began: clock::now(),
-            waits_since: AtomicU64::new(0),
-            said_lost: AtomicBool::new(false),
-        });
-        let (queue, records) = mpsc::unbounded_channel();
-        let (done, ended) = sync_channel(0);
-        let stopping = Arc::new(tokio::sync::Notify::new());
-        let calls: Arc<Mutex<BTreeMap<CallKey, Open>>> = Arc::default();
+        let Settings { queue_records, queue_bytes, call_bytes, url: _ } = *settings;
+        let (shared, calls) = (Arc::<Shared>::default(), Arc::<Mutex<BTreeMap<CallKey, Open>>>::default());
         let worker = Worker {
             store,
-            records,
             calls: calls.clone(),
             shared: shared.clone(),
-            stopping: stopping.clone(),
             trouble: None,
             prepared: false,
             kept: 0,
-            refusals: Throttle::new(COMPLAIN_EVERY),
+            refusals: LogLimit::once_a_minute(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("store".into()).spawn(move || {
-            runtime.block_on(worker.run());
-            drop(done);
-        })?;
-        let calls = StoreCalls { queue, shared, process: process.into(), calls };
-        Ok(Self { calls, ended, stopping })
+        let bounds = Bounds { items: queue_records, bytes: queue_bytes };
+        let (queue, worker) = worker::start("store", bounds, move |records| worker.run(&records, &runtime))?;
+        let calls = StoreCalls { queue, shared, call_bytes, process: process.into(), calls };
+        Ok(Self { calls, worker })
     }
 
     /// Takes the records of calls.
@@ -535,7 +477,7 @@ impl Writer {
 
     /// Figures.
     pub fn gauge(&self) -> StatsHandle {
-        StatsHandle(self.calls.shared.clone())
+        StatsHandle { shared: self.calls.shared.clone(), queue: self.calls.queue.clone() }
     }
 
     /// Waits until everything is written, but not for ever: a database that is away does not keep a process alive.
@@ -546,12 +488,8 @@ impl Writer {
 
     /// The same, with a patience of one's own.
     pub fn stop_within(self, patience: Duration) -> Stats {
-        let Self { calls, ended, stopping } = self;
-        let gauge = StatsHandle(calls.shared.clone());
-        drop(calls);
-        stopping.notify_one();
-        // Nothing is ever sent: the other end is dropped with the thread.
-        if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        let gauge = self.gauge();
+        if !self.worker.stop(patience) {
             tracing::warn!("the database does not answer: what waited for it is lost");
         }
         let mut counted = gauge.snapshot();
@@ -563,52 +501,30 @@ impl Writer {
 /// The thread that writes.
 struct Worker<S> {
     store: S,
-    records: mpsc::UnboundedReceiver<(u64, Record)>,
     calls: Arc<Mutex<BTreeMap<CallKey, Open>>>,
     shared: Arc<Shared>,
-    stopping: Arc<tokio::sync::Notify>,
     /// Since when nothing can be written.
     trouble: Option<Instant>,
     /// The tables are there.
     prepared: bool,
     /// Records that this process has written to where it writes now.
     kept: u64,
-    refusals: Throttle,
+    refusals: LogLimit,
 }
 
 impl<S: Store> Worker<S> {
-    async fn run(mut self) {
-        let mut stamped = Vec::with_capacity(BATCH);
-        let mut stopping = false;
-        let stop = self.stopping.clone();
+    fn run(mut self, records: &Batches<Record>, runtime: &Runtime) {
         loop {
-            if stopping {
-                // Whoever observes calls still holds the queue; what is in it now is what there is.
-                while stamped.len() < BATCH
-                    && let Ok(record) = self.records.try_recv()
-                {
-                    stamped.push(record);
-                }
-            } else {
-                tokio::select! {
-                    biased;
-                    _ = self.records.recv_many(&mut stamped, BATCH) => {}
-                    () = stop.notified() => stopping = true,
-                }
+            let (batch, stopping) = records.next(PACE);
+            if !batch.is_empty() {
+                runtime.block_on(self.write(&batch));
+            } else if stopping && records.close() {
+                return runtime.block_on(self.close());
             }
-            if stamped.is_empty() {
-                if (stopping && self.records.is_empty()) || self.records.is_closed() {
-                    break;
-                }
-                continue;
-            }
-            self.shared.waits_since.store(stamped[0].0, SeqCst);
-            let batch: Vec<Record> = stamped.drain(..).map(|(_, record)| record).collect();
-            self.write(&batch).await;
-            let weight = batch.iter().map(Record::weight).sum();
-            self.shared.release(batch.len(), weight);
-            self.shared.waits_since.store(0, SeqCst);
         }
+    }
+
+    async fn close(&mut self) {
         if self.kept > 0 {
             let _ = self.recover().await;
         }
@@ -698,7 +614,7 @@ impl<S: Store> Worker<S> {
                     self.shared.failed.fetch_add(1, SeqCst);
                     self.shared.lost.fetch_add(1, SeqCst);
                     let call = part.first().map_or("", |record| record.call.id.as_str());
-                    if let Some(records) = self.refusals.count(1, clock::now()) {
+                    if let Some(records) = self.refusals.count(1) {
                         tracing::error!(error, call, records, "a record is refused and left out");
                     }
                 }

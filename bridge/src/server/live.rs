@@ -9,8 +9,8 @@
 //! it is bounded: lines of a call, calls that are over, watchers.
 
 use crate::base::clock;
+use crate::base::log_limit::LogLimit;
 use crate::base::secret::Secret;
-use crate::base::seldom::Seldom;
 use crate::call::event::{CallEvent, Floor, Line, RenewalOutcome, Said, Speaker};
 use crate::net::twilio_rest::{Carrier, Problem};
 use crate::runtime::meter::Traffic;
@@ -379,7 +379,7 @@ struct PageState {
     policy: HeaderValue,
     page: Bytes,
     /// The line about those who were refused.
-    refused: Arc<Seldom>,
+    refused: Arc<LogLimit>,
 }
 
 /// Serves the page and what it asks for until the future is dropped.

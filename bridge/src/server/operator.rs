@@ -3,8 +3,8 @@
 //! Twilio does all of it, so any replica can be asked about any call. Without a token configured there is nothing
 //! here at all; with one, whoever does not show it is refused before anything is read.
 
+use crate::base::log_limit::LogLimit;
 use crate::base::secret::Secret;
-use crate::base::seldom::Seldom;
 use crate::net::twilio_rest::{Carrier, Problem};
 use crate::server::request::{read_body, shortened};
 use axum::Router;
@@ -32,7 +32,7 @@ struct OperatorState {
     token: Arc<Secret>,
     carrier: Arc<dyn Carrier>,
     /// The line about those who were refused.
-    refused: Arc<Seldom>,
+    refused: Arc<LogLimit>,
 }
 
 /// The routes of an operator who shows `token`; none without one.

@@ -7,6 +7,7 @@
 use crate::auth::signature::{self, Body, Signed};
 use crate::auth::stream_auth::{self, NoAnswer, Refusal, StreamAuth};
 use crate::base::clock::{self, unix_now};
+use crate::base::random;
 use crate::call::event::{CallEvent, EndReason};
 use crate::call::{Control, StreamCredentials};
 use crate::net::dial::Dial;
@@ -279,7 +280,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             settings,
             stats,
             unix_now,
-            process: process_id(),
+            process: u64::from_le_bytes(random::bytes()),
             journal: None,
             carrier: None,
             tls: None,
@@ -470,16 +471,6 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
             oldest.flatten().inspect(|(_, task)| task.abort());
         }
     }
-}
-
-/// A number no other process has.
-fn process_id() -> u64 {
-    let mut bytes = [0; 8];
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-        // No randomness from the system: the process's own number and time tell it from its neighbours.
-        return (u64::from(std::process::id()) << 32) ^ unix_now().unsigned_abs();
-    }
-    u64::from_le_bytes(bytes)
 }
 
 fn router(state: AppState) -> Router {

@@ -1,7 +1,7 @@
 //! What a server is doing now: its calls, its connections, and what it has refused.
 
 use crate::base::clock;
-use crate::base::seldom::Seldom;
+use crate::base::log_limit::LogLimit;
 use crate::call::Control;
 use crate::runtime::registry::{CallKey, Registry};
 use std::collections::BTreeMap;
@@ -29,9 +29,9 @@ pub(crate) struct Counts {
     /// Requests begin one behind the other, and calls have their turn in between: however many are asked for at once,
     /// they are not what a call has to wait for.
     pub(crate) entrance: tokio::sync::Mutex<()>,
-    pub(crate) crowded: Seldom,
-    pub(crate) unread_line: Seldom,
-    pub(crate) unaccepted_line: Seldom,
+    pub(crate) crowded: LogLimit,
+    pub(crate) unread_line: LogLimit,
+    pub(crate) unaccepted_line: LogLimit,
 }
 
 /// When no further call is taken.
@@ -64,9 +64,9 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Connections of every listener that are no calls.
     pub(crate) connections: Counts,
-    pub(crate) unsigned_line: Seldom,
-    pub(crate) rejected_line: Seldom,
-    pub(crate) refused_line: Seldom,
+    pub(crate) unsigned_line: LogLimit,
+    pub(crate) rejected_line: LogLimit,
+    pub(crate) refused_line: LogLimit,
     /// A call, or an upgrade on its way to one, has ended.
     pub(crate) freed: Notify,
     pub(crate) sessions: Mutex<Sessions>,

@@ -8,7 +8,8 @@
 use super::lines::{Formatter, Salt, What};
 use super::{Content, Settings};
 use crate::base::clock;
-use crate::base::throttle::Throttle;
+use crate::base::log_limit::LogLimit;
+use crate::export::worker::{self, Batches, Bounds, Pace, Sender, Weigh};
 use crate::runtime::journal::{CallBeginning, Journal, JournalEntry, JournalWriter};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,19 +17,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Notes that may wait for the thread: several seconds of a busy server.
-const QUEUE_NOTES: usize = 16_384;
-/// What they may hold together, bytes.
-const QUEUE_BYTES: usize = 32 << 20;
-/// How long the thread gathers notes before it writes, while there are calls.
-const GATHER: Duration = Duration::from_millis(20);
-/// How often the thread looks after its folder while there are no calls.
-const SWEEP: Duration = Duration::from_secs(1);
+/// What may wait for the thread: several seconds of a busy server.
+const BOUNDS: Bounds = Bounds { items: 16_384, bytes: 32 << 20 };
+/// The thread looks after its folder once a second, also when nothing comes.
+const PACE: Pace =
+    Pace { batch: usize::MAX, gather: Duration::from_millis(20), idle: Duration::from_secs(1) };
+/// What waits already.
+const AT_ONCE: Pace = Pace { batch: usize::MAX, gather: Duration::ZERO, idle: Duration::ZERO };
 /// How often, at most, it looks for files that have to go after calls have ended.
 const TIDY: Duration = Duration::from_secs(10);
 /// And how often when none have.
@@ -40,8 +39,6 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(86_400);
 /// How long a process runs before it removes a journal for its age: a machine that has just started may not have been
 /// told the time yet.
 const AGES_AFTER: Duration = Duration::from_secs(3_600);
-/// At most one log line in this time says that journals cannot be written.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How often it is checked that a file that is written to is still in its folder, in writes.
 const CHECK_EVERY: u32 = 64;
 /// Gathered bytes of one call that are written at once.
@@ -72,7 +69,6 @@ pub struct Stats {
 
 #[derive(Default)]
 struct Shared {
-    queued_bytes: AtomicUsize,
     next: AtomicU64,
     lines: AtomicU64,
     lost: AtomicU64,
@@ -82,32 +78,38 @@ struct Shared {
 }
 
 /// What travels to the thread.
-struct Slip {
-    call: u64,
-    after: Duration,
-    /// Notes of the call that found no room since the last slip.
-    missed: u64,
-    says: QueueItem,
+enum QueueItem {
+    Begins {
+        call: u64,
+        beginning: Box<CallBeginning>,
+        alive: Weak<()>,
+    },
+    Entry {
+        call: u64,
+        after: Duration,
+        /// Entries of the call that found no room since the last one.
+        missed: u64,
+        what: Entry,
+    },
 }
 
-enum QueueItem {
+enum Entry {
     Note(JournalEntry),
     Panicked,
     Ends,
 }
 
-/// Something for the thread.
-enum Post {
-    Begins { call: u64, beginning: Box<CallBeginning>, alive: Weak<()> },
-    Slip(Slip),
+impl Weigh for QueueItem {
+    fn weight(&self) -> usize {
+        if let Self::Entry { what: Entry::Note(note), .. } = self { note.weight() } else { 0 }
+    }
 }
 
 /// Journals in a folder.
 pub struct Files {
-    posts: SyncSender<Post>,
+    queue: Sender<QueueItem>,
     shared: Arc<Shared>,
-    /// Says when the thread has ended.
-    ended: Mutex<Receiver<()>>,
+    worker: worker::Worker<QueueItem>,
 }
 
 impl Files {
@@ -129,8 +131,6 @@ impl Files {
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(cannot)?;
 
         let shared = Arc::new(Shared::default());
-        let (posts, letterbox) = sync_channel(QUEUE_NOTES);
-        let (done, ended) = sync_channel(0);
         let salt = Salt::secret();
         let worker = Worker {
             folder: Folder::new(dir.clone(), settings.clone(), salt.tag()),
@@ -144,11 +144,8 @@ impl Files {
             now: wall_clock(),
             tidied: None,
         };
-        std::thread::Builder::new().name("journal".into()).spawn(move || {
-            worker.run(&letterbox);
-            drop(done);
-        })?;
-        Ok(Some(Self { posts, shared, ended: Mutex::new(ended) }))
+        let (queue, worker) = worker::start("journal", BOUNDS, move |items| worker.run(&items))?;
+        Ok(Some(Self { queue, shared, worker }))
     }
 
     /// What became of the notes so far.
@@ -159,11 +156,8 @@ impl Files {
     /// Waits until everything is written, but not for ever: a disk that hangs does not keep a process alive. Calls that
     /// are still there lose what they note from now on.
     pub fn stop(self) -> Stats {
-        let Self { posts, shared, ended } = self;
-        drop(posts);
-        let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent: the other end is dropped with the thread.
-        if ended.recv_timeout(STOP_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        let Self { shared, worker, queue: _ } = self;
+        if !worker.stop(STOP_PATIENCE) {
             tracing::warn!("the disk hangs, or a call does: the end of the journals is lost");
         }
         shared.snapshot()
@@ -172,7 +166,7 @@ impl Files {
 
 impl Shared {
     fn snapshot(&self) -> Stats {
-        let Self { lines, lost, failed_writes, full, removed, queued_bytes: _, next: _ } = self;
+        let Self { lines, lost, failed_writes, full, removed, next: _ } = self;
         Stats {
             lines: lines.load(SeqCst),
             lost: lost.load(SeqCst),
@@ -185,9 +179,9 @@ impl Shared {
 
 impl Journal for Files {
     fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter> {
-        Box::new(FileTape {
+        Box::new(FileWriter {
             call: self.shared.next.fetch_add(1, Relaxed),
-            posts: self.posts.clone(),
+            queue: self.queue.clone(),
             shared: self.shared.clone(),
             beginning: Some(Box::new(beginning)),
             missed: 0,
@@ -198,43 +192,31 @@ impl Journal for Files {
 }
 
 /// The end of the queue that a call holds.
-struct FileTape {
+struct FileWriter {
     call: u64,
-    posts: SyncSender<Post>,
+    queue: Sender<QueueItem>,
     shared: Arc<Shared>,
     /// Until the thread knows of the call.
     beginning: Option<Box<CallBeginning>>,
     missed: u64,
     last: Duration,
-    /// Goes with the tape, so that the thread notices even when the queue is full.
+    /// Goes with the writer, so that the thread notices even when the queue is full.
     alive: Arc<()>,
 }
 
-impl FileTape {
-    fn post(&mut self, after: Duration, says: QueueItem) {
+impl FileWriter {
+    fn send(&mut self, after: Duration, what: Entry) {
         if let Some(beginning) = self.beginning.take() {
-            let begins = Post::Begins { call: self.call, beginning, alive: Arc::downgrade(&self.alive) };
-            if let Err(TrySendError::Full(Post::Begins { beginning, .. })) = self.posts.try_send(begins) {
+            let begins = QueueItem::Begins { call: self.call, beginning, alive: Arc::downgrade(&self.alive) };
+            if let Err(QueueItem::Begins { beginning, .. }) = self.queue.send(begins) {
                 self.beginning = Some(beginning);
                 return self.miss();
             }
         }
-        let weight = match &says {
-            QueueItem::Note(note) => note.weight(),
-            QueueItem::Panicked | QueueItem::Ends => 0,
-        };
-        // Two calls may both see the last room and both take it: the bound is one message a call above the number.
-        if self.shared.queued_bytes.load(Relaxed) + weight > QUEUE_BYTES {
-            return self.miss();
-        }
-        self.shared.queued_bytes.fetch_add(weight, Relaxed);
-        let slip = Slip { call: self.call, after, missed: self.missed, says };
-        match self.posts.try_send(Post::Slip(slip)) {
+        let entry = QueueItem::Entry { call: self.call, after, missed: self.missed, what };
+        match self.queue.send(entry) {
             Ok(()) => self.missed = 0,
-            Err(_) => {
-                self.shared.queued_bytes.fetch_sub(weight, Relaxed);
-                self.miss();
-            }
+            Err(_) => self.miss(),
         }
     }
 
@@ -244,19 +226,19 @@ impl FileTape {
     }
 }
 
-impl JournalWriter for FileTape {
+impl JournalWriter for FileWriter {
     fn note(&mut self, after: Duration, note: JournalEntry) {
         self.last = after;
-        self.post(after, QueueItem::Note(note));
+        self.send(after, Entry::Note(note));
     }
 }
 
-impl Drop for FileTape {
+impl Drop for FileWriter {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.post(self.last, QueueItem::Panicked);
+            self.send(self.last, Entry::Panicked);
         }
-        self.post(self.last, QueueItem::Ends);
+        self.send(self.last, Entry::Ends);
     }
 }
 
@@ -294,33 +276,20 @@ struct Open {
 }
 
 impl Worker {
-    fn run(mut self, letterbox: &Receiver<Post>) {
-        let mut goes_on = true;
-        while goes_on {
-            if self.open.is_empty() {
-                match letterbox.recv_timeout(SWEEP) {
-                    Ok(post) => self.take(post),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => goes_on = false,
-                }
-            } else {
-                // Nobody waits at the box while calls go on, so putting something in never costs a call a wake-up.
-                std::thread::sleep(GATHER);
-            }
-            loop {
-                match letterbox.try_recv() {
-                    Ok(post) => self.take(post),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        goes_on = false;
-                        break;
-                    }
-                }
-            }
+    fn run(mut self, queue: &Batches<QueueItem>) {
+        loop {
+            let (items, stopping) = queue.next(PACE);
+            let is_idle = items.is_empty();
+            items.into_iter().for_each(|item| self.take(item));
             self.flush();
-            self.sweep(letterbox, self.up(), wall_clock());
+            self.sweep(queue, self.up(), wall_clock());
+            if stopping && is_idle && self.open.is_empty() && queue.close() {
+                break;
+            }
+            if stopping && is_idle {
+                std::thread::sleep(PACE.gather); // calls that are still there end first
+            }
         }
-        self.flush();
         self.tidy(self.up());
     }
 
@@ -328,9 +297,9 @@ impl Worker {
         clock::now().saturating_duration_since(self.began)
     }
 
-    fn take(&mut self, post: Post) {
-        match post {
-            Post::Begins { call, beginning, alive } => {
+    fn take(&mut self, item: QueueItem) {
+        match item {
+            QueueItem::Begins { call, beginning, alive } => {
                 let (formatter, header) = Formatter::begin(&beginning, self.content, self.salt);
                 let paper = Paper::new(self.folder.name(&beginning), header);
                 let size = paper.gathered.len() as u64;
@@ -338,29 +307,27 @@ impl Worker {
                 let open = Open { alive, formatter, paper, lost: 0, missing: 0, last, size, full: false };
                 self.open.insert(call, open);
             }
-            Post::Slip(slip) => self.slip(slip),
+            QueueItem::Entry { call, after, missed, what } => self.entry(call, after, missed, what),
         }
     }
 
-    fn slip(&mut self, Slip { call, after, missed, says }: Slip) {
-        let weight = if let QueueItem::Note(note) = &says { note.weight() } else { 0 };
-        self.shared.queued_bytes.fetch_sub(weight, Relaxed);
+    fn entry(&mut self, call: u64, after: Duration, missed: u64, what: Entry) {
         let Some(open) = self.open.get_mut(&call) else { return };
         open.last = after;
         open.lost += missed;
         open.missing += missed;
-        match says {
-            QueueItem::Note(note) => {
+        match what {
+            Entry::Note(note) => {
                 let (line, remarks) = open.formatter.line(after, &note);
                 open.add(&line, remarks.is_end, &self.folder, &self.shared);
                 if let Some(call_sid) = remarks.call_sid {
                     open.paper.rename(&self.folder, &call_sid);
                 }
             }
-            QueueItem::Panicked => {
+            Entry::Panicked => {
                 open.add(&Formatter::written(after, What::Panicked), true, &self.folder, &self.shared);
             }
-            QueueItem::Ends => self.close(call),
+            Entry::Ends => self.close(call),
         }
     }
 
@@ -387,7 +354,7 @@ impl Worker {
     }
 
     /// Closes journals whose calls are gone without having been able to say so, and puts the folder in order.
-    fn sweep(&mut self, letterbox: &Receiver<Post>, up: Duration, wall: Duration) {
+    fn sweep(&mut self, queue: &Batches<QueueItem>, up: Duration, wall: Duration) {
         self.now = self.clock.now(up, wall);
         let gone: Vec<u64> = self
             .open
@@ -396,10 +363,8 @@ impl Worker {
             .map(|(call, _)| *call)
             .collect();
         if !gone.is_empty() {
-            // What they still said is in the box by now.
-            while let Ok(post) = letterbox.try_recv() {
-                self.take(post);
-            }
+            // Their last entries are in the queue by now.
+            queue.next(AT_ONCE).0.into_iter().for_each(|item| self.take(item));
             gone.into_iter().for_each(|call| self.close(call));
         }
         let every = if self.closed_any { TIDY } else { TIDY_IDLE };
@@ -659,26 +624,23 @@ struct Folder {
     settings: Settings,
     /// Tells the files of processes apart that share a folder.
     process: String,
-    failures: Cell<Throttle>,
-    losses: Cell<Throttle>,
+    failures: LogLimit,
+    losses: LogLimit,
     /// A failure was logged, and no write has succeeded since.
     told: Cell<bool>,
 }
 
 impl Folder {
     const fn new(dir: PathBuf, settings: Settings, process: String) -> Self {
-        let throttle = Throttle::new(COMPLAIN_EVERY);
-        let (failures, losses) = (Cell::new(throttle), Cell::new(throttle));
+        let (failures, losses) = (LogLimit::once_a_minute(), LogLimit::once_a_minute());
         Self { dir, settings, process, failures, losses, told: Cell::new(false) }
     }
 
     fn cannot_write(&self, why: &dyn std::fmt::Display) {
-        let mut failures = self.failures.get();
-        if let Some(times) = failures.count(1, clock::now()) {
+        if let Some(times) = self.failures.count(1) {
             tracing::warn!(%why, times, dir = %self.dir.display(), "a journal cannot be written");
             self.told.set(true);
         }
-        self.failures.set(failures);
     }
 
     fn can_write(&self) {
@@ -689,11 +651,9 @@ impl Folder {
 
     /// A journal that was closed lacks lines.
     fn lost_lines(&self, lines: u64, journal: &str) {
-        let mut losses = self.losses.get();
-        if let Some(lost) = losses.count(lines, clock::now()) {
+        if let Some(lost) = self.losses.count(lines) {
             tracing::warn!(lost, journal, "lines of journals are lost");
         }
-        self.losses.set(losses);
     }
 
     /// A new file, in a new folder if somebody removed the old one.
@@ -861,11 +821,11 @@ mod tests {
         let parent = dir();
         let dir = parent.path().join("made by the bridge");
         let files = Files::open(&settings(&dir)).unwrap().unwrap();
-        let mut tape = files.begin(beginning(7));
-        tape.note(ms(1), start("CA1"));
-        tape.note(ms(2), JournalEntry::Changed(Leg::Caller, LegChange::Pong));
-        tape.note(ms(3), ended());
-        drop(tape);
+        let mut writer = files.begin(beginning(7));
+        writer.note(ms(1), start("CA1"));
+        writer.note(ms(2), JournalEntry::Changed(Leg::Caller, LegChange::Pong));
+        writer.note(ms(3), ended());
+        drop(writer);
         assert_eq!(files.stop(), Stats { lines: 4, ..Stats::default() });
         let names = names(&dir);
         assert!(
@@ -897,20 +857,20 @@ mod tests {
         let folder = dir();
         let dir = folder.path();
         let files = Files::open(&settings(dir)).unwrap().unwrap();
-        let mut tape = files.begin(beginning(1));
-        tape.note(ms(1), start("/../../x"));
-        drop(tape);
+        let mut writer = files.begin(beginning(1));
+        writer.note(ms(1), start("/../../x"));
+        drop(writer);
         files.stop();
         assert!(names(dir)[0].ends_with("-_______x.ndjson"), "{:?}", names(dir));
     }
 
     #[test]
     fn what_finds_no_room_is_counted_and_said_and_nobody_waits() {
-        let (posts, letterbox) = sync_channel(3);
+        let (queue, items) = worker::queue(Bounds { items: 3, bytes: 10_000 });
         let shared = Arc::new(Shared::default());
-        let mut tape = FileTape {
+        let mut writer = FileWriter {
             call: 0,
-            posts,
+            queue: queue.clone(),
             shared: shared.clone(),
             beginning: Some(Box::new(beginning(1))),
             missed: 0,
@@ -919,48 +879,55 @@ mod tests {
         };
         // The thread hangs: nobody reads. Room is for the beginning and two notes.
         for n in 0..10 {
-            tape.note(ms(n), start("CA1"));
+            writer.note(ms(n), start("CA1"));
         }
         assert_eq!(shared.snapshot().lost, 8);
         let folder = dir();
         let dir = folder.path();
         let mut worker = worker(dir, shared.clone());
-        while let Ok(post) = letterbox.try_recv() {
-            worker.take(post);
-        }
-        tape.note(ms(10), start("CA1"));
-        drop(tape);
-        while let Ok(post) = letterbox.try_recv() {
-            worker.take(post);
-        }
+        take_all(&mut worker, &items);
+        writer.note(ms(10), start("CA1"));
+        drop(writer);
+        take_all(&mut worker, &items);
         let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "caller.start", "lost", "caller.start", "end"]);
         assert_eq!((&lines[3]["lines"], &lines[5]["lost"]), (&8.into(), &8.into()));
-        assert_eq!(shared.queued_bytes.load(SeqCst), 0, "what was taken is not counted any more");
+        assert_eq!(queue.queued(), (0, 0), "what was taken is not counted any more");
     }
 
     #[test]
     fn the_queue_is_bounded_in_bytes_too() {
-        let (posts, _letterbox) = sync_channel(100);
+        let (queue, _items) = worker::queue(BOUNDS);
         let shared = Arc::new(Shared::default());
-        let tape = |call| FileTape {
+        let writer = |call| FileWriter {
             call,
-            posts: posts.clone(),
+            queue: queue.clone(),
             shared: shared.clone(),
             beginning: Some(Box::new(beginning(call))),
             missed: 0,
             last: Duration::ZERO,
             alive: Arc::new(()),
         };
-        let mut tapes = [tape(0), tape(1)];
+        let mut writers = [writer(0), writer(1)];
         for n in 0..6 {
-            tapes[n % 2].note(ms(0), JournalEntry::Text(Leg::Model, "x".repeat(10 << 20)));
+            writers[n % 2].note(ms(0), JournalEntry::Text(Leg::Model, "x".repeat(10 << 20)));
         }
-        assert_eq!((shared.snapshot().lost, shared.queued_bytes.load(SeqCst)), (3, 30 << 20));
+        assert_eq!((shared.snapshot().lost, queue.queued().1), (3, 30 << 20));
     }
 
     const fn day(day: u64) -> Duration {
         Duration::from_secs(day * 86_400)
+    }
+
+    /// As the thread does, until nothing waits.
+    fn take_all(worker: &mut Worker, items: &Batches<QueueItem>) {
+        loop {
+            let (batch, _) = items.next(AT_ONCE);
+            if batch.is_empty() {
+                break;
+            }
+            batch.into_iter().for_each(|item| worker.take(item));
+        }
     }
 
     fn worker(dir: &Path, shared: Arc<Shared>) -> Worker {
@@ -986,24 +953,24 @@ mod tests {
         let mut worker = worker(dir, shared.clone());
         let alive = Arc::new(());
         let begins =
-            Post::Begins { call: 0, beginning: Box::new(beginning(1)), alive: Arc::downgrade(&alive) };
-        let slip = |says| Post::Slip(Slip { call: 0, after: ms(5), missed: 0, says });
+            QueueItem::Begins { call: 0, beginning: Box::new(beginning(1)), alive: Arc::downgrade(&alive) };
+        let entry = |what| QueueItem::Entry { call: 0, after: ms(5), missed: 0, what };
         worker.take(begins);
-        worker.take(slip(QueueItem::Note(start("CA1"))));
+        worker.take(entry(Entry::Note(start("CA1"))));
         worker.flush();
         // The disk is full for a while: this device refuses every write.
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let paper = &mut worker.open.get_mut(&0).unwrap().paper;
         let real = paper.file.replace(full);
         for _ in 0..3 {
-            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.take(entry(Entry::Note(start("CA1"))));
             worker.flush();
         }
         worker.flush();
         assert_eq!((shared.snapshot().lost, shared.snapshot().failed_writes), (3, 3));
         worker.open.get_mut(&0).unwrap().paper.file = real;
-        worker.take(slip(QueueItem::Note(ended())));
-        worker.take(slip(QueueItem::Ends));
+        worker.take(entry(Entry::Note(ended())));
+        worker.take(entry(Entry::Ends));
         let lines = lines(&dir.join(&names(dir)[0]));
         assert_eq!(kinds(&lines), ["caller.start", "lost", "event", "end"]);
         assert_eq!((&lines[2]["lines"], &lines[4]["lost"]), (&3.into(), &3.into()));
@@ -1046,12 +1013,12 @@ mod tests {
         let dir = folder.path();
         let settings = Settings { max_bytes_per_call: 64 * 1024, ..settings(dir) };
         let files = Files::open(&settings).unwrap().unwrap();
-        let mut tape = files.begin(beginning(1));
+        let mut writer = files.begin(beginning(1));
         for n in 0..1_000 {
-            tape.note(ms(n), start("CA1"));
+            writer.note(ms(n), start("CA1"));
         }
-        tape.note(ms(1_000), ended());
-        drop(tape);
+        writer.note(ms(1_000), ended());
+        drop(writer);
         assert_eq!(files.stop().full, 1);
         let path = dir.join(&names(dir)[0]);
         assert!((50_000..=64 * 1024).contains(&fs::metadata(&path).unwrap().len()));
@@ -1065,10 +1032,10 @@ mod tests {
         let folder = dir();
         let dir = folder.path();
         let files = Files::open(&settings(dir)).unwrap().unwrap();
-        let mut tape = files.begin(beginning(1));
-        tape.note(ms(1), start("CA1"));
+        let mut writer = files.begin(beginning(1));
+        writer.note(ms(1), start("CA1"));
         let panicked = std::thread::spawn(move || {
-            let _tape = tape;
+            let _writer = writer;
             panic!("planted");
         });
         assert!(panicked.join().is_err());
@@ -1082,16 +1049,16 @@ mod tests {
         let dir = folder.path();
         let mut worker = worker(dir, Arc::default());
         let alive = Arc::new(());
-        worker.take(Post::Begins {
+        worker.take(QueueItem::Begins {
             call: 3,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
-        let (_posts, letterbox) = sync_channel(1);
-        worker.sweep(&letterbox, ms(0), day(20_000));
+        let (_queue, items) = worker::queue(BOUNDS);
+        worker.sweep(&items, ms(0), day(20_000));
         assert_eq!(worker.open.len(), 1);
         drop(alive);
-        worker.sweep(&letterbox, ms(0), day(20_000));
+        worker.sweep(&items, ms(0), day(20_000));
         assert!(worker.open.is_empty());
         assert_eq!(kinds(&lines(&dir.join(&names(dir)[0]))), ["end"]);
     }
@@ -1146,13 +1113,13 @@ mod tests {
         let folder = dir();
         let dir = folder.path();
         let mut worker = worker(dir, Arc::default());
-        let (_posts, letterbox) = sync_channel(1);
+        let (_queue, items) = worker::queue(BOUNDS);
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let recent = put(dir, "1", day(19_990));
         let old = put(dir, "2", day(19_960));
         let mut at = |up: Duration, wall: Duration, closed| {
             worker.closed_any = closed;
-            worker.sweep(&letterbox, up, wall);
+            worker.sweep(&items, up, wall);
             names(dir)
         };
         assert_eq!(
@@ -1182,24 +1149,24 @@ mod tests {
         let folder = dir();
         let dir = folder.path();
         let mut worker = worker(dir, Arc::default());
-        let (_posts, letterbox) = sync_channel(1);
+        let (_queue, items) = worker::queue(BOUNDS);
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         let old = put(dir, "1", day(19_990));
-        worker.sweep(&letterbox, hours(1), day(20_000) + hours(1));
-        worker.sweep(&letterbox, hours(2), day(20_040));
+        worker.sweep(&items, hours(1), day(20_000) + hours(1));
+        worker.sweep(&items, hours(2), day(20_040));
         let alive = Arc::new(());
-        worker.take(Post::Begins {
+        worker.take(QueueItem::Begins {
             call: 3,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
-        worker.take(Post::Slip(Slip { call: 3, after: ms(1), missed: 0, says: QueueItem::Ends }));
+        worker.take(QueueItem::Entry { call: 3, after: ms(1), missed: 0, what: Entry::Ends });
         let of_the_call = names(dir).into_iter().find(|name| *name != old).unwrap();
         let touched = fs::metadata(dir.join(of_the_call)).unwrap().modified().unwrap();
         assert_eq!(touched, UNIX_EPOCH + day(20_000) + hours(2));
-        worker.sweep(&letterbox, hours(25), day(20_040) + hours(23));
+        worker.sweep(&items, hours(25), day(20_040) + hours(23));
         assert!(names(dir).contains(&old));
-        worker.sweep(&letterbox, hours(26), day(20_040) + hours(24));
+        worker.sweep(&items, hours(26), day(20_040) + hours(24));
         assert!(worker.now == day(20_040) + hours(24) && !names(dir).contains(&old));
     }
 
@@ -1211,23 +1178,23 @@ mod tests {
         let shared = Arc::new(Shared::default());
         let mut worker = worker(&dir, shared.clone());
         let alive = Arc::new(());
-        worker.take(Post::Begins {
+        worker.take(QueueItem::Begins {
             call: 0,
             beginning: Box::new(beginning(1)),
             alive: Arc::downgrade(&alive),
         });
-        let slip = |says| Post::Slip(Slip { call: 0, after: ms(5), missed: 0, says });
+        let entry = |what| QueueItem::Entry { call: 0, after: ms(5), missed: 0, what };
         for _ in 0..3 {
-            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.take(entry(Entry::Note(start("CA1"))));
             worker.flush();
         }
         fs::remove_dir_all(&dir).unwrap();
         for _ in 0..CHECK_EVERY {
-            worker.take(slip(QueueItem::Note(start("CA1"))));
+            worker.take(entry(Entry::Note(start("CA1"))));
             worker.flush();
         }
-        worker.take(slip(QueueItem::Note(ended())));
-        worker.take(slip(QueueItem::Ends));
+        worker.take(entry(Entry::Note(ended())));
+        worker.take(entry(Entry::Ends));
         let lines = lines(&dir.join(&names(&dir)[0]));
         let kinds = kinds(&lines);
         let lost = u64::from(CHECK_EVERY) - 1;

@@ -5,7 +5,7 @@
 
 use super::Content;
 use crate::audio::{Companding, FRAME_BYTES};
-use crate::base::redact;
+use crate::base::{random, redact};
 use crate::call::event::{CallEvent, Counts, Line, Said, ToolOutcome};
 use crate::call::settings::CallConfig;
 use crate::call::{Control, Leg, LegChange, ToolResult, Transmit};
@@ -383,15 +383,7 @@ pub struct Salt([u8; 32]);
 impl Salt {
     /// A secret that exists nowhere but in this process.
     pub fn secret() -> Self {
-        let mut bytes = [0; 32];
-        if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-            // No randomness from the system: two hashers seeded by the standard library are better than nothing.
-            use std::hash::{BuildHasher as _, RandomState};
-            for part in bytes.chunks_exact_mut(8) {
-                part.copy_from_slice(&RandomState::new().hash_one(part.len()).to_le_bytes());
-            }
-        }
-        Self(bytes)
+        Self(random::bytes())
     }
 
     /// No secret at all: the same bytes in every simulation.

@@ -1,9 +1,10 @@
 //! A trace of every call.
 
 use super::names;
-use super::outbox::{Item, Outbox};
 use super::wire::{ArrayValue, Event, KeyValue, Span, Status, Value, attribute};
+use super::{Item, Outbox};
 use crate::base::clock;
+use crate::base::random;
 use crate::call::event::{CallEvent, EndReason, ToolOutcome};
 use crate::runtime::observe::Observe;
 use crate::runtime::registry::CallKey;
@@ -50,7 +51,7 @@ impl Open {
         let parent = self.turn.as_ref().unwrap_or(&self.root).span_id.clone();
         Span {
             trace_id: self.trace_id.clone(),
-            span_id: random::<8>(),
+            span_id: random::bytes::<8>().to_vec(),
             parent_span_id: parent,
             name,
             kind,
@@ -151,10 +152,10 @@ impl TraceCalls {
 
 impl Observe for TraceCalls {
     fn begins(&self, call: CallKey, now: Instant, unix: i64) {
-        let trace_id = random::<16>();
+        let trace_id = random::bytes::<16>().to_vec();
         let root = Span {
             trace_id: trace_id.clone(),
-            span_id: random::<8>(),
+            span_id: random::bytes::<8>().to_vec(),
             name: "call".to_owned(),
             kind: SERVER,
             start_time_unix_nano: nanos(unix, Duration::ZERO),
@@ -299,16 +300,4 @@ impl Observe for TraceCalls {
 fn nanos(unix: i64, after: Duration) -> u64 {
     let base = u64::try_from(unix).unwrap_or(0).saturating_mul(1_000_000_000);
     base.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// Fresh ids. Nobody has to be unable to guess them, but no two may be alike.
-fn random<const N: usize>() -> Vec<u8> {
-    use std::hash::{BuildHasher as _, RandomState};
-    let mut bytes = [0; N];
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = RandomState::new().hash_one((at, clock::now())) as u8;
-        }
-    }
-    bytes.to_vec()
 }

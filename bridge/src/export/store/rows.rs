@@ -1,5 +1,6 @@
 //! What is stored, and what a store does with it.
 
+use crate::export::worker::Weigh;
 use crate::wire::realtime::Usage;
 use serde::Serialize;
 use serde_json::Value;
@@ -96,9 +97,8 @@ pub enum What {
     },
 }
 
-impl Record {
-    /// What it holds beyond its own size, bytes, roughly.
-    pub(super) fn weight(&self) -> usize {
+impl Weigh for Record {
+    fn weight(&self) -> usize {
         let line = |line: &LineRow| size_of::<LineRow>() + line.text.len() + line.item.len();
         size_of::<Self>()
             + match &self.what {
