@@ -59,7 +59,7 @@ pub struct CallConfig {
     pub hangup: Hangup,
     /// Another session takes over before the server ends the one that runs; `None` ends the call politely then.
     pub renewal: Option<Renewal>,
-    /// How far the audio sent to the caller may run ahead of the ear.
+    /// How far the audio sent to the caller may run ahead of what was played.
     pub pacing: Pacing,
     /// How keypad presses are gathered.
     pub dtmf: Dtmf,
@@ -347,7 +347,7 @@ pub struct Person {
     pub number: String,
 }
 
-/// How far the audio sent to the caller may run ahead of the ear.
+/// How far the audio sent to the caller may run ahead of what was played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pacing {

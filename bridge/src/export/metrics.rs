@@ -61,7 +61,7 @@ const LASTS: [f64; 9] = [5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_
 pub struct Settings {
     /// Figures are counted and served at `/metrics`.
     pub enabled: bool,
-    /// The address they are served at. The bridge's own (`listen`) serves them there, to whoever reaches it.
+    /// The address they are served at. The bridge's own (`listen`) serves them there, to any client.
     pub listen: SocketAddr,
 }
 

@@ -45,7 +45,7 @@ pub struct Scenario {
     pub expect: Expect,
     /// Milestones this scenario was written to reach.
     pub milestones: Vec<String>,
-    /// Longest acceptable time from the end of the caller's words to the first sound of the answer at the ear, ms.
+    /// Longest acceptable time from the end of the caller's words to the first sound of the answer heard, ms.
     pub budget_ms: u64,
 }
 

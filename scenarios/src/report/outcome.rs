@@ -283,7 +283,7 @@ impl Sum {
     pub(super) fn spreads(&self) -> Vec<(&'static str, Spread)> {
         let of = |part: fn(&Answer) -> f64| self.answers.iter().map(part).collect::<Vec<_>>();
         let all = [
-            ("caller silent to answer at the ear", of(|answer| answer.mic_to_mic)),
+            ("caller silent to answer heard", of(|answer| answer.mic_to_mic)),
             ("  of it the bridge", of(|answer| answer.bridge)),
             ("  of it the model", of(|answer| answer.model)),
             ("  of it turn detection", of(|answer| answer.detection)),
@@ -291,7 +291,7 @@ impl Sum {
         ];
         [
             ("cut less heard", self.truncation_errors.clone()),
-            ("speech_started to clear at the ear", self.clear_latencies.clone()),
+            ("speech_started to clear at the caller", self.clear_latencies.clone()),
             ("the floor taken to the agent's last sample", self.drains.clone()),
         ]
         .into_iter()

@@ -212,7 +212,7 @@ function showWaits() {
   const { waits } = now.call;
   const longest = Math.max(...waits.map((wait) => wait.total), 1);
   const budget = now.run.budget_ms;
-  const words = { answer: "caller silent to answer at the ear", "first audio": "call open to first audio", "barge-in": "floor taken to last sample of the agent" };
+  const words = { answer: "caller silent to answer heard", "first audio": "call open to first audio", "barge-in": "floor taken to last sample of the agent" };
   byId("waits").replaceChildren(...waits.map((wait) => {
     const share = (ms) => `${(100 * Math.max(ms, 0)) / longest}%`;
     const bar = el("span", { class: "bar" }, wait.parts.map(([name, ms]) => {
@@ -806,7 +806,7 @@ function showLegend() {
     swatch("made, never heard", rect("ghost")),
     swatch("cancelled or failed response", rect("cancelled")),
     swatch("where the model was told to cut", line("cut")),
-    swatch("clear at the ear", line("clear-line")),
+    swatch("clear at the caller", line("clear-line")),
     swatch("mark arrived, came back played", svg("line", { x1: 5, x2: 20, y1: 8, y2: 8, class: "way" }), svg("line", { x1: 20, x2: 20, y1: 2, y2: 14, class: "mark" })),
     swatch("mark flushed", svg("line", { x1: 5, x2: 20, y1: 8, y2: 8, class: "way flushed" }), svg("line", { x1: 20, x2: 20, y1: 2, y2: 14, class: "mark flushed" })),
     swatch("nothing passes on this leg", rect("outage")),
