@@ -9,32 +9,32 @@
 
 mod logs;
 pub mod names;
+mod outbox;
 mod settings;
 mod spans;
 mod wire;
 
 pub use logs::LogLayer;
+pub use outbox::{Stats, StatsHandle};
 pub use settings::Settings;
 pub use spans::TraceCalls;
 
 use crate::base::log_limit::LogLimit;
 use crate::base::secret::Secret;
-use crate::export::worker::{self, Batches, Bounds, Pace, Sender, Weigh};
+use crate::export::worker::{self, Batches, Bounds, Pace};
 use crate::net::dial::{Dial, TlsDial};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use outbox::{Item, Outbox, Shared, THREAD};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use wire::{LogRecord, Span};
 
-/// The thread that sends.
-const THREAD: &str = "otlp";
 /// Spans and log records that may wait.
 const BOUNDS: Bounds = Bounds { items: 8_192, bytes: usize::MAX };
 /// Sent at once, and how long it is gathered. Losses are looked at once a minute at least.
@@ -53,65 +53,6 @@ pub struct Exporter {
     outbox: Outbox,
     model: String,
     worker: worker::Worker<Item>,
-}
-
-/// Figures of an exporter that outlive it. A handle.
-#[derive(Clone)]
-pub struct StatsHandle(Arc<Shared>);
-
-impl StatsHandle {
-    /// What became of spans and log records so far.
-    pub fn snapshot(&self) -> Stats {
-        self.0.snapshot()
-    }
-}
-
-/// What became of spans and log records so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Taken by the collector.
-    pub sent: u64,
-    /// Found no room, or could not be sent.
-    pub lost: u64,
-}
-
-#[derive(Default)]
-struct Shared {
-    sent: AtomicU64,
-    lost: AtomicU64,
-}
-
-impl Shared {
-    fn snapshot(&self) -> Stats {
-        Stats { sent: self.sent.load(SeqCst), lost: self.lost.load(SeqCst) }
-    }
-}
-
-enum Item {
-    Span(Box<Span>),
-    Log(Box<LogRecord>),
-}
-
-impl Weigh for Item {
-    /// They are alike: their number bounds them.
-    fn weight(&self) -> usize {
-        0
-    }
-}
-
-/// The end of the queue that calls and log lines hold.
-#[derive(Clone)]
-struct Outbox {
-    queue: Sender<Item>,
-    shared: Arc<Shared>,
-}
-
-impl Outbox {
-    fn put(&self, item: Item) {
-        if self.queue.send(item).is_err() {
-            self.shared.lost.fetch_add(1, SeqCst);
-        }
-    }
 }
 
 /// Where to send, and as whom.

@@ -301,7 +301,11 @@ mod tests {
         lets.send(()).unwrap();
         sender.send(2).unwrap();
         assert!(worker.stop(LONG));
-        assert_eq!(shown.iter().collect::<Vec<_>>(), [vec![1, 2], Vec::new()], "it writes what waits, then ends");
+        assert_eq!(
+            shown.iter().collect::<Vec<_>>(),
+            [vec![1, 2], Vec::new()],
+            "it writes what waits, then ends"
+        );
         assert_eq!((sender.send(3), sender.queued()), (Err(3), (0, 0)), "and takes no more");
     }
 

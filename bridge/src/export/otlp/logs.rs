@@ -1,7 +1,7 @@
 //! A record of every log line.
 
+use super::outbox::{Item, Outbox, THREAD};
 use super::wire::{KeyValue, LogRecord, Value, attribute};
-use super::{Item, Outbox, THREAD};
 use std::fmt;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};

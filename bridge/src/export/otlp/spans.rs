@@ -1,8 +1,8 @@
 //! A trace of every call.
 
 use super::names;
+use super::outbox::{Item, Outbox};
 use super::wire::{ArrayValue, Event, KeyValue, Span, Status, Value, attribute};
-use super::{Item, Outbox};
 use crate::base::clock;
 use crate::base::random;
 use crate::call::event::{CallEvent, EndReason, ToolOutcome};
