@@ -58,7 +58,7 @@ fn journal(criterion: &mut Criterion) {
     let settings =
         Settings { dir: Some(dir.path().to_owned()), max_bytes_per_call: 64 << 10, ..Settings::default() };
     let files = Files::open(&settings).ok().flatten().expect("a folder for temporary files");
-    let mut tape = files.begin(beginning());
+    let mut writer = files.begin(beginning());
     // In pieces that fit the queue, with time to empty it: a full one would only count what it leaves out.
     group
         .sample_size(10)
@@ -71,14 +71,14 @@ fn journal(criterion: &mut Criterion) {
             for _ in 0..pieces {
                 let notes: Vec<_> = (0..PIECE).flat_map(|_| from_caller()).collect();
                 let began = now();
-                notes.into_iter().for_each(|note| tape.note(Duration::from_secs(1), note));
+                notes.into_iter().for_each(|note| writer.note(Duration::from_secs(1), note));
                 took += began.elapsed();
                 std::thread::sleep(EMPTIED);
             }
             took.mul_f64(frames as f64 / (pieces * PIECE) as f64)
         });
     });
-    drop(tape);
+    drop(writer);
     for content in [Content::Hashes, Content::Full] {
         let (mut formatter, _) = Formatter::begin(&beginning(), content, Salt::secret());
         let frame = from_caller();

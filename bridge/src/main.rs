@@ -128,7 +128,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     if config.twilio.insecure_no_signature {
         tracing::warn!(
             listen = %config.listen,
-            "INSECURE: signatures are not checked; whoever reaches this address opens paid model sessions"
+            "INSECURE: signatures are not checked; any client that reaches this address opens paid model sessions"
         );
     }
     let journal = Files::open(&config.journal)?.map(Arc::new);

@@ -1,5 +1,5 @@
-//! The face towards Twilio and towards everybody else, over real loopback sockets: who is let in, who is not, and
-//! what it costs when somebody tries. Requests are signed here by code of the test's own.
+//! The face towards Twilio and towards every other client, over real loopback sockets: who is let in, who is not, and
+//! what an attempt costs. Requests are signed here by code of the test's own.
 
 #![expect(clippy::unwrap_used, reason = "a bench that breaks has to stop the test")]
 
@@ -238,13 +238,13 @@ async fn a_stream_twilio_gave_up_is_torn_down_though_its_socket_looks_open() {
     let mut caller = t.stream("CA1", token).await;
     t.dial("the bridge dials").await;
     let form = "CallSid=CA1&StreamSid=MZ1&StreamEvent=stream-error&StreamError=31924";
-    assert_eq!(t.post("/stream-status", form, None).await.0, 403, "nobody else can end a call");
+    assert_eq!(t.post("/stream-status", form, None).await.0, 403, "an unsigned request cannot end a call");
     let other = [("StreamEvent", "stream-error"), ("StreamSid", "MZ2")];
     let signature = sign(STATUS, &other);
     assert_eq!(
         t.post("/stream-status", "StreamSid=MZ2&StreamEvent=stream-error", Some(&signature)).await.0,
         204,
-        "a stream of somebody else's"
+        "no stream of this bridge"
     );
     assert_eq!(t.stats.active(), 1);
     let ours =
@@ -346,7 +346,7 @@ async fn an_operator_places_ends_and_transfers_calls() {
 }
 
 #[tokio::test]
-async fn nobody_else_does() {
+async fn a_client_without_the_operators_token_does_not() {
     let asked = Asked::default();
     let t = Bench::operated(|config| config.operator.token = Secret::new(OPERATOR), asked.clone()).await;
     let shorter = &OPERATOR[..OPERATOR.len() - 1];
@@ -385,7 +385,7 @@ async fn streams_without_a_token_hold_no_line_leave_no_trace_and_make_room() {
         say(&mut socket, &json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})).await;
         open.push(socket);
     }
-    until(|| t.stats.rejected() >= 44).await; // the oldest went, without anybody waiting for them
+    until(|| t.stats.rejected() >= 44).await; // the oldest went, and no client waited for them
     assert_eq!((t.stats.active(), t.get("/readyz").await.0), (0, 200), "all lines are free");
     let token = token_in(&t.webhook("CA1").await.1);
     let mut caller = t.stream("CA1", token).await;
@@ -447,7 +447,7 @@ async fn a_request_that_dribbles_in_is_given_up() {
     let mut header = TcpStream::connect(t.address).await.unwrap();
     header.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     let mut rest = Vec::new();
-    // The clock jumps while nobody has anything to do.
+    // The clock jumps while no task has anything to do.
     let _either = given_up(header.read_to_end(&mut rest)).await;
     assert!(!rest.starts_with(b"HTTP/1.1 200"));
     let mut body = TcpStream::connect(t.address).await.unwrap();
@@ -464,7 +464,7 @@ async fn a_body_beyond_the_limit_is_refused() {
     let chunk = format!("{:x}\r\n{}", 17_000, "A".repeat(17_000));
     for path in ["/voice", "/stream-status"] {
         for (length, body) in [
-            // Nobody waits for what is announced to be too long.
+            // What is announced to be too long is not waited for.
             ("Content-Length: 16385", ""),
             ("Content-Length: 1000000000", "CallSid="),
             ("Transfer-Encoding: chunked", &chunk),
@@ -504,7 +504,7 @@ async fn keeps_busy(address: SocketAddr) -> usize {
 }
 
 #[tokio::test]
-async fn a_crowd_that_keeps_its_connections_busy_locks_nobody_out() {
+async fn a_crowd_that_keeps_its_connections_busy_locks_no_call_out() {
     let mut t = Bench::start(|config| config.connections.max = 16).await;
     let crowd: Vec<_> = (0..64).map(|_| tokio::spawn(keeps_busy(t.address))).collect();
     let evicted = || t.stats.connections_evicted();

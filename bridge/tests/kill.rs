@@ -79,7 +79,7 @@ async fn get(address: SocketAddr, path: &str) -> Option<String> {
 
 /// What `bridge calls` prints.
 fn calls(folder: &Path, model: SocketAddr, arguments: &[&str]) -> String {
-    // Whoever looks at stored calls needs no key.
+    // Reading stored calls needs no key.
     let mut command = command(folder, model, model);
     let output = command.env_remove("OPENAI_API_KEY").arg("calls").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

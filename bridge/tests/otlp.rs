@@ -285,13 +285,13 @@ async fn a_collector_that_is_busy_for_a_moment_is_asked_again() {
 
 #[tokio::test]
 async fn a_dead_collector_costs_what_it_would_have_been_sent_and_nothing_else() {
-    // Nobody listens there.
+    // No process listens there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let exporter = exporter(address);
     let (calls, gauge) = (exporter.calls(), exporter.gauge());
-    // More than the queue holds, and to drop it all takes the better part of a minute: nobody waits for room.
+    // More than the queue holds, and to drop it all takes the better part of a minute: no call waits for room.
     let began = zero();
     (1..=5_000).for_each(|n| call(&calls, n));
     let took = began.elapsed();
@@ -311,7 +311,7 @@ async fn a_collector_that_never_answers_does_not_keep_a_process_alive() {
     // Batches enough that trying each of them once would take most of a minute.
     (1..=1_000).for_each(|n| call(&exporter.calls(), n));
     let began = zero();
-    let counted = exporter.stop(); // returns, although nobody ever accepts
+    let counted = exporter.stop(); // returns, although no process ever accepts
     let took = began.elapsed();
     assert!(took < Duration::from_secs(20), "the process was kept for {took:?}");
     assert_eq!(counted.sent, 0);

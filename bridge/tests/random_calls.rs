@@ -99,7 +99,7 @@ struct World {
     dialing: bool,
     /// The model's connection is open, and the call has not left it.
     connected: bool,
-    /// What somebody knows of the transcript who hears it grow.
+    /// What a reader of the transcript's updates knows of it.
     said: BTreeMap<String, String>,
 }
 
@@ -185,7 +185,7 @@ impl World {
             }
             Input::Key(key) => self.text(Leg::Caller, &format!(r#"{{"event":"dtmf","dtmf":{{"digit":"{key}"}},"streamSid":"MZ1"}}"#)),
             Input::MarkBack(which) => {
-                let name = self.marks.get(which).cloned().unwrap_or_else(|| "nobody's".into());
+                let name = self.marks.get(which).cloned().unwrap_or_else(|| "unknown".into());
                 self.text(Leg::Caller, &format!(r#"{{"event":"mark","mark":{{"name":"{name}"}},"streamSid":"MZ1"}}"#));
             }
             Input::Stop => self.text(Leg::Caller, r#"{"event":"stop","streamSid":"MZ1"}"#),
@@ -316,7 +316,7 @@ proptest! {
         for input in inputs {
             world.apply(input);
         }
-        // Nobody says anything any more: every wait is bounded, so the call ends.
+        // Nothing more comes: every wait is bounded, so the call ends.
         world.apply(Input::Waits(5 * 60 * 60 * 1_000));
         prop_assert!(world.ended, "the call never ended");
         prop_assert!(world.call.is_over());

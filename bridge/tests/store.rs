@@ -183,7 +183,7 @@ async fn sqlite_keeps_the_contract_and_the_calls() {
     check(&again.find("CA1").await.unwrap().unwrap());
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(folder.file()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o077, 0, "transcripts are nobody else's to read");
+    assert_eq!(mode & 0o077, 0, "only the owner may read transcripts");
 }
 
 #[tokio::test]
@@ -420,7 +420,7 @@ async fn bytes_are_bounded_as_well_as_records() {
 }
 
 #[tokio::test]
-async fn a_record_that_nobody_takes_is_left_out_and_holds_up_no_other() {
+async fn a_record_the_store_never_takes_is_left_out_and_holds_up_no_other() {
     let store = Moody::default();
     let writer = Writer::start(store.clone(), &settings(1_000), "p1").unwrap();
     let calls = writer.calls();
@@ -479,7 +479,7 @@ async fn a_full_disk_loses_nothing_while_there_is_room_in_the_queue() {
 }
 
 #[tokio::test]
-async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing() {
+async fn a_write_that_failed_for_want_of_room_locks_no_writer_out_and_hides_nothing() {
     let folder = Folder::new();
     let small = Sqlite::with(&folder.file(), |options| options.pragma("max_page_count", "40")).unwrap();
     small.prepare().await.unwrap();
@@ -493,7 +493,7 @@ async fn a_write_that_failed_for_want_of_room_locks_nobody_out_and_hides_nothing
     }
     let other = Sqlite::open(&folder.file()).unwrap();
     for n in [1_000, 1_001, 1_002] {
-        assert_eq!(other.write(&records(n)).await, Ok(()), "nobody holds the file");
+        assert_eq!(other.write(&records(n)).await, Ok(()), "no connection holds the file");
         if small.write(&records(n + 1_000)[..1]).await.is_ok() {
             assert!(
                 other.find(&format!("CA{}", n + 1_000)).await.unwrap().is_some(),
@@ -596,7 +596,7 @@ async fn a_file_that_is_no_database_is_refused_at_the_start_and_waited_for_later
     assert_eq!(
         (gauge.snapshot().lost, gauge.snapshot().queued),
         (10, 10),
-        "it waits for somebody to mend it"
+        "it waits until the file is mended"
     );
     std::fs::remove_file(folder.file()).unwrap();
     until(|| gauge.snapshot().queued == 0).await;

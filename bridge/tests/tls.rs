@@ -79,7 +79,7 @@ async fn only_tls_is_spoken_and_a_hangup_signal_reads_the_certificate_again() {
     let second = issue(folder.path()); // into the same files
     assert!(
         is_healthy(port, &first).await && !is_healthy(port, &second).await,
-        "nobody has asked for it yet"
+        "the bridge has not read it yet"
     );
     let told = Command::new("kill").args(["-HUP", &bridge.0.id().to_string()]).status().unwrap();
     assert!(told.success());

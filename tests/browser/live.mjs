@@ -35,7 +35,7 @@ const until = async (what, words, patience = 20_000) => {
   throw new Error(`never: ${words}`);
 };
 
-// What a caller says, as the model writes it down: it would be heard by everybody who watches.
+// What a caller says, as the model writes it down: every watcher would get it.
 const HOSTILE = `<img src=x onerror="document.title='broken'"><script>document.title='broken'</script> & "quotes"`;
 const [phone, live, guarded, model] = [await freePort(), await freePort(), await freePort(), await freePort()];
 const write = (name, text) => { const path = join(made, name); writeFileSync(path, text); return path; };
@@ -74,9 +74,9 @@ const cards = "[...document.querySelectorAll('#now article')]";
 const log = "document.querySelector('#now article .log').textContent";
 
 const tests = {
-  async "nobody is on the line at first"(page) {
+  async "no call is active at first"(page) {
     await page.until("document.documentElement.dataset.ready !== undefined");
-    assert.equal(await page.get("document.querySelector('#nobody').hidden"), false);
+    assert.equal(await page.get("document.querySelector('#no-calls').hidden"), false);
     assert.match(await page.get("document.querySelector('#summary').textContent"), /^0 of 200 lines busy/);
   },
 
@@ -131,7 +131,7 @@ const tests = {
       reached.push(await page.get("document.activeElement.className || document.activeElement.textContent"));
     }
     assert.deepEqual(reached, ["log", "Hang up"], "the transcript, then the buttons");
-    assert(await page.get("document.querySelectorAll('#now button')[1].disabled"), "nobody to ask for a transfer");
+    assert(await page.get("document.querySelectorAll('#now button')[1].disabled"), "no carrier to ask for a transfer");
   },
 
   async "a call is ended by its button, after a question that can be declined"(page) {
@@ -164,7 +164,7 @@ const tests = {
     assert.match(headers["content-security-policy"], /default-src 'none'; script-src 'sha256-/);
   },
 
-  async "with a token nobody is let in without it"() {
+  async "with a token no request is let in without it"() {
     const env = { BRIDGE_OPERATOR_TOKEN: "0123456789abcdef0123", TWILIO_ACCOUNT_SID: `AC${"0".repeat(32)}`, TWILIO_AUTH_TOKEN: "any" };
     const other = await freePort();
     const child = start("bridge", ["--config", config("guarded.toml", guarded), "--listen", `127.0.0.1:${other}`], env);
@@ -218,7 +218,7 @@ try {
     }
   }
   const own = page.requests.filter((url) => !url.startsWith(`http://127.0.0.1:${live}/`) && !url.startsWith("data:"));
-  assert.deepEqual(own, [], "the page asks nobody else");
+  assert.deepEqual(own, [], "the page asks no other server");
 } finally {
   await browser.close();
   running.forEach((child) => child.kill("SIGKILL"));

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-/// Longest wait that can be configured, ms: a week. Nobody means more, and the clock can add it safely.
+/// Longest wait that can be configured, ms: a week. No operator means more, and the clock can add it safely.
 const WAIT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// The longest time that a session is kept for the words of a caller who is gone: a draining server waits for it.
 const LAST_WORDS_MS_MAX: u64 = 10_000;
@@ -175,7 +175,7 @@ pub struct Args {
     /// The address Twilio reaches this bridge at [env: BRIDGE_PUBLIC_URL] [default: the Host it is asked for].
     #[arg(long, global = true, value_name = "URL")]
     pub public_url: Option<String>,
-    /// Take everybody for Twilio: for local work, and only on a loopback address.
+    /// Accept unsigned requests: for local work, and only on a loopback address.
     #[arg(long, global = true)]
     pub insecure_no_signature: bool,
     /// Where the model's WebSocket is [env: OPENAI_REALTIME_URL] [default: wss://api.openai.com/v1/realtime].
@@ -235,7 +235,7 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         calls: Option<u32>,
     },
-    /// Place a call: Twilio rings the number and connects whoever answers to the bridge that serves public_url.
+    /// Place a call: Twilio rings the number and connects it, once answered, to the bridge that serves public_url.
     Call {
         /// Whom to call, such as +14155550123.
         #[arg(long, value_name = "NUMBER")]
@@ -267,7 +267,7 @@ impl Command {
 const HELP: &str = "\
 Secrets come from the environment or the file, never from a flag: OPENAI_API_KEY, the key of the
 project that pays; TWILIO_AUTH_TOKEN, the account's primary auth token; BRIDGE_OPERATOR_TOKEN, for
-whoever may place and end calls; BRIDGE_TOOLS_SECRET, by which the functions' webhooks
+operators, who may place and end calls; BRIDGE_TOOLS_SECRET, by which the functions' webhooks
 know the bridge. NAME_FILE names a file that holds the secret instead. Also
 TWILIO_ACCOUNT_SID and TWILIO_NUMBER; BRIDGE_STORE_URL, where transcripts are kept; and
 OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME, where traces and
@@ -454,7 +454,7 @@ impl Config {
             }
         }
         if args.command.as_ref().is_some_and(Command::only_reads) {
-            // Whoever looks at stored calls needs no keys.
+            // Reading stored calls needs no keys.
             problems.extend(config.store.place().err());
         } else {
             config.check(&mut problems);
@@ -601,8 +601,8 @@ fn check_face(config: &Config, refuse: &mut impl FnMut(String)) {
     if twilio.insecure_no_signature {
         if !config.listen.ip().is_loopback() {
             refuse(format!(
-                "insecure_no_signature lets everybody in, and listen = {} can be reached from outside: listen on \
-                 127.0.0.1, or give TWILIO_AUTH_TOKEN instead",
+                "insecure_no_signature accepts unsigned requests, and listen = {} can be reached from outside: \
+                 listen on 127.0.0.1, or give TWILIO_AUTH_TOKEN instead",
                 config.listen
             ));
         }
@@ -1093,7 +1093,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_is_named_by_the_variables_everybody_uses_and_checked() {
+    fn a_collector_is_named_by_the_standard_variables_and_checked() {
         let env = |endpoint: &'static str, headers: &'static str| {
             move |name: &str| match name {
                 "OPENAI_API_KEY" | "TWILIO_AUTH_TOKEN" => Some("sk-1".to_owned()),

@@ -30,7 +30,7 @@ use tokio::task;
 
 const CALLER: &str = include_str!("../../assets/demo-caller.toml");
 const MODEL: &str = include_str!("../../assets/demo-model.toml");
-/// How long the first call waits for somebody to look.
+/// How long the first call waits for a watcher of the live page.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two calls.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -207,8 +207,8 @@ impl Drop for Scripts {
     }
 }
 
-/// A new folder in `parent` that nobody else may enter. Everybody may write there, so what stands under its name
-/// already, or leads elsewhere, is not used.
+/// A new folder in `parent` that no other user may enter. Other users may write to `parent`, so what stands under its
+/// name already, or leads elsewhere, is not used.
 fn own_folder(parent: &Path) -> io::Result<PathBuf> {
     const TRIES: u32 = 100;
     let mut nth = 0;
@@ -231,7 +231,7 @@ impl Program {
         let (said, first) = oneshot::channel();
         std::thread::spawn(move || {
             let mut lines = BufReader::new(stdout).lines();
-            let _ = said.send(lines.next()); // nobody listens: then nobody cares
+            let _ = said.send(lines.next()); // without a receiver the line is not needed
             lines.for_each(drop);
         });
         let line = first.await.ok().flatten().transpose().context("the model said nothing")?;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_somebody_else_has_made_is_not_used() {
+    fn a_folder_that_another_user_has_made_is_not_used() {
         use std::os::unix::fs::{MetadataExt as _, symlink};
         let parent = tempfile::TempDir::new().unwrap();
         let elsewhere = tempfile::TempDir::new().unwrap();

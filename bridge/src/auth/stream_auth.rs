@@ -33,7 +33,7 @@ pub struct Settings {
     pub auth_token: Secret,
     /// Shared keys Twilio may sign with instead, by their id.
     pub shared_keys: BTreeMap<String, Secret>,
-    /// Takes everybody for Twilio. Only for local work, and only on a loopback address.
+    /// Accepts unsigned requests. Only for local work, and only on a loopback address.
     pub insecure_no_signature: bool,
     /// How long after the webhook its stream may come, seconds.
     pub token_life_s: u32,
@@ -95,7 +95,7 @@ pub enum NoAnswer {
     /// The request names no call.
     #[error("no CallSid in the request: this is the voice webhook of a Twilio number")]
     Call,
-    /// Nobody knows where the stream is to go.
+    /// The address of the stream is not known.
     #[error("no Host in the request: set public_url to the address Twilio reaches this bridge at")]
     Host,
     /// It came before, and its call is over.
@@ -249,7 +249,7 @@ mod tests {
     }
 
     impl StreamAuth {
-        /// The answer to a webhook whose signature nobody has seen.
+        /// The answer to a webhook without a signature.
         fn answers(&self, form: &[(String, String)], host: Option<&str>) -> Result<String, NoAnswer> {
             self.answer(form, host, Signed::default(), NOW)
         }
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(
             nowhere.verify_request(STREAM, None, signed, Body::None),
             Err(signature::Refusal::Mismatch),
-            "without an address of its own a bridge knows nobody"
+            "a bridge without an address of its own accepts no signature"
         );
     }
 

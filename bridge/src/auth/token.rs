@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_remember_lets_nobody_in() {
+    fn a_full_memory_of_tokens_lets_no_stream_in() {
         let t = tokens(1);
         t.used.lock().unwrap().extend((0..USED_MAX).map(|n| (NOW + 60, n.to_string())));
         let token = t.issue("CA1", NOW);

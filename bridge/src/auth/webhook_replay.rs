@@ -149,7 +149,7 @@ impl Webhooks {
         }
     }
 
-    /// A stream that came in has ended; `None`: nobody knows why.
+    /// A stream that came in has ended; `None`: for an unknown reason.
     pub(crate) fn left(&mut self, call_sid: &str, reason: Option<EndReason>, now: i64) {
         let Some(streams) = self.calls.get_mut(call_sid) else { return };
         streams.live = streams.live.saturating_sub(1);
@@ -292,7 +292,11 @@ mod tests {
         t.comes("token 1", NOW);
         t.goes(EndReason::CallerClosed, NOW + CALL_S);
         t.gets(RETURNS, NOW + CALL_S, "token 2");
-        assert_eq!(t.asks(RETURNS, NOW + CALL_S + 61), None, "whoever opened streams with it ever since");
+        assert_eq!(
+            t.asks(RETURNS, NOW + CALL_S + 61),
+            None,
+            "streams that it opened meanwhile do not renew it"
+        );
     }
 
     #[test]

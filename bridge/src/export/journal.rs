@@ -2,8 +2,8 @@
 //!
 //! A call's driver notes what goes by; a [`JournalWriter`](crate::runtime::journal::JournalWriter) takes the notes and never makes it wait. In production they travel
 //! through a bounded queue to one thread of their own ([`files`]), which turns them into lines ([`lines`]) and keeps
-//! the folder within its limits; what does not fit is left out and counted. A simulation gives the driver a tape that
-//! keeps its lines in memory, so that there is neither thread nor file in a simulated world.
+//! the folder within its limits; what does not fit is left out and counted. A simulation gives the driver a writer
+//! that keeps its lines in memory, so that there is neither thread nor file in a simulated world.
 //!
 //! What people say is not in a journal unless the operator asks for it: see [`Content`].
 

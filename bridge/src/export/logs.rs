@@ -96,7 +96,7 @@ pub fn install(log: &Settings, also_to: Option<AlsoTo>) -> anyhow::Result<LogGua
 }
 
 /// Logs where a panic happened. The standard hook would wait for the reader of standard error, in a call's own task.
-/// Only words that stand in the code are written: what was put together may hold what somebody said.
+/// Only words that stand in the code are written: what was put together may hold words of a call.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
     let words = panic.payload().downcast_ref::<&'static str>();
@@ -139,7 +139,7 @@ impl Observe for LogCalls {
                 let item = item.as_deref();
                 debug!(item, heard_ms = ms(*heard), discarded_ms = ms(*discarded), "barge-in");
             }
-            CallEvent::Silenced { after } => debug!(after_ms = ms(*after), "the ear is silent"),
+            CallEvent::Silenced { after } => debug!(after_ms = ms(*after), "playback is silent"),
             // Every frame may change these.
             CallEvent::Said(_) => {}
             CallEvent::Floor(Floor { caller, agent }) => trace!(caller, agent, "the floor"),

@@ -1,9 +1,9 @@
 //! Figures for Prometheus: what calls did, how long the bridge took, what waits, what was lost.
 //!
 //! The registry is a value: every server has its own, and a test reads exactly one. No figure carries the name of a
-//! call. What a call counts for itself is added when it ends; what the legs carry, about once a second; whatever else
-//! has a figure is asked when somebody looks. Every figure is described in `docs/guide/observability.md`, and a test holds
-//! the two together.
+//! call. What a call counts for itself is added when it ends; what the legs carry, about once a second. Every other
+//! figure is read when the page is written. `docs/guide/observability.md` describes every figure, and a test holds the
+//! two together.
 
 use crate::base::clock;
 use crate::call::event::{
@@ -142,7 +142,7 @@ struct Share {
     ended: bool,
 }
 
-/// How a figure of somebody else's is shown.
+/// How a figure of another component is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It only grows.
@@ -151,7 +151,7 @@ pub enum Kind {
     Gauge,
 }
 
-/// A figure that is asked for when somebody looks.
+/// A figure that is read when the page is written.
 struct Asked {
     name: &'static str,
     help: &'static str,
@@ -189,7 +189,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A figure that is asked for when somebody looks. `name` is without prefix and, for a counter, without `_total`.
+    /// A figure that is read when the page is written. `name` is without prefix and, for a counter, without `_total`.
     #[must_use]
     pub fn asking(
         mut self,
@@ -214,7 +214,7 @@ impl Builder {
     #[must_use]
     pub fn journal(self, journal: Option<&Arc<Files>>) -> Self {
         let of = |read: fn(&JournalStats) -> u64| {
-            // Whoever looks at figures keeps no journal open.
+            // Figures keep no journal open.
             let journal = journal.map(Arc::downgrade).unwrap_or_default();
             move || journal.upgrade().map_or(0.0, |journal| read(&journal.snapshot()) as f64)
         };
@@ -579,7 +579,7 @@ impl Metrics {
     }
 
     fn page(&self) -> Response {
-        // Writing them down takes a while, and anybody who reaches the listener may ask.
+        // Writing them down takes a while, and any client that reaches the listener may ask.
         let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock::now();
         let text = match &*written {
@@ -917,7 +917,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_of_others_are_asked_for_when_somebody_looks() {
+    fn figures_of_others_are_read_when_the_page_is_written() {
         let lost = Arc::new(AtomicU64::new(0));
         let read = lost.clone();
         let t = Metrics::builder()

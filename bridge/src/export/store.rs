@@ -582,7 +582,7 @@ impl<S: Store> Worker<S> {
         tokio::time::timeout(WRITE_MAX, attempt).await.unwrap_or_else(late)
     }
 
-    /// Writes a batch, however long that takes, but for records that nobody will ever take.
+    /// Writes a batch, however long that takes, but for records that the store will never take.
     async fn write(&mut self, batch: &[Record]) {
         let mut wait = RETRY_FIRST;
         let mut parts = vec![batch];
@@ -657,7 +657,7 @@ pub async fn open(settings: &Settings) -> anyhow::Result<Option<Writer>> {
             let store = sqlite::Sqlite::open(&path).with_context(hint)?.written_by(&process);
             match store.prepare().await {
                 // A full disk is no reason to take no calls: it passes, and the writer prepares it once more. A file that
-                // somebody has to mend is one.
+                // the operator has to mend is one.
                 Err(error @ StoreError::Later(_)) => {
                     tracing::warn!(file = %name, %error, "transcripts cannot be written now; they will wait");
                 }

@@ -110,14 +110,14 @@ impl Connect for TlsConnect {
     }
 }
 
-/// Whether an address may belong to a service of one's own network: anything but link-local addresses, at which clouds
-/// hand out the keys of a machine, and what is nobody's.
+/// Whether an address may belong to a service of one's own network: anything but addresses that belong to no host, and
+/// link-local ones, at which clouds hand out the keys of a machine.
 pub fn is_a_service(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            let nobody = v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast();
+            let no_host = v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast();
             // The last is where one cloud keeps what the others have among the link-local ones.
-            !(nobody || v4.is_link_local() || v4.octets() == [100, 100, 100, 200])
+            !(no_host || v4.is_link_local() || v4.octets() == [100, 100, 100, 200])
         }
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => is_a_service(v4.into()),

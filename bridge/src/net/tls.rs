@@ -1,4 +1,4 @@
-//! TLS on the listener itself, for whoever has no proxy to do it.
+//! TLS on the listener itself, for a bridge without a proxy that does it.
 //!
 //! Handshakes are made and bounded by [`crate::server::connections`]. The certificate can be read again while calls go on; a
 //! file that cannot be read then leaves the old one in force.
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handshake_that_never_comes_holds_nobody_up() {
+    async fn a_handshake_that_never_comes_holds_no_other_up() {
         let folder = TempDir::new().unwrap();
         let (settings, roots) = issue(folder.path());
         let (_certificate, address) = serve(&settings).await;

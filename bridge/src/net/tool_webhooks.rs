@@ -10,9 +10,9 @@
 //! Anything else has failed: the operator's log has why, the model only that it did not work. A failure is tried again
 //! when the function is said to be idempotent, and else not at all, for the service may have begun with it.
 //!
-//! Where a request may go is the operator's word and nobody else's: no redirect is followed, and a name that resolves
-//! to an address of this machine, of the network around it, or of a cloud's keys is not dialled unless that was
-//! allowed. How long a function may take in all is the call's to watch, who drops the run.
+//! The operator alone decides where a request may go: no redirect is followed, and a name that resolves to an address
+//! of this machine, of the network around it, or of a cloud's keys is not dialled unless that was allowed. How long a
+//! function may take in all is the call's to watch, who drops the run.
 
 use super::tools::Tools;
 use crate::base::secret::Secret;
@@ -124,11 +124,13 @@ impl Webhook {
         };
         if uri.scheme_str() != Some("https") && !is_here && !self.allow_private {
             return Err(
-                "without TLS everybody on the way reads and answers it: write https, or allow_private = true",
+                "without TLS any host on the way reads and answers it: write https, or allow_private = true",
             );
         }
         match address {
-            Some(address) if !is_a_service(address) => Err("a link-local address, or nobody's"),
+            Some(address) if !is_a_service(address) => {
+                Err("a link-local address, or one that belongs to no host")
+            }
             Some(address) if !may(address) => {
                 Err("an address of a private network: allow_private = true, if that is meant")
             }
@@ -367,7 +369,7 @@ mod tests {
         assert_eq!(headers["content-type"], "application/json");
         assert_eq!(headers["webhook-id"], format!("{CALL}_call_1"));
         assert_eq!(headers["webhook-timestamp"], "1700000000");
-        // As whoever runs the service would check it.
+        // As the service would check it.
         let key = BASE64.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
         mac.update(format!("{CALL}_call_1.1700000000.{body}").as_bytes());
@@ -445,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_is_a_failure_and_nobody_else_is_asked() {
+    async fn a_redirect_is_a_failure_and_is_not_followed() {
         let (elsewhere, asked) = service([said(200, "1")]).await;
         let away = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)]).into_response();
         let (url, _) = service([away]).await;
@@ -467,7 +469,7 @@ mod tests {
     async fn a_name_that_leads_into_the_own_network_is_not_dialled() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        // A public name, of which somebody's server says that it is this machine.
+        // A public name that a name server resolves to this machine.
         let leads_here = Endpoint { secure: false, host: "127.0.0.1".into(), port };
         let connect = TlsConnect::new().unwrap();
         let reach = webhook("https://tools.example.com/x").reach(&connect).unwrap();

@@ -3,7 +3,7 @@
 /// Runs functions.
 pub trait Tools: Clone + Send + Sync + 'static {
     /// Runs one with a JSON object as arguments; `call_id` is what the model calls this run. An error is told to the
-    /// model in the words given. Dropped when nobody waits for it any more.
+    /// model in the words given. Dropped when the call no longer waits for it.
     fn run(
         &self,
         call_sid: &str,

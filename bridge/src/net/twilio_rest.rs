@@ -57,7 +57,7 @@ pub enum Problem {
 /// Something that is being done.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T, Problem>> + Send + 'a>>;
 
-/// Whoever carries the calls, and can be asked to do something about them.
+/// The carrier of the calls, which places, ends and transfers them.
 pub trait Carrier: Send + Sync + 'static {
     /// Ends a call. One that is over already is as good.
     fn hang_up<'a>(&'a self, call_sid: &'a str) -> Doing<'a, ()>;

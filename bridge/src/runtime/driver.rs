@@ -78,9 +78,9 @@ where
     let Parts { call: config, notice, model, dial, tools, requires_auth, mut control, unix_now } = parts;
     let began = now();
     let mut begun = !requires_auth;
-    let mut tape = DriverJournal { tape: None, held: Some(Vec::new()), held_bytes: 0, began };
+    let mut journal = DriverJournal { writer: None, held: Some(Vec::new()), held_bytes: 0, began };
     if begun {
-        tape.begins(host.begins());
+        journal.begins(host.begins());
     }
     let mut meter = Meter::new(began);
     let mut call = Call::new(config.clone(), notice, began, unix_now).requires_auth(requires_auth);
@@ -96,10 +96,10 @@ where
             if let Some((leg, text)) = codec::encode(&transmit, config.dialect) {
                 let since = meter.sends(&transmit, leg, text.len());
                 changes.extend(legs.send(leg, Outgoing::Text(text), since));
-                tape.note(|| JournalEntry::Done(transmit));
+                journal.note(|| JournalEntry::Done(transmit));
                 continue;
             }
-            tape.note(|| JournalEntry::Done(transmit.clone()));
+            journal.note(|| JournalEntry::Done(transmit.clone()));
             match transmit {
                 Transmit::Caller { .. } | Transmit::Model(_) => {}
                 Transmit::WithdrawAudio => legs.withdraw_audio(),
@@ -117,7 +117,7 @@ where
                     let admitted = host.admit(&credentials);
                     if admitted.is_ok() && !begun {
                         begun = true;
-                        tape.begins(host.begins());
+                        journal.begins(host.begins());
                     }
                     verdict =
                         Some(admitted.map_or_else(|why| Control::Rejected { why }, |()| Control::Admitted));
@@ -140,7 +140,7 @@ where
             }
             // The legs' own messages and the end of the call say it, too.
             if !matches!(event, CallEvent::Said(_)) {
-                tape.note(|| JournalEntry::Happened(event));
+                journal.note(|| JournalEntry::Happened(event));
             }
         }
         legs.measured(&mut meter);
@@ -155,14 +155,14 @@ where
             return;
         }
         if let Some(verdict) = verdict.take() {
-            tape.note(|| JournalEntry::Asked(verdict));
+            journal.note(|| JournalEntry::Asked(verdict));
             call.handle_control(verdict, now());
             continue;
         }
         if !changes.is_empty() {
             // One input, then drain again: the call may want to answer each of them.
             let (leg, change) = changes.remove(0);
-            tape.note(|| JournalEntry::Changed(leg, change.clone()));
+            journal.note(|| JournalEntry::Changed(leg, change.clone()));
             call.handle_leg(leg, change, now());
             continue;
         }
@@ -178,7 +178,7 @@ where
             biased; // same seed, same branch; and a flood of audio cannot starve the timers
             () = alarm.as_mut(), if wake.is_some() => call.handle_timeout(now()),
             Some(message) = control.recv() => {
-                tape.note(|| JournalEntry::Asked(message));
+                journal.note(|| JournalEntry::Asked(message));
                 call.handle_control(message, now());
             }
             dialed = finished(&mut dialing) => {
@@ -190,30 +190,30 @@ where
                     }
                     Err(why) => LegChange::DialFailed { why },
                 };
-                tape.note(|| JournalEntry::Changed(Leg::Model, change.clone()));
+                journal.note(|| JournalEntry::Changed(Leg::Model, change.clone()));
                 call.handle_leg(Leg::Model, change, now());
             }
             result = functions.next() => {
-                tape.note(|| JournalEntry::ToolEnded(result.clone()));
+                journal.note(|| JournalEntry::ToolEnded(result.clone()));
                 call.handle_tool(result, now());
             }
             (leg, arrived) = poll_fn(|cx| legs.poll(cx)) => match arrived {
                 Arrived::Text(text) => {
                     meter.received(leg, text.len(), now());
                     call.handle_frame(leg, codec::decode(leg, &text), now());
-                    tape.note(|| JournalEntry::Text(leg, text));
+                    journal.note(|| JournalEntry::Text(leg, text));
                 }
                 Arrived::Binary(len) => {
                     call.handle_frame(leg, Incoming::Binary(len), now());
-                    tape.note(|| JournalEntry::Binary(leg, len));
+                    journal.note(|| JournalEntry::Binary(leg, len));
                 }
                 Arrived::StrayPong => {}
                 Arrived::Ping => {
-                    tape.note(|| JournalEntry::Changed(leg, LegChange::Ping));
+                    journal.note(|| JournalEntry::Changed(leg, LegChange::Ping));
                     call.handle_leg(leg, LegChange::Ping, now());
                 }
                 Arrived::Changed(change) => {
-                    tape.note(|| JournalEntry::Changed(leg, change.clone()));
+                    journal.note(|| JournalEntry::Changed(leg, change.clone()));
                     if matches!(change, LegChange::Closed { .. } | LegChange::Lost { .. }) {
                         legs.drop(leg);
                     }
@@ -227,7 +227,7 @@ where
 /// The call's journal and its clock. What is not journalled is not even made, and nothing is written for a stream
 /// before it was admitted.
 struct DriverJournal {
-    tape: Option<Box<dyn JournalWriter>>,
+    writer: Option<Box<dyn JournalWriter>>,
     /// What was noted before the call began.
     held: Option<Vec<(Duration, JournalEntry)>>,
     held_bytes: usize,
@@ -235,18 +235,18 @@ struct DriverJournal {
 }
 
 impl DriverJournal {
-    fn begins(&mut self, tape: Option<Box<dyn JournalWriter>>) {
-        self.tape = tape;
+    fn begins(&mut self, writer: Option<Box<dyn JournalWriter>>) {
+        self.writer = writer;
         let held = self.held.take().unwrap_or_default();
-        if let Some(tape) = &mut self.tape {
-            held.into_iter().for_each(|(after, note)| tape.note(after, note));
+        if let Some(writer) = &mut self.writer {
+            held.into_iter().for_each(|(after, note)| writer.note(after, note));
         }
     }
 
     fn note(&mut self, note: impl FnOnce() -> JournalEntry) {
         let after = now().saturating_duration_since(self.began);
-        if let Some(tape) = &mut self.tape {
-            tape.note(after, note());
+        if let Some(writer) = &mut self.writer {
+            writer.note(after, note());
         } else if let Some(held) = &mut self.held
             && self.held_bytes < HELD_MAX
         {
@@ -303,7 +303,7 @@ impl<S: Socket, M: Socket> Legs<S, M> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Leg, Arrived)> {
-        // Both write, whoever has something to say.
+        // Both write, whichever has an event.
         if let Some(model) = &mut self.model {
             model.poll_write(cx);
         }
@@ -351,7 +351,7 @@ impl Functions {
         });
     }
 
-    /// The next result somebody still waits for. A function that panics has failed like any other.
+    /// The next result that the call still waits for. A function that panics has failed like any other.
     async fn next(&mut self) -> ToolResult {
         while let Some(ended) = self.tasks.join_next_with_id().await {
             let (task, output) = match ended {
@@ -453,7 +453,7 @@ mod tests {
     async fn a_function_is_answered_once_and_a_cancelled_one_never() {
         let mut functions = Functions::default();
         functions.run("cancelled".into(), async { Ok("late".into()) });
-        tokio::task::yield_now().await; // it has ended, but nobody has asked yet
+        tokio::task::yield_now().await; // it has ended, but its result is not taken yet
         functions.cancel("cancelled");
         functions.run("answered".into(), async { Ok("yes".into()) });
         let result = functions.next().await;
@@ -473,6 +473,6 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(gone.try_recv().is_err_and(|e| e == tokio::sync::oneshot::error::TryRecvError::Empty));
         drop(functions);
-        assert!(gone.await.is_err(), "the function is gone with whoever ran it");
+        assert!(gone.await.is_err(), "the function is gone with the set that ran it");
     }
 }

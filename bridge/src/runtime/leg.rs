@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-/// Messages that may wait without anybody minding: five seconds of caller audio, or several bursts of answers.
+/// Messages that may wait in normal operation: five seconds of caller audio, or several bursts of answers.
 const QUEUE_USUAL: usize = 256;
 /// From here on the leg counts as clogged.
 pub const QUEUE_HIGH: usize = QUEUE_USUAL / 2;
@@ -84,7 +84,7 @@ pub(crate) enum Arrived {
     Binary(usize),
     /// A ping; the library answers it.
     Ping,
-    /// A pong nobody asked for: it proves that somebody writes, not that anybody reads.
+    /// A pong without a ping: it proves that the peer writes, not that it reads.
     StrayPong,
     /// Something about the connection. After `Closed` and `Lost` there is nothing left to poll.
     Changed(LegChange),
@@ -210,8 +210,8 @@ impl<S: Socket> LegIo<S> {
             }
         }
         if let Arrived::Changed(LegChange::Closed { .. }) = arrived {
-            // The library has prepared the answer to a close frame; whoever drops the leg now must not keep it
-            // from being written. Whether that works makes no difference to the call.
+            // The library has prepared the answer to a close frame; dropping the leg now must not keep it from
+            // being written. Whether that works makes no difference to the call.
             let _ = self.socket.poll_flush_unpin(cx);
         }
         arrived
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_nobody_empties_ends_the_leg_instead_of_growing() {
+    async fn a_queue_that_is_not_emptied_ends_the_leg_instead_of_growing() {
         let (mut leg, _peer) = leg(1_024).await;
         let last = (0..=QUEUE_MAX).filter_map(|n| leg.send(text(n), None)).last();
         assert!(matches!(last, Some(LegChange::Lost { why }) if why.contains("overflow")));
@@ -494,7 +494,7 @@ mod tests {
             peer.flush().await.unwrap();
             pings += 1;
             match next(&mut leg, false).await {
-                Arrived::Ping => assert!(pings < 1_000, "nobody counts"),
+                Arrived::Ping => assert!(pings < 1_000, "pongs owed are not counted"),
                 Arrived::Changed(LegChange::Lost { why }) => break why,
                 other
                 @ (Arrived::Text(_) | Arrived::Binary(_) | Arrived::StrayPong | Arrived::Changed(_)) => {

@@ -37,7 +37,7 @@ pub struct Traffic {
     pub model: LegTraffic,
     /// How long each frame of the caller that went on at once was inside the bridge.
     pub uplink: Vec<Duration>,
-    /// The same for audio of the model. What waits because the ear is not there yet is not in it.
+    /// The same for audio of the model, without what waits for playback to come that far.
     pub downlink: Vec<Duration>,
     /// What the call holds now.
     pub waiting: Waiting,

@@ -22,7 +22,7 @@ impl Registry {
         self.owners.insert(call_sid.to_owned(), key).filter(|&old| old != key)
     }
 
-    /// `key` is over. Changes nothing if somebody else owns the call by now.
+    /// `key` is over. Changes nothing if another key owns the call by now.
     pub fn release(&mut self, call_sid: &str, key: CallKey) {
         if self.owners.get(call_sid) == Some(&key) {
             self.owners.remove(call_sid);

@@ -1,8 +1,9 @@
 //! Connections that are no calls (yet): how many there may be, how long each may take for what, and who gives way.
 //!
-//! All listeners of the process are served here: Twilio's, the live page's and the one of the figures. Whoever comes is
-//! taken, for a line of those who wait cannot be told from a dead bridge; when there are too many, the one that has said
-//! nothing for longest is closed instead. A connection that became a WebSocket is a call's, and no longer counted here.
+//! All listeners of the process are served here: Twilio's, the live page's and the one of the figures. Every connection
+//! is accepted, for a queue of waiting clients cannot be told from a dead bridge. When there are too many, the one that
+//! has sent nothing for longest is closed instead. A connection that became a WebSocket is a call's, and no longer
+//! counted here.
 //!
 //! | what is bounded | by |
 //! |---|---|
@@ -105,7 +106,7 @@ impl Limits {
         Self { most, per_peer: most, shared_peers: Vec::new() }
     }
 
-    /// Whose share a connection from this address takes; `None` when it is nobody's in particular.
+    /// Whose share a connection from this address takes; `None` when it counts for no single peer.
     fn peer(&self, from: Option<IpAddr>) -> Option<IpAddr> {
         let from = from?.to_canonical();
         if !is_public(from) || self.shared_peers.iter().any(|shared| shared.to_canonical() == from) {
@@ -205,7 +206,7 @@ enum Phase {
 #[derive(Debug)]
 struct Connection {
     phase: Mutex<(Phase, Instant)>,
-    /// It belongs to a call: whoever took it over bounds how long it writes.
+    /// It belongs to a call, which bounds how long it writes.
     upgraded: AtomicBool,
 }
 
@@ -389,7 +390,7 @@ impl Host {
                 served.await
             }
         };
-        // Nobody is bounded here any more who has become a call.
+        // A connection that has become a call is no longer bounded here.
         connection.upgraded.store(true, SeqCst);
         if let Err(error) = ended {
             if is_unread(&error) {
@@ -580,11 +581,15 @@ pub(crate) mod tests {
         assert!(is_closed(&mut comers.end(9)).await, "the oldest ones");
         assert!(answers(&mut comers.end(10)).await && answers(&mut comers.end(41)).await);
         passes(HEADER_TIMEOUT + MOMENT).await;
-        assert_eq!(stats.connections_open(), 0, "whoever says nothing, or nothing more, is given up");
+        assert_eq!(
+            stats.connections_open(),
+            0,
+            "a connection that sends nothing, or nothing more, is given up"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_spoke_last_goes_last_and_an_endless_answer_stays() {
+    async fn the_last_to_send_goes_last_and_an_endless_answer_stays() {
         let comers = Comers::of(4);
         let stats = served(&comers, Limits::of(4));
         passes(MOMENT).await;
@@ -623,13 +628,13 @@ pub(crate) mod tests {
         passes(MOMENT).await;
         comers.most.fetch_add(1, SeqCst);
         passes(MOMENT).await;
-        assert!(is_closed(&mut slow).await, "no work is so dear that nobody else is let in");
+        assert!(is_closed(&mut slow).await, "a request at work does not keep others out");
         let mut four = comers.end(4);
         four.write_all(&request("/endless")).await.unwrap();
         passes(MOMENT).await;
         comers.most.fetch_add(1, SeqCst);
         passes(MOMENT).await;
-        assert!(is_closed(&mut comers.end(5)).await, "there is nobody who could give way");
+        assert!(is_closed(&mut comers.end(5)).await, "no connection can give way");
         assert_eq!((stats.connections_open(), stats.connections_evicted()), (3, 3));
     }
 
@@ -702,7 +707,7 @@ pub(crate) mod tests {
             turns += 1;
             assert!(turns < 100_000, "they do not begin");
         }
-        assert!(most <= 2, "{most} began while somebody else was due");
+        assert!(most <= 2, "{most} began while another task was due");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! The calls of this moment, for people: a page, its figures as JSON, and every change of them as it happens.
 //!
-//! It has a listener of its own, on a loopback address unless there is a token to show, so that a proxy which leads the
-//! public to the webhook leads nobody here. What a browser is talked into by another site is refused: a foreign name in
-//! `Host`, a foreign `Origin`, a button pressed without the page's own header.
+//! It has a listener of its own, on a loopback address unless there is a token to show. So a proxy that leads the
+//! public to the webhook does not lead it here. What a browser is talked into by another site is refused: a foreign
+//! name in `Host`, a foreign `Origin`, a button pressed without the page's own header.
 //!
 //! Nothing here can slow a call. A call writes what happened into a view of its own and goes on; no task is woken. A
 //! watcher comes by ten times a second, takes what has changed, and gets the newest state however slow it reads. All of
@@ -149,7 +149,7 @@ impl Live {
     fn change(&self, call: CallKey, change: impl FnOnce(&mut CallView, u64)) {
         let Some(view) = locked(&self.0.views).calls.get(&call).cloned() else { return };
         let mut view = locked(&view);
-        // Counted while it is locked: whoever has seen a number has seen all that bears it.
+        // Counted while it is locked: a watcher that has seen a number has seen all that bears it.
         let version = self.0.version.fetch_add(1, SeqCst) + 1;
         view.version = version;
         change(&mut view, version);
@@ -357,7 +357,7 @@ impl CallView {
     }
 }
 
-/// Cuts a line that is too long to be read by anybody.
+/// Cuts a line that is too long to read.
 fn shorten(text: &mut String) {
     if text.len() > LINE_MAX {
         let mut end = LINE_MAX;
@@ -445,7 +445,7 @@ async fn let_in(State(page_state): State<PageState>, request: Request, next: Nex
             if let Some(left_out) = page_state.refused.may() {
                 // A path of a stranger's is as long as a stranger likes.
                 let path = shortened(request.uri().path());
-                tracing::warn!(path, status = status.as_u16(), left_out, "the live page refused somebody");
+                tracing::warn!(path, status = status.as_u16(), left_out, "live page request rejected");
             }
             let mut response = (status, words).into_response();
             if status == StatusCode::UNAUTHORIZED {
@@ -540,8 +540,8 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    /// One more. A page asks again by itself when its stream ends, so the oldest has to; it may have been left by
-    /// whoever opened it, without a word.
+    /// One more. A page asks again by itself when its stream ends, so the oldest has to; its browser may be gone
+    /// without notice.
     fn of(live: &Live) -> Self {
         let end = Arc::new(Notify::new());
         let mut watchers = locked(&live.0.watchers);
@@ -615,7 +615,7 @@ async fn hang_up(State(page_state): State<PageState>, Path(key): Path<u64>) -> R
     over()
 }
 
-/// Whom to put a caller through to: somebody listed, or a number.
+/// Whom to put a caller through to: a listed person, or a number.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Order {
@@ -792,7 +792,7 @@ mod tests {
         let token = Secret::new("0123456789abcdef");
         let shown = |value: &str| shows(&headers(&[("authorization", value)]), &token);
         assert!(shown("Bearer 0123456789abcdef"));
-        assert!(shown(&format!("Basic {}", BASE64.encode("anybody:0123456789abcdef"))));
+        assert!(shown(&format!("Basic {}", BASE64.encode("operator:0123456789abcdef"))));
         assert!(!shown(&format!("Basic {}", BASE64.encode("0123456789abcdef:"))));
         assert!(!shown("Basic !") && !shown("Bearer ") && !shows(&HeaderMap::new(), &token));
     }
@@ -892,7 +892,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_a_token_nobody_is_let_in_without_it() {
+    async fn with_a_token_no_request_is_let_in_without_it() {
         let mut config = Config::default();
         config.operator.token = Secret::new("0123456789abcdef");
         let address = served(config).await;
@@ -911,7 +911,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_say_nothing_lock_nobody_out() {
+    async fn connections_that_say_nothing_lock_no_browser_out() {
         let address = served(Config::default()).await;
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS_MAX + 10 {
@@ -934,13 +934,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_watcher_too_many_ends_the_oldest_and_nobody_is_locked_out() {
+    async fn one_watcher_too_many_ends_the_oldest_and_no_watcher_is_locked_out() {
         let page_state = page_state();
         let mut watching = VecDeque::new();
         for _ in 0..WATCHERS_MAX {
             watching.push_back(events(State(page_state.clone())).await.into_body().into_data_stream());
         }
-        // Not one of them reads; whoever comes all the same is shown what there is.
+        // Not one of them reads; one more watcher is still shown what there is.
         let mut newest = events(State(page_state.clone())).await.into_body().into_data_stream();
         assert_eq!(page_state.live.watchers(), WATCHERS_MAX);
         assert!(newest.next().await.is_some_and(|first| first.is_ok()));
@@ -969,7 +969,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_for_everybody_needs_a_token() {
+    fn a_page_beyond_loopback_needs_a_token() {
         let mut problems = Vec::new();
         let open = Settings { listen: "0.0.0.0:8085".parse().expect("an address"), ..Settings::default() };
         open.check(&Secret::default(), &mut |problem| problems.push(problem));

@@ -1,7 +1,7 @@
 //! What an operator may do from outside: place a call, end one, put one through.
 //!
 //! Twilio does all of it, so any replica can be asked about any call. Without a token configured there is nothing
-//! here at all; with one, whoever does not show it is refused before anything is read.
+//! here at all; with one, a request without it is refused before anything is read.
 
 use crate::base::log_limit::LogLimit;
 use crate::base::secret::Secret;

@@ -270,7 +270,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         Self::with_stats(Stats::default(), dial, tools, observe, settings)
     }
 
-    /// The same, counting in `stats`: for whoever has to know them before there is a server.
+    /// The same, counting in `stats`, for code that needs them before there is a server.
     pub fn with_stats(stats: Stats, dial: D, tools: T, observe: O, settings: Arc<Settings>) -> Self {
         let unix_now = Arc::new(unix_now);
         Self {
@@ -309,7 +309,7 @@ impl<D: Dial, T: Tools, O: Observe> Server<D, T, O> {
         self
     }
 
-    /// Asks this carrier for what an operator wants. Without one, or without a token of theirs, nobody may want.
+    /// Sends an operator's orders to this carrier. Without a carrier or an operator's token, none are accepted.
     #[must_use]
     pub fn with_carrier(mut self, carrier: Option<Arc<dyn Carrier>>) -> Self {
         self.carrier = carrier;
@@ -669,7 +669,7 @@ impl AppState {
         (StatusCode::FORBIDDEN, "this was asked for by another site's page\n").into_response()
     }
 
-    /// What is said to whoever is not Twilio. Why stays in the log: it would only help to guess.
+    /// The answer to a client that is not Twilio. The reason stays in the log: it would only help to guess.
     fn forbidden(&self, path: &str, why: signature::Refusal) -> Response {
         self.stats.0.unsigned.fetch_add(1, SeqCst);
         if let Some(left_out) = self.stats.0.unsigned_line.may() {

@@ -172,7 +172,7 @@ impl Stats {
         self.sessions().controls.get(&call).is_some_and(|to| to.try_send(control).is_ok())
     }
 
-    /// Twilio says that this stream has ended; what it was about may be over already, or be somebody else's.
+    /// Twilio reports that this stream has ended; its call may be over already, or not be one of this bridge.
     pub(crate) fn stream_over(&self, stream_sid: &str, failed: bool) {
         let call = self.sessions().streams.get(stream_sid).copied();
         if let Some(call) = call {
@@ -222,7 +222,7 @@ impl Stats {
         }
     }
 
-    /// Counts a stream or a webhook that got nothing. Not every one is logged: whoever has one signature can have many.
+    /// Counts a stream or a webhook that got nothing. Not each is logged: a client with one signature can have many.
     pub(crate) fn reject(&self, counter: impl Fn(&Shared) -> &AtomicU64, why: &str) {
         counter(&self.0).fetch_add(1, SeqCst);
         if let Some(left_out) = self.0.rejected_line.may() {

@@ -115,7 +115,7 @@ pub enum Malformed {
 pub struct Envelope<'a> {
     /// Top-level `streamSid`, absent on `connected`.
     pub stream_sid: Option<Cow<'a, str>>,
-    /// `sequenceNumber`, for whoever looks for messages that went missing.
+    /// `sequenceNumber`, by which missing messages can be found.
     pub sequence: Option<u64>,
     /// The message.
     pub message: FromTwilio,

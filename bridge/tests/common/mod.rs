@@ -1,4 +1,5 @@
-//! What several benches need: a model's network of pipes, an ear for events, and the words both ends of a WebSocket say.
+//! What several benches need: a model's network of pipes, a recorder of events, and the words of both ends of a
+//! WebSocket.
 
 #![allow(dead_code, reason = "each bench uses what it needs")]
 
@@ -52,7 +53,7 @@ pub(crate) fn ends(seen: &[CallEvent]) -> Vec<EndReason> {
         .collect()
 }
 
-/// Waits for something to come true, for a minute: whoever is that late on a busy machine is not coming.
+/// Waits for something to come true, for a minute: even a busy machine is never that late.
 pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     for _ in 0..6_000 {
         if holds() {

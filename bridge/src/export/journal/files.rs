@@ -562,7 +562,7 @@ fn safe(name: &str) -> String {
 
 // --------------------------------------------------------------------------------------------- the folder
 
-/// Makes the folder. Journals tell who called when: nobody else's business.
+/// Makes the folder. Journals hold who called when, so only their owner may read them.
 fn make_folder(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
@@ -656,7 +656,7 @@ impl Folder {
         }
     }
 
-    /// A new file, in a new folder if somebody removed the old one.
+    /// A new file, in a new folder if the old one was removed.
     fn create(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.append(true).create_new(true).mode(0o600);
@@ -865,7 +865,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_said_and_nobody_waits() {
+    fn what_finds_no_room_is_counted_and_noted_and_the_call_does_not_wait() {
         let (queue, items) = worker::queue(Bounds { items: 3, bytes: 10_000 });
         let shared = Arc::new(Shared::default());
         let mut writer = FileWriter {
@@ -877,7 +877,7 @@ mod tests {
             last: Duration::ZERO,
             alive: Arc::new(()),
         };
-        // The thread hangs: nobody reads. Room is for the beginning and two notes.
+        // The thread hangs and reads nothing. Room is for the beginning and two notes.
         for n in 0..10 {
             writer.note(ms(n), start("CA1"));
         }

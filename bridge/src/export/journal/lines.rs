@@ -220,7 +220,7 @@ pub enum What {
         /// With what.
         arguments: Blob,
     },
-    /// Nobody waits for a function any more.
+    /// The call no longer waits for a function.
     #[serde(rename = "tool.cancel")]
     CancelTool {
         /// Its call id.

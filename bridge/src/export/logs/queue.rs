@@ -134,7 +134,7 @@ impl Shared {
     }
 
     fn write_to(&self, mut out: impl Write, dropped: impl Fn(u64)) {
-        // Lines that the reader refused; whoever reads again learns of them, too.
+        // Lines that the reader refused; a reader that reads again learns of them, too.
         let mut refused = 0;
         loop {
             let waits = |state: &mut State| state.waiting.is_empty() && state.dropped == 0 && !state.closed;
@@ -297,6 +297,6 @@ mod tests {
         guard.queue().push(b"kept\n");
         assert!(guard.queue().flush(LONG));
         assert_eq!((reads.recv().unwrap().as_slice(), guard.queue().lost()), (&b"kept\n"[..], 1));
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1], "whoever reads again learns of it");
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1], "a reader that reads again learns of it");
     }
 }

@@ -1,4 +1,4 @@
-//! Transcripts in Postgres: for more than one bridge, and for whoever already runs one.
+//! Transcripts in Postgres: for more than one bridge, and for an operator who already runs Postgres.
 
 use super::rows::{
     CallRow, KeypadRow, LineRow, Page, Record, ResponseRow, Store, StoreError, StoredCall, Tokens, ToolRow,

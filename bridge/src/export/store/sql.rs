@@ -124,7 +124,7 @@ macro_rules! speaks_sql {
                 let written = Self::write_at_once(&mut connection, batch).await;
                 if written.is_err() {
                     // A full disk may end a transaction by itself, and the library does not notice: it would take the
-                    // next one for a part of that, which is never committed and locks everybody else out.
+                    // next one for a part of that, which is never committed and locks every other writer out.
                     let _closed = connection.close().await;
                 }
                 written

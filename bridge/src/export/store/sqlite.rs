@@ -28,7 +28,7 @@ pub struct Sqlite {
     path: PathBuf,
     options: SqliteConnectOptions,
     open: Mutex<Open>,
-    /// The bridge process that writes here; none for whoever only reads.
+    /// The bridge process that writes here; none for a reader.
     process: Option<String>,
     /// Held while that process is the only bridge that writes to the file.
     alone: OnceLock<File>,
@@ -50,7 +50,7 @@ fn file_id(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|about| (about.dev(), about.ino()))
 }
 
-/// Makes the file, which is nobody else's to read, unless it is there.
+/// Makes the file, which only its owner may read, unless it is there.
 fn make(path: &Path) -> io::Result<()> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
@@ -65,7 +65,7 @@ fn connect(options: &SqliteConnectOptions) -> SqlitePool {
 speaks_sql!(Sqlite, SqliteConnection, SqliteRow);
 
 impl Sqlite {
-    /// The store in the file at `path`, which is made when it is first written to. It is nobody else's to read.
+    /// The store in the file at `path`, which is made when it is first written to. Only its owner may read it.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -100,7 +100,7 @@ impl Sqlite {
         let store = Self::connected(path, options.clone());
         match store.has_tables().await {
             Ok(has_tables) => Ok(has_tables.then_some(store)),
-            // Without a write-ahead log nobody writes, and none can be made beside a file in a read-only folder.
+            // Without a write-ahead log no process writes, and no log can be made beside a file in a read-only folder.
             Err(StoreError::Later(_) | StoreError::Broken(_)) if !beside(path, "-wal").exists() => {
                 let store = Self::connected(path, options.immutable(true));
                 store.has_tables().await.map(|has_tables| has_tables.then_some(store))
@@ -137,8 +137,8 @@ impl Sqlite {
         found.map(|tables| tables > 0).map_err(|error| explain(&error))
     }
 
-    /// The store of this bridge process. When it is prepared and nobody else writes to the file, calls of other
-    /// processes that have no end are closed: they ended with their process.
+    /// The store of this bridge process. When it is prepared and no other process writes to the file, calls of
+    /// other processes that have no end are closed: they ended with their process.
     #[must_use]
     pub fn written_by(mut self, process: &str) -> Self {
         self.process = Some(process.to_owned());
@@ -153,7 +153,7 @@ impl Sqlite {
         }
     }
 
-    /// Whoever writes puts files beside the store: SQLite its log, the bridge its lock.
+    /// A writer puts files beside the store: SQLite its log, the bridge its lock.
     fn may_write(&self) -> Result<(), StoreError> {
         if self.process.is_none() || self.alone.get().is_some() {
             return Ok(());
@@ -175,7 +175,7 @@ impl Sqlite {
 
     /// Looks whether the file that was opened is still at its path. If not, what was written to it is gone, and a file
     /// is opened anew: the one that took its place, or an empty one. Connections to the old one would go on to take
-    /// records that nobody will ever find.
+    /// records that no reader will ever find.
     async fn recovered(&self) -> Result<bool, StoreError> {
         let at_path = file_id(&self.path);
         let (pool, wal) = {
@@ -234,7 +234,7 @@ fn is_lasting(error: &io::Error) -> bool {
 /// What SQLite says when the same write may work later: busy, locked, out of memory, an I/O error, a full disk, a file
 /// that cannot be opened. The extended codes carry these in their low byte.
 const LATER: [i32; 6] = [5, 6, 7, 10, 13, 14];
-/// And what it says when somebody has to mend the file first: no permission, read-only, corrupt, no database.
+/// And what it says when the operator has to mend the file first: no permission, read-only, corrupt, no database.
 const BROKEN: [i32; 4] = [3, 8, 11, 26];
 
 fn explain(error: &sqlx::Error) -> StoreError {

@@ -42,7 +42,7 @@ function card(call) {
   for (const [name, label, about] of [
     ["answer", "Answer after", "From the end of the caller's turn to the first audio sent; the median of the call in brackets"],
     ["bargeIns", "Barge-ins", "How often the caller took the floor"],
-    ["silenced", "Silent after", "From the last barge-in to a silent ear"],
+    ["silenced", "Silent after", "From the last barge-in to the end of playback"],
     ["inside", "In the bridge", "How long a frame is inside the bridge; the median of the last second"],
   ]) {
     const group = make("div");
@@ -127,7 +127,7 @@ function news(told) {
     if (!present.has(key)) { view.node.remove(); calls.delete(key); }
   }
   const busy = byId("now").childElementCount;
-  byId("nobody").hidden = busy > 0;
+  byId("no-calls").hidden = busy > 0;
   byId("past").hidden = byId("over").childElementCount === 0;
   document.title = busy ? `(${busy}) Calls` : "Calls";
 }
@@ -137,7 +137,7 @@ function ask(view, what) {
   const transfers = what === "transfer";
   asked = { view, what };
   byId("ask-title").textContent = transfers ? "Transfer this call?" : "Hang up this call?";
-  byId("ask-words").textContent = transfers ? "The caller leaves the agent for a number, or for somebody listed." : "The caller will be cut off.";
+  byId("ask-words").textContent = transfers ? "The caller leaves the agent for a number, or for a listed person." : "The caller will be cut off.";
   byId("ask-whom").hidden = !transfers;
   byId("ask-problem").textContent = "";
   byId("ask-to").value = "";
