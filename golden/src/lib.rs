@@ -1,4 +1,4 @@
-//! Facts nobody here invented: audio, vendor messages, codec tables. Depends on nothing of ours.
+//! Facts from outside the project: audio, vendor messages, codec tables. Depends on nothing of ours.
 //!
 //! Everything is embedded, so a binary that uses it needs no files. `MANIFEST.toml` lists each file with its
 //! digest, its licence and how it was made; [`verify`] checks the embedded bytes against it, and

@@ -1,7 +1,7 @@
 //! Runs a pure mock over a real WebSocket, whatever the bytes travel through.
 //!
 //! The mock never waits for the network: what it wants sent lies in a queue of its own here, so a bridge that
-//! does not read cannot stop the clock of an ear or a model. Timers come first and are never early.
+//! does not read cannot stop the clock of a caller or a model. Timers come first and are never early.
 //!
 //! One thing a WebSocket library takes out of our hands: tungstenite answers pings itself. A mock that answers
 //! them, too, is not heard twice; for a mock that does not, the automatic pong is replaced by an unsolicited one

@@ -11,7 +11,7 @@
 //! In the order a reader wants them:
 //! * [`peer`]: the contract of a pure mock: frames and times in, frames out.
 //! * [`record`]: what an end saw, when: the raw material of every judgement.
-//! * [`twilio`]: the stream, the play-out clock behind the ear, and the person with a script.
+//! * [`twilio`]: the stream, the play-out clock, and the person with a script.
 //! * [`realtime`]: the session, its rules and errors, and the model with a script.
 //! * [`sound`]: recorded audio in a script.
 //! * [`ulaw`], [`alaw`], [`resample`]: the witnesses' own audio arithmetic.

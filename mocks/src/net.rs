@@ -123,7 +123,7 @@ impl fmt::Debug for Roots {
     }
 }
 
-/// A certificate nobody else will ever see, and the key to it.
+/// A certificate for this run alone, and the key to it.
 #[derive(Clone)]
 pub struct Throwaway {
     acceptor: TlsAcceptor,
@@ -146,7 +146,7 @@ impl Throwaway {
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), pem: made.cert.pem() })
     }
 
-    /// The certificate, for whoever is to believe it.
+    /// The certificate, for the client that is to trust it.
     pub fn pem(&self) -> &str {
         &self.pem
     }
@@ -168,7 +168,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 /// Connects to where `url` points, with TLS if it says so.
 ///
 /// # Errors
-/// When nobody answers there, or with a certificate that is not believed.
+/// When no host answers there, or one with a certificate that is not trusted.
 pub async fn dial(url: &Url, roots: &Roots) -> io::Result<Stream> {
     let tcp = TcpStream::connect((url.host.as_str(), url.port)).await?;
     // Frames are small and due now.
@@ -239,7 +239,7 @@ impl Stream {
         }
     }
 
-    /// The stream ends with a reset, as if nobody had ever listened.
+    /// The stream ends with a reset, as if no process had ever listened.
     pub fn reset(self) {
         // A socket that cannot be told is closed the usual way, which is nearly as rude.
         let _best_effort = self.tcp().set_zero_linger();

@@ -148,7 +148,7 @@ pub struct Model {
 
     detector: Detector,
     /// Counts the turns that were thrown away; decisions about them are void.
-    ear_epoch: u64,
+    turn_epoch: u64,
     /// The item of the turn in progress and where its audio begins, ms.
     hearing: Option<(String, u64)>,
     /// The item whose words are written down while it is spoken, and how many of them are out.
@@ -268,7 +268,7 @@ impl Model {
             session,
             conversation_id,
             items: BTreeMap::new(),
-            ear_epoch: 0,
+            turn_epoch: 0,
             hearing: None,
             dictated: (String::new(), 0),
             buffer_from: 0,
@@ -608,12 +608,12 @@ impl Model {
                 self.complain(now, complaint);
             }
             Task::SpeechStarted { epoch, audio_start_ms, repeat } => {
-                if epoch == self.ear_epoch {
+                if epoch == self.turn_epoch {
                     self.speech_started(audio_start_ms, repeat, now);
                 }
             }
             Task::SpeechStopped { epoch, audio_end_ms } => {
-                if epoch == self.ear_epoch {
+                if epoch == self.turn_epoch {
                     self.speech_stopped(audio_end_ms, now);
                 }
             }

@@ -118,7 +118,7 @@ pub enum CallerObservation {
     },
     /// A ping or pong arrived.
     GotPing,
-    /// The ear ran dry while the agent was speaking, or after it ended.
+    /// Playback ran dry while the agent was speaking, or after it ended.
     WentQuiet {
         /// Bytes heard so far.
         heard: usize,
@@ -154,7 +154,7 @@ pub struct MicFrame {
     pub speech: bool,
 }
 
-/// A stretch of received audio that the ear really played, without a break.
+/// A stretch of received audio that was really played, without a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Played {
     /// When its first byte was played.

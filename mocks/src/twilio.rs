@@ -2,7 +2,7 @@
 //!
 //! [`Caller`] is one stream of one call. In front it speaks the protocol: `connected`, `start`, `media` every
 //! 20 ms, `dtmf`, echoes of marks, `stop`; it checks every message of the bridge against what Twilio documents.
-//! Behind that are an ear, which plays received audio at exactly 8000 bytes a second and knows to the sample
+//! Behind that are a play-out, which plays received audio at exactly 8000 bytes a second and knows to the sample
 //! what was heard, a microphone, and a person who follows a [`CallerScript`].
 //!
 //! What Twilio would do with wrong input is a [`CallerObservation::Warned`]: nothing is said on the socket. Twilio
@@ -10,7 +10,7 @@
 //! because each has a detail of its own. A message with a warning is ignored, except audio that begins with
 //! `RIFF`: its header is played as noise, as a real call would.
 //!
-//! What nobody has documented is a knob of the script, not a guess in the code.
+//! What is not documented is a knob of the script, not a guess in the code.
 
 mod account;
 mod mic;
@@ -30,7 +30,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mic::{Made, Mic};
 use person::{Attribution, BYTES_PER_MS, Doing, Person};
-use playout::{Ear, Listening};
+use playout::{Listening, Playout};
 
 pub use playout::audible_bytes;
 use rand_chacha::ChaCha8Rng;
@@ -63,7 +63,7 @@ pub struct Caller {
     /// Number of the last media message sent.
     chunk: u64,
     mic: Mic,
-    ear: Ear,
+    playout: Playout,
     /// What the person hears of it.
     heard: Listening,
     marks: VecDeque<Mark>,
@@ -145,7 +145,7 @@ impl Caller {
             sequence: 0,
             chunk: 0,
             mic: Mic::new(&script, seed),
-            ear: Ear::new(script.play_out_ms, script.in_flight_frame),
+            playout: Playout::new(script.play_out_ms, script.in_flight_frame),
             heard: Listening::new(script.in_flight_frame),
             marks: VecDeque::new(),
             person: Person::new(),
@@ -189,7 +189,7 @@ impl Caller {
         self.script.custom_parameters.extend(parameters);
     }
 
-    /// Somebody has asked Twilio by REST to end this call, or to do something else with it: the stream ends.
+    /// Twilio was asked by REST to end this call, or to do something else with it: the stream ends.
     pub fn taken_away(&mut self, now: At) {
         match self.phase {
             Phase::Connecting { .. } | Phase::Starting { .. } | Phase::Live => {
@@ -234,7 +234,7 @@ impl Caller {
                 consider(self.marks.front().and_then(|mark| self.echo_at(mark)), Due::Echo);
                 consider(self.mic.next_leaves(), Due::HeldFrame);
                 consider(self.mic.next_made(), Due::Frame);
-                consider(self.person.due(self.heard.ear(), &self.mic), Due::Person);
+                consider(self.person.due(self.heard.playout(), &self.mic), Due::Person);
             }
             Phase::Stopped | Phase::Dark => {}
             Phase::Closing { give_up_at, .. } => return Some((give_up_at, Due::GiveUpClosing)),
@@ -281,8 +281,8 @@ impl Caller {
     /// Plays what is due by `now`.
     fn listen(&mut self, now: At) {
         self.heard.advance(now);
-        if let Some(at) = self.ear.advance(now, &mut self.record.played) {
-            let heard = self.ear.heard();
+        if let Some(at) = self.playout.advance(now, &mut self.record.played) {
+            let heard = self.playout.heard();
             self.see(at, CallerObservation::WentQuiet { heard });
         }
     }
@@ -395,7 +395,7 @@ impl Caller {
     /// The call is over: nothing more is heard, said or echoed.
     fn hush(&mut self) {
         self.mic.end();
-        self.ear.stop();
+        self.playout.stop();
         self.heard.stop();
         self.marks.clear();
         self.person.doing = Doing::Done;
@@ -486,13 +486,13 @@ impl Caller {
         if audio.starts_with(b"RIFF") {
             self.warn(31_951, "media.payload begins with a WAV header; it is played as noise".into(), now);
         }
-        let room = self.script.queue_limit_bytes.saturating_sub(self.ear.queued());
+        let room = self.script.queue_limit_bytes.saturating_sub(self.playout.queued());
         let (taken, excess) = audio.split_at(audio.len().min(room));
         if !excess.is_empty() && !self.warned_queue {
             self.warned_queue = true;
             let detail = format!(
                 "{} bytes are queued already; the last {} of this message and more are discarded",
-                self.ear.queued() + taken.len(),
+                self.playout.queued() + taken.len(),
                 excess.len()
             );
             self.warn(31_931, detail, now);
@@ -501,7 +501,7 @@ impl Caller {
         self.record.received.extend_from_slice(taken);
         self.see(now, CallerObservation::GotMedia { offset, len: taken.len() });
         if matches!(self.phase, Phase::Live) {
-            let at = self.ear.push(now, offset, taken.len());
+            let at = self.playout.push(now, offset, taken.len());
             self.heard.push(at, offset, taken);
         }
     }
@@ -509,7 +509,7 @@ impl Caller {
     fn take_mark(&mut self, name: String, now: At) {
         self.see(now, CallerObservation::GotMark { name: name.clone(), offset: self.record.received.len() });
         if matches!(self.phase, Phase::Live) {
-            let due = self.ear.plays_until().unwrap_or(now);
+            let due = self.playout.plays_until().unwrap_or(now);
             self.marks.push_back(Mark { name, due, flushed: false });
         }
     }
@@ -521,7 +521,7 @@ impl Caller {
             mark.flushed = true;
             flushed += 1;
         }
-        let discarded = self.ear.clear(now);
+        let discarded = self.playout.clear(now);
         self.heard.clear(now);
         self.see(now, CallerObservation::GotClear { discarded, marks: flushed });
     }
@@ -545,8 +545,8 @@ impl Caller {
             }
             Doing::Attribution { what, .. } => {
                 let what = *what;
-                if self.person.hears_at(what, self.heard.ear()).is_some_and(|at| at <= now) {
-                    self.person.has_heard(what, self.heard.ear());
+                if self.person.hears_at(what, self.heard.playout()).is_some_and(|at| at <= now) {
+                    self.person.has_heard(what, self.heard.playout());
                 } else {
                     let given_up = format!("gave up after {} ms", self.script.patience_ms);
                     self.see(now, CallerObservation::Step { index: self.person.index, what: given_up });
@@ -566,7 +566,7 @@ impl Caller {
         self.see(now, CallerObservation::Step { index, what: step.to_string() });
         let hearing = |what| Doing::Attribution { what, give_up_at: now.plus_ms(self.script.patience_ms) };
         let bytes = |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_MS);
-        let moment = self.heard.ear().moment(now);
+        let moment = self.heard.playout().moment(now);
         match step {
             CallerStep::Waits(ms) => self.person.doing = Doing::Waiting(now.plus_ms(ms)),
             CallerStep::Says(ms) => self.person.doing = Doing::Speaking(self.mic.say(ms)),

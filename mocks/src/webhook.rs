@@ -36,7 +36,7 @@ pub struct Invitation {
 /// address Twilio knows it by, which is what is signed, when that is another one.
 ///
 /// # Errors
-/// When nobody answers in time, with an error, or with TwiML that connects the call to no stream.
+/// When no answer comes in time, or one with an error, or with TwiML that connects the call to no stream.
 pub async fn ask(
     webhook: &Url,
     public: &Url,
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn twiml_that_connects_nobody_is_refused_with_a_reason() {
+    fn twiml_that_connects_no_stream_is_refused_with_a_reason() {
         for (twiml, word) in [
             ("<Response><Say>Hi</Say></Response>", "no <Connect><Stream>"),
             ("<Response><Start><Stream url=\"wss://a/b\"/></Start></Response>", "only listens"),

@@ -455,7 +455,7 @@ struct Audio {
 }
 
 impl Narrator<'_> {
-    /// Writes a frame of text down, if anybody wants them.
+    /// Writes a frame of text down, if there is a file for them.
     fn write(&self, direction: &str, frame: &Frame) {
         let (Some(file), Frame::Text(text)) = (self.frames, frame) else { return };
         let event: Value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()));

@@ -22,7 +22,7 @@ const COMMIT_MS_MIN: usize = 100;
 
 const APPEND: &str = "input_audio_buffer.append";
 
-/// The one message that comes fifty times a second, in the form everybody sends it.
+/// The one message that comes fifty times a second, in the form every client sends it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Append<'a> {
@@ -163,7 +163,7 @@ impl Model {
         Ok(())
     }
 
-    /// Somebody has heard the voice of the session.
+    /// The session has sent audio in its voice.
     fn has_spoken(&self) -> bool {
         self.record.items.iter().any(|item| item.sent > 0)
     }

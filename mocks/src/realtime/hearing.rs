@@ -28,7 +28,7 @@ impl Model {
     pub(super) fn listen(&mut self, bytes: &[u8], now: At) {
         let limits = self.session.turns.as_ref().map(|turns| (turns.prefix_ms, turns.silence_ms()));
         let at = now.plus_ms(self.script.vad.vad_latency_ms);
-        let epoch = self.ear_epoch;
+        let epoch = self.turn_epoch;
         for heard in self.detector.listen(bytes, self.session.input, limits) {
             match heard {
                 Heard::Started { audio_start_ms } => {
@@ -80,7 +80,7 @@ impl Model {
 
     /// Throws the turn in progress away: decisions that are not events yet are void.
     pub(super) fn forget_turn(&mut self) {
-        self.ear_epoch += 1;
+        self.turn_epoch += 1;
         self.hearing = None;
         self.detector.reset();
     }

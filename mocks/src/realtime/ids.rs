@@ -19,7 +19,7 @@ fn scramble(mut x: u64) -> u64 {
 }
 
 /// Makes the ids of one connection. An id opens with the connection and a counter, so that no two are alike
-/// however many connections there are, and closes with noise, so that nobody is tempted to read it.
+/// however many connections there are, and closes with noise, so that no client is tempted to read it.
 #[derive(Debug)]
 pub(super) struct Ids {
     connection: u64,
@@ -84,7 +84,7 @@ impl Ids {
         text
     }
 
-    /// What somebody may have said in `ms` milliseconds; the same for the same `salt`.
+    /// Words that a speaker may have said in `ms` milliseconds; the same for the same `salt`.
     pub(super) fn words(&self, ms: u64, salt: u64) -> String {
         let count = (ms * WORDS_IN_TWO_SECONDS / 2_000).clamp(1, 4_000);
         let mut text = String::new();

@@ -108,7 +108,7 @@ knobs! {
 
 knobs! {
     /// What is different on a further connection of a call. What is absent is as on the first. Played by the backend,
-    /// which knows the call before anybody dials for it.
+    /// which knows the call before the bridge dials for it.
     pub struct ReconnectScript {
         /// What happens when the bridge dials.
         pub dial: Option<Dial> = None,
@@ -308,7 +308,7 @@ knobs! {
         /// `response.done` of a cancelled response comes this much later, even past the next
         /// `response.created`.
         pub late_done_ms: u64 = 0,
-        /// How the response ends when nobody cancels it.
+        /// How the response ends when it is not cancelled.
         pub status: Outcome = Outcome::Completed,
         /// Drops the connection without a close frame, ms from `response.created`.
         pub drop_after_ms: Option<u64> = None,
@@ -396,7 +396,7 @@ pub struct Stall {
     pub for_ms: u64,
 }
 
-/// How a response ends when nobody cancels it.
+/// How a response ends when it is not cancelled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -519,7 +519,7 @@ pub enum Happening {
     Malformed,
     /// A binary frame.
     Binary,
-    /// An `error` event nobody caused.
+    /// An `error` event without a cause.
     Error(ErrorSpec),
     /// The detector takes the next `for_ms` milliseconds of appended audio for speech, whatever is in it.
     FalseSpeech {
@@ -530,9 +530,9 @@ pub enum Happening {
     RateLimits,
     /// A ping out of turn.
     Ping,
-    /// An audible audio delta of a response nobody has heard of.
+    /// An audible audio delta of an unknown response.
     DeltaForUnknownResponse,
-    /// The end of a response nobody has heard of.
+    /// The end of an unknown response.
     DoneForUnknownResponse,
     /// From now on every event carries fields that do not exist yet.
     ExtraFields,

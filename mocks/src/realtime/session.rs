@@ -4,7 +4,7 @@ use super::rules::Rejection;
 use super::script::{AudioFormat, Dialect, Echoes, ModelScript};
 use serde_json::{Map, Value, json};
 
-/// What the session says when nobody gave instructions.
+/// The instructions of a session that was given none.
 const DEFAULT_INSTRUCTIONS: &str = "You are a helpful, friendly voice assistant. Speak briefly and clearly, \
     in the language of the person you talk to.";
 

@@ -1274,7 +1274,7 @@ fn things_happen_by_the_clock() {
     assert!(matches!(&t.others[0], Out::Frame(Frame::Binary(_))));
     assert!(matches!(&t.others[1], Out::Frame(Frame::Ping(_))));
     assert_eq!(t.closed(), Some((1_011, "oops")));
-    assert!(t.model.record().items.is_empty(), "a delta of nobody is no item");
+    assert!(t.model.record().items.is_empty(), "a delta of an unknown response is no item");
 }
 
 #[test]
@@ -1328,7 +1328,7 @@ fn no_client_can_break_the_order_of_the_service() {
         }
         t.listens(1_000);
         t.advance(30_000);
-        // Turns that never speak are ended by whoever waits for them.
+        // A client that waits for a turn that never speaks cancels it.
         for id in open_responses(&t.news) {
             t.send(json!({"type": "response.cancel", "response_id": id}));
         }

@@ -1,4 +1,4 @@
-//! The ear of the model: energy in 20 ms windows, on the clock of the appended audio.
+//! The model's voice activity detection: energy in 20 ms windows, on the clock of the appended audio.
 //!
 //! Nothing here knows what time it is. If audio stops coming in the middle of a word, the word never ends,
 //! exactly as with the real service.

@@ -1,7 +1,7 @@
 //! What the model sounds like: cuts of one master voice in the session's format, or a golden clip.
 //!
-//! Each item begins somewhere else on the tape, so that audio heard at the far end can be told apart by ear
-//! and by machine: which item, and which part of it.
+//! Each item begins somewhere else on the tape, so that a listener and a
+//! machine at the far end can tell it apart: which item, and which part of it.
 
 use super::script::AudioFormat;
 use crate::{alaw, clip, resample, ulaw};

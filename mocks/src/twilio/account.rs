@@ -1,6 +1,6 @@
 //! Twilio as an account sees it: it asks the webhook of a number, signs what it asks, and reads the answer.
 //!
-//! Signed by the letter of what Twilio documents, and by nobody else's code; held against two vectors of the official
+//! Signed by the letter of what Twilio documents, without its code; held against two vectors of the official
 //! libraries.
 
 use base64::Engine as _;
@@ -20,7 +20,7 @@ pub struct Identity {
     pub stream_sid: String,
 }
 
-/// What a caller's end shows of the account it belongs to. Everything but `proper` is somebody else's doing.
+/// What a caller's end shows of the account it belongs to. Everything but `proper` is an attacker's doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credentials {

@@ -3,7 +3,7 @@
 //! A person does nothing alone. The call asks when the next thing is due, and then does it.
 
 use super::mic::Mic;
-use super::playout::{Ear, Moment};
+use super::playout::{Moment, Playout};
 use crate::peer::At;
 use std::collections::VecDeque;
 
@@ -69,36 +69,36 @@ impl Person {
     }
 
     /// When there is something to do; a time in the past when there is at once.
-    pub(super) fn due(&self, ear: &Ear, mic: &Mic) -> Option<At> {
+    pub(super) fn due(&self, playout: &Playout, mic: &Mic) -> Option<At> {
         match &self.doing {
             Doing::Ready => Some(At(0)),
             Doing::Waiting(until) => Some(*until),
             Doing::Speaking(sound) => mic.has_played(*sound).then_some(At(0)),
             Doing::Pressing { next, .. } => Some(*next),
             Doing::Attribution { what, give_up_at } => {
-                Some(self.hears_at(*what, ear).map_or(*give_up_at, |at| at.min(*give_up_at)))
+                Some(self.hears_at(*what, playout).map_or(*give_up_at, |at| at.min(*give_up_at)))
             }
             Doing::Done => None,
         }
     }
 
     /// When what they listen for is heard, if that is known yet.
-    pub(super) fn hears_at(&self, what: Attribution, ear: &Ear) -> Option<At> {
+    pub(super) fn hears_at(&self, what: Attribution, playout: &Playout) -> Option<At> {
         match what {
-            Attribution::Start(then) => ear.began_since(then).map(|(at, _)| at),
-            Attribution::For(then, len) => ear.when_heard(then, len),
-            Attribution::Total(total) => ear.when_total(total),
-            Attribution::End => ear.when_quiet(self.heard_before),
+            Attribution::Start(then) => playout.began_since(then).map(|(at, _)| at),
+            Attribution::For(then, len) => playout.when_heard(then, len),
+            Attribution::Total(total) => playout.when_total(total),
+            Attribution::End => playout.when_quiet(self.heard_before),
         }
     }
 
     /// What they listened for was heard: what counts as new begins here.
-    pub(super) fn has_heard(&mut self, what: Attribution, ear: &Ear) {
+    pub(super) fn has_heard(&mut self, what: Attribution, playout: &Playout) {
         match what {
             Attribution::Start(then) => {
-                self.heard_before = ear.began_since(then).map_or(self.heard_before, |(_, base)| base);
+                self.heard_before = playout.began_since(then).map_or(self.heard_before, |(_, base)| base);
             }
-            Attribution::End => self.heard_before = ear.total(),
+            Attribution::End => self.heard_before = playout.total(),
             Attribution::For(..) | Attribution::Total(_) => {}
         }
     }

@@ -1,7 +1,7 @@
-//! The ear: a queue behind a clock.
+//! The play-out: a queue behind a clock.
 //!
-//! Audio is played in order at 8000 bytes a second, from the moment it reaches an idle ear. So the time of every
-//! byte is known as soon as it arrives, and the ear is a *schedule*: it needs no tick, and costs the same for a
+//! Audio is played in order at 8000 bytes a second, from the moment it reaches an idle play-out. So the time of every
+//! byte is known as soon as it arrives, and the play-out is a *schedule*: it needs no tick, and costs the same for a
 //! minute of audio as for a frame. Only a `clear` ever takes something off it.
 
 use crate::peer::At;
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 const BYTE_US: u64 = 125;
 /// Microseconds of one frame.
 const FRAME_US: u64 = 20_000;
-/// An ear that has played nothing for this long has heard the end of an utterance.
+/// Nothing played for this long is the end of an utterance.
 pub(super) const QUIET_MS: u64 = 400;
 
 /// The level from which on a frame is audible, in samples of 16 bits, as a root of a mean square: -42 dBFS. An idle line
@@ -66,44 +66,44 @@ fn is_audible(codes: &[u8]) -> bool {
     energy >= AUDIBLE * AUDIBLE * codes.len().max(1) as u64
 }
 
-/// What the person at an ear hears of its play-out.
+/// What the person on the line hears of a play-out.
 #[derive(Debug)]
 pub(super) struct Listening {
-    ear: Ear,
+    playout: Playout,
     audible: Audible,
-    /// Nobody asks what was played of it.
+    /// What was played of it is not used.
     played: Vec<Played>,
 }
 
 impl Listening {
     pub(super) fn new(in_flight_frame: bool) -> Self {
-        Self { ear: Ear::new(0, in_flight_frame), audible: Audible::default(), played: Vec::new() }
+        Self { playout: Playout::new(0, in_flight_frame), audible: Audible::default(), played: Vec::new() }
     }
 
-    /// What is audible, as an ear that nothing else reaches.
-    pub(super) fn ear(&self) -> &Ear {
-        &self.ear
+    /// What is audible, as a play-out that nothing else reaches.
+    pub(super) fn playout(&self) -> &Playout {
+        &self.playout
     }
 
     pub(super) fn advance(&mut self, now: At) {
-        let _dry = self.ear.advance(now, &mut self.played);
+        let _dry = self.playout.advance(now, &mut self.played);
         self.played.clear();
     }
 
     /// These codes will be played from `at` on.
     pub(super) fn push(&mut self, at: At, offset: usize, codes: &[u8]) {
         for heard in self.audible.push(at, offset, codes) {
-            self.ear.place(heard.at, heard.offset, heard.len);
+            self.playout.place(heard.at, heard.offset, heard.len);
         }
     }
 
     pub(super) fn clear(&mut self, now: At) {
-        self.ear.clear(now);
+        self.playout.clear(now);
         self.audible.clear();
     }
 
     pub(super) fn stop(&mut self) {
-        self.ear.stop();
+        self.playout.stop();
     }
 }
 
@@ -121,7 +121,7 @@ pub fn audible_bytes(record: &CallerRecord) -> usize {
 
 /// The play-out of one stream.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct Playout {
     gather_us: u64,
     in_flight_frame: bool,
     /// What will be played, in order and without overlap; the first stretch may be half played.
@@ -154,7 +154,7 @@ struct Latest {
     utterance_base: usize,
 }
 
-impl Ear {
+impl Playout {
     pub(super) fn new(gather_ms: u64, in_flight_frame: bool) -> Self {
         Self {
             gather_us: gather_ms * 1_000,
@@ -169,7 +169,7 @@ impl Ear {
         }
     }
 
-    /// Moves what has been played by `now` into `played`. Says when the ear ran dry, once for each time.
+    /// Moves what has been played by `now` into `played`. Returns when it ran dry, once for each time.
     pub(super) fn advance(&mut self, now: At, played: &mut Vec<Played>) -> Option<At> {
         while let Some(next) = self.schedule.front_mut() {
             let len = next.len.min((now.since(next.at) / BYTE_US) as usize);
@@ -197,8 +197,8 @@ impl Ear {
         })
     }
 
-    /// Queues `len` bytes that begin at `offset` of everything received. Call [`Ear::advance`] first. Returns when they
-    /// will begin to be played.
+    /// Queues `len` bytes that begin at `offset` of everything received. Call [`Playout::advance`] first. Returns when
+    /// they will begin to be played.
     pub(super) fn push(&mut self, now: At, offset: usize, len: usize) -> At {
         let at = if self.is_idle(now) { At(now.0 + self.gather_us) } else { self.until };
         self.place(at, offset, len);
@@ -235,7 +235,7 @@ impl Ear {
         self.cleared = false;
     }
 
-    /// Forgets what is queued; says how many bytes will never be heard. Call [`Ear::advance`] first.
+    /// Forgets what is queued; says how many bytes will never be heard. Call [`Playout::advance`] first.
     pub(super) fn clear(&mut self, now: At) -> usize {
         let before = self.queued;
         let stop_at = if self.in_flight_frame { self.end_of_frame(now) } else { now };
@@ -289,7 +289,7 @@ impl Ear {
         (self.queued > 0).then_some(self.until)
     }
 
-    /// When the ear will have played `total` bytes since the call began, if they are here already.
+    /// When `total` bytes since the call began will have been played, if they are here already.
     pub(super) fn when_total(&self, total: usize) -> Option<At> {
         let Some(mut missing) = total.checked_sub(self.heard).filter(|missing| *missing > 0) else {
             return Some(At(0));
@@ -303,7 +303,7 @@ impl Ear {
         None
     }
 
-    /// What the ear is at now, to compare with later.
+    /// The state of playback now, to compare with later.
     pub(super) fn moment(&self, now: At) -> Moment {
         let playing = self.schedule.front().is_some_and(|next| next.at <= now);
         let gathering = u64::from(self.latest.starts > 0 && self.latest.began > now);
@@ -334,7 +334,7 @@ impl Ear {
         self.when_total(self.latest.utterance_base + len)
     }
 
-    /// When the ear will have been quiet for [`QUIET_MS`], if it has heard more than `total` bytes by then.
+    /// When playback will have been quiet for [`QUIET_MS`], if more than `total` bytes were played by then.
     pub(super) fn when_quiet(&self, total: usize) -> Option<At> {
         (self.total() > total).then(|| self.until.plus_ms(QUIET_MS))
     }
@@ -348,7 +348,7 @@ impl Ear {
     }
 }
 
-/// A state of the ear, to tell later what is new.
+/// A state of playback, to tell later what is new.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     playing: bool,
@@ -370,9 +370,9 @@ fn heard(played: &mut Vec<Played>, new: Played) {
 mod tests {
     use super::*;
 
-    /// An ear with the audio it was given.
+    /// A play-out with the audio it was given.
     struct Bench {
-        ear: Ear,
+        playout: Playout,
         received: usize,
         played: Vec<Played>,
     }
@@ -383,22 +383,22 @@ mod tests {
         }
 
         fn with(gather_ms: u64, in_flight_frame: bool) -> Self {
-            Self { ear: Ear::new(gather_ms, in_flight_frame), received: 0, played: Vec::new() }
+            Self { playout: Playout::new(gather_ms, in_flight_frame), received: 0, played: Vec::new() }
         }
 
         fn push(&mut self, at: At, len: usize) {
-            self.ear.advance(at, &mut self.played);
-            self.ear.push(at, self.received, len);
+            self.playout.advance(at, &mut self.played);
+            self.playout.push(at, self.received, len);
             self.received += len;
         }
 
         fn clear(&mut self, at: At) -> usize {
-            self.ear.advance(at, &mut self.played);
-            self.ear.clear(at)
+            self.playout.advance(at, &mut self.played);
+            self.playout.clear(at)
         }
 
         fn at(&mut self, at: At) -> &[Played] {
-            self.ear.advance(at, &mut self.played);
+            self.playout.advance(at, &mut self.played);
             &self.played
         }
     }
@@ -437,9 +437,9 @@ mod tests {
     fn running_dry_is_said_once_and_to_the_microsecond() {
         let mut t = Bench::new();
         t.push(At::ms(0), 81);
-        assert_eq!(t.ear.advance(At(81 * 125), &mut t.played), None);
-        assert_eq!(t.ear.advance(At::ms(11), &mut t.played), Some(At(81 * 125)));
-        assert_eq!(t.ear.advance(At::ms(12), &mut t.played), None);
+        assert_eq!(t.playout.advance(At(81 * 125), &mut t.played), None);
+        assert_eq!(t.playout.advance(At::ms(11), &mut t.played), Some(At(81 * 125)));
+        assert_eq!(t.playout.advance(At::ms(12), &mut t.played), None);
     }
 
     #[test]
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_ear_gathers_before_it_plays() {
+    fn an_idle_playout_gathers_before_it_plays() {
         let mut t = Bench::with(60, false);
         t.push(At::ms(0), 160);
         t.push(At::ms(20), 160);
@@ -479,10 +479,10 @@ mod tests {
     #[test]
     fn what_was_being_gathered_is_never_heard_after_a_clear() {
         let mut t = Bench::with(60, false);
-        let then = t.ear.moment(At(0));
+        let then = t.playout.moment(At(0));
         t.push(At::ms(0), 160);
         assert_eq!(t.clear(At::ms(30)), 160);
-        assert_eq!(t.ear.began_since(then), None);
+        assert_eq!(t.playout.began_since(then), None);
         assert_eq!(t.at(At::ms(200)), []);
     }
 
@@ -491,38 +491,38 @@ mod tests {
         let mut t = Bench::new();
         t.push(At::ms(0), 160);
         t.at(At::ms(5));
-        assert_eq!(t.ear.when_total(161), None);
+        assert_eq!(t.playout.when_total(161), None);
         t.push(At::ms(30), 160);
-        assert_eq!(t.ear.when_total(240), Some(At::ms(40)));
+        assert_eq!(t.playout.when_total(240), Some(At::ms(40)));
     }
 
     #[test]
     fn a_short_gap_does_not_begin_a_new_utterance() {
         let mut t = Bench::new();
         t.push(At::ms(0), 160);
-        let playing = t.ear.moment(At::ms(10));
+        let playing = t.playout.moment(At::ms(10));
         t.push(At::ms(419), 160);
-        assert_eq!(t.ear.began_since(playing), None);
-        assert_eq!(t.ear.when_heard(playing, 240), Some(At::ms(429)));
+        assert_eq!(t.playout.began_since(playing), None);
+        assert_eq!(t.playout.when_heard(playing, 240), Some(At::ms(429)));
     }
 
     #[test]
     fn a_long_gap_begins_a_new_utterance() {
         let mut t = Bench::new();
         t.push(At::ms(0), 160);
-        let playing = t.ear.moment(At::ms(10));
+        let playing = t.playout.moment(At::ms(10));
         t.push(At::ms(420), 160);
-        assert_eq!(t.ear.began_since(playing), Some((At::ms(420), 160)));
-        assert_eq!(t.ear.when_heard(playing, 80), Some(At::ms(430)));
+        assert_eq!(t.playout.began_since(playing), Some((At::ms(420), 160)));
+        assert_eq!(t.playout.when_heard(playing, 80), Some(At::ms(430)));
     }
 
     #[test]
     fn a_clear_ends_the_utterance() {
         let mut t = Bench::new();
         t.push(At::ms(0), 1_600);
-        let playing = t.ear.moment(At::ms(10));
+        let playing = t.playout.moment(At::ms(10));
         t.clear(At::ms(20));
         t.push(At::ms(20), 160);
-        assert_eq!(t.ear.began_since(playing), Some((At::ms(20), 160)));
+        assert_eq!(t.playout.began_since(playing), Some((At::ms(20), 160)));
     }
 }

@@ -82,13 +82,13 @@ pub struct CallerScript {
     /// `dtmf.track` of a key. Documented, never recorded.
     #[serde(skip_serializing_if = "is_inbound_track")]
     pub dtmf_track: String,
-    /// Bytes of unplayed audio the ear holds at most; the excess is discarded with warning 31931.
+    /// Bytes of unplayed audio Twilio holds at most; the excess is discarded with warning 31931.
     #[serde(skip_serializing_if = "is_queue_default")]
     pub queue_limit_bytes: usize,
     /// Whether a message with a field Twilio does not know is refused (warning 31951) or read leniently.
     #[serde(skip_serializing_if = "is_true")]
     pub strict: bool,
-    /// How long an idle ear gathers audio before it begins to play, ms.
+    /// How long an idle play-out gathers audio before it begins to play, ms.
     #[serde(skip_serializing_if = "is_zero")]
     pub play_out_ms: u64,
     /// Whether the 20 ms frame being played when a `clear` arrives is still heard to its end.
@@ -198,7 +198,7 @@ pub enum CallerStep {
     HearsStart,
     /// Until this much of the current agent utterance, or else of the next one, has been played.
     HearsFor(u64),
-    /// Until the ear has been quiet for 400 ms, after something was heard since the last `HearsStart` or
+    /// Until playback has been quiet for 400 ms, after something was heard since the last `HearsStart` or
     /// `HearsEnd`.
     HearsEnd,
     /// Until this much agent audio has been played since the call began.

@@ -315,7 +315,7 @@ fn the_upgrade_is_that_of_twilio() {
     assert_eq!(BASE64.decode(&headers[4].1).unwrap().len(), 16);
 }
 
-// ---------------------------------------------------------------------------------------------- the ear
+// ------------------------------------------------------------------------------------------ the play-out
 
 #[test]
 fn a_mark_comes_back_when_the_audio_before_it_was_played() {
@@ -427,7 +427,7 @@ fn a_late_echo_of_a_played_mark_stays_played_when_a_clear_comes_between() {
 }
 
 #[test]
-fn the_ear_going_quiet_is_seen_when_it_happened() {
+fn playback_going_quiet_is_seen_when_it_happened() {
     let mut call = Call::listening();
     call.gets_audio(100);
     call.until_ms(40);
