@@ -194,7 +194,7 @@ impl Read for ReconnectScript<'_> {
     }
 }
 
-/// The delta's audio and two names; the same audio for the ear; then each message to the caller and its text, and a
+/// The delta's audio and two names; the same audio for the caller; then each message to the caller and its text, and a
 /// mark every other time. As many for a delta of ten seconds as for one of 100 ms but for the messages.
 #[test]
 fn a_delta_of_the_model_takes_at_most_a_dozen_allocations_from_text_to_text() {
@@ -205,7 +205,7 @@ fn a_delta_of_the_model_takes_at_most_a_dozen_allocations_from_text_to_text() {
         let delta = format!(
             r#"{{"type":"response.output_audio.delta","response_id":"r","item_id":"i","output_index":0,"content_index":0,"delta":"{audio}"}}"#
         );
-        // More than a second in one burst is within what the bridge sends ahead of the ear without collecting.
+        // More than a second in one burst is within what the bridge sends ahead of playback without collecting.
         let mut send = || assert!(live.text(Leg::Model, &delta) > 4 * 216, "the caller is given each delta");
         (0..4).for_each(|_| send());
         let taken = measure(|| (0..8).for_each(|_| send()));

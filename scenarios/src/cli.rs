@@ -622,7 +622,7 @@ fn compare_recordings(pattern: Option<&str>, accept: bool) -> anyhow::Result<boo
     Ok(unlike == 0 || accept)
 }
 
-/// Whether every fault was caught and nobody was accused without one.
+/// Whether every fault was caught and no oracle objected without one.
 fn try_saboteurs() -> bool {
     let all = injection::all();
     let width = all.iter().map(|sabotage| sabotage.name.len()).max().unwrap_or(0);

@@ -4,7 +4,7 @@
 //! the bridge is found to offer, [`suite`] for which scenarios it is played, [`verdict`] for what a play says about it,
 //! and [`table`] for how that is told. `docs/dev/conformance.md` is written for people who have never seen this tree.
 //!
-//! Nobody is blamed for what a busy machine did: what fails among others is played once more alone, and a play in
+//! A bridge is not blamed for what a busy machine did: what fails among others is played once more alone, and a play in
 //! which our own timers were late says nothing.
 
 mod capabilities;
@@ -45,7 +45,7 @@ use tokio::task::JoinSet;
 
 /// Failures that are played once more: who fails more often than that has been seen to fail alone often enough.
 const RETRIES_MAX: usize = 40;
-/// A rule that most plays break, and that was broken alone as often as this, is broken: nobody is played again for it.
+/// A rule that most plays break, and that was broken alone as often as this, is broken: no play is made again for it.
 const CONFIRMED: usize = 3;
 /// How often a play is made anew because this machine was busy.
 const BUSY_MAX: usize = 3;
@@ -158,7 +158,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     say(&table.summary());
     ensure!(
         !table.says_nothing(),
-        "this machine was too busy to judge anybody: try again when nothing else runs, or with fewer --jobs"
+        "this machine was too busy to judge the bridge: try again when nothing else runs, or with fewer --jobs"
     );
     Ok(table.passed())
 }
@@ -273,7 +273,7 @@ impl Bench {
         })
     }
 
-    /// Notices the end of the process, lets everybody see it, and starts it again.
+    /// Notices the end of the process, lets every play see it, and starts it again.
     async fn watch(self) {
         let mut restarts = 0;
         loop {
@@ -319,7 +319,7 @@ impl Bench {
             self.up().await;
             let played = self.bridge.play(scenario, self.seed).await?;
             tries += 1;
-            // Whoever rang while the process was started again has seen nothing of the bridge.
+            // A call placed while the process was started again has seen nothing of the bridge.
             if !(played.unanswered && played.felled) || tries > BUSY_MAX {
                 return Ok(played);
             }
@@ -362,7 +362,7 @@ impl Bench {
             rows.insert(name.clone(), Row { name, verdict, why, judged: None });
         }
         let played = self.play_all(parts.iter().collect(), options.jobs.get()).await?;
-        // Judging takes the processors from whoever plays, so it begins when all is played.
+        // Judging takes the processors from running plays, so it begins when all is played.
         let played: Vec<_> = played.into_iter().collect();
         let mut judged: BTreeMap<String, Judged> =
             in_parallel(&played, jobs, |(name, played)| (name.clone(), self.judged(played, name, options)))
@@ -405,7 +405,7 @@ impl Bench {
         judged
     }
 
-    /// Plays a scenario with nobody beside it, and again while this machine is busy with something else.
+    /// Plays a scenario with no other beside it, and again while this machine is busy with something else.
     async fn play_alone(
         &self,
         name: &str,
@@ -659,14 +659,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_blamed_for_the_crash_of_another_once_it_is_known_whose_it_was() {
+    fn a_bystander_is_not_blamed_for_a_crash_once_it_is_known_whose_it_was() {
         let bystander = || {
             weigh("bystander", judged(&["scenario_expectations"], false, true), judged(&[], false, false), 1)
         };
         assert_eq!(bystander().verdict, Verdict::Unsteady);
         let mut rows = BTreeMap::from([("bystander".to_owned(), bystander())]);
         acquit(&mut rows);
-        assert_eq!(rows["bystander"].verdict, Verdict::Unsteady, "somebody did it");
+        assert_eq!(rows["bystander"].verdict, Verdict::Unsteady, "the culprit is not known yet");
         let crash = || judged(&["scenario_expectations"], false, true);
         rows.insert("culprit".into(), weigh("culprit", crash(), crash(), 1));
         acquit(&mut rows);

@@ -1,4 +1,4 @@
-//! Where a scenario is played. Each backend makes a [`Trace`] of it, and whoever reads the trace cannot tell which.
+//! Where a scenario is played. Each backend makes a [`Trace`] of it, and a reader of the trace cannot tell which.
 //!
 //! * [`memory`]: the call as a value between two pure mocks, on one heap of timed messages. No network.
 //! * [`simulated`]: the production server, driver and WebSockets included, in a simulated network.
@@ -6,7 +6,7 @@
 //!
 //! And in real time, over real sockets, where no two plays are quite the same:
 //! * [`loopback`]: the production server in this process, over TCP, with and without TLS.
-//! * [`attach`]: somebody else's process.
+//! * [`attach`]: a foreign bridge in its own process.
 
 mod adapter;
 pub mod attach;
@@ -41,9 +41,7 @@ pub fn ready(kind: Backend) -> anyhow::Result<()> {
         Backend::Memory => Ok(()),
         Backend::Simulated | Backend::Pipes | Backend::Loopback => shell::seeded(),
         Backend::Attach => {
-            anyhow::bail!(
-                "somebody else's bridge is judged by `scn conform`; docs/dev/conformance.md tells how"
-            )
+            anyhow::bail!("a foreign bridge is judged by `scn conform`; docs/dev/conformance.md tells how")
         }
     }
 }

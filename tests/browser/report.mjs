@@ -42,17 +42,17 @@ const tests = {
   },
 
   async "audio plays from the page alone, and the clock goes on"(page) {
-    assert.match(await page.get("players.ear.src"), /^data:audio\/wav;base64,/);
+    assert.match(await page.get("players.heard.src"), /^data:audio\/wav;base64,/);
     await page.press("0");
     await page.press("Space");
-    await page.until("players.ear.currentTime > 0.3 && players.given.currentTime > 0.3");
-    const [before, clock] = [await page.get("players.ear.currentTime"), await text(page, "#clock")];
-    await page.until(`players.ear.currentTime > ${before} + 0.2`);
+    await page.until("players.heard.currentTime > 0.3 && players.given.currentTime > 0.3");
+    const [before, clock] = [await page.get("players.heard.currentTime"), await text(page, "#clock")];
+    await page.until(`players.heard.currentTime > ${before} + 0.2`);
     assert.notEqual(await text(page, "#clock"), clock);
-    assert(Math.abs(await page.get("players.ear.currentTime - players.given.currentTime")) < 0.15, "both ends keep together");
+    assert(Math.abs(await page.get("players.heard.currentTime - players.given.currentTime")) < 0.15, "both ends keep together");
     await page.press("Space");
-    assert(await page.get("players.ear.paused && players.given.paused"));
-    assert(await page.get("Math.abs(players.ear.duration * 1000 - (now.call.to - now.call.from)) < 2"), "as long as the call");
+    assert(await page.get("players.heard.paused && players.given.paused"));
+    assert(await page.get("Math.abs(players.heard.duration * 1000 - (now.call.to - now.call.from)) < 2"), "as long as the call");
   },
 
   async "keys and wheel zoom and move the axis"(page) {
@@ -124,7 +124,7 @@ const tests = {
       await page.press("Tab");
       reached.add(await page.get("document.activeElement.id"));
     }
-    for (const id of ["find", "play", "zoom-in", "fit", "chart", "moments", "hear-ear"]) assert(reached.has(id), `Tab never comes to ${id}`);
+    for (const id of ["find", "play", "zoom-in", "fit", "chart", "moments", "hear-heard"]) assert(reached.has(id), `Tab never comes to ${id}`);
     assert.equal(await page.get("getComputedStyle(document.querySelector('#chart')).outlineStyle") !== undefined, true);
   },
 
@@ -251,9 +251,9 @@ try {
     await good.until(ready);
     assert.match(await text(good, "#verdict"), /^all \d+ passed$/);
     assert.equal(await text(good, "#run-verdict"), "passed");
-    assert.match(await good.get("players.ear.src"), /^file:.*\.wav$/);
+    assert.match(await good.get("players.heard.src"), /^file:.*\.wav$/);
     await good.press("Space");
-    await good.until("players.ear.currentTime > 0.2");
+    await good.until("players.heard.currentTime > 0.2");
     quiet(good);
   });
   await good.close();
@@ -279,7 +279,7 @@ try {
       assert.match(await text(replay, "#scenario"), /bytes of recorded audio/);
       assert(await replay.get("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the side");
       await replay.press("Space");
-      await replay.until("players.ear.currentTime > 0.2");
+      await replay.until("players.heard.currentTime > 0.2");
       quiet(replay);
     });
     await replay.close();

@@ -134,7 +134,7 @@ class Few:
 
 @flood
 def pings_before(t):
-    """Pings that nobody reads the answers of, before any token."""
+    """Pings whose answers the client does not read, before any token."""
     pings(t, Few(4, lambda: opened(t)))
 
 

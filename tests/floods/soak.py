@@ -17,7 +17,7 @@ from floods import FLOODS
 BIN = Path(os.environ["BIN"]).resolve()
 SECONDS = float(os.environ.get("SECONDS_EACH", "120"))
 CALLS = int(os.environ.get("CALLS", "50"))
-# What may come late at a caller's ear beyond what the machine was late by, seconds.
+# What a caller may hear late beyond what the machine was late by, seconds.
 GAP = 0.040
 # What the process may grow by beyond what it grew by when nothing was wrong, kB.
 GROWTH_KB = 96 * 1024
@@ -40,7 +40,7 @@ def free_ports(n):
 
 
 class Call:
-    """A caller who listens. What counts is when the ear runs dry while the answer goes on."""
+    """A caller who listens. What counts is when playback runs dry while the answer goes on."""
 
     def __init__(self, port, name):
         self.port, self.call_sid, self.sid = port, "CA" + name, "MZ" + name
@@ -238,7 +238,7 @@ async def soak(names):
             held = await bench.beside("held")
             report("held", held, [])
             if held["gap"] < HELD / 2:
-                print("the bridge was held, and nobody heard it: the bench measures nothing")
+                print("the bridge was held, and no caller heard it: the bench measures nothing")
                 return 1
             for name in names:
                 # A machine that others use may be late for reasons of its own: what comes late is looked at once more.

@@ -148,7 +148,7 @@ class Bench:
         return [json.loads(line) for line in self.bridge_calls("export").splitlines()]
 
     def check_database(self):
-        """A copy of the file and its log is whole: whoever only looks must not need room on the disk."""
+        """A copy of the file and its log is whole: a reader must not need room on the disk."""
         copy = Path(tempfile.mkdtemp(dir=self.folder))
         for file in self.disk.glob("bridge.db*"):
             if not file.name.endswith("-shm"):
@@ -163,7 +163,7 @@ class Bench:
         def written():
             found = [path for path in self.journals.glob(f"call-*-{number:06}*.ndjson") if path not in self.earlier]
             text = found[0].read_text() if found else ""
-            # Whoever reads while it is written may see half a line, but nobody sees it for long.
+            # A reader may see half a line while it is written, but not for long.
             if not text.endswith("\n"):
                 return None
             lines = [json.loads(line) for line in text.split("\n")[:-1]]

@@ -1,4 +1,4 @@
-//! What holds for every input, whoever made it: one function for each place where the bridge reads what strangers
+//! What holds for every input, from any sender: one function for each place where the bridge reads what strangers
 //! wrote. `.ci/fuzz` looks for inputs that break one of them; `tests/it/fuzz.rs` replays those in `corpus`.
 //!
 //! An input of several parts has a byte 0xFF between them, which is in no UTF-8 text, so that a seed can be written by
@@ -52,7 +52,7 @@ fn object(text: &str) -> Option<Map<String, Value>> {
     if let Value::Object(object) = value { Some(object) } else { None }
 }
 
-/// The same object behind a long field that nobody knows.
+/// The same object behind a long unknown field.
 fn behind_the_unknown(object: Map<String, Value>) -> String {
     let unknown = json!(["x".repeat(200), { "event": "stop", "type": "error" }]);
     let mut changed = Map::from_iter([("unknown".to_owned(), unknown)]);

@@ -122,8 +122,8 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
         sleep(LONGEST);
         return Ok(());
     }
-    let mut ear = accept(tcp).map_err(|error| Error::Io(io::Error::other(error.to_string())))?;
-    ear.get_ref().set_nonblocking(true)?;
+    let mut caller = accept(tcp).map_err(|error| Error::Io(io::Error::other(error.to_string())))?;
+    caller.get_ref().set_nonblocking(true)?;
     let mut model = if manners == Manners::NeverDials { None } else { Some(dial(openai)?) };
     let _second = if manners == Manners::DialsTwice { Some(dial(openai)?) } else { None };
     let (mut stream, mut ready) = (String::new(), false);
@@ -133,7 +133,7 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
     for round in 0_u64.. {
         sleep(ROUND);
         loop {
-            let said = match next(&mut ear) {
+            let said = match next(&mut caller) {
                 Ok(None) => break,
                 Ok(Some(said)) => said,
                 Err(_) if manners == Manners::ForgetsTheModel => {
@@ -149,7 +149,7 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
                         json!({"type": "input_audio_buffer.append", "audio": said["media"]["payload"]});
                     model.as_mut().map_or(Ok(()), |model| say(model, &append))?;
                 }
-                Some("stop") if manners != Manners::ForgetsTheModel => ear.close(None)?,
+                Some("stop") if manners != Manners::ForgetsTheModel => caller.close(None)?,
                 _ => {}
             }
         }
@@ -163,8 +163,8 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
                         json!({"event": "media", "streamSid": stream, "media": {"payload": said["delta"]}});
                     held.push((round, media));
                     if manners == Manners::TalksRubbish && given == 1 {
-                        ear.send(Message::text("}{"))?;
-                        ear.send(Message::binary(vec![0xFF; 160]))?;
+                        caller.send(Message::text("}{"))?;
+                        caller.send(Message::binary(vec![0xFF; 160]))?;
                         model.send(Message::text("}{"))?;
                     }
                 }
@@ -173,7 +173,7 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
         }
         let wait = if manners == Manners::IsLate { LATE_ROUNDS } else { 0 };
         for (_, media) in held.extract_if(.., |(came, _)| round >= *came + wait) {
-            say(&mut ear, &media)?;
+            say(&mut caller, &media)?;
         }
         if given < 3 {
             continue;
@@ -187,7 +187,7 @@ fn carry(mut tcp: TcpStream, openai: SocketAddr, manners: Manners) -> Result<(),
         }
         if manners == Manners::HangsUp && !left {
             left = true;
-            ear.close(None)?;
+            caller.close(None)?;
         }
     }
     Ok(())
@@ -237,7 +237,7 @@ fn every_kind_of_misbehaviour_is_named_in_bounded_time() {
         TalksRubbish,
     };
     let cases = [
-        (None, "nobody answers at"),
+        (None, "no answer at"),
         (Some(Refuses), "answered with 403"),
         (Some(HangsInUpgrade), "the upgrade got no answer"),
         (Some(NeverDials), "at least 1 items were to be heard"),

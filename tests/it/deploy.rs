@@ -55,7 +55,7 @@ fn ports_and_paths_are_those_the_bridge_has() {
 }
 
 #[test]
-fn whoever_stops_the_bridge_waits_longer_than_it_drains() {
+fn every_supervisor_waits_longer_than_the_bridge_drains() {
     let drain_s = bridge::app::config::Config::default().drain_ms / 1_000;
     // The grace behind the drain time, and the sleep before the signal.
     let least = drain_s + 90 + 10;

@@ -37,7 +37,7 @@ fn the_walk_from_a_bad_call_to_a_regression_can_be_walked() {
     let same = said.find("it says what it said then").expect("the replay with the same ones does not");
     assert!(same < part, "{said}");
     assert!(said[part..].contains("  clears  "), "then it cleared:\n{said}");
-    assert!(said.contains("got clear: "), "and the ear was cleared:\n{said}");
+    assert!(said.contains("got clear: "), "and Twilio's buffer was cleared:\n{said}");
     assert!(said.contains("clear_on_barge_in: a clear threw "), "the oracle objects to the bug:\n{said}");
     let page = fs::read_to_string(scratch.path().join("report/index.html")).expect("a page");
     assert!(page.contains("they part: "), "the page has then and now");

@@ -58,7 +58,7 @@ const CANNOT_COME_BACK: &[(&str, &str)] = &[
 ];
 
 /// Generated worlds that are imported. Of the first 400 one does not come back: in 164 an outage delays the marks, and
-/// the import takes the ear to echo them late.
+/// the import takes Twilio to echo them late.
 const SEEDS: u64 = 160;
 
 /// Of these, those that do not come back: an import echoes strange marks at another time, and the bridge does not believe one
@@ -283,7 +283,7 @@ fn what_a_full_journal_recorded_is_said_again_byte_for_byte() {
         let steps = &imported.calls[0].caller.steps;
         assert!(steps.iter().any(|step| matches!(step, CallerStep::SaysRecorded(_))), "{steps:?}");
         let now = &play(Backend::Memory, &imported, Seed(1)).calls[0];
-        assert!(now.caller.received == then.caller.received, "{timing:?}: the ear got other bytes");
+        assert!(now.caller.received == then.caller.received, "{timing:?}: the caller got other bytes");
         // The silence around speech is the line's; what is between is the person's.
         let (before, after) = (said(&then.caller), said(&now.caller));
         assert!(after.len() * 10 > before.len() * 8, "{timing:?}: {} of {} bytes", after.len(), before.len());
@@ -299,12 +299,12 @@ fn what_a_full_journal_recorded_is_said_again_byte_for_byte() {
     let mut silent = recorded;
     silent.iter_mut().for_each(Recorded::forget_audio);
     let made_up = import(&silent, Timing::Heard).scenario;
-    assert!(!made_up.to_toml().contains("recorded = "), "nobody's voice is in it:\n{}", made_up.to_toml());
+    assert!(!made_up.to_toml().contains("recorded = "), "no person's voice is in it:\n{}", made_up.to_toml());
     let now = play(Backend::Memory, &made_up, Seed(1));
     assert!(now.calls[0].caller.received != then.caller.received, "made-up speech is other speech");
 }
 
-/// Tells the bridge another time for the beginning of speech, and keeps from the ear that it is to fall silent.
+/// Tells the bridge another time for the beginning of speech, and drops its `clear`.
 struct Muddles;
 
 const MUDDLED_MS: u64 = 7;

@@ -190,7 +190,7 @@ async def an_interruption():
             await talking
             await c.response.cancel()
             await until(c, "response.done")
-            await c.conversation.item.truncate(item_id="item_nobody", content_index=0, audio_end_ms=1)
+            await c.conversation.item.truncate(item_id="item_unknown", content_index=0, audio_end_ms=1)
             error = await until(c, "error")
             assert error.error.type == "invalid_request_error", error
         check(mock.frames())

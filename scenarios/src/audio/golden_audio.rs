@@ -30,7 +30,7 @@ pub const SEED: Seed = Seed(1);
 /// A recording ends here, s: long enough for every interruption in it, short enough for a repository.
 pub const LONGEST_S: usize = 12;
 /// Sample rate of what the caller hears, Hz.
-pub const EAR_RATE: u32 = 8_000;
+pub const CALLER_RATE: u32 = 8_000;
 
 /// A call that is recorded.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,7 @@ pub fn play(chosen: Chosen, scenario: &Scenario) -> anyhow::Result<Played> {
 
 /// What the caller heard from the open WebSocket to its end, silent where nothing played.
 pub fn heard(scenario: &str, call: &CallTrace) -> Recording {
-    let longest = LONGEST_S * EAR_RATE as usize;
+    let longest = LONGEST_S * CALLER_RATE as usize;
     let opened = opened(call);
     let place = |at: At| (at.since(opened) / 125) as usize;
     let ended = call.caller.observations.iter().find(|seen| matches!(seen.what, CallerObservation::Ended(_)));
@@ -124,7 +124,7 @@ pub fn heard(scenario: &str, call: &CallTrace) -> Recording {
         let from = place(played.at).min(samples.len());
         samples[from..].iter_mut().zip(bytes).for_each(|(sample, code)| *sample = ulaw::decode(*code));
     }
-    Recording { name: file_name(scenario, "heard"), rate: EAR_RATE, samples }
+    Recording { name: file_name(scenario, "heard"), rate: CALLER_RATE, samples }
 }
 
 /// What the model was given on its first connection, from its first byte; `None` when there was none.
@@ -323,7 +323,7 @@ pub struct Drain {
     pub by: &'static str,
     /// When it left the caller, from the open WebSocket.
     pub from_open_ms: f64,
-    /// From there to the last sample of the agent at the ear.
+    /// From there to the last sample of the agent that was played.
     pub total: f64,
     /// Until the model decided that this is speech; its own time, without the way there. 0 for a key.
     pub detection: f64,
@@ -347,8 +347,8 @@ impl fmt::Display for Drain {
     }
 }
 
-/// Every interruption of a call that reached the ear as a `clear`. Exact in an ideal network, where the network's part
-/// is known; elsewhere its delays count as the bridge's.
+/// Every interruption of a call that reached the caller's end as a `clear`. Exact in an ideal network, where the
+/// network's part is known; elsewhere its delays count as the bridge's.
 pub fn drains(trace: &Trace, call: usize) -> Vec<Drain> {
     let Some(call) = trace.calls.get(call) else { return Vec::new() };
     let network = &trace.scenario.network;

@@ -177,7 +177,7 @@ pub fn table(goals: &[Goal]) -> String {
 }
 
 /// Spoken words after each way through the bridge, and the same words through the witness's resampler, which has no
-/// delay and nearly no limits: for instruments that are not ours, and for ears.
+/// delay and nearly no limits: for instruments that are not ours, and for listeners.
 pub fn speech() -> Vec<Recording> {
     let recording = |name: &str, rate, samples| Recording { name: name.to_owned(), rate, samples };
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! What a bridge offers, found out by one plain call: nobody is blamed for not doing what he does not claim to do.
+//! What a bridge offers, found out by one plain call: a bridge is not blamed for what it does not claim to do.
 
 use crate::model::scenario::Scenario;
 use crate::sim::attach::Played;
@@ -46,7 +46,7 @@ impl Function {
         Some(Self { name, arguments: sample(&tool["parameters"]).to_string() })
     }
 
-    /// Its name says that it ends the call, or gives it to somebody else: nothing can be asked behind it.
+    /// Its name says that it ends the call, or transfers it: nothing can be asked behind it.
     pub(super) fn ends_the_call(&self) -> bool {
         let mut words = String::new();
         for letter in self.name.chars() {
@@ -60,7 +60,7 @@ impl Function {
     }
 }
 
-/// Words of which one is in the name of a function that ends a call or gives it to somebody else.
+/// Words of which one is in the name of a function that ends or transfers a call.
 const ENDS: &[&str] = &[
     "bye",
     "close",
@@ -112,7 +112,7 @@ pub struct Capabilities {
     pub formats: (String, String),
     /// The caller is spoken to first.
     pub greets: bool,
-    /// What the caller says while it greets reaches nobody.
+    /// What the caller says while it greets goes unheard.
     pub deaf_at_first: bool,
     /// It marks what it sends.
     pub marks: bool,
@@ -301,7 +301,7 @@ mod tests {
 
         let scenario = probe(Dialect::Ga);
         played.trace = sim::play(Backend::Memory, &scenario, Seed(1));
-        assert!(!Capabilities::of(&played).unwrap().greets, "nobody greeted");
+        assert!(!Capabilities::of(&played).unwrap().greets, "the bridge did not greet");
         played.trace.calls[0].models.clear();
         played.notes.push("a note".into());
         let error = Capabilities::of(&played).unwrap_err().to_string();

@@ -131,7 +131,7 @@ impl Process {
         }
     }
 
-    /// Waits for a while until nobody of the group is left.
+    /// Waits for a while until no process of the group is left.
     async fn is_gone(&mut self) -> bool {
         let gone = async {
             while self.tell("0").await {
@@ -143,7 +143,7 @@ impl Process {
         tokio::time::timeout(STOP, gone).await.is_ok()
     }
 
-    /// Sends a signal to the whole group. False when nobody of it is left.
+    /// Sends a signal to the whole group. False when no process of it is left.
     async fn tell(&self, signal: &str) -> bool {
         let Some(group) = self.group else { return false };
         let kill = Command::new("sh").args(["-c", &format!("kill -s {signal} -- -{group}")]).output().await;

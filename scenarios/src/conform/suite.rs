@@ -1,4 +1,4 @@
-//! Which scenarios can be played against somebody else's bridge, and how.
+//! Which scenarios can be played against a foreign bridge, and how.
 //!
 //! A scenario of the catalogue is written for our own bridge in a world that can be told what to do. What it needs is
 //! read off it: a world made to order and settings of our own are left out, with the reason; a feature that this
@@ -17,7 +17,7 @@ use mocks::realtime::{Dial, Dialect, Happening, ModelScript, Opening, TimedEvent
 use mocks::twilio::{CallerScript, CallerStep, EchoMarks, MediaFormat};
 use serde_json::Value;
 
-/// "All at once": how far ahead somebody else's bridge sends is its own affair.
+/// "All at once": how far ahead a foreign bridge sends is its own affair.
 const NO_PACING_MS: u64 = 540_000;
 /// A greeting that a scenario did not reckon with.
 const GREETING_MS: u64 = 1_500;
@@ -111,7 +111,7 @@ fn left_out(scenario: &Scenario) -> Option<String> {
         return Some("Twilio announces mu-law alone".into());
     }
     if callers().any(|caller| caller.queue_limit_bytes != usual.queue_limit_bytes) {
-        return Some("needs an ear smaller than Twilio's".into());
+        return Some("needs a buffer smaller than Twilio's".into());
     }
     let scripted =
         scenario.tools.iter().any(|tool| tool.never || tool.after_ms > 2_000 || tool.error.is_some());
@@ -130,7 +130,7 @@ fn left_out(scenario: &Scenario) -> Option<String> {
     None
 }
 
-/// Who has never been seen to do what this scenario makes them do, if anybody has not.
+/// Which end has never been seen to do what this scenario makes it do, if one has not.
 fn unseen(scenario: &Scenario) -> Option<&'static str> {
     if scenario.calls.iter().any(|call| is_no_twilio(&call.caller)) {
         Some("Twilio")
@@ -333,7 +333,7 @@ fn fitted(scenario: &Scenario, offer: &Capabilities) -> Scenario {
     }
     fitted.bridge = tolerance(&scenario.bridge, offer);
     fitted.milestones.clear();
-    // Whoever waits longer for the end of a turn answers later, and that is his own affair.
+    // A bridge that waits longer for the end of a turn answers later, and that is its own affair.
     let usual_ms = u64::from(settings::Vad::default().silence_duration_ms);
     fitted.budget_ms += offer.silence_ms.unwrap_or(usual_ms).saturating_sub(usual_ms);
     // Which of its own words a bridge uses, and how it gives up, is its own affair. What a caller must hear is not.
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_seen_is_played_on_demand() {
+    fn what_was_never_seen_is_played_on_demand() {
         let demands = Demands { longest_ms: 60_000, strict: true };
         let functions = vec![Function { name: "lookup_order".into(), ..Function::default() }];
         let offer = Capabilities { functions, ..offer() };

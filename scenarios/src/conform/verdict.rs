@@ -8,7 +8,7 @@ use crate::sim::trace::Trace;
 use mocks::record::{CallerObservation, ModelObservation};
 use std::collections::BTreeSet;
 
-/// Rules that need the bridge's own account, and why they say nothing about somebody else's.
+/// Rules that need the bridge's own account, and why they say nothing about a foreign bridge.
 pub const NOT_JUDGED: &[(&str, &str)] = &[
     ("dtmf_delivered", "reads the bridge's own words for them, and its settings"),
     ("transcript", "reads the bridge's own transcript"),
@@ -23,7 +23,7 @@ pub enum Verdict {
     Failed,
     /// A rule was broken once, and kept when the same was played alone.
     Unsteady,
-    /// This machine was too busy to judge anybody.
+    /// This machine was too busy to judge the bridge.
     NotJudged,
     /// The bridge does not offer what it is about.
     NotOffered,
@@ -48,15 +48,15 @@ impl Verdict {
 /// The figures of a play; nothing where there was nothing to measure. Milliseconds, the middle of several.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
-    /// From `speech_started` to the `clear` at the ear.
+    /// From `speech_started` to the `clear` at the caller's end.
     pub clear: Option<f64>,
-    /// Where an item was cut, less what the ear had heard of it: the largest, with its sign.
+    /// Where an item was cut, less what the caller had heard of it: the largest, with its sign.
     pub cut: Option<f64>,
-    /// Bytes of interrupted responses that reached the ear after all.
+    /// Bytes of interrupted responses that reached the caller after all.
     pub stale_bytes: usize,
     /// From the microphone to the model.
     pub up: Option<f64>,
-    /// From the model's first audio of an answer to the ear.
+    /// From the model's first audio of an answer to the caller.
     pub down: Option<f64>,
     /// From the caller's going to the end of the model's connection: the longest.
     pub teardown: Option<f64>,
@@ -69,7 +69,7 @@ pub struct Judged {
     pub outcome: Outcome,
     /// Its picture.
     pub view: RunView,
-    /// What broke a rule and does not matter to anybody who calls.
+    /// What broke a rule and does not matter to a caller.
     pub advice: Vec<String>,
     /// The rules that were broken.
     pub broken: BTreeSet<&'static str>,
@@ -77,9 +77,9 @@ pub struct Judged {
     pub measured: Measured,
     /// The machine was too busy.
     pub busy: bool,
-    /// Somebody in it never was done, and it had to be cut.
+    /// One end in it never was done, and it had to be cut.
     pub endless: bool,
-    /// The bridge's process ended meanwhile, whoever made it end.
+    /// The bridge's process ended meanwhile, for whatever cause.
     pub felled: bool,
 }
 
@@ -132,13 +132,15 @@ pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
     }
 }
 
-/// Why nobody is hurt by this, if nobody is. A rule stays what it is: this only says that breaking it in this way has
+/// Why this does no harm, if it does none. A rule stays what it is: this only says that breaking it in this way has
 /// no effect on either end, so that it is told and does not fail a foreign bridge.
 fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'static str> {
     let call = trace.calls.get(violation.call)?;
     match violation.oracle {
         // Twilio plays and returns marks in order, so who counts them needs no names.
-        "marks_unique" => Some("marks come back in order, and whoever counts them can still tell them apart"),
+        "marks_unique" => {
+            Some("marks come back in order, and a bridge that counts them can still tell them apart")
+        }
         "clear_on_barge_in" => {
             let empty = call.caller.observations.iter().any(|seen| {
                 seen.at == violation.at
@@ -146,7 +148,7 @@ fn harmless(trace: &Trace, violation: &Violation, by: &Measure) -> Option<&'stat
             });
             empty.then_some("a clear of nothing silences nothing")
         }
-        // How often a real stream's timestamps step is not known well enough to blame anybody for it.
+        // How often a real stream's timestamps step is not known well enough to blame a bridge for it.
         "uplink_intact" if !by.strict => {
             let stands = oracle::audio::bytes_in_but_for_wander(trace).contains(violation);
             (!stands).then_some("steps of a millisecond or two in the timestamps were filled with silence")

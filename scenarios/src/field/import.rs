@@ -22,7 +22,7 @@ use mocks::twilio::Credentials;
 use timeline::Timeline;
 pub use timeline::Timing;
 
-/// Longest acceptable time to an answer in a call whose budget nobody knows.
+/// Longest acceptable time to an answer in a call whose budget is not known.
 const BUDGET_MS: u64 = 20_000;
 
 /// What an import came to.
@@ -94,9 +94,9 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
                         say("another stream took the call over: import its journal along with this one"
                             .into())
                     }
-                    other => say(format!(
-                        "somebody outside wanted this call to end ({other}): no script says that"
-                    )),
+                    other => {
+                        say(format!("this call was told to end from outside ({other}): no script says that"))
+                    }
                 }
             }
         }
@@ -108,7 +108,7 @@ pub fn import(journals: &[Recorded], timing: Timing) -> Imported {
         scenario.world.tcp_capacity = 8;
     }
     scenario.purpose = purpose(&journals, &timelines);
-    // Nobody wrote down how fast an answer had to be; that it must come at all is another oracle's business.
+    // How fast an answer had to be is not recorded; that it must come at all is another oracle's business.
     scenario.budget_ms = BUDGET_MS;
     Imported { scenario, left_out }
 }

@@ -159,7 +159,7 @@ pub fn read(mut from: impl BufRead) -> Result<Recorded, ReadError> {
     Ok(Recorded { header, records, damage })
 }
 
-/// Whether a bridge can have written this behind a line of that time: whoever uses a journal reckons with its numbers.
+/// Whether a bridge can have written this behind a line of that time: a reader of the journal reckons with its numbers.
 fn can_be_true(record: &Record, now_us: u64) -> bool {
     let bounded = |number: Option<u64>| number.unwrap_or_default() < NUMBER_MAX;
     let blob = |blob: &Blob| blob.len <= LINE_MAX && blob.dbfs.is_none_or(|dbfs| (-99..=0).contains(&dbfs));

@@ -91,7 +91,7 @@ pub(crate) struct ImportOptions {
     /// The caller acts by the clock, as recorded, instead of upon what is heard.
     #[arg(long)]
     recorded: bool,
-    /// Make speech up even where a `full` journal recorded it, so that nobody's voice is in the file.
+    /// Make speech up even where a `full` journal recorded it, so that no person's voice is in the file.
     #[arg(long)]
     no_audio: bool,
     /// Settings that take the place of the recorded ones: a configuration file of the bridge; only what it names.

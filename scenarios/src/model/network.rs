@@ -44,7 +44,7 @@ pub struct LegConditions {
     pub stalls: Vec<Stall>,
     /// The connections on this leg are reset then.
     pub cut_at_ms: Option<u64>,
-    /// From then on nothing passes and nobody is told.
+    /// From then on nothing passes and neither end is told.
     pub blackhole_at_ms: Option<u64>,
     /// The far end reads no faster than this, bytes per second of WebSocket messages. Only on the caller leg.
     pub reads_bytes_per_s: Option<u64>,
@@ -194,7 +194,7 @@ impl DirectionConditions {
         } else if self.bytes_per_s.is_some() && self.window_bytes.is_none() {
             Some("`bytes_per_s` needs `window_bytes` beside it: a queue before a narrow line has an end")
         } else if self.hesitates_percent > HESITATES_MAX {
-            Some("`hesitates_percent` is above 90: somebody would wait for ever")
+            Some("`hesitates_percent` is above 90: a task would wait for ever")
         } else {
             None
         }

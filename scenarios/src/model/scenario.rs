@@ -78,7 +78,7 @@ pub struct ServerKnobs {
     /// How long running calls may go on once the server shuts down, ms.
     pub drain_ms: u64,
     /// Only what the account has signed is answered, and only a stream that shows its token is carried. Otherwise
-    /// everybody is let in, and no webhook is asked.
+    /// every stream is let in, and no webhook is asked.
     pub signed: bool,
     /// How long after its webhook a stream may come, seconds.
     pub token_life_s: u32,

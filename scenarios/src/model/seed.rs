@@ -26,7 +26,7 @@ impl Seed {
         ChaCha8Rng::from_seed(self.digest(label))
     }
 
-    /// A number of this label, for whoever makes a stream of their own.
+    /// A number of this label, for code that makes a stream of its own.
     pub fn number(self, label: &str) -> u64 {
         let digest = self.digest(label);
         u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))

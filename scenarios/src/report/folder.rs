@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Bytes of audio that a page may hold, before they become text: six minutes of both ends. The rest stays in files
-/// beside it. More would be read by nobody and make the page slow to open.
+/// beside it. More would go unread and make the page slow to open.
 const EMBEDDED_MAX: usize = 6_000_000;
 /// The file that makes a folder ours.
 const OURS: &str = "report.json";
@@ -46,8 +46,8 @@ impl Report {
             let name = file_name(&run.outcome.scenario);
             let failed = !run.outcome.passed();
             for call in &mut run.view.calls {
-                let embedded = failed && call.ear.audio.len() + call.given.audio.len() <= room;
-                for (end, track) in [("caller", &mut call.ear), ("model", &mut call.given)] {
+                let embedded = failed && call.heard.audio.len() + call.given.audio.len() <= room;
+                for (end, track) in [("caller", &mut call.heard), ("model", &mut call.given)] {
                     track.file =
                         format!("{AUDIO}/{n:04}-{name}-{}-{}-{end}.wav", run.outcome.backend, call.index);
                     track.embedded = embedded;
@@ -221,8 +221,8 @@ pub(crate) mod tests {
         let scratch = TempDir::new().unwrap();
         report().write(&Folder::take(scratch.path()).unwrap()).unwrap();
         let page = fs::read_to_string(scratch.path().join("index.html")).unwrap();
-        assert!(page.contains(r#"id="wav-1-0-ear""#), "the failing call can be played from the page alone");
-        assert!(!page.contains(r#"id="wav-0-0-ear""#), "the other is a file beside it");
+        assert!(page.contains(r#"id="wav-1-0-heard""#), "the failing call can be played from the page alone");
+        assert!(!page.contains(r#"id="wav-0-0-heard""#), "the other is a file beside it");
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn run(run: &Run) -> Value {
                 .collect();
             json!({
                 "call": call.index, "from_ms": call.from, "to_ms": call.to, "end": call.end, "waits": waits,
-                "audio": {"caller": file(&call.ear.file), "model": file(&call.given.file)},
+                "audio": {"caller": file(&call.heard.file), "model": file(&call.given.file)},
             })
         })
         .collect();

@@ -34,19 +34,19 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// How many oracles found something.
     pub violated: usize,
-    /// Who spoiled the bridge, if anybody did: see [`crate::faults::injection`].
+    /// The fault in the bridge, if there was one: see [`crate::faults::injection`].
     pub sabotage: Option<&'static str>,
     /// The command that replayed it, if it is a recorded call.
     pub replayed: Option<String>,
     /// What was said then beside what is said now, call by call, if it is a recorded call: as JSON.
     pub compared: Vec<serde_json::Value>,
-    /// The command that judges somebody else's bridge by it, if it was one.
+    /// The command that judges a foreign bridge by it, if it was one.
     pub attached: Option<String>,
     /// What it reached.
     pub reached: BTreeSet<&'static str>,
     /// What it measured.
     pub figures: Figures,
-    /// From each taking of the floor to the agent's last sample at the ear, ms.
+    /// From each taking of the floor to the agent's last sample that was played, ms.
     pub drains: Vec<f64>,
     /// [`Trace::hash`], when it was asked for.
     pub hash: Option<String>,
@@ -69,7 +69,7 @@ impl Outcome {
         outcome
     }
 
-    /// What a trace reached and measured, before anybody is blamed for anything.
+    /// What a trace reached and measured, before any oracle judges it.
     pub(crate) fn unjudged(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         Self {
             scenario: shown_as.to_owned(),
@@ -188,7 +188,7 @@ pub fn failure(outcome: &Outcome) -> String {
     }
     let (again, explains) = (outcome.again(), outcome.explains());
     let _infallible = writeln!(text, "\n  again      {again}");
-    // What was played against somebody else's process cannot be told again without it.
+    // What was played against a foreign process cannot be told again without it.
     if explains != again {
         let _infallible = writeln!(text, "  the call   {explains}");
     }

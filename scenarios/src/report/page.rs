@@ -35,7 +35,7 @@ pub(crate) fn text(report: &Report) -> anyhow::Result<String> {
     for (n, run) in report.runs().iter().enumerate() {
         block(&mut page, &format!("run-{n}"), &told(run))?;
         for call in &run.view.calls {
-            for (end, track) in [("ear", &call.ear), ("given", &call.given)] {
+            for (end, track) in [("heard", &call.heard), ("given", &call.given)] {
                 if track.embedded {
                     let id = format!("wav-{n}-{}-{end}", call.index);
                     let audio = BASE64.encode(wavs::wav(&track.audio));

@@ -54,7 +54,7 @@ pub(crate) struct CallSheet {
     /// Who said what, as the bridge wrote it down.
     pub(crate) transcript: Vec<Said>,
     pub(crate) peak_ms: usize,
-    pub(crate) ear: Track,
+    pub(crate) heard: Track,
     pub(crate) given: Track,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Item {
     pub(crate) heard: f64,
     /// When its first and last audio was sent by the model.
     pub(crate) sent: Option<[f64; 2]>,
-    /// What the ear played of it: from, to, and where in the item that begins, ms.
+    /// What was played of it: from, to, and where in the item that begins, ms.
     pub(crate) played: Vec<[f64; 3]>,
     /// Where the model was told to cut it, ms of the item.
     pub(crate) cut: Option<u64>,
@@ -99,7 +99,7 @@ pub(crate) struct Response {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Mark {
     pub(crate) name: String,
-    /// When it arrived at the ear.
+    /// When it arrived at the caller's end.
     pub(crate) got: f64,
     /// When it was echoed, and how.
     pub(crate) back: Option<f64>,
@@ -129,7 +129,7 @@ const fn is_first(n: &usize) -> bool {
     *n == 0
 }
 
-/// A time somebody waited, and whose it was.
+/// A time the caller waited, and whose it was.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Wait {
     /// `answer`, `first audio` or `barge-in`.
@@ -232,7 +232,7 @@ fn drawn(case: &CallUnderTest<'_>) -> CallSheet {
         waits: waits(case, from),
         transcript: transcript(call),
         peak_ms: wavs::PEAK_MS,
-        ear: track(wavs::caller(call, from, to)),
+        heard: track(wavs::caller(call, from, to)),
         given: track(wavs::model(call, from, to)),
     }
 }
@@ -459,7 +459,7 @@ fn first_audio(case: &CallUnderTest<'_>, opened: At) -> Option<Wait> {
         ("carrier", between(opened, start)),
         ("dial and session", between(start, ready)),
         ("model", between(ready, sent)),
-        ("way to the ear", between(sent, heard)),
+        ("way to the caller", between(sent, heard)),
     ];
     Some(Wait {
         what: "first audio",
@@ -549,8 +549,8 @@ mod tests {
         for kind in ["clear", "truncate", "barge-in", "speech_started", "over"] {
             assert!(call.moments.iter().any(|moment| moment.k == kind), "no {kind}");
         }
-        let ear = call.ear.audio.len();
-        assert_eq!(ear, call.given.audio.len(), "both ends lie on one time line");
-        assert_eq!(call.ear.peaks.len(), ear.div_ceil(40));
+        let heard = call.heard.audio.len();
+        assert_eq!(heard, call.given.audio.len(), "both ends lie on one time line");
+        assert_eq!(call.heard.peaks.len(), heard.div_ceil(40));
     }
 }

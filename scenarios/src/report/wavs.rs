@@ -1,7 +1,7 @@
 //! What the two ends of a call heard, on the call's own time line: as audio to play and as peaks to draw.
 //!
-//! The caller's ear played mu-law, so its file is exact, silence included. What the model was given at 24 kHz is
-//! narrowed to 8 kHz, so that both files of a call are alike and small: 8,000 bytes for each second.
+//! What was played to the caller is mu-law, so its file is exact, silence included. What the model was given at 24 kHz
+//! is narrowed to 8 kHz, so that both files of a call are alike and small: 8,000 bytes for each second.
 
 use crate::oracle::audio_attribution::{BYTES_PER_MS, narrowed};
 use crate::sim::trace::CallTrace;
@@ -46,7 +46,7 @@ impl Track {
     }
 }
 
-/// What the caller's ear played.
+/// What was played to the caller.
 pub(crate) fn caller(call: &CallTrace, from: At, to: At) -> Vec<u8> {
     let mut track = Track::new(from, to);
     for played in &call.caller.played {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ear_is_silent_where_nothing_played() {
+    fn a_track_is_silent_where_nothing_played() {
         let caller_record = CallerRecord {
             received: loud(40),
             played: vec![Played { at: At::ms(120), offset: 160, len: 160 }],

@@ -508,7 +508,7 @@ mod tests {
     fn two_plays_with_the_same_bytes_pass_and_two_with_others_do_not() {
         let scenario = generate_for(Seed(1), Backend::Memory);
         assert!(play_twice(Backend::Memory, &scenario, Seed(1), "x").0.passed());
-        // Whoever plays second gets another seed.
+        // The second play gets another seed.
         let seeds = AtomicU64::new(1);
         let differs = || {
             let seed = Seed(seeds.fetch_add(1, Ordering::Relaxed));

@@ -56,7 +56,7 @@ enum FaultClass {
     Lateness,
     /// Responses that fail, stop short, or are silent.
     Failures,
-    /// Requests nobody answers.
+    /// Requests without an answer.
     Silence,
     /// Speech that is none, and speech noticed twice.
     Noise,
@@ -74,7 +74,7 @@ enum FaultClass {
     CallerRubbish,
     /// A model that sends what it should not.
     ModelRubbish,
-    /// Marks that come late or never, an ear that gathers.
+    /// Marks that come late or never, a play-out that gathers.
     Marks,
     /// Silence that is left out, frames that are held up.
     Gaps,
@@ -159,7 +159,7 @@ impl Swarm {
     }
 
     /// A call that fails for its own reasons must not look as if rubbish had ended it, or an error that ends nothing:
-    /// whoever only sees the two ends cannot tell.
+    /// the two ends do not show which it was.
     fn allows_rubbish(&self) -> bool {
         let ends_calls = [
             FaultClass::Failures,
@@ -475,7 +475,7 @@ fn renewals(scenario: &mut Scenario, level: Level, rng: &mut Rng) {
             }
             call.model.again.push(again);
         }
-        // Somebody who has finished stays on the line for a while, so that there is something to renew.
+        // A caller who has finished stays on the line for a while, so that there is something to renew.
         if rng.chance(60) {
             let at = call.caller.steps.len().saturating_sub(1);
             call.caller.steps.insert(at, CallerStep::Waits(rng.ms(2_000, 10_000)));
@@ -502,7 +502,7 @@ fn next_sessions(scenario: &mut Scenario, level: Level, rng: &mut Rng) {
 }
 
 /// Ends that nothing else leads to, in one world of twenty: a call that may not last, settings that are refused, audio
-/// that nobody reads, a caller's end that goes on sending rubbish.
+/// that the bridge cannot read, a caller's end that goes on sending rubbish.
 fn rare_ends(scenario: &mut Scenario, swarm: &Swarm, rng: &mut Rng) {
     let (end, which) = (rng.below(64), rng.below(scenario.calls.len() as u64) as usize);
     let Some(call) = scenario.calls.get_mut(which) else { return };
@@ -657,7 +657,7 @@ fn a_caller(swarm: &Swarm, rng: &mut Rng, barge_in: bool) -> CallerScript {
         ..CallerScript::default()
     };
     let marks = swarm.level(FaultClass::Marks);
-    // Nobody can say what was heard without marks, so strange ones come where nothing is cut.
+    // Without marks it is not known what was heard, so strange ones come where nothing is cut.
     if rng.strikes(marks)
         && !swarm.has(FaultClass::Interruptions)
         && !swarm.has(FaultClass::Noise)
@@ -1030,15 +1030,15 @@ fn network(scenario: &mut Scenario, swarm: &Swarm, rng: &mut Rng) {
         }
     }
     if rng.strikes(swarm.level(FaultClass::SlowReader)) {
-        // Mu-law in base64 and JSON takes about 13,000 bytes a second. With less the ear falls behind without end,
-        // and how long a `clear` then takes is nobody's fault; with this much a burst takes its time.
+        // Mu-law in base64 and JSON takes about 13,000 bytes a second. With less, playback falls behind without
+        // end, and how long a `clear` then takes is no fault of the bridge; with this much a burst takes its time.
         scenario.network.caller.reads_bytes_per_s = Some(rng.one(&[60_000, 120_000, 200_000]));
     }
     tell_apart(scenario);
 }
 
-/// Takes away what would leave nobody able to tell one hazard from another: a slow reader's delay from an outage's, what
-/// was lost in the dark from what was late, one outage's aftermath from the next one's, late marks from an empty ear.
+/// Takes away what would hide one hazard behind another: a slow reader's delay behind an outage's, what was lost
+/// in the dark behind what was late, one outage's aftermath behind the next one's, late marks behind an idle play-out.
 fn tell_apart(scenario: &mut Scenario) {
     let network = &mut scenario.network;
     let slow = network.caller.reads_bytes_per_s.is_some();
@@ -1067,7 +1067,7 @@ fn bytes(scenario: &mut Scenario, level: Level, rng: &mut Rng) {
                 way.hesitates_percent = rng.one(&[10, 50, 80]);
             }
             // Speech takes 13,000 bytes a second. A queue in front of a slow reader would be as long as both, and how
-            // long a model's word waits in front of its line nobody can see from outside.
+            // long a model's word waits in front of its line cannot be seen from outside.
             if rng.strikes(level) && narrow {
                 way.window_bytes = Some(rng.one(&[16_000, 64_000]));
                 way.bytes_per_s = Some(rng.one(&[80_000, 200_000, 400_000]));

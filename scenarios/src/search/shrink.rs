@@ -99,7 +99,7 @@ impl Search<'_> {
         self.accept(candidate)
     }
 
-    /// Makes up what was recorded: speech of the same length. So a file that is kept holds nobody's voice unless the
+    /// Makes up what was recorded: speech of the same length. So a file that is kept holds no person's voice unless the
     /// violation depends on it.
     fn voices(&mut self) -> bool {
         let mut any = false;
@@ -288,7 +288,7 @@ mod tests {
     use bridge::call::Leg;
     use mocks::peer::At;
 
-    /// Never silences the ear.
+    /// Never clears Twilio's buffer.
     struct DropsTheClear;
 
     impl OutputFault for DropsTheClear {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_holds_nobodys_voice_when_made_up_speech_shows_the_same() {
+    fn what_is_kept_holds_no_persons_voice_when_made_up_speech_shows_the_same() {
         let text = "purpose = \"A test.\"\n[[call]]\ncaller.steps = [{ says_recorded = \"AAAA\" }, { starts_saying_recorded = \"AAAA\" }]\n\
                     model.turns = [{ answers = 100, recorded = [\"AAAA\"] }]";
         let recorded = Scenario::from_toml("t", text).unwrap();

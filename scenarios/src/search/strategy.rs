@@ -23,7 +23,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 
 /// The oracles that hold in every world of [`scenarios`]. The others ask what the two ends of such a world cannot
-/// always tell apart: an end by rubbish from an end by an error, audio nobody marked from audio nobody heard.
+/// always tell apart: an end by rubbish from an end by an error, unmarked audio from unheard audio.
 pub const SAFETY: &[&str] = &[
     "no_stale_audio",
     "protocol_valid",
@@ -57,11 +57,11 @@ fn rarely<T: std::fmt::Debug>(what: impl Strategy<Value = T>) -> impl Strategy<V
 /// People on the phone who do anything in any order, and media servers with any habits.
 pub fn callers() -> impl Strategy<Value = CallerScript> {
     let habits = (rarely(ms(1_500)), rarely(Just(false)), rarely(ms(100)), rarely(Just(Idle::Dtx)));
-    let ear = (rarely(ms(200)), any::<bool>(), rarely(marks()), rarely(Just(false)));
-    (vec(step(), 0..10), end(), habits, ear).prop_map(|(mut steps, end, habits, ear)| {
+    let playout = (rarely(ms(200)), any::<bool>(), rarely(marks()), rarely(Just(false)));
+    (vec(step(), 0..10), end(), habits, playout).prop_map(|(mut steps, end, habits, playout)| {
         steps.push(end);
         let (start, connected, jitter, idle) = habits;
-        let (gathers, in_flight_frame, marks, pong) = ear;
+        let (gathers, in_flight_frame, marks, pong) = playout;
         let usual = CallerScript::default();
         CallerScript {
             steps,
@@ -182,7 +182,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// An error that is not about any request. Nobody could tell a lie about one from the truth.
+/// An error that is not about any request. No oracle could tell a lie about one from the truth.
 fn error() -> impl Strategy<Value = ErrorSpec> {
     select(vec![None, Some("rate_limit_exceeded"), Some("server_error")])
         .prop_map(|code| ErrorSpec { code: code.map(str::to_owned), ..ErrorSpec::default() })
@@ -333,7 +333,7 @@ pub fn scenarios() -> impl Strategy<Value = Scenario> {
         let mut scenario = Scenario {
             name: "strategy/world".into(),
             purpose: "Whatever happens, nothing panics and every call ends.".into(),
-            // Whoever takes all the time in the world must not be late.
+            // An answer that takes the whole call must not be late.
             budget_ms: CALL_MS,
             backends: Backend::ALL.to_vec(),
             bridge,

@@ -1,4 +1,4 @@
-//! Somebody else's bridge, in a process of its own and in any language: its Twilio end is dialled, its OpenAI end is
+//! A foreign bridge, in a process of its own and in any language: its Twilio end is dialled, its OpenAI end is
 //! served, both over real sockets and in real time.
 //!
 //! Several scenarios are played at one time, one dial at a time: until a bridge has dialled the model for one call, the
@@ -40,7 +40,7 @@ const DOOR_MS: u64 = 10_000;
 /// How long the bridge may take to end its model connections once every caller is gone, ms: longer than any rule
 /// allows, so that who breaks one is seen to.
 const TEARDOWN_MS: u64 = 4_000;
-/// How long somebody who connects may take to say what he wants.
+/// How long a client that connects may take to send its request.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long after its connections the end of a process is known at the latest.
 const OBITUARY: Duration = Duration::from_millis(300);
@@ -115,7 +115,7 @@ pub struct Played {
     pub sessions: Vec<Vec<Value>>,
     /// The process of the bridge ended during the play.
     pub felled: bool,
-    /// Nobody listened where a call was to be taken.
+    /// No process listened where a call was to be taken.
     pub unanswered: bool,
     /// Others wanted this machine's processors all the time.
     pub crowded: bool,
@@ -271,7 +271,7 @@ impl Bridge {
         }
     }
 
-    /// Waits until everybody is done. True when somebody never was.
+    /// Waits until every end is done. True when one never was.
     async fn watch(&self, play: &Play<Wire>, told: &mut bool) -> bool {
         let wire = &play.net;
         let limit = At::ms(play.scenario.world.limit_ms);
@@ -432,7 +432,7 @@ impl Exchange {
                     let head = stream.peek_head().await?;
                     io::Result::Ok((stream, head))
                 };
-                // Who says nothing is nobody: a port scan, a health check, a connection kept warm.
+                // A client that sends nothing does not count: a port scan, a health check, a connection kept warm.
                 if let Ok(Ok((stream, head))) = tokio::time::timeout(HEAD, looked).await {
                     exchange.connect(stream, &head).await;
                 }
@@ -462,7 +462,7 @@ impl Exchange {
                 let path = first.rsplit_once(' ').map_or(first.as_str(), |(path, _)| path);
                 play.net.notes().push(format!("the model was asked for `{path}`, which it does not serve"));
                 let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                // Whoever asked may be gone by now.
+                // The client may be gone by now.
                 let _told = stream.write_all(answer).await;
             }
             // No call is going on that it could be for: a connection that a pool keeps ready, perhaps.
@@ -530,7 +530,7 @@ impl Net for Wire {
         Err(io::Error::other("a foreign bridge dials by itself"))
     }
 
-    async fn dial_nobody(&self) -> io::Result<net::Stream> {
+    async fn dial_closed_port(&self) -> io::Result<net::Stream> {
         Err(io::Error::other("a foreign bridge dials by itself"))
     }
 
@@ -540,7 +540,7 @@ impl Net for Wire {
         let dialled = net::dial(&place, &self.bridge.target.roots).await;
         dialled.inspect_err(|error| {
             self.unanswered.store(true, Ordering::Relaxed);
-            self.notes().push(format!("call {call}: nobody answers at {place}: {error}"));
+            self.notes().push(format!("call {call}: no answer at {place}: {error}"));
         })
     }
 

@@ -39,7 +39,7 @@ impl InMemoryJournal {
 
 impl Journal for InMemoryJournal {
     fn begin(&self, beginning: CallBeginning) -> Box<dyn JournalWriter> {
-        // The same bytes in every run: there is nobody to keep a secret from.
+        // The same bytes in every run: there is no reader to keep a secret from.
         let (formatter, header) = Formatter::begin(&beginning, self.content, Salt::known());
         self.write(beginning.key, &header);
         Box::new(InMemoryWriter {

@@ -61,7 +61,7 @@ impl ScenarioRunner for Loopback {
     }
 }
 
-/// One end of a connection, whoever made it.
+/// One end of a connection, whichever side made it.
 enum Socket {
     /// By the bridge's own dialler.
     Dialled(MaybeTls),
@@ -107,8 +107,8 @@ struct Ground {
     clock: Clock,
     bridge: Url,
     openai: Url,
-    /// Nobody listens there.
-    nobody: SocketAddr,
+    /// No process listens there.
+    closed_port: SocketAddr,
     dial: TlsDial,
     roots: net::Roots,
     /// Which connection a dial from this port of the bridge belongs to.
@@ -135,8 +135,8 @@ impl Net for Ground {
         Ok(Socket::Dialled(stream))
     }
 
-    async fn dial_nobody(&self) -> io::Result<Socket> {
-        let tcp = TcpStream::connect(self.nobody).await?;
+    async fn dial_closed_port(&self) -> io::Result<Socket> {
+        let tcp = TcpStream::connect(self.closed_port).await?;
         Ok(Socket::Met(tcp.into()))
     }
 
@@ -167,7 +167,7 @@ impl Ground {
     }
 }
 
-/// A listener for the production server. Whoever ends TLS in front of it in production is part of it here.
+/// A listener for the production server. The proxy that ends TLS in front of it in production is part of it here.
 struct Listener(mpsc::UnboundedReceiver<Socket>);
 
 impl axum::serve::Listener for Listener {
@@ -197,8 +197,8 @@ struct Aligned {
 async fn lay(tls: bool) -> anyhow::Result<Aligned> {
     let calling = TcpListener::bind("127.0.0.1:0").await?;
     let dialled = TcpListener::bind("127.0.0.1:0").await?;
-    // Bound and let go: nobody listens there, and nobody else is likely to in the next minute.
-    let nobody = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    // Bound and let go: no process listens there, and no other is likely to in the next minute.
+    let closed_port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let tls = tls.then(|| Throwaway::new(&[NAME])).transpose()?;
     let scheme = if tls.is_some() { "wss" } else { "ws" };
     let url = |listener: &TcpListener, path: &str| -> anyhow::Result<Url> {
@@ -215,7 +215,7 @@ async fn lay(tls: bool) -> anyhow::Result<Aligned> {
         bridge: url(&calling, "/twilio")?,
         dial: TlsDial::trusting(&model_url, roots.store())?,
         openai,
-        nobody,
+        closed_port,
         roots,
         dialled: Arc::default(),
         known: Arc::default(),
@@ -248,7 +248,7 @@ fn play(scenario: &Scenario, seed: Seed, tls: bool) -> Trace {
     trace
 }
 
-/// The world until everybody is done and the server has stopped. Returns when everybody was, if they ever were.
+/// The world until every end is done and the server has stopped. Returns when every end was, if they ever were.
 async fn run(play: Play<Ground>, laid: Aligned, lag: Lag) -> Option<At> {
     let Aligned { net, calling, dialled, tls } = laid;
     let mut world = JoinSet::new();
@@ -257,7 +257,7 @@ async fn run(play: Play<Ground>, laid: Aligned, lag: Lag) -> Option<At> {
     world.spawn(lag.watch());
     world.spawn(shell::serve(play.clone(), Listener(arriving), told));
     world.spawn(meet(calling, tls.clone(), move |stream, _port| {
-        // The server may have stopped; then nobody takes the call, as in production.
+        // The server may have stopped; then no server takes the call, as in production.
         let _taken = to_bridge.send(Socket::Met(stream));
     }));
     {

@@ -422,7 +422,7 @@ impl<'a> World<'a> {
         let mut cut = false;
         while self.open > 0 {
             let Some(Reverse(Entry { at, call, happens, .. })) = self.heap.pop() else {
-                // Nothing will ever happen again, and somebody still waits.
+                // Nothing will ever happen again, and a call is still open.
                 cut = true;
                 break;
             };
@@ -634,7 +634,7 @@ impl<'a> World<'a> {
             return;
         }
         for end in &mut line.models {
-            // In the dark nobody tells the model that the call is over; its end of it proves nothing any more.
+            // In the dark the model is not told that the call is over; its end of it proves nothing any more.
             if dark && !end.model.is_finished() {
                 end.model.gone("the connection timed out", self.now);
             }

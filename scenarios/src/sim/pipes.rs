@@ -119,8 +119,8 @@ impl Net for Pipework {
         }
     }
 
-    async fn dial_nobody(&self) -> io::Result<Pipe> {
-        // The answer of a host where nobody listens takes one way here, as a connection does.
+    async fn dial_closed_port(&self) -> io::Result<Pipe> {
+        // The answer of a host where no process listens takes one way here, as a connection does.
         drop(self.connect(Leg::Model, "weather/nobody").await);
         Err(io::ErrorKind::ConnectionRefused.into())
     }
@@ -153,7 +153,7 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// A runtime of one thread whose clock stands still while anybody works, and jumps when nobody does.
+/// A runtime of one thread whose clock stands still while a task works, and jumps when none does.
 fn runtime(seed: Seed) -> Runtime {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true);
@@ -203,7 +203,7 @@ fn play(scenario: &Scenario, seed: Seed, journals: Option<&InMemoryJournal>) -> 
     trace
 }
 
-/// Plays the world to its end. Returns when everybody was done; `None` when the time limit came first.
+/// Plays the world to its end. Returns when every end was done; `None` when the time limit came first.
 async fn run(
     play: Play<Pipework>,
     listener: Listener,
@@ -224,7 +224,7 @@ async fn run(
     // The server may be gone already; then there is nothing to shut down.
     let mut shutdown = Some(shutdown);
     let mut shut_down = || shutdown.take().is_some_and(|shutdown| shutdown.send(()).is_ok());
-    let everybody = async {
+    let all_done = async {
         while callers.join_next().await.is_some() {}
         while !play.all_done(clock.now()) {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -237,7 +237,7 @@ async fn run(
         }
     };
     let limit = tokio::time::sleep_until(clock.instant(At::ms(scenario.world.limit_ms)));
-    let (mut everybody, mut drain, mut limit) = (pin!(everybody), pin!(drain), pin!(limit));
+    let (mut all_done, mut drain, mut limit) = (pin!(all_done), pin!(drain), pin!(limit));
     let mut draining = false;
     loop {
         tokio::select! {
@@ -246,7 +246,7 @@ async fn run(
                 draining = true;
                 shut_down();
             }
-            () = everybody.as_mut() => break,
+            () = all_done.as_mut() => break,
             () = limit.as_mut() => return None,
         }
     }

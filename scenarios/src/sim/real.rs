@@ -33,7 +33,7 @@ impl Clock {
     }
 }
 
-/// How late this machine wakes those who wait. Oracles grant it, because nobody can be faster than his machine.
+/// How late this machine wakes those who wait. Oracles grant it, because no bridge can be faster than its machine.
 #[derive(Clone, Default)]
 pub(crate) struct Lag(Arc<AtomicU64>);
 
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_crowd_is_dense_when_more_than_one_waits_on_the_average() {
         let crowd = Crowd::default();
-        assert!(!crowd.is_dense(2), "nobody was counted");
+        assert!(!crowd.is_dense(2), "nothing was counted");
         crowd.look(3);
         assert!(!crowd.is_dense(2));
         crowd.look(4);

@@ -69,8 +69,8 @@ pub(super) trait Net: Clone + Send + Sync + Unpin + 'static {
     fn now(&self) -> At;
     /// Connects the bridge to the model's server, which plays [`model`] at the other end.
     fn dial_model(&self, dialled: Dialled) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-    /// Connects the bridge to where nobody listens.
-    fn dial_nobody(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// Connects the bridge to where no process listens.
+    fn dial_closed_port(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     /// Connects a caller's end to the bridge.
     fn dial_bridge(&self, call: usize) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
@@ -216,7 +216,7 @@ pub(super) struct Play<N> {
     pub(super) planned: Arc<[PlannedCall]>,
     callers: Arc<[Kept<Caller>]>,
     shared: Arc<Mutex<Shared>>,
-    /// Where the calls' journals go, if anybody wants them.
+    /// Where the calls' journals go, if they are kept.
     journals: Option<InMemoryJournal>,
 }
 
@@ -224,7 +224,7 @@ pub(super) struct Play<N> {
 pub(super) struct Ending {
     /// When.
     pub(super) at: At,
-    /// When everybody was done, if they ever were.
+    /// When every end was done, if they ever were.
     pub(super) finished: Option<At>,
     /// The time limit ended it.
     pub(super) cut: bool,
@@ -233,7 +233,7 @@ pub(super) struct Ending {
 }
 
 impl<N: Net> Play<N> {
-    /// Everybody in place, nothing begun. From now on panics of this thread are noted.
+    /// Every end in place, nothing begun. From now on panics of this thread are noted.
     pub(super) fn new(net: N, scenario: &Scenario, seed: Seed, journals: Option<&InMemoryJournal>) -> Self {
         super::common::watch_panics();
         let planned: Arc<[PlannedCall]> = scenario.planned(seed).into();
@@ -264,7 +264,7 @@ impl<N: Net> Play<N> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the world goes on once everybody is done, for the server to stop, ms.
+    /// How long the world goes on once every end is done, for the server to stop, ms.
     pub(super) fn patience_ms(&self) -> u64 {
         self.scenario.server.drain_ms + WIND_DOWN_MS
     }
@@ -304,7 +304,7 @@ impl<N: Net> Play<N> {
         self.callers.iter().all(|caller| caller.get().is_finished())
     }
 
-    /// Nobody has anything left to do.
+    /// No end has anything left to do.
     pub(super) fn all_done(&self, now: At) -> bool {
         let shared = self.shared();
         let carrying = shared.stats.as_ref().is_none_or(|stats| stats.active() > 0);
@@ -314,7 +314,7 @@ impl<N: Net> Play<N> {
         let dark = !self.scenario.network.model.passes(now);
         shared.models.iter().flatten().all(|model| {
             let mut model = model.get();
-            // In the dark nobody tells the model that the call is over; its end of it proves nothing any more.
+            // In the dark the model is not told that the call is over; its end of it proves nothing any more.
             if dark && !model.is_finished() {
                 model.gone("the connection timed out", now);
             }
@@ -425,7 +425,7 @@ impl<N: Net> bridge::net::dial::Dial for Play<N> {
             }
             Dial::Refuses => {
                 model.get().refused("the connection is refused", self.net.now());
-                self.net.dial_nobody().await
+                self.net.dial_closed_port().await
             }
             Dial::Accepts | Dial::HangsInUpgrade | Dial::AnswersHttp(_) => {
                 let stream = self.net.dial_model(Dialled { call: index, n }).await?;
@@ -535,7 +535,7 @@ where
             () = cut => true,
             _same = attached => false,
         }
-        // The socket goes with the block: nobody said goodbye.
+        // The socket goes with the block, without a goodbye.
     };
     if reset {
         peer.get().gone("connection reset by peer", net.now());

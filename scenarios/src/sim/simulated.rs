@@ -31,7 +31,7 @@ use turmoil::{Builder, Sim};
 const OPENAI: &str = "openai";
 const CALLERS: &str = "callers";
 const OPENAI_PORT: u16 = 80;
-/// Nobody listens here.
+/// No process listens here.
 const CLOSED_PORT: u16 = 9;
 
 /// See the module.
@@ -86,7 +86,7 @@ impl Net for Network {
         Ok(stream)
     }
 
-    async fn dial_nobody(&self) -> io::Result<TcpStream> {
+    async fn dial_closed_port(&self) -> io::Result<TcpStream> {
         TcpStream::connect((OPENAI, CLOSED_PORT)).await
     }
 
@@ -211,7 +211,7 @@ impl World<'_> {
         let drain_at = scenario.server.drain_at_ms.map(At::ms);
         let mut cut = false;
         let mut broken = Vec::new();
-        // When everybody was done; the server is shut down then, and gets its time.
+        // When every end was done; the server is shut down then, and gets its time.
         let mut finished: Option<At> = None;
         loop {
             let now = self.now();

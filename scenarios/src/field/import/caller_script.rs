@@ -16,13 +16,13 @@ const OVERSIZED: usize = 2_000;
 const TOO_LONG: usize = 3_000_000;
 /// Silence that is left out for this long is left out on purpose.
 const LEFT_OUT_MS: u64 = 100;
-/// How far quiet syllables reach around what the model's ear called speech, frames.
+/// How far quiet syllables reach around what the model called speech, frames.
 const AROUND: usize = 25;
-/// How long the mock model's ear needs to be sure.
+/// How long the mock model's detector needs to be sure.
 const ONSET_MS: u64 = 40;
-/// Marks later than this against the ear's clock are late on purpose.
+/// Marks later than this against the playback clock are late on purpose.
 const LATE_MARK_US: i64 = 60_000;
-/// And no buffer in front of an ear is longer than this.
+/// And no buffer before playback is longer than this.
 const BUFFER_US: i64 = 250_000;
 
 /// Something the person, or Twilio's end, did. Times are when it arrived at the bridge.
@@ -80,7 +80,7 @@ pub(super) fn script(
         }
     }
     marks(journal, timeline, &mut script);
-    // Nobody was impatient then, so nobody is now.
+    // The caller was not impatient then, so it is not now.
     let pauses = acts.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default();
     script.patience_ms = script.patience_ms.max(u64::try_from(pauses).unwrap_or_default() / 1_000 + 10_000);
     let length_ms = timeline.length_us / 1_000;
@@ -141,7 +141,7 @@ fn opening(journal: &Recorded, timeline: &Timeline, script: &mut CallerScript) {
     }
 }
 
-/// Who spoke when: what the model's ear called speech; where no model listened, what was loud.
+/// Who spoke when: what the model called speech; where no model listened, what was loud.
 fn speech(journal: &Recorded, timeline: &Timeline) -> Vec<Act> {
     let vad = &journal.header.call.vad;
     let (prefix, silence) = (u64::from(vad.prefix_padding_ms), u64::from(vad.silence_duration_ms));
@@ -171,7 +171,7 @@ fn speech(journal: &Recorded, timeline: &Timeline) -> Vec<Act> {
         // Still speaking when the call ended, or when the model did.
         found.extend(around(timeline, onset(start, prefix, floor_ms), u64::MAX));
     }
-    // Nobody who could have said so listened before the session was there, or after it was gone.
+    // No model listened for it before the session was there, or after it was gone.
     let until = found.iter().map(|(_, last)| *last).max();
     let model_gone = journal.records.iter().find(|record| {
         matches!(&record.what, What::Leg { leg: Side::Model, change, .. } if change == "closed" || change == "lost")
@@ -222,7 +222,7 @@ fn onset(start_ms: u64, prefix_ms: u64, floor_ms: u64) -> Option<u64> {
     (start_ms > floor_ms).then_some(start_ms + prefix_ms)
 }
 
-/// The frames of an utterance: what the ear called speech, and the quieter syllables around it.
+/// The frames of an utterance: what the model called speech, and the quieter syllables around it.
 fn around(timeline: &Timeline, onset_ms: Option<u64>, last_ms: u64) -> Option<(usize, usize)> {
     let last_known = timeline.frames.len().checked_sub(1)?;
     let mut last =
@@ -442,7 +442,7 @@ fn ending(journal: &Recorded, timeline: &Timeline) -> Act {
             _ => {}
         }
     }
-    // The journal ends first: nobody knows how the call went on.
+    // The journal ends first: how the call went on is not known.
     ends(timeline.length_us + 1_000, CallerStep::HangsUp)
 }
 
@@ -461,7 +461,7 @@ fn last_sign(journal: &Recorded, before: u64) -> u64 {
 /// How marks came back.
 fn marks(journal: &Recorded, timeline: &Timeline, script: &mut CallerScript) {
     let latency = signed(timeline.caller_latency_us);
-    let mut ear_until = i64::MIN;
+    let mut dry_at = i64::MIN;
     // Name, when it is due at the bridge, and whether a clear sent it back.
     let mut due: Vec<(String, i64, bool)> = Vec::new();
     let (mut late, mut flushed) = (Vec::new(), Vec::new());
@@ -469,11 +469,11 @@ fn marks(journal: &Recorded, timeline: &Timeline, script: &mut CallerScript) {
         let at = signed(record.us);
         match &record.what {
             What::SentMedia { audio } => {
-                ear_until = ear_until.max(at + latency) + signed(audio.len as u64 * 125);
+                dry_at = dry_at.max(at + latency) + signed(audio.len as u64 * 125);
             }
-            What::SentMark { name } => due.push((name.clone(), ear_until.max(at + latency) + latency, false)),
+            What::SentMark { name } => due.push((name.clone(), dry_at.max(at + latency) + latency, false)),
             What::SentClear => {
-                ear_until = at + latency;
+                dry_at = at + latency;
                 for mark in due.iter_mut().filter(|mark| mark.1 > at + 2 * latency) {
                     (mark.1, mark.2) = (at + 2 * latency, true);
                 }
@@ -497,7 +497,7 @@ fn marks(journal: &Recorded, timeline: &Timeline, script: &mut CallerScript) {
         None if flushed.is_none() && overdue => script.echo_marks = EchoMarks::Never,
         Some(late) if late > LATE_MARK_US && timeline.stalls.is_empty() => {
             let ms = u64::try_from(late).unwrap_or_default() / 1_000;
-            // A buffer in front of the ear makes it late; what a clear takes out of it comes back at once.
+            // A buffer before playback makes it late; what a clear takes out of it comes back at once.
             if flushed.map_or(late < BUFFER_US, |flushed| flushed < late / 2) {
                 script.play_out_ms = ms;
             } else {

@@ -84,7 +84,7 @@ pub(super) fn script(journal: &Recorded, timeline: &Timeline, say: &mut impl FnM
     let (first, again) = connections.split_first().expect("a journal has a part before any dial");
     let Some(open) = dialled(first, timeline, &mut script) else { return script };
     let updated = session(first, config, open, round_trip, &mut script);
-    ear(journal, timeline, updated, &mut script);
+    detect_speech(journal, timeline, updated, &mut script);
     let replies = replies(journal, timeline, config, updated, &mut script);
     let last = replies.iter().rposition(|reply| reply.created.is_some() || reply.never_came(timeline));
     let mut turns: Vec<_> =
@@ -274,8 +274,8 @@ fn words(event: &Event) -> Option<String> {
     event.text.as_ref().and_then(|text| text.data.clone())
 }
 
-/// How the model listened: how long it took to notice, and what it took for speech though nobody spoke.
-fn ear(journal: &Recorded, timeline: &Timeline, updated: Option<u64>, script: &mut ModelScript) {
+/// How the model listened: how long it took to notice, and what it took for speech though the caller was silent.
+fn detect_speech(journal: &Recorded, timeline: &Timeline, updated: Option<u64>, script: &mut ModelScript) {
     let vad = &journal.header.call.vad;
     let (prefix, silence) = (u64::from(vad.prefix_padding_ms), u64::from(vad.silence_duration_ms));
     let round_trip = 2 * timeline.model_latency_us;
@@ -339,7 +339,7 @@ fn replies(
     let round_trip = 2 * timeline.model_latency_us;
     let mut replies: Vec<Reply> = Vec::new();
     let mut unknown = Vec::new();
-    // The end of a turn that seemed to be nobody's business, because the bridge had asked for a response: it was, when
+    // The end of a turn that seemed to need no reply, because the bridge had asked for a response: it did, when
     // that request was swallowed.
     let mut unheeded: Option<u64> = None;
     let happens = |script: &mut ModelScript, us: u64, does: Happening| {
@@ -600,7 +600,7 @@ fn turn(reply: &Reply, journal: &Recorded, timeline: &Timeline) -> Turn {
         && turn.calls.is_empty()
         && let Some(last) = lengths.last_mut()
     {
-        // Nobody knows what it would have gone on to say.
+        // What it would have gone on to say is not known.
         *last += MORE_MS;
     }
     pace(reply, journal, per_ms, &mut turn);

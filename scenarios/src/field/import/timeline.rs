@@ -23,7 +23,7 @@ pub enum Timing {
 
 /// One way, when no ping came back: caller and model.
 const USUAL_LATENCY_US: [u64; 2] = [20_000, 30_000];
-/// A silence of the ear this long ends an utterance of the agent, as the mock caller has it.
+/// A silence of playback this long ends an utterance of the agent, as the mock caller has it.
 pub(super) const QUIET_US: i64 = 400_000;
 /// A gap in the caller's messages this long, made up for by a burst, is an outage.
 const STALL_US: u64 = 150_000;
@@ -33,7 +33,7 @@ const JITTER_US: i64 = 8_000;
 const GAP_MS: u64 = 20;
 /// A conversion may keep a part of a millisecond back.
 const ROUNDING_MS: u64 = 4;
-/// Quieter than this is nobody speaking, even on a quiet line.
+/// Quieter than this is no speech, even on a quiet line.
 const FLOOR_DBFS: i32 = -70;
 
 /// A frame from the caller.
@@ -54,7 +54,7 @@ pub(super) struct Outage {
     pub(super) for_us: u64,
 }
 
-/// Agent audio at the ear without a pause.
+/// Agent audio played without a pause.
 #[derive(Clone, Debug)]
 pub(super) struct Utterance {
     pub(super) begins: i64,
@@ -111,7 +111,7 @@ pub(super) struct Timeline {
     /// The arrival of a frame of timestamp 0 that nothing delayed.
     on_time_us: Option<i64>,
     pub(super) utterances: Vec<Utterance>,
-    /// Loudness that somebody speaking exceeds.
+    /// Loudness that speech exceeds.
     floor_dbfs: i32,
     pub(super) clogged: bool,
 }
@@ -210,7 +210,7 @@ impl Timeline {
         frames.map(|frames| Sound(frames.concat()))
     }
 
-    /// Somebody speaks in this frame.
+    /// The caller speaks in this frame.
     pub(super) fn is_loud(&self, frame: usize) -> bool {
         self.frames.get(frame).is_some_and(|frame| frame.dbfs > self.floor_dbfs)
     }
@@ -312,7 +312,7 @@ fn latency(journal: &Recorded, side: Side) -> Option<u64> {
     least.filter(|round_trip| *round_trip < 2_000_000).map(|round_trip| round_trip / 2)
 }
 
-/// The loudness between a quiet line and somebody who speaks.
+/// The loudness between a quiet line and speech.
 fn floor(frames: &[Frame]) -> i32 {
     let mut levels: Vec<_> = frames.iter().map(|frame| frame.dbfs).collect();
     levels.sort_unstable();
@@ -429,7 +429,7 @@ impl Waiting {
     }
 }
 
-/// What the ear played, as the bridge sent it.
+/// What was played to the caller, as the bridge sent it.
 fn utterances(journal: &Recorded, latency_us: u64) -> Vec<Utterance> {
     let mut all: Vec<Utterance> = Vec::new();
     let mut cleared = true;

@@ -172,7 +172,7 @@ function showCall(i) {
   [...byId("calls").children].forEach((tab, n) => tab.setAttribute("aria-pressed", String(n === i)));
   byId("explain").textContent = `${now.run.explains}${now.run.calls.length > 1 && !now.run.replayed ? ` --call ${call.index}` : ""}`;
   byId("files").replaceChildren("Listen to it elsewhere: ",
-    el("a", { href: call.ear.file }, "the caller’s ear"), " and ", el("a", { href: call.given.file }, "the model’s ear"),
+    el("a", { href: call.heard.file }, "what the caller heard"), " and ", el("a", { href: call.given.file }, "what the model heard"),
     ", beside this page.");
   showBeside(now.run.compared[call.index]);
   loadAudio();
@@ -230,7 +230,7 @@ function showWaits() {
       bar,
       el("span", { class: "parts" }, wait.parts.map(([name, ms]) =>
         el("span", {}, el("i", { class: partClass(name) }), `${name} ${rounded(ms)}`))));
-  }), ...(waits.length === 0 ? [el("p", { class: "muted" }, "Nobody waited for anything that came.")] : []));
+  }), ...(waits.length === 0 ? [el("p", { class: "muted" }, "The caller waited for nothing that came.")] : []));
 }
 
 function showTranscript() {
@@ -332,7 +332,7 @@ function draw() {
   const top = y;
   block("caller", "CALLER", true, () => {
     row("speaks", HEIGHT.speech, (y, h) => spans(view, y, h, call.speech, "soft-caller edge"));
-    row("hears", HEIGHT.wave, (y, h) => [wave(view, y, h, call.ear, "in-caller"), clears(view, y, h + HEIGHT.items)]);
+    row("hears", HEIGHT.wave, (y, h) => [wave(view, y, h, call.heard, "in-caller"), clears(view, y, h + HEIGHT.items)]);
     row("items", HEIGHT.items, (y, h) => items(view, y, h));
     row("marks", HEIGHT.marks, (y, h) => marks(view, y, h));
     row("sends", HEIGHT.messages, (y, h) => signs(view, y, h, messages("caller", "sent"), "caller", "down"));
@@ -426,7 +426,7 @@ function wave(view, y, h, track, className) {
   if (!/[^AB]/.test(track.peaks)) return svg("text", { x: view.left + 8, y: y + h / 2 + 4, class: "dim" }, "silence");
   const [middle, half] = [y + h / 2, h / 2 - 2];
   const heights = [];
-  const scale = half / Math.max(...[call.ear, call.given].map(loudest), 0.2);
+  const scale = half / Math.max(...[call.heard, call.given].map(loudest), 0.2);
   const step = (view.to - view.from) / (view.right - view.left);
   for (let x = 0; x <= view.right - view.left; x += 1) {
     const t = view.from + x * step - call.from;
@@ -448,7 +448,7 @@ function clears(view, y, h) {
   }));
 }
 
-/** What the ear played of each item, solid; what was made and never heard, dashed; and where it was cut. */
+/** What was played of each item, solid; what was made and never heard, dashed; and where it was cut. */
 function items(view, y, h) {
   const heard = now.call.items.filter((item) => item.played.length > 0);
   return inside(heard.map((item) => {
@@ -478,7 +478,7 @@ function items(view, y, h) {
 /** `item_0x3zrb6Y3jRSxqHAt5RvT` is `item …RvT`: the rest is in the list. */
 const short = (id) => id.length > 14 ? `${id.split("_")[0]} …${id.slice(-4)}` : id;
 
-/** From its arrival at the ear to its echo: played, or flushed by a clear. */
+/** From its arrival at the caller’s end to its echo: played, or flushed by a clear. */
 function marks(view, y, h) {
   return inside(now.call.marks.filter((mark) => view.sees(mark.got, mark.back ?? mark.got)).map((mark) => {
     const [x, back, middle] = [view.x(mark.got), mark.back === null ? null : view.x(mark.back), y + h / 2];
@@ -601,7 +601,7 @@ function drawOverview() {
   view.x = (t) => ((t - view.from) / (view.to - view.from)) * width;
   drawOverview.view = view;
   byId("overview").replaceChildren(svg("svg", { viewBox: `0 0 ${width} 34`, height: 34 },
-    wave(view, 0, 17, call.ear, "in-caller"), wave(view, 17, 17, call.given, "in-model"),
+    wave(view, 0, 17, call.heard, "in-caller"), wave(view, 17, 17, call.given, "in-model"),
     problemsHere().map((p) => svg("line", { x1: view.x(p.at_ms), x2: view.x(p.at_ms), y1: 0, y2: 34, class: "failed-line" })),
     svg("rect", { x: view.x(now.from), y: 0.5, width: Math.max(view.x(now.to) - view.x(now.from), 3), height: 33, class: "window" })));
 }
@@ -685,7 +685,7 @@ function watchPointers() {
 
 // -------------------------------------------------------------------------------------------- listening
 
-const players = { ear: new Audio(), given: new Audio() };
+const players = { heard: new Audio(), given: new Audio() };
 function loadAudio() {
   byId("audio-trouble").hidden = true;
   for (const [end, player] of Object.entries(players)) {
@@ -706,9 +706,9 @@ function play() {
     stop();
     const trouble = byId("audio-trouble");
     trouble.hidden = false;
-    trouble.textContent = now.call.ear.embedded
+    trouble.textContent = now.call.heard.embedded
       ? `This browser does not play it: ${error.message}`
-      : `Cannot play ${now.call.ear.file}. It belongs beside this page: keep the folder together. (${error.message})`;
+      : `Cannot play ${now.call.heard.file}. It belongs beside this page: keep the folder together. (${error.message})`;
   });
 }
 function stop() {
@@ -723,14 +723,14 @@ function seek(t) {
 }
 function follow() {
   if (!now.playing) return;
-  now.at = now.call.from + players.ear.currentTime * 1000;
-  if (players.ear.ended) return stop();
+  now.at = now.call.from + players.heard.currentTime * 1000;
+  if (players.heard.ended) return stop();
   if (now.at > now.to || now.at < now.from) look(now.at, now.at + now.to - now.from);
   drawCursor();
   requestAnimationFrame(follow);
 }
 function hear() {
-  players.ear.muted = !byId("hear-ear").checked;
+  players.heard.muted = !byId("hear-heard").checked;
   players.given.muted = !byId("hear-given").checked;
 }
 
@@ -779,7 +779,7 @@ function watchKeys() {
   byId("keys").replaceChildren(...KEYS.map(([keys, does]) => [el("dt", {}, keys.split("  ").map((key) => [el("kbd", {}, key), " "])), el("dd", {}, does)]).flat());
   const press = { play, fit, "zoom-in": () => zoom(1 / 1.5), "zoom-out": () => zoom(1.5), theme: turn, "help-open": () => byId("help").showModal() };
   for (const [id, does] of Object.entries(press)) byId(id).addEventListener("click", does);
-  for (const id of ["hear-ear", "hear-given"]) byId(id).addEventListener("change", hear);
+  for (const id of ["hear-heard", "hear-given"]) byId(id).addEventListener("change", hear);
   byId("with-runs").addEventListener("change", () => { showMoments(); choose(-1, false); draw(); });
   byId("find").addEventListener("input", showList);
   byId("only-failed").addEventListener("change", showList);

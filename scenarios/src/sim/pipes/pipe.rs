@@ -2,7 +2,7 @@
 //!
 //! What TCP promises holds: bytes arrive in order and once, or the connection ends. What it does not promise is up to
 //! the network: when they arrive, in which pieces, how many may be on their way, and how the end comes. Nothing here
-//! runs by itself: when something arrives is settled as it is sent, and whoever reads or writes looks at the clock.
+//! runs by itself: when something arrives is settled as it is sent, and a reader or a writer looks at the clock.
 
 use super::clock::Clock;
 use crate::model::network::{DirectionConditions, LegConditions};
@@ -59,7 +59,7 @@ struct Lane {
     fin: Option<At>,
     /// When the reader learns that the writer is gone and takes nothing any more.
     reset: Option<At>,
-    /// Nobody reads any more.
+    /// The reader reads no more.
     reader_gone: bool,
     /// The network has closed this direction: what its writer still says goes nowhere.
     half_closed: bool,
@@ -105,7 +105,7 @@ impl Lane {
         piece.min(of)
     }
 
-    /// Whether whoever could go on is told to try again.
+    /// Whether a task that could go on is told to try again.
     fn hesitates(&mut self, cx: &Context<'_>) -> bool {
         let percent = self.conditions().hesitates_percent;
         let hesitates = percent > 0 && self.hesitation.next_u64() % 100 < percent;
@@ -128,7 +128,7 @@ impl Lane {
         window.saturating_sub(self.bytes.len())
     }
 
-    /// Puts bytes on the line. `back` is the other direction, which carries the answer when nobody reads.
+    /// Puts bytes on the line. `back` is the other direction, which carries the answer when no reader is left.
     fn send(&mut self, bytes: &[u8], back: &mut Self) {
         let now = self.clock.now();
         let rate = self.conditions().bytes_per_s;
@@ -483,12 +483,12 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// Runs a test on a clock that jumps; whoever waits for ever fails after a day of it.
+    /// Runs a test on a clock that jumps; a task that waits for ever fails after a day of it.
     fn in_time(test: impl Future<Output = ()>) {
         let day = std::time::Duration::from_secs(86_400);
         let runtime = super::super::runtime(Seed(7));
         let ended = runtime.block_on(async { tokio::time::timeout(day, test).await });
-        assert!(ended.is_ok(), "somebody waits for ever");
+        assert!(ended.is_ok(), "a task waits for ever");
     }
 
     /// A connection on the caller's leg, and what its network did.
@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_hesitates_wakes_itself() {
+    fn a_task_that_hesitates_wakes_itself() {
         in_time(async {
             let way = DirectionConditions { hesitates_percent: 90, ..DirectionConditions::IDEAL };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_window_blocks_the_writer_until_somebody_reads() {
+    fn a_full_window_blocks_the_writer_until_the_reader_reads() {
         in_time(async {
             let way = DirectionConditions { window_bytes: Some(1_000), ..DirectionConditions::IDEAL };
             let Bench { clock, mut bridge, mut far, seen } = connect(downlink(way), 10_000).await;
@@ -703,7 +703,7 @@ mod tests {
             drop(far);
             assert_eq!(read(&mut bridge).await.unwrap(), 3, "what was written before still arrives");
             assert_eq!((read(&mut bridge).await.unwrap(), clock.now()), (0, At::ms(60)));
-            bridge.write_all(b"anybody there?").await.unwrap();
+            bridge.write_all(b"is it read yet").await.unwrap();
             let failed = read_again(&mut bridge).await;
             assert_eq!(
                 (failed.kind(), clock.now()),
