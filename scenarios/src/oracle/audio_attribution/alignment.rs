@@ -1,0 +1,375 @@
+//! Lays a stream over recordings: which of them each part of it comes from, and from where.
+
+use super::recording::{BYTES_PER_MS, DELAY, PROBE, QUIET_RMS, Tape, WINDOW};
+use mocks::peer::At;
+
+/// A window goes on like its item when the normalised correlation is above this. Two good resamplers agree to
+/// 0.97 and better on speech; two different places of a voice stay below 0.6.
+const ALIKE: f32 = 0.8;
+/// A single window (a fricative, where a third of a sample of delay matters) may fall this low when the next
+/// one is alike again.
+const WEAKLY_ALIKE: f32 = 0.4;
+/// Two places this close in likeness cannot be told apart.
+const AS_ALIKE: f32 = 0.02;
+/// While nothing is recognised, everything is searched in every n-th window only.
+const SEARCH_EVERY: usize = 5;
+/// The probe must be this similar before the whole window is compared.
+const PROBE_ALIKE: f32 = 0.7;
+
+/// Where a stretch of a stream lies on one of several tapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Tape { tape: usize, at: usize },
+    Silence,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Aligned {
+    pub(super) offset: usize,
+    pub(super) len: usize,
+    pub(super) place: Place,
+}
+
+/// Lays a stream over tapes.
+pub(super) struct Follower<'a> {
+    stream: &'a Tape,
+    tapes: &'a [Tape],
+    /// When each byte of the stream arrived, at the latest.
+    arrived: &'a dyn Fn(usize) -> At,
+    /// Where the stream was broken off: what follows is compared anew.
+    breaks: &'a [usize],
+    /// How far each tape has been followed.
+    followed: Vec<usize>,
+    out: Vec<Aligned>,
+    /// The last place followed: tape, position, and the stream offset where it was left.
+    left: Option<(usize, usize, usize)>,
+    lost_for: usize,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn run(
+        stream: &'a Tape,
+        tapes: &'a [Tape],
+        arrived: &'a dyn Fn(usize) -> At,
+        breaks: &'a [usize],
+    ) -> Vec<Aligned> {
+        let mut follower = Self {
+            stream,
+            tapes,
+            arrived,
+            breaks,
+            followed: vec![0; tapes.len()],
+            out: Vec::new(),
+            left: None,
+            lost_for: 0,
+        };
+        follower.follow();
+        follower.out
+    }
+
+    fn follow(&mut self) {
+        let end = self.stream.len();
+        let mut offset = 0;
+        // Where the last place was found, rather than followed to.
+        let mut found = usize::MAX;
+        let mut here: Option<(usize, usize)> = None;
+        while offset < end {
+            if let Some((tape, at)) = here {
+                let mut len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
+                // At a break nothing goes on by itself, for two items may be cut from the same sound; what was found
+                // there does.
+                let from = if found == offset { offset + 1 } else { offset };
+                let next = self.breaks.partition_point(|at| *at < from);
+                if let Some(at) = self.breaks.get(next) {
+                    len = len.min(at - offset);
+                }
+                let len = self.goes_on(offset, tape, at, len);
+                if len > 0 {
+                    self.lay(offset, len, Place::Tape { tape, at });
+                    self.followed[tape] = self.followed[tape].max(at + len);
+                    here = Some((tape, at + len));
+                    offset += len;
+                    continue;
+                }
+                self.left = Some((tape, at, offset));
+                self.lost_for = 0;
+                here = None;
+            }
+            let len = WINDOW.min(end - offset);
+            // Sound that follows silence is compared from where it begins, not from where a window happens to.
+            let quiet = self.quiet_for(offset, len);
+            if quiet > 0 {
+                self.lay(offset, quiet, Place::Silence);
+                offset += quiet;
+                self.lost_for = 0;
+                continue;
+            }
+            if let Some((tape, at, begins)) = self.find(offset) {
+                if begins > offset {
+                    self.lay_filler(offset, begins - offset);
+                }
+                self.reach_back(tape, at, begins);
+                here = Some((tape, at));
+                offset = begins;
+                found = begins;
+                continue;
+            }
+            self.lay(offset, len, Place::Unknown);
+            self.lost_for += 1;
+            offset += len;
+        }
+    }
+
+    /// How much of the window is silence, from its beginning on, in steps of a millisecond.
+    fn quiet_for(&self, offset: usize, len: usize) -> usize {
+        if self.stream.is_quiet(offset, len) {
+            return len;
+        }
+        // In the middle of sound that is not recognised a quiet moment separates nothing.
+        if self.out.last().is_some_and(|last| last.place == Place::Unknown) {
+            return 0;
+        }
+        let is_loud = |from: &usize| !self.stream.is_quiet(offset + from, BYTES_PER_MS.min(len - from));
+        (0..len).step_by(BYTES_PER_MS).find(is_loud).unwrap_or(len)
+    }
+
+    /// How much of the window goes on like the tape: all of it, a part, or nothing.
+    fn goes_on(&self, offset: usize, tape: usize, at: usize, len: usize) -> usize {
+        let there = &self.tapes[tape];
+        if len == 0 {
+            return 0;
+        }
+        if let (Some(a), Some(b)) = (&self.stream.exact, &there.exact) {
+            let same =
+                a[offset..offset + len].iter().zip(&b[at..at + len]).take_while(|(x, y)| x == y).count();
+            // The next sound may begin with a few bytes that would have been the next of this one.
+            return if same == len || same >= DELAY { same } else { 0 };
+        }
+        let (heard, expected) = (self.stream.power(offset, len), there.power(at, len));
+        let quiet = QUIET_RMS * QUIET_RMS;
+        if heard < quiet && expected < quiet || heard.max(expected) < 4.0 * quiet && heard.min(expected) > 0.0
+        {
+            return len;
+        }
+        let alike = self.stream.alike(offset, there, at, len);
+        if alike > ALIKE {
+            return len;
+        }
+        let next_is_alike = || {
+            let (o, a) = (offset + len, at + len);
+            let more = WINDOW.min(self.stream.len() - o).min(there.len() - a);
+            more > PROBE && self.stream.alike(o, there, a, more) > ALIKE
+        };
+        if alike > WEAKLY_ALIKE && next_is_alike() {
+            return len;
+        }
+        // A very short rest of an item says little by correlation: accept it when its level fits.
+        if len < PROBE && alike > 0.0 { len } else { 0 }
+    }
+
+    /// Whether there is next to nothing in the window that could be compared: the end of a sound, the ringing of a
+    /// filter behind it.
+    fn is_a_tail(&self, offset: usize) -> bool {
+        let end = (offset + WINDOW).min(self.stream.len());
+        let (mut loud, mut all) = (0, 0);
+        for at in (offset..end).step_by(BYTES_PER_MS) {
+            all += 1;
+            loud += usize::from(!self.stream.is_quiet(at, BYTES_PER_MS.min(end - at)));
+        }
+        4 * loud < all
+    }
+
+    /// Where the window at `offset` comes from: tape, position, and the stream offset where it begins.
+    fn find(&self, offset: usize) -> Option<(usize, usize, usize)> {
+        let mut best = Best::default();
+        if self.stream.exact.is_none() && self.is_a_tail(offset) {
+            return None;
+        }
+        if let Some((tape, at, since)) = self.left {
+            // The same tape: where it was left, or as far on as the stream went on meanwhile.
+            for target in [at, at + (offset - since)] {
+                for delay in 0..=2 * DELAY {
+                    if let Some(at) = (target + delay).checked_sub(DELAY) {
+                        self.compare(&mut best, offset, tape, at);
+                    }
+                }
+            }
+        }
+        let went_on = best;
+        let mut best = Best::default();
+        // The beginning of something not heard yet, somewhere within this window.
+        for (tape, there) in self.tapes.iter().enumerate() {
+            if self.followed[tape] > 0 || !self.is_possible(tape, offset) {
+                continue;
+            }
+            for before in 1..=WINDOW + DELAY {
+                self.compare(&mut best, offset + before, tape, 0);
+            }
+            for at in 0..=(there.first_loud + WINDOW).min(there.len()) {
+                self.compare(&mut best, offset, tape, at);
+            }
+            if best.found() && best.place.is_some_and(|place| self.goes_on_from(place)) {
+                break;
+            }
+            best = Best::default();
+        }
+        // Two items may be cut from the same sound; what could be either is what is due.
+        if best.found() && best.alike + AS_ALIKE >= went_on.alike {
+            return best.place;
+        }
+        if went_on.found() {
+            return went_on.place;
+        }
+        if !self.lost_for.is_multiple_of(SEARCH_EVERY) {
+            return None;
+        }
+        let probe = self.loudest(offset);
+        // What looks like several places is the next of them: a voice begins its words alike.
+        if let Some((tape, at, _)) = self.left {
+            self.search(&mut best, offset, tape, probe, at.saturating_sub(DELAY));
+            if best.found() {
+                return best.place;
+            }
+        }
+        for tape in 0..self.tapes.len() {
+            if self.is_possible(tape, offset) {
+                self.search(&mut best, offset, tape, probe, 0);
+            }
+        }
+        best.place.filter(|_| best.found())
+    }
+
+    /// Whether the window behind this one is like the tape, too. One window may be by chance: two voices begin alike.
+    fn goes_on_from(&self, (tape, at, offset): (usize, usize, usize)) -> bool {
+        let there = &self.tapes[tape];
+        let (o, a) = (offset + WINDOW, at + WINDOW);
+        // Behind a break there is something else.
+        let whole = self.breaks.iter().find(|at| **at >= o).map_or(self.stream.len(), |at| *at);
+        let more = WINDOW.min(whole.saturating_sub(o)).min(there.len().saturating_sub(a));
+        more <= PROBE || self.stream.is_quiet(o, more) || self.stream.alike(o, there, a, more) > WEAKLY_ALIKE
+    }
+
+    fn is_possible(&self, tape: usize, offset: usize) -> bool {
+        self.tapes[tape].len() > 0 && self.tapes[tape].from <= (self.arrived)(offset)
+    }
+
+    fn compare(&self, best: &mut Best, offset: usize, tape: usize, at: usize) {
+        let there = &self.tapes[tape];
+        if offset >= self.stream.len() || at >= there.len() {
+            return;
+        }
+        let len = WINDOW.min(self.stream.len() - offset).min(there.len() - at);
+        if len < 2 * PROBE || self.stream.is_quiet(offset, len) {
+            return;
+        }
+        best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
+    }
+
+    /// Compares the window with every position of a tape from `first` on, the loudest part of it first.
+    fn search(&self, best: &mut Best, offset: usize, tape: usize, probe: usize, first: usize) {
+        let there = &self.tapes[tape];
+        let len = WINDOW.min(self.stream.len() - offset);
+        if len < 2 * PROBE || there.len() < len {
+            return;
+        }
+        for at in first..=there.len() - len {
+            if self.stream.alike(offset + probe, there, at + probe, PROBE) > PROBE_ALIKE {
+                best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
+            }
+        }
+    }
+
+    /// Where in the window its loudest part begins.
+    fn loudest(&self, offset: usize) -> usize {
+        let len = WINDOW.min(self.stream.len() - offset);
+        (0..len.saturating_sub(PROBE - 1))
+            .step_by(PROBE / 2)
+            .max_by(|a, b| {
+                self.stream.power(offset + a, PROBE).total_cmp(&self.stream.power(offset + b, PROBE))
+            })
+            .unwrap_or(0)
+    }
+
+    /// A match was found at `offset`: what was taken for filler before it may belong to it, too.
+    fn reach_back(&mut self, tape: usize, mut at: usize, mut offset: usize) {
+        const STEP: usize = 8;
+        let there = &self.tapes[tape];
+        // Two resamplers place the same sound a few samples apart.
+        let followed = self.followed[tape];
+        let followed = if at + DELAY >= followed { followed.min(at) } else { 0 };
+        let mut gained = 0;
+        while let Some(last) = self.out.last_mut() {
+            if matches!(last.place, Place::Tape { .. }) {
+                break;
+            }
+            let step = STEP.min(last.len).min(at - followed.min(at));
+            if step == 0 {
+                break;
+            }
+            let (o, a) = (offset - step, at - step);
+            let same = match (&self.stream.exact, &there.exact) {
+                (Some(x), Some(y)) => x[o..o + step] == y[a..a + step],
+                _ => {
+                    let both_quiet = self.stream.is_quiet(o, step) && there.is_quiet(a, step);
+                    let room = WINDOW.min(self.stream.len() - o).min(there.len() - a);
+                    both_quiet || self.stream.alike(o, there, a, 2 * STEP.min(room / 2)) > ALIKE
+                }
+            };
+            if !same {
+                break;
+            }
+            last.len -= step;
+            if last.len == 0 {
+                self.out.pop();
+            }
+            offset = o;
+            at = a;
+            gained += step;
+        }
+        if gained > 0 {
+            self.lay(offset, gained, Place::Tape { tape, at });
+        }
+    }
+
+    fn lay_filler(&mut self, offset: usize, len: usize) {
+        let place = if self.stream.is_quiet(offset, len) { Place::Silence } else { Place::Unknown };
+        self.lay(offset, len, place);
+    }
+
+    fn lay(&mut self, offset: usize, len: usize, place: Place) {
+        if let Some(last) = self.out.last_mut() {
+            let continues = match (last.place, place) {
+                (Place::Tape { tape: a, at }, Place::Tape { tape: b, at: next }) => {
+                    a == b && at + last.len == next
+                }
+                (Place::Silence, Place::Silence) | (Place::Unknown, Place::Unknown) => true,
+                (Place::Tape { .. } | Place::Silence | Place::Unknown, _) => false,
+            };
+            if continues {
+                last.len += len;
+                return;
+            }
+        }
+        self.out.push(Aligned { offset, len, place });
+    }
+}
+
+#[derive(Default)]
+struct Best {
+    alike: f32,
+    place: Option<(usize, usize, usize)>,
+}
+
+impl Best {
+    fn offer(&mut self, alike: f32, place: (usize, usize, usize)) {
+        if alike > self.alike {
+            self.alike = alike;
+            self.place = Some(place);
+        }
+    }
+
+    fn found(&self) -> bool {
+        self.alike > ALIKE
+    }
+}
