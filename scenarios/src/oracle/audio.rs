@@ -87,11 +87,11 @@ fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, DOWNLINK_INTACT.name, |case, violations| {
         let interruptions = barge_ins(case);
         let mut last_begin: Option<(usize, &Item)> = None;
-        for item in case.hearing.items.iter().filter(|item| !item.silent) {
+        for item in case.attribution.items.iter().filter(|item| !item.silent) {
             let interrupted = interruptions
                 .iter()
                 .filter(|b| b.model == item.model && b.fenced.contains(&item.response))
-                .any(|b| case.hearing.heard(item, b.stopped_at()) + WINDOW < item.len);
+                .any(|b| case.attribution.item_played(item, b.stopped_at()) + WINDOW < item.len);
             // What was on its way to being made when the caller cut in may be cancelled as it comes.
             let interrupted = interrupted
                 || cancelled_at(case, item).is_some_and(|at| interruptions.iter().any(|b| b.at <= at));
@@ -112,9 +112,9 @@ fn bytes_out(trace: &Trace) -> Vec<super::case::Violation> {
                 .min()
                 .unwrap_or(At(u64::MAX));
             check_item(case, item, interrupted, (stop, cut_in), violations);
-            if let Some((stretch, _)) = case.hearing.of_item(item).next() {
+            if let Some((stretch, _)) = case.attribution.of_item(item).next() {
                 if let Some((before, other)) = last_begin.filter(|(before, _)| *before > stretch.offset) {
-                    let at = case.hearing.arrived_at(before).unwrap_or_default();
+                    let at = case.attribution.arrived_at(before).unwrap_or_default();
                     violations.push(at, format!("{} came after {}, which was made later", other.id, item.id));
                 }
                 last_begin = Some((stretch.offset, item));
@@ -150,11 +150,11 @@ fn check_item(
     (stop, cut_in): (usize, At),
     violations: &mut Violations,
 ) {
-    let hearing = case.hearing;
+    let attribution = case.attribution;
     let mut reached = 0;
     let mut last_end: Option<usize> = None;
-    for (stretch, sample) in hearing.of_item(item).filter(|(s, _)| s.offset < stop) {
-        let at = hearing.arrived_at(stretch.offset).unwrap_or_default();
+    for (stretch, sample) in attribution.of_item(item).filter(|(s, _)| s.offset < stop) {
+        let at = attribution.arrived_at(stretch.offset).unwrap_or_default();
         if sample + 2 * DELAY < reached {
             let (ms, from) = ((reached - sample) / BYTES_PER_MS, sample / BYTES_PER_MS);
             violations.push(
@@ -219,22 +219,25 @@ fn was_time(case: &CallUnderTest<'_>, item: &Item) -> bool {
     let network = tolerance.latency(Leg::Model) + tolerance.latency(Leg::Caller);
     let slack = tolerance.slack(Leg::Model, *sent) + tolerance.slack(Leg::Caller, *sent);
     let len = item.len as u64 * 125;
-    let began =
-        case.hearing.of_item(item).next().and_then(|(s, at)| Some((case.hearing.played_at(s.offset)?, at)));
+    let began = case
+        .attribution
+        .of_item(item)
+        .next()
+        .and_then(|(s, at)| Some((case.attribution.played_at(s.offset)?, at)));
     let end = match began {
         Some((played, at)) => (played.0.saturating_sub(at as u64 * 125) + len).max(sent.0 + network),
         // At worst it waits for all that was generated before it.
         None => {
             let made = |of: &Item| (of.first_sent(), of.index);
-            let before = case.hearing.items.iter().filter(|other| made(other) < made(item));
+            let before = case.attribution.items.iter().filter(|other| made(other) < made(item));
             // What a clear has thrown away is not waited for.
             let cleared = |other: &Item| {
-                let clears = &case.hearing.clears;
+                let clears = &case.attribution.clears;
                 other.first_sent().is_some_and(|from| clears.iter().any(|c| from <= c.at && c.at <= *sent))
             };
             let ahead: u64 = before
                 .filter(|other| !cleared(other))
-                .filter(|other| case.hearing.heard(other, *sent) < other.len)
+                .filter(|other| case.attribution.item_played(other, *sent) < other.len)
                 .map(|other| other.len as u64 * 125)
                 .sum();
             sent.0 + network + ahead + len
@@ -253,8 +256,8 @@ fn was_time(case: &CallUnderTest<'_>, item: &Item) -> bool {
 /// At most one frame of silence is added to an item, and nothing that the model did not say comes between two.
 /// What follows the last item may be the notice of a failing call, which is nobody's item and may pause.
 fn check_rest(case: &CallUnderTest<'_>, violations: &mut Violations) {
-    let stretches = &case.hearing.stretches;
-    let silent_items = case.hearing.items.iter().any(|item| item.silent);
+    let stretches = &case.attribution.stretches;
+    let silent_items = case.attribution.items.iter().any(|item| item.silent);
     // Only the bridge knows that it gave a notice; a notice may begin with, or be, silence.
     let told = !case.tolerance.bridge_speaks()
         || case.call.bridge.iter().any(|(_, event)| matches!(event, CallEvent::Notice { .. }));
@@ -263,7 +266,7 @@ fn check_rest(case: &CallUnderTest<'_>, violations: &mut Violations) {
     for (i, stretch) in stretches.iter().enumerate().skip(1) {
         let follows = is_item(stretches[i - 1].source);
         let next = stretches.get(i + 1).map(|s| s.source);
-        let at = || case.hearing.arrived_at(stretch.offset).unwrap_or_default();
+        let at = || case.attribution.arrived_at(stretch.offset).unwrap_or_default();
         let ms = stretch.len / BYTES_PER_MS;
         if stretch.source == Source::Silence
             && follows
@@ -319,7 +322,7 @@ fn check_given(case: &CallUnderTest<'_>, m: usize, wander: Wander, violations: &
     let mic = &case.call.caller.mic;
     let protected = protected(case);
     let model = &case.call.models[m];
-    let given = &case.hearing.given[m];
+    let given = &case.attribution.given[m];
     let appends: Vec<(At, usize)> = model
         .observations
         .iter()
@@ -340,10 +343,10 @@ fn check_given(case: &CallUnderTest<'_>, m: usize, wander: Wander, violations: &
         let after = appends.partition_point(|(_, at)| *at <= offset * bytes_per_sample);
         appends[after.saturating_sub(1)].0
     };
-    let tape: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
+    let from_mic: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
     // Another session goes on where the one before has stopped.
     let before = given_before(case, m);
-    if let Some(first) = tape.first() {
+    if let Some(first) = from_mic.first() {
         let lost = first.spoken.unwrap_or(0).saturating_sub(first.offset + before);
         let since = case.tolerance.without_model_since(m).or(mic.first().map(|frame| frame.at));
         let waited = since.map_or(0, |since| first_append.since(since));
@@ -356,7 +359,7 @@ fn check_given(case: &CallUnderTest<'_>, m: usize, wander: Wander, violations: &
                 .push(first_append, format!("{which}{lost_ms:.0} ms of the caller never reached the model"));
         }
     }
-    for pair in tape.windows(2) {
+    for pair in from_mic.windows(2) {
         let [before, after] = pair else { continue };
         let (Some(from), Some(to)) = (before.spoken.map(|s| s + before.len), after.spoken) else { continue };
         if to + 2 * DELAY < from {
@@ -366,12 +369,12 @@ fn check_given(case: &CallUnderTest<'_>, m: usize, wander: Wander, violations: &
                 .push(at, format!("{ms} ms of the caller were given to the model twice or out of order"));
         }
     }
-    check_distances(case, m, &tape, protected, (&when, wander), violations);
+    check_distances(case, m, &from_mic, protected, (&when, wander), violations);
     for stretch in given.iter().filter(|g| g.spoken.is_none() && !g.silence && g.len > 2 * WINDOW) {
         let ms = stretch.len / BYTES_PER_MS;
         violations.push(when(stretch.offset), format!("the model was given {ms} ms the caller never sent"));
     }
-    let given_to = tape.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0).max(before);
+    let given_to = from_mic.last().and_then(|g| g.spoken.map(|s| s + g.len)).unwrap_or(0).max(before);
     let tolerance = &case.tolerance;
     let end = tolerance.over().min(tolerance.model_over(m));
     let on_its_way = tolerance.latency(Leg::Caller) + tolerance.latency(Leg::Model) + ON_ITS_WAY_US;
@@ -415,7 +418,7 @@ fn check_deafness(case: &CallUnderTest<'_>, m: usize, violations: &mut Violation
 fn check_distances(
     case: &CallUnderTest<'_>,
     m: usize,
-    tape: &[&Given],
+    from_mic: &[&Given],
     protected: usize,
     (when, wander): (&dyn Fn(usize) -> At, Wander),
     violations: &mut Violations,
@@ -425,7 +428,7 @@ fn check_distances(
     let longest = tolerance.config.limits.gap_ms as f64;
     let grid_ms = FILL_MS + TIMESTAMP_WANDER_MS + in_ms(2 * DELAY as u64 * 125);
     let turn_end = f64::from(tolerance.config.vad.silence_duration_ms);
-    let anchors = anchors(case, tape);
+    let anchors = anchors(case, from_mic);
     for pair in anchors.windows(2) {
         let [before, after] = pair else { continue };
         let at = when(after.given);
@@ -520,7 +523,7 @@ fn check_holes(case: &CallUnderTest<'_>, violations: &mut Violations) {
     }
     // Holes too short to be heard alone, by item: the first, how many, how long in all.
     let mut cracks: BTreeMap<&str, (At, usize, u64)> = BTreeMap::new();
-    for pair in case.hearing.played.windows(2) {
+    for pair in case.attribution.played.windows(2) {
         let [before, after] = pair else { continue };
         let hole = after.at.since(before.end());
         if hole < CRACK_US {
@@ -531,9 +534,9 @@ fn check_holes(case: &CallUnderTest<'_>, violations: &mut Violations) {
         if audio_attribution::is_quiet(goes_on) {
             continue;
         }
-        let Some((item, sample)) = case.hearing.item_at(after.offset) else { continue };
+        let Some((item, sample)) = case.attribution.item_at(after.offset) else { continue };
         let last = (before.offset + before.len).saturating_sub(1);
-        let same = case.hearing.item_at(last).is_some_and(|(other, _)| other.id == item.id);
+        let same = case.attribution.item_at(last).is_some_and(|(other, _)| other.id == item.id);
         // The bridge sends whole frames: it had the one that was missing when all of it had been sent, and the last
         // one when it was told that there is no more.
         let sent = item.sent_at(sample + FIRST_FRAME).or(item.done);
@@ -584,13 +587,13 @@ fn check_lead(case: &CallUnderTest<'_>, violations: &mut Violations) {
         case.tolerance.marks_come_back() && lead_ms > 2 * case.tolerance.config.pacing.mark_every_ms;
     let mut worst: Option<(At, u64)> = None;
     let mut latest = None;
-    for arrival in &case.hearing.arrivals {
+    for arrival in &case.attribution.arrivals {
         // A caller who is gone plays nothing, and clears nothing.
         if arrival.at >= case.tolerance.over() {
             break;
         }
         // What a clear of the same instant threw away counts for nothing.
-        if latest == Some(arrival.at) || case.hearing.clears.iter().any(|clear| clear.at == arrival.at) {
+        if latest == Some(arrival.at) || case.attribution.clears.iter().any(|clear| clear.at == arrival.at) {
             continue;
         }
         latest = Some(arrival.at);
@@ -600,7 +603,7 @@ fn check_lead(case: &CallUnderTest<'_>, violations: &mut Violations) {
             case.tolerance.held_up_in_all()
         };
         let most = lead_ms + LEAD_SLACK_MS + (held_up + 2 * case.tolerance.latency(Leg::Caller)) / 1_000;
-        let lead = (case.hearing.queued(arrival.at) / BYTES_PER_MS) as u64;
+        let lead = (case.attribution.queued(arrival.at) / BYTES_PER_MS) as u64;
         if lead > most && worst.is_none_or(|(_, w)| lead > w) {
             worst = Some((arrival.at, lead));
         }
@@ -681,21 +684,21 @@ pub(crate) fn answers(case: &CallUnderTest<'_>) -> Vec<Answer> {
             let waited = tolerance.without_model_since(m).is_some()
                 && tolerance.ready_at(m).is_some_and(|at| at > *ended);
             let item =
-                case.hearing.items.iter().find(|i| i.model == m && i.response == *response && !i.silent);
+                case.attribution.items.iter().find(|i| i.model == m && i.response == *response && !i.silent);
             let Some(item) = item.filter(|_| !waited) else { continue };
-            let Some((first, sample)) = case.hearing.of_item(item).next() else { continue };
+            let Some((first, sample)) = case.attribution.of_item(item).next() else { continue };
             if sample > DELAY {
                 continue;
             }
-            if !tolerance.config.barge_in && case.hearing.queued(At(created_at.0 + network_one_way)) > 0 {
+            if !tolerance.config.barge_in && case.attribution.queued(At(created_at.0 + network_one_way)) > 0 {
                 // It waits for its turn, and says nothing about how fast the bridge is.
                 continue;
             }
             let needed = FIRST_FRAME.min(item.len.saturating_sub(1));
             let (Some(sent), Some(arrived), Some(played)) = (
                 item.sent_at(needed),
-                case.hearing.arrived_at(first.offset),
-                case.hearing.played_at(first.offset),
+                case.attribution.arrived_at(first.offset),
+                case.attribution.played_at(first.offset),
             ) else {
                 continue;
             };
@@ -769,7 +772,7 @@ fn check_last_words(case: &CallUnderTest<'_>, violations: &mut Violations) {
     {
         return;
     }
-    let left_ms = (case.hearing.queued(closed) / BYTES_PER_MS) as u64;
+    let left_ms = (case.attribution.queued(closed) / BYTES_PER_MS) as u64;
     let slack_ms = (tolerance.held_up(Leg::Caller, closed) + tolerance.gathering_us()) / 1_000;
     if left_ms > SPARE_MS + slack_ms {
         violations.push(closed, format!("the stream was closed over {left_ms} ms of the last words"));
@@ -869,7 +872,7 @@ fn check_fillers(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations
                 s.at >= turn.at && s.at <= due && matches!(s.what, CallerObservation::SentDtmf { .. })
             });
             // What was said by then and is on its way is heard soon.
-            let said = case.hearing.items.iter().any(|item| {
+            let said = case.attribution.items.iter().any(|item| {
                 let since_turn = |at: At| (turn.at..=due).contains(&at);
                 item.model == m && !item.silent && item.first_sent().is_some_and(since_turn)
             });
@@ -930,7 +933,7 @@ fn is_speaking(observations: &[Observation<ModelObservation>], at: At) -> bool {
 
 /// When the caller no longer waits: something was heard, the caller spoke, or the call was over.
 fn end_of_wait(case: &CallUnderTest<'_>, from: At) -> At {
-    let heard = case.hearing.played.iter().filter(|p| p.end() > from).map(|p| p.at.max(from)).min();
+    let heard = case.attribution.played.iter().filter(|p| p.end() > from).map(|p| p.at.max(from)).min();
     let spoke = case
         .call
         .caller
@@ -948,7 +951,7 @@ pub fn delays_up(trace: &Trace) -> Vec<f64> {
     use std::cell::RefCell;
     let delays = RefCell::new(Vec::new());
     each(trace, "figures", |case, _| {
-        for (m, given) in case.hearing.given.iter().enumerate() {
+        for (m, given) in case.attribution.given.iter().enumerate() {
             let model = &case.call.models[m];
             let bytes_per_sample = if model.input_format == "audio/pcm" { 6 } else { 1 };
             let appends: Vec<(At, usize)> = model
@@ -959,8 +962,8 @@ pub fn delays_up(trace: &Trace) -> Vec<f64> {
                     Some((seen.at, offset + len))
                 })
                 .collect();
-            let tape: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
-            for anchor in anchors(case, &tape) {
+            let from_mic: Vec<&Given> = given.iter().filter(|g| g.spoken.is_some()).collect();
+            for anchor in anchors(case, &from_mic) {
                 let frame = &case.call.caller.mic[anchor.frame];
                 let end = (anchor.given + frame.len.saturating_sub(DELAY)) * bytes_per_sample;
                 let given = appends.get(appends.partition_point(|(_, reached)| *reached < end));
@@ -998,7 +1001,7 @@ pub fn figures(trace: &Trace) -> Figures {
         let mut figures = figures.borrow_mut();
         let interruptions = barge_ins(case);
         for cut in cuts(case, &interruptions) {
-            if let (Some(heard), Some(_)) = (cut.heard_ms, cut.barge_in) {
+            if let (Some(heard), Some(_)) = (cut.played_ms, cut.barge_in) {
                 figures.truncation_errors.push(cut.audio_end_ms as f64 - heard);
             }
         }

@@ -7,7 +7,7 @@
 //!
 //! The same is done for the other direction: what the model was given is laid over what the microphone sent.
 //!
-//! What is refused here: judging. This file says what was heard; [`crate::oracle`] says whether that is right.
+//! Nothing is judged here: [`crate::oracle`] says whether what was played is right.
 
 use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
@@ -19,8 +19,8 @@ use std::rc::Rc;
 mod alignment;
 mod recording;
 
-use alignment::{Aligned, Follower, Place};
-use recording::Tape;
+use alignment::{Aligned, Aligner, Place};
+use recording::Recording;
 pub(crate) use recording::narrowed;
 pub use recording::{BYTES_PER_MS, DELAY, WINDOW};
 use recording::{PROBE, QUIET_RMS};
@@ -185,7 +185,7 @@ pub struct Arrival {
     pub len: usize,
 }
 
-/// Everything that can be said about what the ear of one call heard.
+/// Where everything comes from that the caller's end of one call received, and the model's end was given.
 #[derive(Debug)]
 pub struct Attribution {
     /// The received stream, without a gap.
@@ -227,31 +227,31 @@ pub(crate) const TELLING: usize = PROBE;
 
 /// Attributes every byte the ear of this call received.
 pub fn attribute(call: &CallTrace) -> Vec<Segment> {
-    let mut tapes = Vec::new();
+    let mut references = Vec::new();
     let mut names = Vec::new();
     for (m, model) in call.models.iter().enumerate() {
         for (i, record) in model.items.iter().enumerate() {
             let is_its = |what: &ModelObservation| matches!(what, ModelObservation::SentAudio { item, .. } if *item == record.id);
             let first = model.observations.iter().find(|seen| is_its(&seen.what)).map(|seen| seen.at);
             let Some(first) = first else { continue };
-            tapes.push(rendered(record, first));
+            references.push(rendered(record, first));
             names.push((m, i));
         }
     }
-    let all_exact = !tapes.is_empty() && tapes.iter().all(|tape| tape.exact.is_some());
-    let stream = Tape::of_ulaw(&call.caller.received, all_exact, At(0));
+    let all_exact = !references.is_empty() && references.iter().all(|reference| reference.exact.is_some());
+    let stream = Recording::of_ulaw(&call.caller.received, all_exact, At(0));
     let arrivals = arrivals(call);
     let arrived = |offset: usize| {
         let after = arrivals.partition_point(|a| a.offset <= offset);
         arrivals.get(after.saturating_sub(1)).map_or(At(u64::MAX), |a| a.at)
     };
     let clears: Vec<usize> = clears(call).iter().map(|clear| clear.offset).collect();
-    Follower::run(&stream, &tapes, &arrived, &clears)
+    Aligner::run(&stream, &references, &arrived, &clears)
         .into_iter()
         .map(|Aligned { offset, len, place }| {
             let source = match place {
-                Place::Tape { tape, at } => {
-                    let (model, item) = names[tape];
+                Place::Reference { reference, at } => {
+                    let (model, item) = names[reference];
                     Source::Item { model, item, at_sample: at }
                 }
                 Place::Silence => Source::Silence,
@@ -263,17 +263,17 @@ pub fn attribute(call: &CallTrace) -> Vec<Segment> {
 }
 
 /// The item as an 8 kHz ear should hear it.
-fn rendered(record: &ItemRecord, from: At) -> Tape {
+fn rendered(record: &ItemRecord, from: At) -> Recording {
     if record.rate == 8_000 {
         if record.coded.len() == record.audio.len() {
             let ulaw_all_along = ulaw::decode_all(&record.coded) == record.audio;
             // An item in A-law must reach the ear converted sample by sample.
             let recoded = if ulaw_all_along { None } else { Some(ulaw::encode_all(&record.audio)) };
-            return Tape::of_ulaw(recoded.as_ref().unwrap_or(&record.coded), true, from);
+            return Recording::of_ulaw(recoded.as_ref().unwrap_or(&record.coded), true, from);
         }
-        return Tape::new(&record.audio, None, from);
+        return Recording::new(&record.audio, None, from);
     }
-    Tape::new(&narrowed(&record.audio), None, from)
+    Recording::new(&narrowed(&record.audio), None, from)
 }
 
 /// What the model was given, laid over what the microphone sent.
@@ -281,24 +281,25 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
     if model.appended.is_empty() {
         return Vec::new();
     }
-    let heard = &call.caller.spoken;
-    let (stream, spoken) = match model.input_format.as_str() {
-        "audio/pcmu" => (Tape::of_ulaw(&model.appended, true, At(0)), Tape::of_ulaw(heard, true, At(0))),
+    let spoken = &call.caller.spoken;
+    let (stream, reference) = match model.input_format.as_str() {
+        "audio/pcmu" => {
+            (Recording::of_ulaw(&model.appended, true, At(0)), Recording::of_ulaw(spoken, true, At(0)))
+        }
         "audio/pcma" => {
-            let recoded = alaw::encode_all(&ulaw::decode_all(heard));
-            (Tape::of_alaw(&model.appended, At(0)), Tape::of_alaw(&recoded, At(0)))
+            let recoded = alaw::encode_all(&ulaw::decode_all(spoken));
+            (Recording::of_alaw(&model.appended, At(0)), Recording::of_alaw(&recoded, At(0)))
         }
         _ => {
             let samples: Vec<i16> =
                 model.appended.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-            (Tape::new(&narrowed(&samples), None, At(0)), Tape::of_ulaw(heard, false, At(0)))
+            (Recording::new(&narrowed(&samples), None, At(0)), Recording::of_ulaw(spoken, false, At(0)))
         }
     };
-    let spoken = [spoken];
-    Follower::run(&stream, &spoken, &|_| At(u64::MAX), &[])
+    Aligner::run(&stream, &[reference], &|_| At(u64::MAX), &[])
         .into_iter()
         .map(|Aligned { offset, len, place }| match place {
-            Place::Tape { at, .. } => Given { offset, len, spoken: Some(at), silence: false },
+            Place::Reference { at, .. } => Given { offset, len, spoken: Some(at), silence: false },
             Place::Silence => Given { offset, len, spoken: None, silence: true },
             Place::Unknown => Given { offset, len, spoken: None, silence: false },
         })
@@ -330,7 +331,7 @@ fn clears(call: &CallTrace) -> Vec<Clear> {
 }
 
 impl Attribution {
-    /// Listens to one call.
+    /// Of one call.
     pub fn of(call: &CallTrace) -> Self {
         let mut items = Vec::new();
         for (m, model) in call.models.iter().enumerate() {
@@ -348,18 +349,18 @@ impl Attribution {
         }
     }
 
-    /// Listens to every call of a trace. The last answer is kept, because every oracle asks for the same.
+    /// Of every call of a trace. The last answer is kept, because every oracle asks for the same.
     pub fn of_all(trace: &Trace) -> Rc<Vec<Self>> {
         thread_local! {
             static LAST: RefCell<Option<(u64, Rc<Vec<Attribution>>)>> = const { RefCell::new(None) };
         }
         let key = fingerprint(trace);
         LAST.with_borrow_mut(|last| match last {
-            Some((known, hearing)) if *known == key => Rc::clone(hearing),
+            Some((known, attribution)) if *known == key => Rc::clone(attribution),
             Some(_) | None => {
-                let hearing = Rc::new(trace.calls.iter().map(Self::of).collect::<Vec<_>>());
-                *last = Some((key, Rc::clone(&hearing)));
-                hearing
+                let attribution = Rc::new(trace.calls.iter().map(Self::of).collect::<Vec<_>>());
+                *last = Some((key, Rc::clone(&attribution)));
+                attribution
             }
         })
     }
@@ -386,7 +387,7 @@ impl Attribution {
     }
 
     /// Bytes of the item played by `at`, counted from the item's beginning: the furthest position heard.
-    pub fn heard(&self, item: &Item, at: At) -> usize {
+    pub fn item_played(&self, item: &Item, at: At) -> usize {
         let mut furthest = 0;
         for (stretch, sample) in self.of_item(item) {
             for played in self.played_between(stretch.offset, stretch.end()) {
@@ -401,8 +402,8 @@ impl Attribution {
     }
 
     /// Milliseconds of the item played by `at`.
-    pub fn heard_ms(&self, item: &Item, at: At) -> f64 {
-        self.heard(item, at) as f64 / BYTES_PER_MS as f64
+    pub fn item_played_ms(&self, item: &Item, at: At) -> f64 {
+        self.item_played(item, at) as f64 / BYTES_PER_MS as f64
     }
 
     /// When the byte at this offset of the stream was played, if it ever was.
@@ -458,7 +459,7 @@ impl Attribution {
     }
 }
 
-/// A number that differs when what was heard differs.
+/// A number that differs when what was received or given differs.
 fn fingerprint(trace: &Trace) -> u64 {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
     for call in &trace.calls {
@@ -531,7 +532,7 @@ mod tests {
     use super::*;
     use crate::oracle::bench::Bench;
 
-    fn heard(bench: &Bench) -> Vec<(usize, usize, Option<usize>)> {
+    fn places(bench: &Bench) -> Vec<(usize, usize, Option<usize>)> {
         let place = |source| match source {
             Source::Item { at_sample, .. } => Some(at_sample),
             Source::Silence | Source::Unknown => None,
@@ -541,13 +542,13 @@ mod tests {
 
     #[test]
     fn an_item_heard_whole_is_one_stretch() {
-        assert_eq!(heard(&Bench::answered(1_500)), [(0, 12_000, Some(0))]);
+        assert_eq!(places(&Bench::answered(1_500)), [(0, 12_000, Some(0))]);
     }
 
     #[test]
     fn what_is_missing_shows_as_a_jump() {
         let bench = Bench::answered_with(1_500, |frames| drop(frames.drain(20..30)));
-        assert_eq!(heard(&bench), [(0, 3_200, Some(0)), (3_200, 7_200, Some(4_800))]);
+        assert_eq!(places(&bench), [(0, 3_200, Some(0)), (3_200, 7_200, Some(4_800))]);
     }
 
     #[test]
@@ -557,7 +558,7 @@ mod tests {
             frames.splice(30..30, again);
         });
         assert_eq!(
-            heard(&bench),
+            places(&bench),
             [(0, 4_800, Some(0)), (4_800, 1_600, Some(1_600)), (6_400, 7_200, Some(4_800))]
         );
     }
@@ -569,7 +570,7 @@ mod tests {
             let wave: Vec<u8> = (0..WINDOW).map(|i| if i % 8 < 4 { 0x10 } else { 0x90 }).collect();
             frames.splice(30..30, vec![wave; 10]);
         });
-        assert_eq!(heard(&bench), [(0, 4_800, Some(0)), (4_800, 1_600, None), (6_400, 7_200, Some(4_800))]);
+        assert_eq!(places(&bench), [(0, 4_800, Some(0)), (4_800, 1_600, None), (6_400, 7_200, Some(4_800))]);
     }
 
     #[test]
@@ -588,24 +589,24 @@ mod tests {
     }
 
     #[test]
-    fn heard_is_what_was_played_by_then() {
+    fn an_item_is_played_as_far_as_the_caller_was_by_then() {
         let trace = Bench::barge_in().trace();
-        let hearing = Attribution::of(&trace.calls[0]);
-        let clear = hearing.clears[0];
-        let item = &hearing.items[0];
-        assert!((hearing.heard_ms(item, clear.at) - 1_240.0).abs() < 1.0);
+        let attribution = Attribution::of(&trace.calls[0]);
+        let clear = attribution.clears[0];
+        let item = &attribution.items[0];
+        assert!((attribution.item_played_ms(item, clear.at) - 1_240.0).abs() < 1.0);
         assert_eq!(
-            hearing.heard(item, At(u64::MAX)),
-            hearing.heard(item, clear.at),
+            attribution.item_played(item, At(u64::MAX)),
+            attribution.item_played(item, clear.at),
             "nothing after the clear"
         );
-        assert_eq!(hearing.heard(item, At::ms(1_000)), 0, "nothing before the answer");
-        assert!(hearing.queued(At(clear.at.0 - 1)) > 1_000 * BYTES_PER_MS);
-        assert_eq!(hearing.queued(clear.at.plus_ms(1)), 0);
+        assert_eq!(attribution.item_played(item, At::ms(1_000)), 0, "nothing before the answer");
+        assert!(attribution.queued(At(clear.at.0 - 1)) > 1_000 * BYTES_PER_MS);
+        assert_eq!(attribution.queued(clear.at.plus_ms(1)), 0);
     }
 
     #[test]
-    fn the_same_trace_is_listened_to_once() {
+    fn the_same_trace_is_attributed_once() {
         let trace = Bench::answered(1_500).trace();
         assert!(Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&trace)));
         let other = Bench::barge_in().trace();

@@ -37,7 +37,7 @@ pub const TRUNCATION_POSITION: Oracle = Oracle {
     name: "truncation_position",
     about: "The interrupted item is cut once, where the ear stopped, and no other is touched, because otherwise the \
             model believes it said what nobody heard.",
-    check: heard,
+    check: truncation_position,
 };
 
 /// The caller began to speak, as the model said it, or pressed a key.
@@ -116,7 +116,7 @@ pub(crate) fn barge_ins(case: &CallUnderTest<'_>) -> Vec<BargeIn> {
         }
     }
     all.sort_by_key(|b| b.at_bridge);
-    for clear in &case.hearing.clears {
+    for clear in &case.attribution.clears {
         attribute(clear, &mut all);
     }
     all
@@ -233,7 +233,7 @@ fn clear(trace: &Trace) -> Vec<super::case::Violation> {
         for barge_in in barge_ins.iter().filter(|b| b.spoken && b.owed) {
             check_clear(case, barge_in, violations);
         }
-        for clear in &case.hearing.clears {
+        for clear in &case.attribution.clears {
             let answered = barge_ins.iter().any(|b| b.clears.contains(clear));
             let explained =
                 case.tolerance.explains_clear(clear.at) || case.tolerance.reads_slower_than_speech();
@@ -246,14 +246,14 @@ fn clear(trace: &Trace) -> Vec<super::case::Violation> {
 }
 
 fn check_clear(case: &CallUnderTest<'_>, barge_in: &BargeIn, violations: &mut Violations) {
-    let hearing = case.hearing;
+    let attribution = case.attribution;
     let unsure = unsure_us(case, barge_in.at_bridge);
     let latest = At(barge_in.at_ear.0 + REACTION_US + barge_in.slack_us);
     match barge_in.clears.as_slice() {
         [] => {
-            let unheard = hearing.queued(barge_in.at_ear);
+            let unheard = attribution.queued(barge_in.at_ear);
             let us = unheard as u64 * 125;
-            if us > unsure + barge_in.slack_us && is_agent(hearing, barge_in.at_ear, unheard) {
+            if us > unsure + barge_in.slack_us && is_agent(attribution, barge_in.at_ear, unheard) {
                 let ms = unheard / BYTES_PER_MS;
                 violations.push(latest, format!("no clear, and {ms} ms of the agent were still to be heard"));
             }
@@ -267,7 +267,7 @@ fn check_clear(case: &CallUnderTest<'_>, barge_in: &BargeIn, violations: &mut Vi
                     format!("the clear reached the ear {late} ms after speech_started; the network takes {best} ms"),
                 );
             }
-            let ear_ended = hearing.played.iter().rev().find(|p| p.at <= clear.at).map(|p| p.end());
+            let ear_ended = attribution.played.iter().rev().find(|p| p.at <= clear.at).map(|p| p.end());
             let long_idle = ear_ended.is_none_or(|end| clear.at.since(end) > unsure + barge_in.slack_us);
             if clear.discarded == 0 && clear.marks == 0 && long_idle {
                 violations.push(clear.at, "a clear, and nothing was queued");
@@ -281,10 +281,10 @@ fn check_clear(case: &CallUnderTest<'_>, barge_in: &BargeIn, violations: &mut Vi
 }
 
 /// Whether anything the model said is among the last `unheard` bytes received by `at`.
-fn is_agent(hearing: &Attribution, at: At, unheard: usize) -> bool {
-    let end = hearing.received_by(at);
+fn is_agent(attribution: &Attribution, at: At, unheard: usize) -> bool {
+    let end = attribution.received_by(at);
     let from = end.saturating_sub(unheard);
-    (from..end).step_by(BYTES_PER_MS).any(|offset| hearing.item_at(offset).is_some())
+    (from..end).step_by(BYTES_PER_MS).any(|offset| attribution.item_at(offset).is_some())
 }
 
 fn fence(trace: &Trace) -> Vec<super::case::Violation> {
@@ -307,24 +307,24 @@ fn fence(trace: &Trace) -> Vec<super::case::Violation> {
 
 /// What arrived after the fence although it had been fenced: when, of which item, how many bytes.
 pub(crate) fn stale<'a>(case: &CallUnderTest<'a>, barge_in: &BargeIn) -> Vec<(At, &'a Item, usize)> {
-    let hearing = case.hearing;
+    let attribution = case.attribution;
     let fence = barge_in.fence_at();
     let mut stale = Vec::new();
-    let before = hearing.arrivals.partition_point(|a| a.at <= fence);
+    let before = attribution.arrivals.partition_point(|a| a.at <= fence);
     // A `clear` of the same instant separates by order, not by time.
     let offset = match barge_in.clears.first() {
         Some(clear) if !barge_in.held_up => clear.offset,
-        _ => hearing.arrivals.get(before).map_or(usize::MAX, |a| a.offset),
+        _ => attribution.arrivals.get(before).map_or(usize::MAX, |a| a.offset),
     };
-    for stretch in hearing.stretches.iter().filter(|s| s.end() > offset) {
+    for stretch in attribution.stretches.iter().filter(|s| s.end() > offset) {
         let from = stretch.offset.max(offset);
         let audio = &case.call.caller.received[from..stretch.end()];
         if audio.len() < audio_attribution::TELLING || audio_attribution::is_quiet(audio) {
             continue;
         }
-        let Some((item, _)) = hearing.item_at(from) else { continue };
+        let Some((item, _)) = attribution.item_at(from) else { continue };
         if item.model == barge_in.model && barge_in.fenced.contains(&item.response) {
-            let at = hearing.arrived_at(from).unwrap_or(fence);
+            let at = attribution.arrived_at(from).unwrap_or(fence);
             stale.push((at, item, stretch.end() - from));
         }
     }
@@ -336,8 +336,8 @@ pub(crate) struct Cut {
     pub(crate) at: At,
     pub(crate) item: String,
     pub(crate) audio_end_ms: u64,
-    /// What the ear had heard of it when it stopped, ms; `None` when the item has no audio.
-    pub(crate) heard_ms: Option<f64>,
+    /// What had been played of it when the caller's playback stopped, ms; `None` when the item has no audio.
+    pub(crate) played_ms: Option<f64>,
     /// Which interruption it answers.
     pub(crate) barge_in: Option<usize>,
 }
@@ -352,7 +352,7 @@ pub(crate) fn cuts(case: &CallUnderTest<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> 
             else {
                 continue;
             };
-            let response = case.hearing.item(m, item).map(|known| &known.response);
+            let response = case.attribution.item(m, item).map(|known| &known.response);
             let may_be = |b: &BargeIn| {
                 b.model == m
                     && b.at_bridge.0 + up <= seen.at.0
@@ -373,15 +373,16 @@ pub(crate) fn cuts(case: &CallUnderTest<'_>, barge_ins: &[BargeIn]) -> Vec<Cut> 
                 .or_else(|| barge_ins.iter().rposition(silenced))
                 .or_else(|| barge_ins.iter().rposition(may_be));
             let stopped = cause.map_or(seen.at, |b| barge_ins[b].stopped_at());
-            let heard_ms = case.hearing.item(m, item).map(|known| case.hearing.heard_ms(known, stopped));
+            let played_ms =
+                case.attribution.item(m, item).map(|known| case.attribution.item_played_ms(known, stopped));
             let (item, audio_end_ms) = (item.clone(), *audio_end_ms);
-            cuts.push(Cut { at: seen.at, item, audio_end_ms, heard_ms, barge_in: cause });
+            cuts.push(Cut { at: seen.at, item, audio_end_ms, played_ms, barge_in: cause });
         }
     }
     cuts
 }
 
-fn heard(trace: &Trace) -> Vec<super::case::Violation> {
+fn truncation_position(trace: &Trace) -> Vec<super::case::Violation> {
     each(trace, TRUNCATION_POSITION.name, |case, violations| {
         let barge_ins = barge_ins(case);
         let cuts = cuts(case, &barge_ins);
@@ -408,7 +409,8 @@ fn check_cut(case: &CallUnderTest<'_>, barge_ins: &[BargeIn], cut: &Cut, violati
         }
         return;
     };
-    let (Some(heard_ms), Some(item)) = (cut.heard_ms, case.hearing.item(barge_in.model, &cut.item)) else {
+    let (Some(played_ms), Some(item)) = (cut.played_ms, case.attribution.item(barge_in.model, &cut.item))
+    else {
         if cut.audio_end_ms > 0 {
             violations
                 .push(cut.at, format!("{} was cut at {} ms and has no audio", cut.item, cut.audio_end_ms));
@@ -424,14 +426,14 @@ fn check_cut(case: &CallUnderTest<'_>, barge_ins: &[BargeIn], cut: &Cut, violati
     let tolerance = in_ms(tolerance_us);
     // Nothing was there to be cleared: the ear went on for as long as the bridge did not know.
     let unknown_us = if barge_in.clears.is_empty() { barge_in.slack_us } else { 0 };
-    let later = case.hearing.heard_ms(item, At(barge_in.stopped_at().0 + unknown_us));
+    let later = case.attribution.item_played_ms(item, At(barge_in.stopped_at().0 + unknown_us));
     let said = cut.audio_end_ms as f64;
-    let off = (said - later).max(heard_ms - said);
+    let off = (said - later).max(played_ms - said);
     if off > tolerance {
         violations.push(
             cut.at,
             format!(
-                "{} was cut at {} ms, but the ear had {heard_ms:.0} ms (at most {tolerance:.0} ms apart)",
+                "{} was cut at {} ms, but the ear had {played_ms:.0} ms (at most {tolerance:.0} ms apart)",
                 cut.item, cut.audio_end_ms
             ),
         );
@@ -449,7 +451,7 @@ fn check_cut(case: &CallUnderTest<'_>, barge_ins: &[BargeIn], cut: &Cut, violati
     let earlier = At(barge_in.stopped_at().0.saturating_sub(tolerance_us));
     // Nor was it over for a bridge that had not been told.
     let was_over = item.done.is_some_and(|done| At(done.0 + case.tolerance.latency(Leg::Model)) < earlier);
-    if was_over && case.hearing.heard(item, earlier) + BYTES_PER_MS >= item.len {
+    if was_over && case.attribution.item_played(item, earlier) + BYTES_PER_MS >= item.len {
         violations.push(cut.at, format!("{} was cut although it had been heard to its end", cut.item));
     }
 }
@@ -476,7 +478,7 @@ fn check_memory(
         return;
     }
     let tolerance = unsure_us(case, stopped) + REACTION_US + barge_in.slack_us;
-    for item in case.hearing.items.iter().filter(|i| i.model == barge_in.model) {
+    for item in case.attribution.items.iter().filter(|i| i.model == barge_in.model) {
         if !barge_in.fenced.contains(&item.response) || item.silent {
             continue;
         }
@@ -486,8 +488,8 @@ fn check_memory(
         if stopped_before {
             continue;
         }
-        let heard = case.hearing.heard(item, stopped);
-        let earlier = case.hearing.heard(item, At(stopped.0.saturating_sub(tolerance)));
+        let heard = case.attribution.item_played(item, stopped);
+        let earlier = case.attribution.item_played(item, At(stopped.0.saturating_sub(tolerance)));
         // Only what was audible when the ear stopped: an item interrupted before keeps its old cut.
         let was_cut =
             cuts.iter().any(|c| c.item == item.id && (c.at <= due || c.barge_in.is_some_and(|b| b <= index)));
@@ -535,7 +537,7 @@ mod tests {
         let trace = Bench::barge_in().trace();
         assert_eq!(clear(&trace), []);
         assert_eq!(fence(&trace), []);
-        assert_eq!(heard(&trace), []);
+        assert_eq!(truncation_position(&trace), []);
     }
 
     #[test]
@@ -587,26 +589,26 @@ mod tests {
     #[test]
     fn a_cut_too_late_or_too_early_is_found() {
         for off in [-200, 200] {
-            let found = heard(&Bench::barge_in_with(|b| b.cut_off_ms = off).trace());
+            let found = truncation_position(&Bench::barge_in_with(|b| b.cut_off_ms = off).trace());
             assert!(found.iter().any(|v| v.what.contains("but the ear had")), "{found:?}");
         }
     }
 
     #[test]
     fn an_item_that_was_never_cut_is_found() {
-        let found = heard(&Bench::barge_in_with(|b| b.cuts = 0).trace());
+        let found = truncation_position(&Bench::barge_in_with(|b| b.cuts = 0).trace());
         assert!(found.iter().any(|v| v.what.contains("never cut")), "{found:?}");
     }
 
     #[test]
     fn an_item_that_was_cut_twice_is_found() {
-        let found = heard(&Bench::barge_in_with(|b| b.cuts = 2).trace());
+        let found = truncation_position(&Bench::barge_in_with(|b| b.cuts = 2).trace());
         assert!(found.iter().any(|v| v.what.contains("second time")), "{found:?}");
     }
 
     #[test]
     fn a_cut_of_another_item_is_found() {
-        let found = heard(&Bench::barge_in_with(|b| b.cut_item = "item_9".into()).trace());
+        let found = truncation_position(&Bench::barge_in_with(|b| b.cut_item = "item_9".into()).trace());
         assert!(found.iter().any(|v| v.what.contains("has no audio")), "{found:?}");
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct CallUnderTest<'a> {
     pub(crate) trace: &'a Trace,
     pub(crate) index: usize,
     pub(crate) call: &'a CallTrace,
-    pub(crate) hearing: &'a Attribution,
+    pub(crate) attribution: &'a Attribution,
     pub(crate) tolerance: Tolerance<'a>,
 }
 
@@ -70,10 +70,10 @@ pub(crate) fn each(
     oracle: &'static str,
     check: impl Fn(&CallUnderTest<'_>, &mut Violations),
 ) -> Vec<Violation> {
-    let hearing = Attribution::of_all(trace);
+    let attribution = Attribution::of_all(trace);
     let mut all = Vec::new();
-    for (index, (call, hearing)) in trace.calls.iter().zip(hearing.iter()).enumerate() {
-        let case = CallUnderTest { trace, index, call, hearing, tolerance: Tolerance::of(trace, index) };
+    for (index, (call, attribution)) in trace.calls.iter().zip(attribution.iter()).enumerate() {
+        let case = CallUnderTest { trace, index, call, attribution, tolerance: Tolerance::of(trace, index) };
         let mut violations = Violations { oracle, call: index, found: Vec::new() };
         check(&case, &mut violations);
         all.append(&mut violations.found);

@@ -85,9 +85,9 @@ pub(crate) fn window(case: &CallUnderTest<'_>) -> Option<Window> {
 /// The first response of which anything reached the ear is complete, and the mark behind it is back or given up.
 fn heard(case: &CallUnderTest<'_>) -> Option<Window> {
     let tolerance = &case.tolerance;
-    let (first, _) = case.hearing.stretches.iter().find_map(|s| case.hearing.item_at(s.offset))?;
+    let (first, _) = case.attribution.stretches.iter().find_map(|s| case.attribution.item_at(s.offset))?;
     let said: Vec<&Item> = case
-        .hearing
+        .attribution
         .items
         .iter()
         .filter(|item| item.model == first.model && item.response == first.response)
@@ -99,7 +99,7 @@ fn heard(case: &CallUnderTest<'_>) -> Option<Window> {
     let complete =
         Window::at_bridge(case, done.0 + tolerance.latency(Leg::Model), tolerance.slack(Leg::Model, done));
     let end_of = |item: &&Item| {
-        let (stretch, sample) = case.hearing.of_item(item).last()?;
+        let (stretch, sample) = case.attribution.of_item(item).last()?;
         Some((stretch.offset + item.len).saturating_sub(sample))
     };
     let end = said.iter().filter_map(end_of).max()?;
@@ -139,7 +139,7 @@ fn frames_before_mark(case: &CallUnderTest<'_>, end: usize) -> Option<usize> {
 /// The mark behind `end` bytes is overdue, by the bridge's idea of when the ear has played them.
 fn given_up(case: &CallUnderTest<'_>, end: usize, silent: usize) -> Option<Window> {
     let tolerance = &case.tolerance;
-    let played = case.hearing.played_at(end.checked_sub(1 + 2 * DELAY)?)?.0;
+    let played = case.attribution.played_at(end.checked_sub(1 + 2 * DELAY)?)?.0;
     let patience = tolerance.config.timeouts.mark_ms * 1_000;
     let unsure =
         tolerance.gathering_us() + tolerance.held_up_in_all() + 2 * (DELAY as u64 + WINDOW as u64) * 125;
@@ -211,7 +211,7 @@ fn check_silence(case: &CallUnderTest<'_>, m: usize, window: Window, violations:
 /// Nothing loud that was said in the window is recognised in what the model was given, whenever that was.
 fn check_leaks(case: &CallUnderTest<'_>, m: usize, window: Window, violations: &mut Violations) {
     let mic = &case.call.caller.mic[..window.inside];
-    for given in &case.hearing.given[m] {
+    for given in &case.attribution.given[m] {
         let Some(from) = given.spoken else { continue };
         let to = from + given.len;
         let heard = |offset: usize, len: usize| (offset + len).min(to).saturating_sub(offset.max(from));
@@ -253,8 +253,8 @@ fn check_what_follows(case: &CallUnderTest<'_>, window: Window, violations: &mut
         .take_while(|i| mic[*i].at.0 < latest)
         .filter(|i| arrives(mic[*i].at) && (*i == 0 || mic[*i].timestamp_ms != mic[*i - 1].timestamp_ms))
         .collect();
-    let tape: Vec<_> = case.hearing.given[m].iter().filter(|given| given.spoken.is_some()).collect();
-    let given: Vec<usize> = anchors(case, &tape).iter().map(|anchor| anchor.frame).collect();
+    let from_mic: Vec<_> = case.attribution.given[m].iter().filter(|given| given.spoken.is_some()).collect();
+    let given: Vec<usize> = anchors(case, &from_mic).iter().map(|anchor| anchor.frame).collect();
     let missing: Vec<usize> = wanted.into_iter().filter(|i| given.binary_search(i).is_err()).collect();
     if missing.len() > UNRECOGNISED {
         let ms: usize = missing.iter().map(|i| mic[*i].len / BYTES_PER_MS).sum();
@@ -269,7 +269,7 @@ fn check_what_follows(case: &CallUnderTest<'_>, window: Window, violations: &mut
 fn check_the_words(case: &CallUnderTest<'_>, window: Window, violations: &mut Violations) {
     let tolerance = &case.tolerance;
     let to_ear = tolerance.latency(Leg::Caller);
-    for clear in &case.hearing.clears {
+    for clear in &case.attribution.clears {
         let explained = first_speech(case)
             .is_some_and(|started| started.0 + tolerance.latency(Leg::Model) + to_ear <= clear.at.0)
             || tolerance.explains_clear(clear.at);

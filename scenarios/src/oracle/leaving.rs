@@ -164,11 +164,11 @@ fn check(case: &CallUnderTest<'_>, wish: &Wish<'_>, violations: &mut Violations)
             }
             // One that repeats an earlier one does not begin its time anew.
             if left.0 < standing_since(case, wish).0 + farewell_us && spoke.is_none_or(|spoke| spoke > left) {
-                for item in &case.hearing.items {
+                for item in &case.attribution.items {
                     let said =
                         item.model == wish.model && item.first_sent().is_some_and(|first| first < left);
                     let whole = item.len as f64 / 8.0;
-                    let heard = case.hearing.heard_ms(item, left);
+                    let heard = case.attribution.item_played_ms(item, left);
                     let spoken_now =
                         item.response == wish.response || item.first_sent().is_some_and(|at| at > wish.at);
                     let said =

@@ -86,7 +86,7 @@ fn tear(trace: &Trace) -> Vec<Violation> {
             // A dead model is noticed by its close, or by a ping nobody answers. What is at the ear plays out, and
             // the notice behind it; from then on there is nothing left to wait for.
             let noticed = At(died.0 + tolerance.unnoticed_us(Leg::Model));
-            let quiet = case.hearing.played.last().map_or(noticed, |played| played.end().max(noticed));
+            let quiet = case.attribution.played.last().map_or(noticed, |played| played.end().max(noticed));
             let last_words =
                 (tolerance.config.timeouts.notice_ms + tolerance.config.timeouts.closing_ms) * 1_000;
             let network = tolerance.latency(Leg::Model) + 2 * tolerance.latency(Leg::Caller);
@@ -198,7 +198,7 @@ fn check_goon(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
         violations.push(closed, format!("the call was ended after an error ({code}) that ends nothing"));
         return;
     }
-    for item in case.hearing.items.iter().filter(|i| i.model == m && !i.silent && i.on_time > 0) {
+    for item in case.attribution.items.iter().filter(|i| i.model == m && !i.silent && i.on_time > 0) {
         let created = observations.iter().find(
             |s| matches!(&s.what, ModelObservation::SentResponseCreated { response, .. } if *response == item.response),
         );
@@ -211,11 +211,14 @@ fn check_goon(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
             continue;
         }
         // It waits for what was made before it, at the ear and in the bridge.
-        let before =
-            case.hearing.items.iter().filter(|other| other.first_sent().is_some_and(|first| first < sent));
+        let before = case
+            .attribution
+            .items
+            .iter()
+            .filter(|other| other.first_sent().is_some_and(|first| first < sent));
         let ahead: usize =
-            before.map(|other| other.len.saturating_sub(case.hearing.heard(other, sent))).sum();
-        let ahead = ahead.max(case.hearing.queued(sent));
+            before.map(|other| other.len.saturating_sub(case.attribution.item_played(other, sent))).sum();
+        let ahead = ahead.max(case.attribution.queued(sent));
         let due = At(sent.0 + 1_000_000 + slack + (ahead * 125) as u64);
         // Speech that began before the response and was not known to be over when it was announced interrupts it, too.
         let floor = created.map_or(at, |c| c.at);
@@ -231,7 +234,7 @@ fn check_goon(case: &CallUnderTest<'_>, m: usize, violations: &mut Violations) {
             || case.call.caller.observations.iter().any(|s| {
                 matches!(s.what, CallerObservation::SentDtmf { .. }) && s.at >= created.map_or(at, |c| c.at)
             });
-        if due < tolerance.over() && !interrupted && case.hearing.of_item(item).next().is_none() {
+        if due < tolerance.over() && !interrupted && case.attribution.of_item(item).next().is_none() {
             violations.push(due, format!("{} came after an error ({code}) and was not heard", item.id));
         }
         return;
@@ -560,14 +563,14 @@ fn check_gaps(case: &CallUnderTest<'_>, m: usize, at: At, transcript: &[Line], v
     if !case.tolerance.ear_works() || !case.tolerance.marks_come_back() {
         return;
     }
-    for item in case.hearing.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {
+    for item in case.attribution.items.iter().filter(|item| item.model == m && !item.silent && item.len > 0) {
         let record = case.call.models[m].items.iter().find(|record| record.id == item.id);
         let words = record.map_or("", |record| record.transcript.trim());
         let has_words = !words.is_empty();
         // The first word takes its share of the item.
         let first = words.split(' ').next().map_or(0, |word| word.len() + 1);
         let first_ms = item.len / BYTES_PER_MS * first.min(words.len()) / words.len().max(1);
-        let ms = case.hearing.heard(item, At(u64::MAX)) / BYTES_PER_MS;
+        let ms = case.attribution.item_played(item, At(u64::MAX)) / BYTES_PER_MS;
         let long = ms > MOMENT_MS.max(first_ms) + case.tolerance.unsure_ms();
         // Words that come late, behind a rest of the voice, may be those that will be said next.
         let rests = (item.len - item.sound_before(usize::MAX)) / BYTES_PER_MS >= MOMENT_MS;
@@ -598,7 +601,7 @@ pub(super) fn words_heard(
     item: &Item,
 ) -> WordsHeard {
     let tolerance = &case.tolerance;
-    let heard = case.hearing.heard(item, At(u64::MAX));
+    let heard = case.attribution.item_played(item, At(u64::MAX));
     let (heard_sound, sound) = (item.sound_before(heard), item.sound_before(usize::MAX).max(1));
     let characters = record.transcript.trim().chars().count();
     let planned = record.speech * 1_000 * BYTES_PER_MS / (record.rate as usize).max(1);
@@ -631,22 +634,22 @@ fn check_agent_line(case: &CallUnderTest<'_>, at: At, line: &Line, violations: &
         violations.push(at, format!("the transcript's words of {} are not the model's", line.item));
         return;
     }
-    let Some(item) = case.hearing.item(m, &line.item).filter(|item| item.len > 0 && !item.silent) else {
+    let Some(item) = case.attribution.item(m, &line.item).filter(|item| item.len > 0 && !item.silent) else {
         return;
     };
     // An ear that vanished cannot be asked, and the bridge cannot know when it did.
     if !case.tolerance.ear_works() {
         return;
     }
-    let heard = case.hearing.heard(item, At(u64::MAX));
+    let heard = case.attribution.item_played(item, At(u64::MAX));
     let WordsHeard { least, most, known } = words_heard(case, m, record, item);
     let count = written.chars().count();
-    let (heard_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
+    let (played_ms, ms) = (heard / BYTES_PER_MS, item.len / BYTES_PER_MS);
     if count > most {
         violations.push(
             at,
             format!(
-                "the transcript has {count} characters of {}, but only {heard_ms} of {ms} ms were heard (at most {most} \
+                "the transcript has {count} characters of {}, but only {played_ms} of {ms} ms were heard (at most {most} \
                  characters)",
                 line.item,
             ),
@@ -656,7 +659,7 @@ fn check_agent_line(case: &CallUnderTest<'_>, at: At, line: &Line, violations: &
         violations.push(
             at,
             format!(
-                "the transcript has only {count} characters of {}, of which {heard_ms} of {ms} ms were heard (at least \
+                "the transcript has only {count} characters of {}, of which {played_ms} of {ms} ms were heard (at least \
                  {least} characters)",
                 line.item,
             ),
@@ -711,7 +714,7 @@ fn expect(trace: &Trace) -> Vec<Violation> {
         if let Some((at, told)) = told_secret(case) {
             violations.push(at, format!("the bridge told a part of the key: {told}"));
         }
-        for problem in case.tolerance.disappointments(case.hearing) {
+        for problem in case.tolerance.disappointments(case.attribution) {
             violations.push(case.tolerance.over().min(trace.ended_at), problem);
         }
     });

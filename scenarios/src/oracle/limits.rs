@@ -38,10 +38,10 @@ fn bound(trace: &Trace) -> Vec<Violation> {
         }
         let room = case.tolerance.ear_limit();
         let fullest = case
-            .hearing
+            .attribution
             .arrivals
             .iter()
-            .map(|a| (case.hearing.queued(a.at), a.at))
+            .map(|a| (case.attribution.queued(a.at), a.at))
             .max_by_key(|(queued, at)| (*queued, u64::MAX - at.0));
         if let Some((queued, at)) = fullest.filter(|(queued, _)| *queued > room) {
             violations.push(at, format!("{queued} bytes were queued at the ear, which holds {room}"));

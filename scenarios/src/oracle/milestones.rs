@@ -61,10 +61,10 @@ pub fn possible(backends: &[Backend]) -> Vec<&'static str> {
 
 /// The milestones this trace reached, in the order of [`ALL`].
 pub fn reached(trace: &Trace) -> Vec<&'static str> {
-    let hearing = Attribution::of_all(trace);
+    let attribution = Attribution::of_all(trace);
     let mut names = BTreeSet::new();
-    for (index, (call, hearing)) in trace.calls.iter().zip(hearing.iter()).enumerate() {
-        let case = CallUnderTest { trace, index, call, hearing, tolerance: Tolerance::of(trace, index) };
+    for (index, (call, attribution)) in trace.calls.iter().zip(attribution.iter()).enumerate() {
+        let case = CallUnderTest { trace, index, call, attribution, tolerance: Tolerance::of(trace, index) };
         let barge_ins = barge_ins(&case);
         let scene = Scene { case: &case, barge_ins: &barge_ins };
         names.extend(MILESTONES.iter().filter(|m| (m.reached)(&scene)).map(|m| m.name));
@@ -82,13 +82,13 @@ macro_rules! milestones {
 }
 
 milestones! { anywhere {
-    "an answer was heard to its end" => |s| s.case.hearing.items.iter().any(|i| {
-        i.on_time > 0 && !i.silent && s.case.hearing.heard(i, At(u64::MAX)) + FRAME >= i.len
+    "an answer was heard to its end" => |s| s.case.attribution.items.iter().any(|i| {
+        i.on_time > 0 && !i.silent && s.case.attribution.item_played(i, At(u64::MAX)) + FRAME >= i.len
     }),
     "two turns in one call" => |s| s.models(|m| matches!(m, ModelObservation::SentSpeechStopped { .. })) >= 2,
     "the agent spoke first" => |s| {
         let spoke = s.first_caller(|c| matches!(c, CallerObservation::SpeechBegan { .. }));
-        s.case.hearing.played.first().is_some_and(|p| spoke.is_none_or(|at| p.at < at))
+        s.case.attribution.played.first().is_some_and(|p| spoke.is_none_or(|at| p.at < at))
     },
     "barge-in with a clear" => |s| s.barged_in(),
     "barge-in in the first frame" => |s| s.interrupted(|heard, _, _| heard > 0 && heard <= FRAME),
@@ -104,13 +104,13 @@ milestones! { anywhere {
             || s.models(|m| matches!(m, ModelObservation::GotDelete { .. })) > 0
     },
     "two items of one response" => |s| {
-        let items = &s.case.hearing.items;
+        let items = &s.case.attribution.items;
         items.iter().enumerate().any(|(i, item)| {
             items[..i].iter().any(|other| other.response == item.response && other.model == item.model)
         })
     },
-    "a late delta was sent and not heard" => |s| s.case.hearing.items.iter().any(|item| {
-        item.on_time < item.len && s.case.hearing.heard(item, At(u64::MAX)) <= item.on_time
+    "a late delta was sent and not heard" => |s| s.case.attribution.items.iter().any(|item| {
+        item.on_time < item.len && s.case.attribution.item_played(item, At(u64::MAX)) <= item.on_time
     }),
     "a delta of an odd size" => |s| s.models(|m| {
         matches!(m, ModelObservation::SentAudio { samples, .. } if samples % FRAME != 0)
@@ -136,7 +136,7 @@ milestones! { anywhere {
     },
     "the model died in the middle of an answer" => |s| (0..s.case.call.models.len()).any(|m| {
         s.case.tolerance.model_broke(m).is_some_and(|died| {
-            s.case.hearing.items.iter().any(|i| i.model == m && !i.sent.is_empty() && i.done.is_none_or(|d| d > died))
+            s.case.attribution.items.iter().any(|i| i.model == m && !i.sent.is_empty() && i.done.is_none_or(|d| d > died))
         })
     }),
     "a session was refused" => |s| s.ended_by(EndReason::SessionRefused) || s.ended_by(EndReason::ModelRefused),
@@ -261,12 +261,12 @@ impl Scene<'_, '_> {
         self.barge_ins.iter().filter(|b| b.clears.iter().any(|c| c.discarded > 0)).any(|b| {
             let stopped = b.stopped_at();
             self.case
-                .hearing
+                .attribution
                 .items
                 .iter()
                 .filter(|i| i.model == b.model && b.fenced.contains(&i.response))
                 .any(|i| {
-                    let heard = self.case.hearing.heard(i, stopped);
+                    let heard = self.case.attribution.item_played(i, stopped);
                     heard > 0 && heard + FRAME < i.len && is(heard, i.done, b)
                 })
         })

@@ -97,7 +97,7 @@ fn check_moment(case: &CallUnderTest<'_>, renewal: &Renewal, m: usize, violation
     let gave_up = At(over.0.saturating_sub(way + slack));
     // A word that comes in the same moment may come second.
     let known_by = At(gave_up.0.saturating_sub(way + slack + 1));
-    let queued = case.hearing.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
+    let queued = case.attribution.queued(At(over.0.saturating_sub(way))) / BYTES_PER_MS;
     let spare = in_ms(
         tolerance.held_up(Leg::Caller, over) + 2 * tolerance.latency(Leg::Caller) + tolerance.gathering_us(),
     );
@@ -180,7 +180,7 @@ fn check_overlap(case: &CallUnderTest<'_>, m: usize, next: usize, violations: &m
     if !tolerance.model_hears(m) {
         return; // it was told them, and heard none
     }
-    let Some(first) = case.hearing.given[next].iter().find_map(|given| given.spoken) else { return };
+    let Some(first) = case.attribution.given[next].iter().find_map(|given| given.spoken) else { return };
     let before = given_before(case, next);
     let again = case.call.caller.mic.iter().filter(|frame| {
         frame.speech && (first..before).contains(&frame.offset) && spoken_is_loud(case, frame)
@@ -327,13 +327,13 @@ fn said_in(case: &CallUnderTest<'_>, m: usize) -> Vec<Said> {
 /// What the caller heard of an item of the agent.
 fn heard_of(case: &CallUnderTest<'_>, m: usize, id: &str, cut: bool) -> Option<Said> {
     let record = case.call.models[m].items.iter().find(|record| record.id == id)?;
-    let item = case.hearing.item(m, id)?;
+    let item = case.attribution.item(m, id)?;
     let words = record.transcript.trim().to_owned();
     let all = words.chars().count();
     if all == 0 {
         return None;
     }
-    let heard = case.hearing.heard(item, At(u64::MAX));
+    let heard = case.attribution.item_played(item, At(u64::MAX));
     let words_heard = words_heard(case, m, record, item);
     let whole = !cut && heard as f64 / BYTES_PER_MS as f64 + UNHEARD_MS >= (item.len / BYTES_PER_MS) as f64;
     let sure = case.tolerance.ear_works() && case.tolerance.marks_come_back() && !item.silent;
@@ -453,7 +453,7 @@ fn busy(case: &CallUnderTest<'_>, m: usize) -> Vec<(At, At)> {
     let tolerance = &case.tolerance;
     let config = tolerance.config;
     let mut busy: Vec<(At, At)> =
-        case.hearing.played.iter().map(|played| (played.at, played.end())).collect();
+        case.attribution.played.iter().map(|played| (played.at, played.end())).collect();
     let mut open: BTreeMap<String, At> = BTreeMap::new();
     let never = At(u64::MAX);
     for seen in &case.call.models[m].observations {

@@ -10,7 +10,7 @@ pub(crate) const ON_ITS_WAY_US: u64 = 60_000;
 
 /// How much of what the microphone sent had been given to the sessions before this one.
 pub(crate) fn given_before(case: &CallUnderTest<'_>, m: usize) -> usize {
-    let given = case.hearing.given[..m].iter().flatten();
+    let given = case.attribution.given[..m].iter().flatten();
     given.filter_map(|given| given.spoken.map(|spoken| spoken + given.len)).max().unwrap_or(0)
 }
 
@@ -21,10 +21,10 @@ pub(crate) struct Anchor {
 }
 
 /// The frames of speech that were recognised in what the model was given.
-pub(crate) fn anchors(case: &CallUnderTest<'_>, tape: &[&Given]) -> Vec<Anchor> {
+pub(crate) fn anchors(case: &CallUnderTest<'_>, from_mic: &[&Given]) -> Vec<Anchor> {
     let mic = &case.call.caller.mic;
     let mut anchors: Vec<Anchor> = Vec::new();
-    for given in tape {
+    for given in from_mic {
         let Some(spoken) = given.spoken else { continue };
         let first = mic.partition_point(|frame| frame.offset + DELAY < spoken);
         for (i, frame) in mic.iter().enumerate().skip(first) {

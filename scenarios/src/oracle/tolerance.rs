@@ -676,7 +676,7 @@ impl<'a> Tolerance<'a> {
     }
 
     /// How this call differs from what the scenario wants of it.
-    pub(crate) fn disappointments(&self, hearing: &Attribution) -> Vec<String> {
+    pub(crate) fn disappointments(&self, attribution: &Attribution) -> Vec<String> {
         let expect = &self.scenario.expect;
         let mut found = Vec::new();
         let reason = self.call.bridge.iter().find_map(|(_, event)| {
@@ -718,7 +718,7 @@ impl<'a> Tolerance<'a> {
                 found.push(format!("{wanted} {what} were wanted and {got} came"));
             }
         };
-        count("clears", expect.clears, hearing.clears.len());
+        count("clears", expect.clears, attribution.clears.len());
         count("truncations", expect.truncates, models(|s| matches!(s, ModelObservation::GotTruncate { .. })));
         count(
             "function outputs",
@@ -726,7 +726,8 @@ impl<'a> Tolerance<'a> {
             models(|s| matches!(s, ModelObservation::GotToolOutput { .. })),
         );
         count("renewals of the session", expect.renewals, followed(self.call).len());
-        let heard = hearing.items.iter().filter(|item| hearing.heard(item, At(u64::MAX)) > 0).count();
+        let heard =
+            attribution.items.iter().filter(|item| attribution.item_played(item, At(u64::MAX)) > 0).count();
         if let Some(wanted) = expect.heard_turns_min.filter(|wanted| heard < *wanted as usize) {
             found.push(format!("at least {wanted} items were to be heard and {heard} were"));
         }

@@ -225,7 +225,7 @@ fn drawn(case: &CallUnderTest<'_>) -> CallSheet {
         end: end.to_owned(),
         speech: speech(call, to),
         detected: detected(call, to),
-        items: case.hearing.items.iter().map(|voice| item(case.hearing, call, voice)).collect(),
+        items: case.attribution.items.iter().map(|voice| item(case.attribution, call, voice)).collect(),
         responses: responses(call),
         marks: marks(call),
         moments: moments(call),
@@ -285,11 +285,11 @@ fn detected(call: &CallTrace, to: At) -> Vec<[f64; 2]> {
     call.models.iter().flat_map(of_model).collect()
 }
 
-fn item(hearing: &Attribution, call: &CallTrace, voice: &Voice) -> Item {
+fn item(attribution: &Attribution, call: &CallTrace, voice: &Voice) -> Item {
     let record = &call.models[voice.model].items[voice.index];
     let mut played: Vec<[f64; 3]> = Vec::new();
-    for (stretch, sample) in hearing.of_item(voice) {
-        for part in &hearing.played {
+    for (stretch, sample) in attribution.of_item(voice) {
+        for part in &attribution.played {
             let from = part.offset.max(stretch.offset);
             let to = (part.offset + part.len).min(stretch.end());
             if from >= to {
@@ -307,7 +307,7 @@ fn item(hearing: &Attribution, call: &CallTrace, voice: &Voice) -> Item {
         response: voice.response.clone(),
         text: record.transcript.clone(),
         made: rounded(voice.len as f64 / BYTES_PER_MS as f64),
-        heard: rounded(hearing.heard_ms(voice, At(u64::MAX))),
+        heard: rounded(attribution.item_played_ms(voice, At(u64::MAX))),
         sent: sent.map(|((first, _), (last, _))| [ms(*first), ms(*last)]),
         played,
         cut: record.truncated_ms,
@@ -440,14 +440,14 @@ fn first_audio(case: &CallUnderTest<'_>, opened: At) -> Option<Wait> {
     let model = &case.call.models.first()?.observations;
     let ready = model.iter().find(|seen| matches!(seen.what, ModelObservation::SentSessionUpdated))?.at;
     let item = case
-        .hearing
+        .attribution
         .items
         .iter()
         .filter(|item| item.model == 0 && !item.silent)
         .min_by_key(|item| item.first_sent())?;
     let sent = item.first_sent()?;
-    let (first, _) = case.hearing.of_item(item).next()?;
-    let heard = case.hearing.played_at(first.offset)?;
+    let (first, _) = case.attribution.of_item(item).next()?;
+    let heard = case.attribution.played_at(first.offset)?;
     let turn_ended =
         model.iter().any(|s| matches!(s.what, ModelObservation::SentSpeechStopped { .. }) && s.at <= sent);
     let in_order = opened <= start && start <= ready && ready <= sent && sent <= heard;

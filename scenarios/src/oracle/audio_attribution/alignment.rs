@@ -1,6 +1,6 @@
 //! Lays a stream over recordings: which of them each part of it comes from, and from where.
 
-use super::recording::{BYTES_PER_MS, DELAY, PROBE, QUIET_RMS, Tape, WINDOW};
+use super::recording::{BYTES_PER_MS, DELAY, PROBE, QUIET_RMS, Recording, WINDOW};
 use mocks::peer::At;
 
 /// A window goes on like its item when the normalised correlation is above this. Two good resamplers agree to
@@ -16,10 +16,10 @@ const SEARCH_EVERY: usize = 5;
 /// The probe must be this similar before the whole window is compared.
 const PROBE_ALIKE: f32 = 0.7;
 
-/// Where a stretch of a stream lies on one of several tapes.
+/// Where a stretch of a stream lies on one of several references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Tape { tape: usize, at: usize },
+    Reference { reference: usize, at: usize },
     Silence,
     Unknown,
 }
@@ -31,41 +31,41 @@ pub(super) struct Aligned {
     pub(super) place: Place,
 }
 
-/// Lays a stream over tapes.
-pub(super) struct Follower<'a> {
-    stream: &'a Tape,
-    tapes: &'a [Tape],
+/// Lays a stream over references.
+pub(super) struct Aligner<'a> {
+    stream: &'a Recording,
+    references: &'a [Recording],
     /// When each byte of the stream arrived, at the latest.
     arrived: &'a dyn Fn(usize) -> At,
     /// Where the stream was broken off: what follows is compared anew.
     breaks: &'a [usize],
-    /// How far each tape has been followed.
+    /// How far each reference has been followed.
     followed: Vec<usize>,
     out: Vec<Aligned>,
-    /// The last place followed: tape, position, and the stream offset where it was left.
+    /// The last place followed: reference, position, and the stream offset where it was left.
     left: Option<(usize, usize, usize)>,
     lost_for: usize,
 }
 
-impl<'a> Follower<'a> {
+impl<'a> Aligner<'a> {
     pub(super) fn run(
-        stream: &'a Tape,
-        tapes: &'a [Tape],
+        stream: &'a Recording,
+        references: &'a [Recording],
         arrived: &'a dyn Fn(usize) -> At,
         breaks: &'a [usize],
     ) -> Vec<Aligned> {
-        let mut follower = Self {
+        let mut aligner = Self {
             stream,
-            tapes,
+            references,
             arrived,
             breaks,
-            followed: vec![0; tapes.len()],
+            followed: vec![0; references.len()],
             out: Vec::new(),
             left: None,
             lost_for: 0,
         };
-        follower.follow();
-        follower.out
+        aligner.follow();
+        aligner.out
     }
 
     fn follow(&mut self) {
@@ -75,8 +75,8 @@ impl<'a> Follower<'a> {
         let mut found = usize::MAX;
         let mut here: Option<(usize, usize)> = None;
         while offset < end {
-            if let Some((tape, at)) = here {
-                let mut len = WINDOW.min(self.tapes[tape].len() - at).min(end - offset);
+            if let Some((reference, at)) = here {
+                let mut len = WINDOW.min(self.references[reference].len() - at).min(end - offset);
                 // At a break nothing goes on by itself, for two items may be cut from the same sound; what was found
                 // there does.
                 let from = if found == offset { offset + 1 } else { offset };
@@ -84,15 +84,15 @@ impl<'a> Follower<'a> {
                 if let Some(at) = self.breaks.get(next) {
                     len = len.min(at - offset);
                 }
-                let len = self.goes_on(offset, tape, at, len);
+                let len = self.goes_on(offset, reference, at, len);
                 if len > 0 {
-                    self.lay(offset, len, Place::Tape { tape, at });
-                    self.followed[tape] = self.followed[tape].max(at + len);
-                    here = Some((tape, at + len));
+                    self.lay(offset, len, Place::Reference { reference, at });
+                    self.followed[reference] = self.followed[reference].max(at + len);
+                    here = Some((reference, at + len));
                     offset += len;
                     continue;
                 }
-                self.left = Some((tape, at, offset));
+                self.left = Some((reference, at, offset));
                 self.lost_for = 0;
                 here = None;
             }
@@ -105,12 +105,12 @@ impl<'a> Follower<'a> {
                 self.lost_for = 0;
                 continue;
             }
-            if let Some((tape, at, begins)) = self.find(offset) {
+            if let Some((reference, at, begins)) = self.find(offset) {
                 if begins > offset {
                     self.lay_filler(offset, begins - offset);
                 }
-                self.reach_back(tape, at, begins);
-                here = Some((tape, at));
+                self.reach_back(reference, at, begins);
+                here = Some((reference, at));
                 offset = begins;
                 found = begins;
                 continue;
@@ -134,9 +134,9 @@ impl<'a> Follower<'a> {
         (0..len).step_by(BYTES_PER_MS).find(is_loud).unwrap_or(len)
     }
 
-    /// How much of the window goes on like the tape: all of it, a part, or nothing.
-    fn goes_on(&self, offset: usize, tape: usize, at: usize, len: usize) -> usize {
-        let there = &self.tapes[tape];
+    /// How much of the window goes on like the reference: all of it, a part, or nothing.
+    fn goes_on(&self, offset: usize, reference: usize, at: usize, len: usize) -> usize {
+        let there = &self.references[reference];
         if len == 0 {
             return 0;
         }
@@ -180,18 +180,18 @@ impl<'a> Follower<'a> {
         4 * loud < all
     }
 
-    /// Where the window at `offset` comes from: tape, position, and the stream offset where it begins.
+    /// Where the window at `offset` comes from: reference, position, and the stream offset where it begins.
     fn find(&self, offset: usize) -> Option<(usize, usize, usize)> {
         let mut best = Best::default();
         if self.stream.exact.is_none() && self.is_a_tail(offset) {
             return None;
         }
-        if let Some((tape, at, since)) = self.left {
-            // The same tape: where it was left, or as far on as the stream went on meanwhile.
+        if let Some((reference, at, since)) = self.left {
+            // The same reference: where it was left, or as far on as the stream went on meanwhile.
             for target in [at, at + (offset - since)] {
                 for delay in 0..=2 * DELAY {
                     if let Some(at) = (target + delay).checked_sub(DELAY) {
-                        self.compare(&mut best, offset, tape, at);
+                        self.compare(&mut best, offset, reference, at);
                     }
                 }
             }
@@ -199,15 +199,15 @@ impl<'a> Follower<'a> {
         let went_on = best;
         let mut best = Best::default();
         // The beginning of something not heard yet, somewhere within this window.
-        for (tape, there) in self.tapes.iter().enumerate() {
-            if self.followed[tape] > 0 || !self.is_possible(tape, offset) {
+        for (reference, there) in self.references.iter().enumerate() {
+            if self.followed[reference] > 0 || !self.is_possible(reference, offset) {
                 continue;
             }
             for before in 1..=WINDOW + DELAY {
-                self.compare(&mut best, offset + before, tape, 0);
+                self.compare(&mut best, offset + before, reference, 0);
             }
             for at in 0..=(there.first_loud + WINDOW).min(there.len()) {
-                self.compare(&mut best, offset, tape, at);
+                self.compare(&mut best, offset, reference, at);
             }
             if best.found() && best.place.is_some_and(|place| self.goes_on_from(place)) {
                 break;
@@ -226,23 +226,23 @@ impl<'a> Follower<'a> {
         }
         let probe = self.loudest(offset);
         // What looks like several places is the next of them: a voice begins its words alike.
-        if let Some((tape, at, _)) = self.left {
-            self.search(&mut best, offset, tape, probe, at.saturating_sub(DELAY));
+        if let Some((reference, at, _)) = self.left {
+            self.search(&mut best, offset, reference, probe, at.saturating_sub(DELAY));
             if best.found() {
                 return best.place;
             }
         }
-        for tape in 0..self.tapes.len() {
-            if self.is_possible(tape, offset) {
-                self.search(&mut best, offset, tape, probe, 0);
+        for reference in 0..self.references.len() {
+            if self.is_possible(reference, offset) {
+                self.search(&mut best, offset, reference, probe, 0);
             }
         }
         best.place.filter(|_| best.found())
     }
 
-    /// Whether the window behind this one is like the tape, too. One window may be by chance: two voices begin alike.
-    fn goes_on_from(&self, (tape, at, offset): (usize, usize, usize)) -> bool {
-        let there = &self.tapes[tape];
+    /// Whether the window behind this one is like the reference, too. One window may be by chance: two voices begin alike.
+    fn goes_on_from(&self, (reference, at, offset): (usize, usize, usize)) -> bool {
+        let there = &self.references[reference];
         let (o, a) = (offset + WINDOW, at + WINDOW);
         // Behind a break there is something else.
         let whole = self.breaks.iter().find(|at| **at >= o).map_or(self.stream.len(), |at| *at);
@@ -250,12 +250,12 @@ impl<'a> Follower<'a> {
         more <= PROBE || self.stream.is_quiet(o, more) || self.stream.alike(o, there, a, more) > WEAKLY_ALIKE
     }
 
-    fn is_possible(&self, tape: usize, offset: usize) -> bool {
-        self.tapes[tape].len() > 0 && self.tapes[tape].from <= (self.arrived)(offset)
+    fn is_possible(&self, reference: usize, offset: usize) -> bool {
+        self.references[reference].len() > 0 && self.references[reference].from <= (self.arrived)(offset)
     }
 
-    fn compare(&self, best: &mut Best, offset: usize, tape: usize, at: usize) {
-        let there = &self.tapes[tape];
+    fn compare(&self, best: &mut Best, offset: usize, reference: usize, at: usize) {
+        let there = &self.references[reference];
         if offset >= self.stream.len() || at >= there.len() {
             return;
         }
@@ -263,19 +263,19 @@ impl<'a> Follower<'a> {
         if len < 2 * PROBE || self.stream.is_quiet(offset, len) {
             return;
         }
-        best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
+        best.offer(self.stream.alike(offset, there, at, len), (reference, at, offset));
     }
 
-    /// Compares the window with every position of a tape from `first` on, the loudest part of it first.
-    fn search(&self, best: &mut Best, offset: usize, tape: usize, probe: usize, first: usize) {
-        let there = &self.tapes[tape];
+    /// Compares the window with every position of a reference from `first` on, the loudest part of it first.
+    fn search(&self, best: &mut Best, offset: usize, reference: usize, probe: usize, first: usize) {
+        let there = &self.references[reference];
         let len = WINDOW.min(self.stream.len() - offset);
         if len < 2 * PROBE || there.len() < len {
             return;
         }
         for at in first..=there.len() - len {
             if self.stream.alike(offset + probe, there, at + probe, PROBE) > PROBE_ALIKE {
-                best.offer(self.stream.alike(offset, there, at, len), (tape, at, offset));
+                best.offer(self.stream.alike(offset, there, at, len), (reference, at, offset));
             }
         }
     }
@@ -292,15 +292,15 @@ impl<'a> Follower<'a> {
     }
 
     /// A match was found at `offset`: what was taken for filler before it may belong to it, too.
-    fn reach_back(&mut self, tape: usize, mut at: usize, mut offset: usize) {
+    fn reach_back(&mut self, reference: usize, mut at: usize, mut offset: usize) {
         const STEP: usize = 8;
-        let there = &self.tapes[tape];
+        let there = &self.references[reference];
         // Two resamplers place the same sound a few samples apart.
-        let followed = self.followed[tape];
+        let followed = self.followed[reference];
         let followed = if at + DELAY >= followed { followed.min(at) } else { 0 };
         let mut gained = 0;
         while let Some(last) = self.out.last_mut() {
-            if matches!(last.place, Place::Tape { .. }) {
+            if matches!(last.place, Place::Reference { .. }) {
                 break;
             }
             let step = STEP.min(last.len).min(at - followed.min(at));
@@ -328,7 +328,7 @@ impl<'a> Follower<'a> {
             gained += step;
         }
         if gained > 0 {
-            self.lay(offset, gained, Place::Tape { tape, at });
+            self.lay(offset, gained, Place::Reference { reference, at });
         }
     }
 
@@ -340,11 +340,11 @@ impl<'a> Follower<'a> {
     fn lay(&mut self, offset: usize, len: usize, place: Place) {
         if let Some(last) = self.out.last_mut() {
             let continues = match (last.place, place) {
-                (Place::Tape { tape: a, at }, Place::Tape { tape: b, at: next }) => {
+                (Place::Reference { reference: a, at }, Place::Reference { reference: b, at: next }) => {
                     a == b && at + last.len == next
                 }
                 (Place::Silence, Place::Silence) | (Place::Unknown, Place::Unknown) => true,
-                (Place::Tape { .. } | Place::Silence | Place::Unknown, _) => false,
+                (Place::Reference { .. } | Place::Silence | Place::Unknown, _) => false,
             };
             if continues {
                 last.len += len;

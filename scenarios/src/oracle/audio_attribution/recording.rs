@@ -17,7 +17,7 @@ pub(super) const PROBE: usize = 32;
 
 /// A recording, prepared for comparing.
 #[derive(Debug)]
-pub(super) struct Tape {
+pub(super) struct Recording {
     samples: Vec<f32>,
     /// Sum of squares before each sample.
     energy: Vec<f64>,
@@ -29,7 +29,7 @@ pub(super) struct Tape {
     pub(super) from: At,
 }
 
-impl Tape {
+impl Recording {
     pub(super) fn new(samples: &[i16], exact: Option<Vec<u8>>, from: At) -> Self {
         let mut energy = Vec::with_capacity(samples.len() + 1);
         let mut sum = 0.0_f64;
@@ -38,7 +38,7 @@ impl Tape {
             sum += f64::from(sample) * f64::from(sample);
             energy.push(sum);
         }
-        let mut tape = Self {
+        let mut recording = Self {
             samples: samples.iter().map(|s| f32::from(*s)).collect(),
             energy,
             exact,
@@ -46,11 +46,11 @@ impl Tape {
             from,
         };
         let mut at = 0;
-        while at + PROBE < tape.len() && tape.is_quiet(at, PROBE) {
+        while at + PROBE < recording.len() && recording.is_quiet(at, PROBE) {
             at += PROBE;
         }
-        tape.first_loud = at;
-        tape
+        recording.first_loud = at;
+        recording
     }
 
     pub(super) fn of_ulaw(bytes: &[u8], exact: bool, from: At) -> Self {
@@ -74,7 +74,7 @@ impl Tape {
         self.power(at, len) < QUIET_RMS * QUIET_RMS
     }
 
-    /// How alike two windows are, -1 to 1; equality (1 or 0) when both tapes are exact.
+    /// How alike two windows are, -1 to 1; equality (1 or 0) when both recordings are exact.
     pub(super) fn alike(&self, at: usize, other: &Self, there: usize, len: usize) -> f32 {
         if let (Some(a), Some(b)) = (&self.exact, &other.exact) {
             return if a[at..at + len] == b[there..there + len] { 1.0 } else { 0.0 };
