@@ -21,6 +21,7 @@
 
 pub mod alaw;
 pub mod attach;
+mod base64;
 mod clip;
 pub mod cork;
 pub mod net;

@@ -7,10 +7,9 @@ use super::rules::{self, Rejection};
 use super::script::AudioFormat;
 use super::voice;
 use super::{Complaint, Model, Task};
+use crate::base64;
 use crate::peer::At;
 use crate::record::ModelObservation;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -181,7 +180,7 @@ impl Model {
             );
         }
         let offset = self.record.appended.len();
-        let decoded = match STANDARD.decode(audio) {
+        let decoded = match base64::decode(audio) {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.see(now, ModelObservation::GotBad { detail: format!("append: not base64: {error}") });
@@ -361,7 +360,7 @@ impl Model {
             Body::Given(_) | Body::Written { .. } | Body::Call { .. } | Body::Output { .. } => None,
         };
         if let (Some(audio), true) = (audio, shown["content"][0].is_object()) {
-            shown["content"][0]["audio"] = json!(STANDARD.encode(audio));
+            shown["content"][0]["audio"] = json!(base64::text(&audio));
         }
         self.say(now, "conversation.item.retrieved", json!({ "item": shown }), None);
         Ok(())

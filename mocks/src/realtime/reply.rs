@@ -12,10 +12,9 @@ use super::script::{
 use super::session;
 use super::voice::Source;
 use super::{Link, Made, Model, Task, voice};
+use crate::base64;
 use crate::peer::At;
 use crate::record::{ItemRecord, ModelObservation};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
@@ -400,8 +399,6 @@ impl Model {
             }
             record.sent = end;
         }
-        let mut fields = place_of(response, index);
-        fields["delta"] = Value::String(STANDARD.encode(&bytes));
         let sight = ModelObservation::SentAudio {
             response: response.id.clone(),
             item: generated.id.clone(),
@@ -409,7 +406,8 @@ impl Model {
             samples: end - first,
             late: response.cancelled.is_some(),
         };
-        self.say(now, "response.output_audio.delta", fields, Some(sight));
+        let fields = place_of(response, index);
+        self.say_with_audio(now, "response.output_audio.delta", fields, Some(&bytes), Some(sight));
     }
 
     fn say_arguments(&mut self, response: &mut Response, index: usize, from: usize, to: usize, now: At) {
@@ -551,7 +549,7 @@ impl Model {
         let bytes = voice::cut(format, &Source::Tape(0), usize::MAX, 0, format.bytes_per_ms() * 200);
         let fields = json!({
             "response_id": response, "item_id": item, "output_index": 0, "content_index": 0,
-            "delta": STANDARD.encode(&bytes),
+            "delta": base64::text(&bytes),
         });
         let sight = ModelObservation::SentOther { kind: "delta_for_unknown_response".to_owned() };
         self.say(now, "response.output_audio.delta", fields, Some(sight));

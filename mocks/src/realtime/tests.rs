@@ -1,8 +1,8 @@
 //! The model as the bridge meets it: frames in, frames out.
 
 use super::*;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use ::base64::Engine;
+use ::base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeSet;
 use std::io::Write;
 

@@ -4,8 +4,7 @@
 
 use super::account::Identity;
 use super::script::MediaFormat;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use crate::base64;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -64,7 +63,7 @@ pub(super) fn media_of(
 pub(super) fn media(sequence: u64, chunk: u64, timestamp_ms: u64, audio: &[u8], stream_sid: &str) -> String {
     let mut text = String::with_capacity(audio.len() * 4 / 3 + 184);
     media_head(&mut text, sequence, chunk, timestamp_ms);
-    BASE64.encode_string(audio, &mut text);
+    base64::encode(audio, &mut text);
     media_tail(&mut text, stream_sid);
     text
 }
@@ -162,8 +161,7 @@ pub(super) fn read(text: &str, stream_sid: &str, strict: bool) -> Result<FromSer
             let media = object(&message, "media")?;
             only(media, &["payload"], "media.", strict)?;
             let payload = string(media, "payload", "media.payload")?;
-            let audio = BASE64
-                .decode(payload)
+            let audio = base64::decode(payload)
                 .map_err(|error| format!("media.payload is not standard base64: {error}"))?;
             Ok(FromServer::Media(audio))
         }
