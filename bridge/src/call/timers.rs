@@ -153,24 +153,36 @@ impl fmt::Display for Timer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     at: [Option<Instant>; Timer::ALL.len()],
+    /// The earliest of them: it is asked for after every message, and most messages move another.
+    next: Option<(Instant, Timer)>,
 }
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
         self.at[timer as usize] = Some(at);
+        match self.next {
+            Some((_, next)) if next == timer => self.next = self.earliest(),
+            Some(next) if next < (at, timer) => {}
+            Some(_) | None => self.next = Some((at, timer)),
+        }
     }
 
     /// Sets the timer unless it is set already: the first deadline stands.
     pub(crate) fn set_if_unset(&mut self, timer: Timer, at: Instant) {
-        self.at[timer as usize].get_or_insert(at);
+        if !self.is_set(timer) {
+            self.set(timer, at);
+        }
     }
 
     pub(crate) fn stop(&mut self, timer: Timer) {
         self.at[timer as usize] = None;
+        if self.next.is_some_and(|(_, next)| next == timer) {
+            self.next = self.earliest();
+        }
     }
 
     pub(crate) fn stop_all(&mut self) {
-        self.at = Default::default();
+        *self = Self::default();
     }
 
     /// Stops everything about the model and the conversation; the caller is still there.
@@ -191,7 +203,11 @@ impl Timers {
     }
 
     /// The next deadline and its reason; ties go to the order of the enum.
-    pub(crate) fn next(&self) -> Option<(Instant, Timer)> {
+    pub(crate) const fn next(&self) -> Option<(Instant, Timer)> {
+        self.next
+    }
+
+    fn earliest(&self) -> Option<(Instant, Timer)> {
         Timer::ALL.iter().filter_map(|&t| self.at[t as usize].map(|at| (at, t))).min()
     }
 
@@ -214,6 +230,30 @@ mod tests {
         for (i, timer) in Timer::ALL.iter().enumerate() {
             assert_eq!(i, *timer as usize, "{timer} stands out of order");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may anchor its time line anywhere")]
+    fn the_next_timer_is_the_earliest_whatever_was_set_and_stopped() {
+        use std::time::Duration;
+        let (mut timers, begin) = (Timers::default(), Instant::now());
+        let mut draw = 1_u32;
+        for _ in 0..10_000 {
+            draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let timer = Timer::ALL[(draw >> 8) as usize % Timer::ALL.len()];
+            let at = begin + Duration::from_millis(u64::from(draw >> 16) % 50);
+            match draw >> 29 {
+                0 => timers.stop(timer),
+                1 => drop(timers.take_due(at)),
+                2 => timers.set_if_unset(timer, at),
+                _ => timers.set(timer, at),
+            }
+            assert_eq!(timers.next(), timers.earliest());
+        }
+        timers.stop_conversation();
+        assert_eq!(timers.next(), timers.earliest());
+        timers.stop_all();
+        assert_eq!(timers.next(), None);
     }
 
     #[test]
