@@ -35,6 +35,7 @@ pub(crate) mod sessions;
 mod speech;
 pub mod tolerance;
 
+pub use audio_attribution::judging;
 pub use case::{Oracle, Violation};
 
 use crate::sim::trace::Trace;
@@ -76,7 +77,7 @@ pub fn named(name: &str) -> Option<&'static Oracle> {
 
 /// Holds a trace against every rule.
 pub fn judge(trace: &Trace) -> Vec<Violation> {
-    ALL.iter().flat_map(|oracle| (oracle.check)(trace)).collect()
+    judging(trace, || ALL.iter().flat_map(|oracle| (oracle.check)(trace)).collect())
 }
 
 #[cfg(test)]

@@ -58,10 +58,9 @@ fn safety() -> impl Iterator<Item = &'static Oracle> {
 fn is_safe(trace: &Trace) -> TestCaseResult {
     prop_assert!(trace.panics.is_empty(), "{:?}", trace.panics);
     prop_assert!(!trace.cut, "the world was still going on at its limit");
-    for oracle in safety() {
-        let found = (oracle.check)(trace);
-        prop_assert!(found.is_empty(), "{}", found[0]);
-    }
+    let found: Vec<_> =
+        oracle::judging(trace, || safety().flat_map(|oracle| (oracle.check)(trace)).collect());
+    prop_assert!(found.is_empty(), "{}", found[0]);
     Ok(())
 }
 

@@ -100,6 +100,10 @@ pub(super) struct Measure {
 
 /// Judges a play.
 pub(super) fn judge(played: &Played, name: &str, by: &Measure) -> Judged {
+    oracle::judging(&played.trace, || judged(played, name, by))
+}
+
+fn judged(played: &Played, name: &str, by: &Measure) -> Judged {
     let trace = &played.trace;
     let mut outcome = Outcome::unjudged(trace, name, None);
     let mut advice = Vec::new();

@@ -1,9 +1,10 @@
 //! Whose voice was that? Attributes every byte the ear received to the item it came from.
 //!
-//! The bridge is never asked. Each item the model generated is rendered to 8 kHz by the witnesses' own resampler,
-//! and the bytes that reached the ear are laid over these renderings: a window follows its item as long as it
-//! looks like it, and only where it stops doing so everything is searched. In G.711 sessions nothing is
-//! rendered: the bytes themselves must agree, after conversion sample by sample where the session speaks A-law. Silence proves nothing and goes with whatever surrounds it.
+//! The bridge is never asked. Each item the model generated is rendered to 8 kHz by the referee's own resampler, and
+//! the bytes that were received are laid over these renderings: a window follows its item as long as it looks like it,
+//! and only where it stops doing so everything is searched. Where all items are G.711 nothing is correlated:
+//! the bytes themselves must agree, after conversion sample by sample where the session speaks A-law. Silence proves
+//! nothing and goes with what surrounds it.
 //!
 //! The same is done for the other direction: what the model was given is laid over what the microphone sent.
 //!
@@ -13,17 +14,19 @@ use crate::sim::trace::{CallTrace, Trace};
 use mocks::peer::At;
 use mocks::record::{CallerObservation, ItemRecord, ModelObservation, ModelRecord, Played};
 use mocks::{alaw, ulaw};
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ptr;
 use std::rc::Rc;
 
 mod alignment;
 mod recording;
 
-use alignment::{Aligned, Aligner, Place};
-use recording::Recording;
-pub(crate) use recording::narrowed;
+use alignment::{Aligned, Aligner, Place, Reference};
 pub use recording::{BYTES_PER_MS, DELAY, WINDOW};
 use recording::{PROBE, QUIET_RMS};
+use recording::{Recording, narrowed_voice};
+pub(crate) use recording::{energy, narrowed};
 
 /// Silence that is shorter belongs to the speech around it, in samples at 8 kHz.
 const PAUSE: usize = 200 * BYTES_PER_MS;
@@ -148,8 +151,8 @@ fn sound(record: &ItemRecord) -> Vec<(usize, usize)> {
     let per_byte = (record.rate / 8_000).max(1) as usize;
     let mut found: Vec<(usize, usize)> = Vec::new();
     for (n, frame) in record.audio.chunks(WINDOW * per_byte).enumerate() {
-        let power: f64 = frame.iter().map(|s| f64::from(*s).powi(2)).sum();
-        if power < QUIET_RMS * QUIET_RMS * frame.len() as f64 {
+        let energy: i64 = frame.iter().map(|s| i64::from(i32::from(*s).pow(2))).sum();
+        if (energy as f64) < QUIET_RMS * QUIET_RMS * frame.len() as f64 {
             continue;
         }
         let (from, to) = (n * WINDOW, n * WINDOW + frame.len() / per_byte);
@@ -218,8 +221,7 @@ pub struct Given {
 /// Whether this G.711 mu-law, taken together, is too quiet to prove anything. Silence has no owner: a notice begins with
 /// it, and an item may end with it.
 pub(crate) fn is_quiet(codes: &[u8]) -> bool {
-    let power: f64 = codes.iter().map(|code| f64::from(ulaw::decode(*code)).powi(2)).sum();
-    power < QUIET_RMS * QUIET_RMS * codes.len().max(1) as f64
+    (energy(codes) as f64) < QUIET_RMS * QUIET_RMS * codes.len().max(1) as f64
 }
 
 /// The shortest stretch that can be told from another.
@@ -227,19 +229,21 @@ pub(crate) const TELLING: usize = PROBE;
 
 /// Attributes every byte the ear of this call received.
 pub fn attribute(call: &CallTrace) -> Vec<Segment> {
-    let mut references = Vec::new();
-    let mut names = Vec::new();
+    let mut sent = Vec::new();
     for (m, model) in call.models.iter().enumerate() {
         for (i, record) in model.items.iter().enumerate() {
             let is_its = |what: &ModelObservation| matches!(what, ModelObservation::SentAudio { item, .. } if *item == record.id);
             let first = model.observations.iter().find(|seen| is_its(&seen.what)).map(|seen| seen.at);
             let Some(first) = first else { continue };
-            references.push(rendered(record, first));
-            names.push((m, i));
+            sent.push((m, i, record, first));
         }
     }
-    let all_exact = !references.is_empty() && references.iter().all(|reference| reference.exact.is_some());
-    let stream = Recording::of_ulaw(&call.caller.received, all_exact, At(0));
+    let exact = sent.iter().all(|(_, _, record, _)| is_g711(record));
+    let references: Vec<_> =
+        sent.iter().map(|(_, _, record, first)| Reference::new(rendered(record, exact), *first)).collect();
+    let received = call.caller.received.as_slice();
+    let stream =
+        if exact { Recording::ulaw(received) } else { Recording::linear(&ulaw::decode_all(received)) };
     let arrivals = arrivals(call);
     let arrived = |offset: usize| {
         let after = arrivals.partition_point(|a| a.offset <= offset);
@@ -251,7 +255,7 @@ pub fn attribute(call: &CallTrace) -> Vec<Segment> {
         .map(|Aligned { offset, len, place }| {
             let source = match place {
                 Place::Reference { reference, at } => {
-                    let (model, item) = names[reference];
+                    let (model, item, ..) = sent[reference];
                     Source::Item { model, item, at_sample: at }
                 }
                 Place::Silence => Source::Silence,
@@ -262,18 +266,28 @@ pub fn attribute(call: &CallTrace) -> Vec<Segment> {
         .collect()
 }
 
-/// The item as an 8 kHz ear should hear it.
-fn rendered(record: &ItemRecord, from: At) -> Recording {
-    if record.rate == 8_000 {
-        if record.coded.len() == record.audio.len() {
-            let ulaw_all_along = ulaw::decode_all(&record.coded) == record.audio;
-            // An item in A-law must reach the ear converted sample by sample.
-            let recoded = if ulaw_all_along { None } else { Some(ulaw::encode_all(&record.audio)) };
-            return Recording::of_ulaw(recoded.as_ref().unwrap_or(&record.coded), true, from);
-        }
-        return Recording::new(&record.audio, None, from);
+/// The model sent this item in G.711.
+const fn is_g711(record: &ItemRecord) -> bool {
+    record.rate == 8_000 && record.coded.len() == record.audio.len()
+}
+
+/// The item as the caller's end should receive it; `exact` when all items of the call are G.711.
+fn rendered(record: &ItemRecord, exact: bool) -> Recording<'_> {
+    if is_g711(record) {
+        let is_ulaw =
+            record.coded.iter().zip(&record.audio).all(|(code, sample)| ulaw::decode(*code) == *sample);
+        // An item in A-law must be received converted sample by sample.
+        let codes = if is_ulaw {
+            Cow::Borrowed(record.coded.as_slice())
+        } else {
+            Cow::Owned(ulaw::encode_all(&record.audio))
+        };
+        return if exact { Recording::ulaw(codes) } else { Recording::linear(&ulaw::decode_all(&codes)) };
     }
-    Recording::new(&narrowed(&record.audio), None, from)
+    if record.rate == 8_000 {
+        return Recording::linear(&record.audio);
+    }
+    Recording::linear(&narrowed_voice(&record.audio, record.voice_offset))
 }
 
 /// What the model was given, laid over what the microphone sent.
@@ -283,19 +297,18 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
     }
     let spoken = &call.caller.spoken;
     let (stream, reference) = match model.input_format.as_str() {
-        "audio/pcmu" => {
-            (Recording::of_ulaw(&model.appended, true, At(0)), Recording::of_ulaw(spoken, true, At(0)))
-        }
+        "audio/pcmu" => (Recording::ulaw(&model.appended), Recording::ulaw(spoken)),
         "audio/pcma" => {
             let recoded = alaw::encode_all(&ulaw::decode_all(spoken));
-            (Recording::of_alaw(&model.appended, At(0)), Recording::of_alaw(&recoded, At(0)))
+            (Recording::alaw(&model.appended), Recording::alaw(recoded))
         }
         _ => {
             let samples: Vec<i16> =
                 model.appended.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-            (Recording::new(&narrowed(&samples), None, At(0)), Recording::of_ulaw(spoken, false, At(0)))
+            (Recording::linear(&narrowed(&samples)), Recording::linear(&ulaw::decode_all(spoken)))
         }
     };
+    let reference = Reference::new(reference, At(0));
     Aligner::run(&stream, &[reference], &|_| At(u64::MAX), &[])
         .into_iter()
         .map(|Aligned { offset, len, place }| match place {
@@ -349,19 +362,14 @@ impl Attribution {
         }
     }
 
-    /// Of every call of a trace. The last answer is kept, because every oracle asks for the same.
+    /// Of every call of a trace; computed once for each [`judging`] of it.
     pub fn of_all(trace: &Trace) -> Rc<Vec<Self>> {
-        thread_local! {
-            static LAST: RefCell<Option<(u64, Rc<Vec<Attribution>>)>> = const { RefCell::new(None) };
-        }
-        let key = fingerprint(trace);
-        LAST.with_borrow_mut(|last| match last {
-            Some((known, attribution)) if *known == key => Rc::clone(attribution),
-            Some(_) | None => {
-                let attribution = Rc::new(trace.calls.iter().map(Self::of).collect::<Vec<_>>());
-                *last = Some((key, Rc::clone(&attribution)));
-                attribution
+        let of = |trace: &Trace| Rc::new(trace.calls.iter().map(Self::of).collect::<Vec<_>>());
+        JUDGED.with_borrow_mut(|judged| match judged {
+            Some((judged, known)) if ptr::eq(*judged, trace) => {
+                Rc::clone(known.get_or_insert_with(|| of(trace)))
             }
+            Some(_) | None => of(trace),
         })
     }
 
@@ -459,72 +467,25 @@ impl Attribution {
     }
 }
 
-/// A number that differs when what was received or given differs.
-fn fingerprint(trace: &Trace) -> u64 {
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    for call in &trace.calls {
-        hash.number(call.caller.observations.len() as u64);
-        hash.bytes(&call.caller.received);
-        hash.bytes(&call.caller.spoken);
-        for seen in &call.caller.observations {
-            if let CallerObservation::GotMedia { offset, len } = seen.what {
-                hash.number(seen.at.0);
-                hash.number((offset + len) as u64);
-            } else if let CallerObservation::GotClear { discarded, marks } = seen.what {
-                hash.number(seen.at.0);
-                hash.number((discarded + marks) as u64 + 1);
-            }
-        }
-        for played in &call.caller.played {
-            hash.number(played.at.0);
-            hash.number(played.offset as u64);
-            hash.number(played.len as u64);
-        }
-        for model in &call.models {
-            hash.bytes(&model.appended);
-            hash.bytes(model.input_format.as_bytes());
-            for seen in &model.observations {
-                if let ModelObservation::SentAudio { item, samples, late, .. } = &seen.what {
-                    hash.number(seen.at.0);
-                    hash.bytes(item.as_bytes());
-                    hash.number(*samples as u64 * 2 + u64::from(*late));
-                }
-            }
-            for item in &model.items {
-                hash.bytes(item.id.as_bytes());
-                hash.number(u64::from(item.rate));
-                hash.bytes(&item.coded);
-                // Nobody changes a single sample of an item: some of them tell two items apart.
-                for sample in item.audio.iter().step_by(61) {
-                    hash.number(u64::from(sample.cast_unsigned()));
-                }
-                hash.number(item.audio.len() as u64);
-            }
-        }
-    }
-    hash.0
+thread_local! {
+    /// The trace that is being judged, and its attribution once an oracle has asked for it.
+    static JUDGED: RefCell<Option<Judged>> = const { RefCell::new(None) };
 }
 
-struct Fnv(u64);
+type Judged = (*const Trace, Option<Rc<Vec<Attribution>>>);
 
-impl Fnv {
-    const PRIME: u64 = 0x0100_0000_01b3;
-
-    fn number(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(Self::PRIME);
-        self.0 ^= self.0 >> 29;
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.number(u64::from_le_bytes(*word));
+/// Runs oracles over one trace, and attributes its audio once for all of them. The trace is borrowed meanwhile: it
+/// cannot change, and no other trace can stand at its address.
+pub fn judging<T>(trace: &Trace, oracles: impl FnOnce() -> T) -> T {
+    /// Ends the judging, also when an oracle panics.
+    struct Before(Option<Judged>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            JUDGED.set(self.0.take());
         }
-        for byte in rest {
-            self.number(u64::from(*byte));
-        }
-        self.number(bytes.len() as u64);
     }
+    let _before = Before(JUDGED.replace(Some((trace, None))));
+    oracles()
 }
 
 #[cfg(test)]
@@ -606,10 +567,16 @@ mod tests {
     }
 
     #[test]
-    fn the_same_trace_is_attributed_once() {
+    fn a_trace_is_attributed_once_for_each_judging() {
         let trace = Bench::answered(1_500).trace();
-        assert!(Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&trace)));
         let other = Bench::barge_in().trace();
-        assert!(!Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&other)));
+        let same = || Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&trace));
+        judging(&trace, || {
+            assert!(same());
+            assert!(!Rc::ptr_eq(&Attribution::of_all(&trace), &Attribution::of_all(&other)));
+            judging(&other, || assert!(!same()));
+            assert!(same());
+        });
+        assert!(!same(), "a trace may change between two judgings");
     }
 }

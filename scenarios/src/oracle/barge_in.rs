@@ -318,12 +318,12 @@ pub(crate) fn stale<'a>(case: &CallUnderTest<'a>, barge_in: &BargeIn) -> Vec<(At
     };
     for stretch in attribution.stretches.iter().filter(|s| s.end() > offset) {
         let from = stretch.offset.max(offset);
-        let audio = &case.call.caller.received[from..stretch.end()];
-        if audio.len() < audio_attribution::TELLING || audio_attribution::is_quiet(audio) {
+        let Some((item, _)) = attribution.item_at(from) else { continue };
+        if item.model != barge_in.model || !barge_in.fenced.contains(&item.response) {
             continue;
         }
-        let Some((item, _)) = attribution.item_at(from) else { continue };
-        if item.model == barge_in.model && barge_in.fenced.contains(&item.response) {
+        let audio = &case.call.caller.received[from..stretch.end()];
+        if audio.len() >= audio_attribution::TELLING && !audio_attribution::is_quiet(audio) {
             let at = attribution.arrived_at(from).unwrap_or(fence);
             stale.push((at, item, stretch.end() - from));
         }

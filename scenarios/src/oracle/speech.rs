@@ -2,7 +2,7 @@
 //! what the model was given.
 
 use super::case::CallUnderTest;
-use crate::oracle::audio_attribution::{DELAY, Given};
+use crate::oracle::audio_attribution::{DELAY, Given, energy};
 use mocks::record::MicFrame;
 
 /// From the last frame to the end of a call, the bridge may not have had time: one turn of its loop and a batch.
@@ -43,6 +43,5 @@ pub(crate) fn anchors(case: &CallUnderTest<'_>, from_mic: &[&Given]) -> Vec<Anch
 
 pub(crate) fn spoken_is_loud(case: &CallUnderTest<'_>, frame: &MicFrame) -> bool {
     let bytes = &case.call.caller.spoken[frame.offset..frame.offset + frame.len];
-    let power: f64 = bytes.iter().map(|b| f64::from(mocks::ulaw::decode(*b)).powi(2)).sum();
-    power / frame.len as f64 > 250_000.0
+    energy(bytes) as f64 / frame.len as f64 > 250_000.0
 }

@@ -19,6 +19,7 @@ use mocks::peer::At;
 use mocks::realtime::{CLOSE_FRAME, Echoes, Happening, ModelScript, Opening, Outcome, Turn};
 use mocks::record::{CallerObservation, Ending, ModelObservation, Observation};
 use mocks::twilio::{CallerStep, EchoMarks, Idle};
+use std::cell::OnceCell;
 
 pub use bridge::call::Leg;
 
@@ -64,6 +65,10 @@ pub(crate) struct Tolerance<'a> {
     call: &'a CallTrace,
     backend: Backend,
     lag_us: u64,
+    /// [`Self::over`], once it was looked for.
+    over: OnceCell<At>,
+    /// [`Self::model_over`] of each connection, once it was looked for.
+    model_over: Vec<OnceCell<At>>,
 }
 
 impl<'a> Tolerance<'a> {
@@ -79,7 +84,16 @@ impl<'a> Tolerance<'a> {
         });
         let plan =
             plan.or(scenario.calls.last()).expect("a scenario without calls is refused when it is read");
-        Self { config: &scenario.bridge, scenario, plan, call, backend: trace.backend, lag_us: trace.lag_us }
+        Self {
+            config: &scenario.bridge,
+            scenario,
+            plan,
+            call,
+            backend: trace.backend,
+            lag_us: trace.lag_us,
+            over: OnceCell::new(),
+            model_over: vec![OnceCell::new(); call.models.len()],
+        }
     }
 
     fn conditions(&self, leg: Leg) -> &LegConditions {
@@ -278,6 +292,10 @@ impl<'a> Tolerance<'a> {
 
     /// When the caller's end stopped being there, whoever ended it.
     pub(crate) fn over(&self) -> At {
+        *self.over.get_or_init(|| self.find_over())
+    }
+
+    fn find_over(&self) -> At {
         let ended =
             self.caller_at(|s| matches!(s, CallerObservation::SentStop | CallerObservation::Ended(_)));
         let left = |s: &CallerStep| matches!(s, CallerStep::GoesDark | CallerStep::ClosesWithoutStop);
@@ -371,6 +389,10 @@ impl<'a> Tolerance<'a> {
 
     /// When this model connection stopped being there, whoever ended it.
     pub(crate) fn model_over(&self, m: usize) -> At {
+        *self.model_over[m].get_or_init(|| self.find_model_over(m))
+    }
+
+    fn find_model_over(&self, m: usize) -> At {
         let ended = self.model_at(m, |s| {
             matches!(s, ModelObservation::Ended(_) | ModelObservation::Refused { .. }) || is_close_frame(s)
         });

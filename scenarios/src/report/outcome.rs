@@ -55,6 +55,10 @@ pub struct Outcome {
 impl Outcome {
     /// Judges a trace.
     pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
+        oracle::judging(trace, || Self::judged(trace, shown_as, cpu))
+    }
+
+    fn judged(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
         let mut outcome = Self::unjudged(trace, shown_as, cpu);
         for oracle in oracle::ALL {
             outcome.blame(trace, oracle, &(oracle.check)(trace));

@@ -13,6 +13,8 @@ const WEAKLY_ALIKE: f32 = 0.4;
 const AS_ALIKE: f32 = 0.02;
 /// While nothing is recognised, everything is searched in every n-th window only.
 const SEARCH_EVERY: usize = 5;
+/// Positions that are ruled out at one time in a search of everything.
+const SEARCH_BLOCK: usize = 8;
 /// The probe must be this similar before the whole window is compared.
 const PROBE_ALIKE: f32 = 0.7;
 
@@ -31,10 +33,30 @@ pub(super) struct Aligned {
     pub(super) place: Place,
 }
 
+/// What a stream may come from.
+#[derive(Debug)]
+pub(super) struct Reference<'a> {
+    recording: Recording<'a>,
+    /// It cannot be received before this.
+    from: At,
+    /// First sample that is not quiet.
+    first_loud: usize,
+}
+
+impl<'a> Reference<'a> {
+    pub(super) fn new(recording: Recording<'a>, from: At) -> Self {
+        let mut first_loud = 0;
+        while first_loud + PROBE < recording.len() && recording.is_quiet(first_loud, PROBE) {
+            first_loud += PROBE;
+        }
+        Self { recording, from, first_loud }
+    }
+}
+
 /// Lays a stream over references.
 pub(super) struct Aligner<'a> {
-    stream: &'a Recording,
-    references: &'a [Recording],
+    stream: &'a Recording<'a>,
+    references: &'a [Reference<'a>],
     /// When each byte of the stream arrived, at the latest.
     arrived: &'a dyn Fn(usize) -> At,
     /// Where the stream was broken off: what follows is compared anew.
@@ -49,8 +71,8 @@ pub(super) struct Aligner<'a> {
 
 impl<'a> Aligner<'a> {
     pub(super) fn run(
-        stream: &'a Recording,
-        references: &'a [Recording],
+        stream: &'a Recording<'a>,
+        references: &'a [Reference<'a>],
         arrived: &'a dyn Fn(usize) -> At,
         breaks: &'a [usize],
     ) -> Vec<Aligned> {
@@ -76,7 +98,7 @@ impl<'a> Aligner<'a> {
         let mut here: Option<(usize, usize)> = None;
         while offset < end {
             if let Some((reference, at)) = here {
-                let mut len = WINDOW.min(self.references[reference].len() - at).min(end - offset);
+                let mut len = WINDOW.min(self.references[reference].recording.len() - at).min(end - offset);
                 // At a break nothing goes on by itself, for two items may be cut from the same sound; what was found
                 // there does.
                 let from = if found == offset { offset + 1 } else { offset };
@@ -136,15 +158,18 @@ impl<'a> Aligner<'a> {
 
     /// How much of the window goes on like the reference: all of it, a part, or nothing.
     fn goes_on(&self, offset: usize, reference: usize, at: usize, len: usize) -> usize {
-        let there = &self.references[reference];
+        let there = &self.references[reference].recording;
         if len == 0 {
             return 0;
         }
-        if let (Some(a), Some(b)) = (&self.stream.exact, &there.exact) {
-            let same =
-                a[offset..offset + len].iter().zip(&b[at..at + len]).take_while(|(x, y)| x == y).count();
+        if let (Recording::Exact { codes: a, .. }, Recording::Exact { codes: b, .. }) = (self.stream, there) {
+            let (a, b) = (&a[offset..offset + len], &b[at..at + len]);
+            if a == b {
+                return len;
+            }
+            let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
             // The next sound may begin with a few bytes that would have been the next of this one.
-            return if same == len || same >= DELAY { same } else { 0 };
+            return if same >= DELAY { same } else { 0 };
         }
         let (heard, expected) = (self.stream.power(offset, len), there.power(at, len));
         let quiet = QUIET_RMS * QUIET_RMS;
@@ -183,7 +208,7 @@ impl<'a> Aligner<'a> {
     /// Where the window at `offset` comes from: reference, position, and the stream offset where it begins.
     fn find(&self, offset: usize) -> Option<(usize, usize, usize)> {
         let mut best = Best::default();
-        if self.stream.exact.is_none() && self.is_a_tail(offset) {
+        if !self.stream.is_exact() && self.is_a_tail(offset) {
             return None;
         }
         if let Some((reference, at, since)) = self.left {
@@ -206,7 +231,7 @@ impl<'a> Aligner<'a> {
             for before in 1..=WINDOW + DELAY {
                 self.compare(&mut best, offset + before, reference, 0);
             }
-            for at in 0..=(there.first_loud + WINDOW).min(there.len()) {
+            for at in 0..=(there.first_loud + WINDOW).min(there.recording.len()) {
                 self.compare(&mut best, offset, reference, at);
             }
             if best.found() && best.place.is_some_and(|place| self.goes_on_from(place)) {
@@ -240,9 +265,10 @@ impl<'a> Aligner<'a> {
         best.place.filter(|_| best.found())
     }
 
-    /// Whether the window behind this one is like the reference, too. One window may be by chance: two voices begin alike.
+    /// Whether the window behind this one is like the reference, too. One window may be by chance: two voices begin
+    /// alike.
     fn goes_on_from(&self, (reference, at, offset): (usize, usize, usize)) -> bool {
-        let there = &self.references[reference];
+        let there = &self.references[reference].recording;
         let (o, a) = (offset + WINDOW, at + WINDOW);
         // Behind a break there is something else.
         let whole = self.breaks.iter().find(|at| **at >= o).map_or(self.stream.len(), |at| *at);
@@ -251,31 +277,57 @@ impl<'a> Aligner<'a> {
     }
 
     fn is_possible(&self, reference: usize, offset: usize) -> bool {
-        self.references[reference].len() > 0 && self.references[reference].from <= (self.arrived)(offset)
+        self.references[reference].recording.len() > 0
+            && self.references[reference].from <= (self.arrived)(offset)
     }
 
     fn compare(&self, best: &mut Best, offset: usize, reference: usize, at: usize) {
-        let there = &self.references[reference];
+        let there = &self.references[reference].recording;
         if offset >= self.stream.len() || at >= there.len() {
             return;
         }
         let len = WINDOW.min(self.stream.len() - offset).min(there.len() - at);
-        if len < 2 * PROBE || self.stream.is_quiet(offset, len) {
+        if len < 2 * PROBE {
             return;
         }
-        best.offer(self.stream.alike(offset, there, at, len), (reference, at, offset));
+        // The order changes nothing: the power of samples is at hand, that of bytes is summed where they are equal.
+        if !self.stream.is_exact() && self.stream.is_quiet(offset, len) {
+            return;
+        }
+        let alike = self.stream.alike(offset, there, at, len);
+        if alike > best.alike && !self.stream.is_quiet(offset, len) {
+            best.offer(alike, (reference, at, offset));
+        }
     }
 
     /// Compares the window with every position of a reference from `first` on, the loudest part of it first.
     fn search(&self, best: &mut Best, offset: usize, reference: usize, probe: usize, first: usize) {
-        let there = &self.references[reference];
+        let there = &self.references[reference].recording;
         let len = WINDOW.min(self.stream.len() - offset);
         if len < 2 * PROBE || there.len() < len {
             return;
         }
-        for at in first..=there.len() - len {
-            if self.stream.alike(offset + probe, there, at + probe, PROBE) > PROBE_ALIKE {
+        let end = there.len() - len + 1;
+        let mut next = first;
+        while next < end {
+            let at = next;
+            let block = SEARCH_BLOCK.min(end - at);
+            if at.is_multiple_of(SEARCH_BLOCK)
+                && (self.stream.none_is_alike((offset, len), there, at, block)
+                    || self.stream.none_is_alike((offset + probe, PROBE), there, at + probe, block))
+            {
+                next += block;
+                continue;
+            }
+            next += 1;
+            if self.stream.may_be_alike((offset, len), there, at, (probe, PROBE), PROBE_ALIKE)
+                && self.stream.alike(offset + probe, there, at + probe, PROBE) > PROBE_ALIKE
+            {
                 best.offer(self.stream.alike(offset, there, at, len), (reference, at, offset));
+                // Nothing is more alike than equal.
+                if self.stream.is_exact() && best.found() {
+                    return;
+                }
             }
         }
     }
@@ -294,7 +346,7 @@ impl<'a> Aligner<'a> {
     /// A match was found at `offset`: what was taken for filler before it may belong to it, too.
     fn reach_back(&mut self, reference: usize, mut at: usize, mut offset: usize) {
         const STEP: usize = 8;
-        let there = &self.references[reference];
+        let there = &self.references[reference].recording;
         // Two resamplers place the same sound a few samples apart.
         let followed = self.followed[reference];
         let followed = if at + DELAY >= followed { followed.min(at) } else { 0 };
@@ -308,13 +360,12 @@ impl<'a> Aligner<'a> {
                 break;
             }
             let (o, a) = (offset - step, at - step);
-            let same = match (&self.stream.exact, &there.exact) {
-                (Some(x), Some(y)) => x[o..o + step] == y[a..a + step],
-                _ => {
-                    let both_quiet = self.stream.is_quiet(o, step) && there.is_quiet(a, step);
-                    let room = WINDOW.min(self.stream.len() - o).min(there.len() - a);
-                    both_quiet || self.stream.alike(o, there, a, 2 * STEP.min(room / 2)) > ALIKE
-                }
+            let same = if self.stream.is_exact() {
+                self.stream.alike(o, there, a, step) == 1.0
+            } else {
+                let both_quiet = self.stream.is_quiet(o, step) && there.is_quiet(a, step);
+                let room = WINDOW.min(self.stream.len() - o).min(there.len() - a);
+                both_quiet || self.stream.alike(o, there, a, 2 * STEP.min(room / 2)) > ALIKE
             };
             if !same {
                 break;

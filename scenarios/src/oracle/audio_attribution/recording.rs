@@ -1,8 +1,8 @@
 //! Audio at 8 kHz, prepared for comparing.
 
-use mocks::peer::At;
 use mocks::{alaw, ulaw};
-use std::sync::OnceLock;
+use std::borrow::Cow;
+use std::sync::{LazyLock, OnceLock};
 
 /// Samples (and bytes of G.711) in 20 ms: the window that is compared at once.
 pub const WINDOW: usize = 160;
@@ -15,80 +15,166 @@ pub const DELAY: usize = 16;
 /// The part of a window that is tried first in a search of everything.
 pub(super) const PROBE: usize = 32;
 
-/// A recording, prepared for comparing.
+/// Audio at 8 kHz, prepared for comparing.
 #[derive(Debug)]
-pub(super) struct Recording {
-    samples: Vec<f32>,
-    /// Sum of squares before each sample.
-    energy: Vec<f64>,
-    /// The bytes, when only equality counts.
-    pub(super) exact: Option<Vec<u8>>,
-    /// First sample that is not quiet.
-    pub(super) first_loud: usize,
-    /// It cannot be heard before this.
-    pub(super) from: At,
+pub(super) enum Recording<'a> {
+    /// G.711, compared by equality. Nothing is prepared: equal bytes explain nearly every window, and the power of the
+    /// few others is summed when it is needed.
+    Exact {
+        /// The bytes.
+        codes: Cow<'a, [u8]>,
+        /// The square of each code's sample.
+        squares: &'static Squares,
+    },
+    /// Samples, compared by correlation.
+    Linear {
+        /// The samples.
+        samples: Vec<f32>,
+        /// Sum of squares before each sample. Whole numbers: a sum of parts is the sum of the whole.
+        energy: Vec<i64>,
+    },
 }
 
-impl Recording {
-    pub(super) fn new(samples: &[i16], exact: Option<Vec<u8>>, from: At) -> Self {
+/// The square of the sample of each G.711 code.
+pub(super) type Squares = [i32; 256];
+
+static ULAW_SQUARES: LazyLock<Squares> = LazyLock::new(|| squares(ulaw::decode));
+static ALAW_SQUARES: LazyLock<Squares> = LazyLock::new(|| squares(alaw::decode));
+
+fn squares(decode: fn(u8) -> i16) -> Squares {
+    let square = |code: usize| i32::from(decode(code as u8)).pow(2);
+    std::array::from_fn(square)
+}
+
+/// The sum of squares of G.711 mu-law.
+pub(crate) fn energy(codes: &[u8]) -> i64 {
+    energy_of(codes, &ULAW_SQUARES)
+}
+
+fn energy_of(codes: &[u8], squares: &Squares) -> i64 {
+    codes.iter().map(|code| i64::from(squares[usize::from(*code)])).sum()
+}
+
+impl<'a> Recording<'a> {
+    pub(super) fn ulaw(codes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self::Exact { codes: codes.into(), squares: &ULAW_SQUARES }
+    }
+
+    pub(super) fn alaw(codes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self::Exact { codes: codes.into(), squares: &ALAW_SQUARES }
+    }
+
+    pub(super) fn linear(samples: &[i16]) -> Self {
+        let mut sum = 0;
         let mut energy = Vec::with_capacity(samples.len() + 1);
-        let mut sum = 0.0_f64;
         energy.push(sum);
-        for &sample in samples {
-            sum += f64::from(sample) * f64::from(sample);
-            energy.push(sum);
-        }
-        let mut recording = Self {
-            samples: samples.iter().map(|s| f32::from(*s)).collect(),
-            energy,
-            exact,
-            first_loud: 0,
-            from,
-        };
-        let mut at = 0;
-        while at + PROBE < recording.len() && recording.is_quiet(at, PROBE) {
-            at += PROBE;
-        }
-        recording.first_loud = at;
-        recording
+        energy.extend(samples.iter().map(|sample| {
+            sum += i64::from(i32::from(*sample).pow(2));
+            sum
+        }));
+        Self::Linear { samples: samples.iter().map(|sample| f32::from(*sample)).collect(), energy }
     }
 
-    pub(super) fn of_ulaw(bytes: &[u8], exact: bool, from: At) -> Self {
-        let samples: Vec<i16> = bytes.iter().map(|b| ulaw::decode(*b)).collect();
-        Self::new(&samples, exact.then(|| bytes.to_vec()), from)
-    }
-
-    pub(super) fn of_alaw(bytes: &[u8], from: At) -> Self {
-        Self::new(&alaw::decode_all(bytes), Some(bytes.to_vec()), from)
+    pub(super) fn is_exact(&self) -> bool {
+        matches!(self, Self::Exact { .. })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.samples.len()
+        match self {
+            Self::Exact { codes, .. } => codes.len(),
+            Self::Linear { samples, .. } => samples.len(),
+        }
+    }
+
+    /// The sum of squares.
+    fn energy(&self, at: usize, len: usize) -> i64 {
+        match self {
+            Self::Exact { codes, squares } => energy_of(&codes[at..at + len], squares),
+            Self::Linear { energy, .. } => energy[at + len] - energy[at],
+        }
     }
 
     pub(super) fn power(&self, at: usize, len: usize) -> f64 {
-        (self.energy[at + len] - self.energy[at]) / len.max(1) as f64
+        self.energy(at, len) as f64 / len.max(1) as f64
     }
 
     pub(super) fn is_quiet(&self, at: usize, len: usize) -> bool {
         self.power(at, len) < QUIET_RMS * QUIET_RMS
     }
 
-    /// How alike two windows are, -1 to 1; equality (1 or 0) when both recordings are exact.
+    /// How alike two windows are, -1 to 1; equality (1 or 0) of exact recordings. One that is exact and one that is not
+    /// are not alike.
     pub(super) fn alike(&self, at: usize, other: &Self, there: usize, len: usize) -> f32 {
-        if let (Some(a), Some(b)) = (&self.exact, &other.exact) {
-            return if a[at..at + len] == b[there..there + len] { 1.0 } else { 0.0 };
+        match (self, other) {
+            (Self::Exact { codes: a, .. }, Self::Exact { codes: b, .. }) => {
+                if a[at..at + len] == b[there..there + len] { 1.0 } else { 0.0 }
+            }
+            (Self::Linear { samples: x, .. }, Self::Linear { samples: y, .. }) => {
+                let (a, b) = (self.power(at, len), other.power(there, len));
+                if a < 1.0 || b < 1.0 {
+                    return 0.0;
+                }
+                // The same voice at four times the power is not the same audio.
+                if a > 4.0 * b || b > 4.0 * a {
+                    return 0.0;
+                }
+                dot(&x[at..at + len], &y[there..there + len]) / ((a * b).sqrt() * len as f64) as f32
+            }
+            (Self::Exact { .. }, Self::Linear { .. }) | (Self::Linear { .. }, Self::Exact { .. }) => 0.0,
         }
-        let (a, b) = (self.power(at, len), other.power(there, len));
-        if a < 1.0 || b < 1.0 {
-            return 0.0;
+    }
+
+    /// Whether no window of this length that begins at `there` or one of the next positions, `count` in all, can be
+    /// alike, because all are too weak or too strong. The sum of squares of what they share is a lower bound of each,
+    /// that of all they cover an upper bound.
+    pub(super) fn none_is_alike(
+        &self,
+        (at, len): (usize, usize),
+        other: &Self,
+        there: usize,
+        count: usize,
+    ) -> bool {
+        match (self, other) {
+            (Self::Linear { .. }, Self::Linear { .. }) => {
+                let here = self.energy(at, len);
+                let (least, most) =
+                    (other.energy(there + count - 1, len - count + 1), other.energy(there, len + count - 1));
+                here > 4 * most || least > 4 * here
+            }
+            (Self::Exact { .. }, _) | (_, Self::Exact { .. }) => false,
         }
-        // The same voice at four times the power is not the same audio.
-        if a > 4.0 * b || b > 4.0 * a {
-            return 0.0;
+    }
+
+    /// Whether two windows may be alike at all, and a part of them (its beginning and its length) more than `least`. It
+    /// goes without roots and quotients and refuses none that is: the product is the one of [`Self::alike`], and the
+    /// two per cent granted are far more than all rounding.
+    pub(super) fn may_be_alike(
+        &self,
+        (at, len): (usize, usize),
+        other: &Self,
+        there: usize,
+        (begins, part): (usize, usize),
+        least: f32,
+    ) -> bool {
+        let is_other_power = |a: i64, b: i64| a > 4 * b || b > 4 * a;
+        match (self, other) {
+            (Self::Exact { codes: a, .. }, Self::Exact { codes: b, .. }) => {
+                a[at + begins] == b[there + begins]
+            }
+            (Self::Linear { samples: x, .. }, Self::Linear { samples: y, .. }) => {
+                if is_other_power(self.energy(at, len), other.energy(there, len)) {
+                    return false;
+                }
+                let (at, there) = (at + begins, there + begins);
+                let (a, b) = (self.energy(at, part), other.energy(there, part));
+                if is_other_power(a, b) {
+                    return false;
+                }
+                let product = f64::from(dot(&x[at..at + part], &y[there..there + part]));
+                product > 0.0 && product * product >= 0.98 * f64::from(least * least) * a as f64 * b as f64
+            }
+            (Self::Exact { .. }, Self::Linear { .. }) | (Self::Linear { .. }, Self::Exact { .. }) => false,
         }
-        dot(&self.samples[at..at + len], &other.samples[there..there + len])
-            / ((a * b).sqrt() * len as f64) as f32
     }
 }
 
@@ -105,10 +191,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     rest + lanes.iter().sum::<f32>()
 }
 
+/// How far the filter of [`narrowed`] looks to both sides, in samples at 24 kHz.
+const REACH: usize = 36;
+
 /// 24 kHz to 8 kHz without delay. Recognising a voice needs a shorter filter than measuring one, and this is most
 /// of what listening costs: the referee's own resampler would take twenty times as long.
 pub(crate) fn narrowed(wide: &[i16]) -> Vec<i16> {
-    const REACH: usize = 36;
     /// Where the filter cuts, as a fraction of 24 kHz.
     const CUT: f64 = 3_700.0 / 24_000.0;
     static TAPS: OnceLock<Vec<f32>> = OnceLock::new();
@@ -127,4 +215,63 @@ pub(crate) fn narrowed(wide: &[i16]) -> Vec<i16> {
         *to = f32::from(*from);
     }
     (0..wide.len()).step_by(3).map(|n| dot(taps, &padded[n..=n + 2 * REACH]).round() as i16).collect()
+}
+
+/// The master voice at 8 kHz.
+static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| narrowed(golden::agent_voice()));
+
+/// [`narrowed`], of an item whose audio may begin as the master voice does from this sample on. The same samples give
+/// the same wherever they stand, so that the voice is filtered once, and of each item only what the filter reaches
+/// from both ends of the voice.
+pub(super) fn narrowed_voice(wide: &[i16], voice_offset: Option<usize>) -> Vec<i16> {
+    let Some(from) = voice_offset.filter(|from| from % 3 == 0) else { return narrowed(wide) };
+    let voice = golden::agent_voice().get(from..).unwrap_or_default();
+    let step = 3 * 1_000;
+    let pairs = wide.chunks_exact(step).zip(voice.chunks_exact(step));
+    let same = pairs.take_while(|(a, b)| a == b).count() * step;
+    if same <= 2 * REACH {
+        return narrowed(wide);
+    }
+    let (first, end) = (REACH / 3, (same - REACH) / 3);
+    let mut narrow = narrowed(&wide[..2 * REACH]);
+    narrow.truncate(first);
+    narrow.extend_from_slice(&VOICE[from / 3 + first..from / 3 + end]);
+    narrow.extend_from_slice(&narrowed(&wide[3 * (end - first)..])[first..]);
+    narrow
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_cut_from_the_voice_is_narrowed_like_any_other() {
+        let voice = golden::agent_voice();
+        let silence = [0; 4_321];
+        for (from, len) in
+            [(0, 9_000), (74_400, 30_001), (74_400, 100), (voice.len() / 3 * 3 - 7_500, 24_000)]
+        {
+            let mut wide: Vec<i16> = voice.iter().cycle().skip(from).take(len).copied().collect();
+            assert!(narrowed_voice(&wide, Some(from)) == narrowed(&wide), "{from} {len}");
+            wide.extend(silence);
+            assert!(narrowed_voice(&wide, Some(from)) == narrowed(&wide), "{from} {len} and silence");
+            assert!(narrowed_voice(&wide, Some(from + 3)) == narrowed(&wide), "it is not from there");
+        }
+    }
+
+    #[test]
+    fn windows_that_are_alike_may_be_alike() {
+        let voice = Recording::linear(&golden::agent_voice()[..24_000]);
+        let codes = Recording::ulaw(ulaw::encode_all(&golden::agent_voice()[..24_000]));
+        for recording in [&voice, &codes] {
+            for (at, there) in (0..20_000).step_by(37).zip((0..20_000).rev().step_by(41)) {
+                for there in [at, at + 1, there] {
+                    let alike = recording.alike(at, recording, there, 160) > 0.0
+                        && recording.alike(at + 16, recording, there + 16, 32) > 0.7;
+                    let may_be = recording.may_be_alike((at, 160), recording, there, (16, 32), 0.7);
+                    assert!(may_be || !alike, "{at} {there}");
+                }
+            }
+        }
+    }
 }
