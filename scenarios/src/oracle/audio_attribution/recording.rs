@@ -2,7 +2,7 @@
 
 use mocks::{alaw, ulaw};
 use std::borrow::Cow;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 
 /// Samples (and bytes of G.711) in 20 ms: the window that is compared at once.
 pub const WINDOW: usize = 160;
@@ -194,27 +194,34 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// How far the filter of [`narrowed`] looks to both sides, in samples at 24 kHz.
 const REACH: usize = 36;
 
-/// 24 kHz to 8 kHz without delay. Recognising a voice needs a shorter filter than measuring one, and this is most
-/// of what listening costs: the referee's own resampler would take twenty times as long.
+/// 24 kHz to 8 kHz without delay. Recognising a voice needs a shorter filter than measuring one, and whole numbers do:
+/// the result is within two steps of 16 bits of the exact one. The referee's own resampler would take forty times as
+/// long.
 pub(crate) fn narrowed(wide: &[i16]) -> Vec<i16> {
+    /// The taps, and zeros up to a multiple of the processor's vectors.
+    const TAPS: usize = (2 * REACH + 1).next_multiple_of(16);
     /// Where the filter cuts, as a fraction of 24 kHz.
     const CUT: f64 = 3_700.0 / 24_000.0;
-    static TAPS: OnceLock<Vec<f32>> = OnceLock::new();
-    let taps = TAPS.get_or_init(|| {
+    /// One, as a tap: no sum of products leaves 32 bits.
+    const ONE: i32 = 1 << 15;
+    static FILTER: LazyLock<[i16; TAPS]> = LazyLock::new(|| {
         use std::f64::consts::PI;
-        let tap = |k: usize| {
+        std::array::from_fn(|k| {
             let t = k as f64 - REACH as f64;
             let sinc = if t == 0.0 { 2.0 * CUT } else { (2.0 * PI * CUT * t).sin() / (PI * t) };
-            let hann = 0.5 + 0.5 * (PI * t / (REACH + 1) as f64).cos();
-            (sinc * hann) as f32
-        };
-        (0..=2 * REACH).map(tap).collect()
+            let hann = if k > 2 * REACH { 0.0 } else { 0.5 + 0.5 * (PI * t / (REACH + 1) as f64).cos() };
+            (sinc * hann * f64::from(ONE)).round() as i16
+        })
     });
-    let mut padded = vec![0.0_f32; wide.len() + 2 * REACH];
-    for (to, from) in padded[REACH..].iter_mut().zip(wide) {
-        *to = f32::from(*from);
-    }
-    (0..wide.len()).step_by(3).map(|n| dot(taps, &padded[n..=n + 2 * REACH]).round() as i16).collect()
+    let filter = &*FILTER;
+    let mut padded = vec![0; wide.len() + REACH + TAPS];
+    padded[REACH..REACH + wide.len()].copy_from_slice(wide);
+    let one = |samples: &[i16; TAPS]| {
+        let sum: i32 = filter.iter().zip(samples).map(|(tap, x)| i32::from(*tap) * i32::from(*x)).sum();
+        ((sum + ONE / 2) >> 15).clamp(i16::MIN.into(), i16::MAX.into()) as i16
+    };
+    let windows = (0..wide.len()).step_by(3).map(|at| padded[at..].first_chunk().expect("the end is padded"));
+    windows.map(one).collect()
 }
 
 /// The master voice at 8 kHz.
