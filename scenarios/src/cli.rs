@@ -401,6 +401,8 @@ fn tell(outcomes: &[Outcome], whole: bool) {
         say(&format!("{}\n", report::failure(outcome)));
     }
     say(&report::summary(outcomes, whole));
+    let call_ms = outcomes.iter().map(|outcome| outcome.call_ms).sum();
+    say(&format!("whole process: {}\n", report::speed(call_ms, sim::process_cpu())));
 }
 
 fn is_file(name: &str) -> bool {

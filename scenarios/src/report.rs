@@ -15,6 +15,6 @@ mod wavs;
 
 pub(crate) use files::Files;
 pub use folder::Folder;
-pub use outcome::{Outcome, failure, missed, summary, table};
+pub use outcome::{Outcome, call_seconds_per_cpu_second, failure, missed, speed, summary, table};
 pub use run_view::RunView;
 pub use runs::Report;

@@ -29,7 +29,7 @@ use crate::model::backend::Backend;
 use crate::model::scenario::Scenario;
 use crate::model::seed::Seed;
 use crate::sim::trace::Trace;
-use common::thread_cpu;
+pub(crate) use common::{process_cpu, thread_cpu};
 use std::time::Duration;
 
 /// Whether this program was built so that the backend can be trusted.

@@ -7,6 +7,7 @@ use crate::oracle::audio::{Answer, Figures};
 use crate::oracle::explain;
 use crate::oracle::milestones;
 use crate::oracle::{self, Oracle, Violation};
+use crate::sim::thread_cpu;
 use crate::sim::trace::Trace;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -26,7 +27,7 @@ pub struct Outcome {
     pub seed: Seed,
     /// Simulated milliseconds of all its calls.
     pub call_ms: u64,
-    /// Processor time of the thread that played it, where the system tells.
+    /// Processor time of playing and judging it, where the system tells.
     pub cpu: Option<Duration>,
     /// Every broken rule, already told: the violation and the lines around it.
     pub problems: Vec<(String, String)>,
@@ -53,9 +54,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Judges a trace.
+    /// Judges a trace; `cpu` is what playing it took.
     pub fn of(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
-        oracle::judging(trace, || Self::judged(trace, shown_as, cpu))
+        let before = thread_cpu();
+        let mut outcome = oracle::judging(trace, || Self::judged(trace, shown_as, cpu));
+        let judging = thread_cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
+        outcome.cpu = cpu.zip(judging).map(|(playing, judging)| playing + judging);
+        outcome
     }
 
     fn judged(trace: &Trace, shown_as: &str, cpu: Option<Duration>) -> Self {
@@ -199,6 +204,23 @@ pub fn failure(outcome: &Outcome) -> String {
     text
 }
 
+/// How many call-seconds these are for a second of processor time, if any was counted.
+pub fn call_seconds_per_cpu_second(call_ms: u64, cpu: Duration) -> Option<f64> {
+    (!cpu.is_zero()).then(|| call_ms as f64 / 1e3 / cpu.as_secs_f64())
+}
+
+/// What was played, and how fast: playing and judging.
+pub fn speed(call_ms: u64, cpu: Option<Duration>) -> String {
+    let seconds = call_ms as f64 / 1e3;
+    match cpu.and_then(|cpu| Some((cpu, call_seconds_per_cpu_second(call_ms, cpu)?))) {
+        Some((cpu, speed)) => format!(
+            "{seconds:.1} call-seconds in {:.2} s of processor time: {speed:.0} call-seconds a second",
+            cpu.as_secs_f64()
+        ),
+        None => format!("{seconds:.1} call-seconds (this system does not tell processor time)"),
+    }
+}
+
 /// Speed, figures and milestones of the whole run. `whole` when the whole catalogue was played on every backend.
 pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
     let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
@@ -208,19 +230,9 @@ pub fn summary(outcomes: &[Outcome], whole: bool) -> String {
         if of_backend.is_empty() {
             continue;
         }
-        let seconds = of_backend.iter().map(|outcome| outcome.call_ms).sum::<u64>() as f64 / 1e3;
-        let cpu: Option<Duration> = of_backend.iter().map(|outcome| outcome.cpu).sum();
-        let _infallible = match cpu.map(|cpu| cpu.as_secs_f64()).filter(|cpu| *cpu > 0.0) {
-            Some(cpu) => writeln!(
-                text,
-                "{backend:<10} {seconds:.1} call-seconds in {cpu:.2} s of processor time: {:.0} call-seconds a second",
-                seconds / cpu
-            ),
-            None => writeln!(
-                text,
-                "{backend:<10} {seconds:.1} call-seconds (this system does not tell processor time)"
-            ),
-        };
+        let call_ms = of_backend.iter().map(|outcome| outcome.call_ms).sum();
+        let cpu = of_backend.iter().map(|outcome| outcome.cpu).sum();
+        let _infallible = writeln!(text, "{backend:<10} {}", speed(call_ms, cpu));
     }
     for backend in Backend::ALL {
         let of_backend: Vec<_> = outcomes.iter().filter(|outcome| outcome.backend == backend).collect();

@@ -9,9 +9,9 @@ use crate::model::seed::Seed;
 use crate::oracle::milestones;
 use crate::report::{self, Folder, Outcome, Report, RunView};
 use crate::search::generate::generate_for;
-use crate::sim;
 use crate::sim::choice::Backends;
 use crate::sim::trace::Trace;
+use crate::sim::{self, process_cpu};
 use anyhow::{Context as _, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -59,7 +59,7 @@ pub(crate) struct Options {
     /// two plays always fail.
     #[arg(long, value_name = "N", default_value_t = 0)]
     allow_failures: usize,
-    /// Write one JSON object for each run to this file.
+    /// Write one JSON object for each run to this file, and one with the sums and the processor time behind them.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a page of the runs that failed, with JUnit XML, JSON and the audio of both ends, into this folder.
@@ -261,7 +261,6 @@ pub fn write(path: &Path, scenario: &Scenario, seed: Seed) -> anyhow::Result<()>
 struct Tally {
     runs: u64,
     call_ms: u64,
-    cpu: Duration,
     failed: BTreeSet<(Seed, Backend)>,
     violations: u64,
     /// Some world was not the same twice.
@@ -276,7 +275,6 @@ impl Tally {
     fn add(&mut self, outcome: &Outcome) {
         self.runs += 1;
         self.call_ms += outcome.call_ms;
-        self.cpu += outcome.cpu.unwrap_or_default();
         self.violations += outcome.violated as u64;
         if !outcome.passed() {
             self.failed.insert((outcome.seed, outcome.backend));
@@ -285,20 +283,28 @@ impl Tally {
         self.reached.extend(&outcome.reached);
     }
 
-    fn line(&self) -> String {
-        let seconds = self.call_ms as f64 / 1e3;
-        let speed = match self.cpu.as_secs_f64() {
-            cpu if cpu > 0.0 => format!("{:.0} call-seconds a second of processor time", seconds / cpu),
-            _ => "this system does not tell processor time".to_owned(),
-        };
+    /// `cpu` is what the whole process took.
+    fn line(&self, cpu: Option<Duration>) -> String {
         format!(
-            "{} runs, {seconds:.0} call-seconds ({speed}); {} failed, {} oracles violated; milestones {} of {}",
+            "{} runs, {}; {} failed, {} oracles violated; milestones {} of {}",
             self.runs,
+            report::speed(self.call_ms, cpu),
             self.failed.len(),
             self.violations,
             self.reached.len(),
             self.possible.len(),
         )
+    }
+
+    /// The last line of the JSON.
+    fn as_json(&self, cpu: Option<Duration>) -> serde_json::Value {
+        serde_json::json!({
+            "runs": self.runs,
+            "failed": self.failed.len(),
+            "call_ms": self.call_ms,
+            "cpu_ms": cpu.map(|cpu| cpu.as_millis() as u64),
+            "call_seconds_per_cpu_second": cpu.and_then(|cpu| report::call_seconds_per_cpu_second(self.call_ms, cpu)),
+        })
     }
 }
 
@@ -343,7 +349,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
                 tally.add(&outcome);
                 if clock.shows() >= tally.told + TOLD_EVERY {
                     tally.told = clock.shows();
-                    eprintln!("{}", tally.line());
+                    eprintln!("{}", tally.line(process_cpu()));
                 }
                 if wanted {
                     if outcome.passed() {
@@ -392,7 +398,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             "not one seed was played: the range is smaller than the number of shards, or the time too short"
         );
     }
-    say(&format!("{}\n", tally.line()));
+    let cpu = process_cpu();
+    say(&format!("{}\n", tally.line(cpu)));
+    if let Some(file) = &mut *locked(&json) {
+        writeln!(file, "{}", tally.as_json(cpu)).context("cannot write the JSON lines")?;
+    }
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (outcome, view) in told.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
         report.put(outcome, view);

@@ -140,7 +140,18 @@ pub(super) fn panics_seen() -> Vec<String> {
 
 /// Processor time of this thread: the first field of `/proc/thread-self/schedstat`, nanoseconds. It is exact where
 /// the counters of `/proc/thread-self/stat` tick a hundred times a second.
-pub(super) fn thread_cpu() -> Option<Duration> {
+pub(crate) fn thread_cpu() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// Processor time of this process, user and system, all its threads together: `utime` and `stime` of
+/// `/proc/self/stat`, in hundredths of a second.
+pub(crate) fn process_cpu() -> Option<Duration> {
+    /// Hundredths of a second that `utime` and `stime` count (`proc(5)`).
+    const TICK: Duration = Duration::from_millis(10);
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything, so that fields are counted from behind it; `utime` is the fourteenth.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).map(str::parse::<u32>);
+    Some(TICK * (fields.next()?.ok()? + fields.next()?.ok()?))
 }
