@@ -24,8 +24,7 @@ mod recording;
 
 use alignment::{Aligned, Aligner, Place, Reference};
 pub use recording::{BYTES_PER_MS, DELAY, WINDOW};
-use recording::{PROBE, QUIET_RMS};
-use recording::{Recording, narrowed_voice};
+use recording::{PROBE, QUIET_RMS, Recording, narrowed_voice, narrowed_where_loud};
 pub(crate) use recording::{energy, narrowed};
 
 /// Silence that is shorter belongs to the speech around it, in samples at 8 kHz.
@@ -305,7 +304,7 @@ fn given(call: &CallTrace, model: &ModelRecord) -> Vec<Given> {
         _ => {
             let samples: Vec<i16> =
                 model.appended.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-            (Recording::linear(&narrowed(&samples)), Recording::linear(&ulaw::decode_all(spoken)))
+            (Recording::linear(&narrowed_where_loud(&samples)), Recording::linear(&ulaw::decode_all(spoken)))
         }
     };
     let reference = Reference::new(reference, At(0));

@@ -224,6 +224,34 @@ pub(crate) fn narrowed(wide: &[i16]) -> Vec<i16> {
     windows.map(one).collect()
 }
 
+/// [`narrowed`], but for what proves nothing anyway: where no sample within the filter's reach is louder than
+/// 50, every third sample is taken as it is. Most of what a caller's line carries is the noise of an idle one.
+pub(super) fn narrowed_where_loud(wide: &[i16]) -> Vec<i16> {
+    /// Samples that are judged together: more than the filter's reach, and a multiple of three.
+    const BLOCK: usize = 48;
+    /// The taps add up to less than two, so that what is no louder is below [`QUIET_RMS`] with and without the filter.
+    const FAINT: std::ops::RangeInclusive<i16> = -50..=50;
+    let loud: Vec<bool> = wide.chunks(BLOCK).map(|block| block.iter().any(|x| !FAINT.contains(x))).collect();
+    let is_near_loud =
+        |block: usize| loud[block.saturating_sub(1)..loud.len().min(block + 2)].iter().any(|loud| *loud);
+    let mut narrow = Vec::with_capacity(wide.len().div_ceil(3));
+    let mut begins = 0;
+    while begins < loud.len() {
+        let is_loud = is_near_loud(begins);
+        let ends = (begins..loud.len()).find(|block| is_near_loud(*block) != is_loud).unwrap_or(loud.len());
+        let (from, to) = (begins * BLOCK, (ends * BLOCK).min(wide.len()));
+        if is_loud {
+            let around = from.saturating_sub(BLOCK)..wide.len().min(to + BLOCK);
+            let skipped = (from - around.start) / 3;
+            narrow.extend(narrowed(&wide[around]).into_iter().skip(skipped).take((to - from).div_ceil(3)));
+        } else {
+            narrow.extend(wide[from..to].iter().step_by(3));
+        }
+        begins = ends;
+    }
+    narrow
+}
+
 /// The master voice at 8 kHz.
 static VOICE: LazyLock<Vec<i16>> = LazyLock::new(|| narrowed(golden::agent_voice()));
 
@@ -263,6 +291,23 @@ mod tests {
             wide.extend(silence);
             assert!(narrowed_voice(&wide, Some(from)) == narrowed(&wide), "{from} {len} and silence");
             assert!(narrowed_voice(&wide, Some(from + 3)) == narrowed(&wide), "it is not from there");
+        }
+    }
+
+    #[test]
+    fn what_is_loud_is_narrowed_like_all_and_what_is_faint_stays_faint() {
+        let mut wide = vec![50; 10_000];
+        wide.extend(&golden::agent_voice()[3_000..20_000]);
+        wide.extend([-50; 4_321]);
+        let (all, loud) = (narrowed(&wide), narrowed_where_loud(&wide));
+        assert_eq!(all.len(), loud.len());
+        for (n, (one, other)) in all.iter().zip(&loud).enumerate() {
+            let is_faint = one.unsigned_abs() < 100 && other.unsigned_abs() < 100;
+            assert!(one == other || is_faint, "{n}: {one} {other}");
+        }
+        assert!(loud.iter().any(|sample| sample.unsigned_abs() > 1_000), "it holds a voice");
+        for len in [0, 1, 47, 48, 49, 100] {
+            assert_eq!(narrowed_where_loud(&wide[9_990..9_990 + len]).len(), len.div_ceil(3));
         }
     }
 
