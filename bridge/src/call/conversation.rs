@@ -8,7 +8,7 @@ use super::hangup::{ExitAction, PendingExit};
 use super::io::{ToolResult, Transmit};
 use super::keypad::Keypad;
 use super::last_words::LastWords;
-use super::responses::{Active, Created, Done, ResponseReason, Responses};
+use super::responses::{self, Disposition, Done, ResponseReason, Responses};
 use super::settings::ms;
 use super::timers::{Timer, Timers};
 use super::tools::{self, Leftover, Run, ToSend, Tools, Verdict};
@@ -237,7 +237,7 @@ impl Conversation {
             }
             ServerEvent::ResponseCreated { response, request } => {
                 let interrupted = self.caller_speaks && cx.config.barge_in;
-                if self.responses.created(&response, request, interrupted) == Created::CancelOnCreate {
+                if self.responses.created(&response, request, interrupted) == Disposition::Discard {
                     cx.send_to_model(ClientEvent::CancelResponse { response: Some(response) });
                 }
             }
@@ -320,9 +320,7 @@ impl Conversation {
         if self.downlink.push(response, item, content, audio) {
             cx.transcript.has_audio(item);
         }
-        if let Some(active) = self.responses.active_mut(response)
-            && active.spoke_at.replace(now).is_none()
-        {
+        if self.responses.spoke(response, now) {
             cx.timers.stop(Timer::FirstAudio);
             self.silent_responses = 0;
             let after = self.asked_at.take().map(|asked| now - asked);
@@ -371,12 +369,8 @@ impl Conversation {
         cx.timers.stop(Timer::MediaPause);
         cx.event(CallEvent::SpeechStopped);
         if cx.config.vad.create_response {
-            // A response that runs, or was asked for, and that the server does not cancel by itself keeps it from
-            // answering this turn.
             let cancels = cx.config.barge_in && cx.config.vad.interrupt_response;
-            let stays = |active: &Active| !active.interrupted || active.cancel_on_create || !cancels;
-            let running = self.responses.active().is_some_and(stays);
-            if running || (!cancels && self.responses.is_requested()) {
+            if self.responses.keeps_server_from_answering(cancels) {
                 self.want_turn(cx, now);
             } else {
                 self.responses.expect_server_turn();
@@ -457,8 +451,8 @@ impl Conversation {
         self.tools.response_over(&done.response);
         self.send_outputs(cx, now);
         let active = match self.responses.done(&done.response, done.request) {
-            Done::Active(active) => Some(active),
-            Done::Earlier => None,
+            Done::Audible(active) => Some(active),
+            Done::Discarded => None,
             Done::NeverCreated { wanted } => {
                 cx.counts.unannounced += 1;
                 cx.tolerate("the end of a response that never began");
@@ -478,9 +472,8 @@ impl Conversation {
         if spoke && matches!(self.first_words, FirstWords::ToCome) {
             self.first_words = FirstWords::Generated(self.downlink.last_item());
         }
-        let pending_transcriptions =
-            active.as_ref().is_some_and(|active| active.spoke_at.is_none() && !active.interrupted);
-        if pending_transcriptions
+        let is_silent = active.as_ref().is_some_and(|active| active.spoke_at.is_none());
+        if is_silent
             && cx.config.hangup.farewell.is_some()
             && self.pending_exit.as_ref().is_some_and(|farewell| farewell.response == done.response)
         {
@@ -492,7 +485,6 @@ impl Conversation {
             usage: done.usage,
         });
         if let Some(active) = active
-            && !active.interrupted
             && active.spoke_at.is_none()
             && !active.called
             && !active.is_hold_message
@@ -543,9 +535,7 @@ impl Conversation {
             return Ok(());
         }
         // What is wanted waits for a response that is speaking; only one that has fallen silent is given up.
-        let speaks =
-            self.responses.active().filter(|active| !active.interrupted).and_then(|active| active.spoke_at);
-        let by = speaks.map(|at| at + ms(cx.config.timeouts.first_audio_ms));
+        let by = self.responses.spoke_at().map(|at| at + ms(cx.config.timeouts.first_audio_ms));
         if let Some(by) = by.filter(|by| *by > now || self.reads_paused) {
             cx.timers.set(Timer::FirstAudio, by.max(now + ms(cx.config.timeouts.retry_ms.max(1))));
             return Ok(());
@@ -565,7 +555,7 @@ impl Conversation {
         cx.event(CallEvent::ModelError { code: name.to_owned() });
         if name == "invalid_tool_call_id" {
             cx.counts.refused_outputs += 1;
-            let running = self.responses.active().map(|active| active.id.as_str());
+            let running = self.responses.running();
             if let Some(response) = self.tools.refused(error.event_id.as_deref(), running, now) {
                 // A response that was asked for meanwhile may have been made without it.
                 self.tools.is_to_be_spoken_about(&response);
@@ -655,12 +645,10 @@ impl Conversation {
                 self.tools.is_to_be_spoken_about(response);
             }
         }
-        if let Some(active) = self.responses.active_mut(response) {
-            active.called = true;
-            if !interrupted {
-                // What it has to say comes with the outputs. The timer may belong to the turn that interrupted it.
-                cx.timers.stop(Timer::FirstAudio);
-            }
+        if self.responses.called(response) {
+            // What it has to say comes with the outputs. The timer of one that cannot be heard may belong to the turn
+            // that interrupted it.
+            cx.timers.stop(Timer::FirstAudio);
         }
         self.send_outputs(cx, now);
         Ok(())
@@ -878,7 +866,7 @@ impl Conversation {
 
     /// Asks for what is wanted, if it may.
     fn ask(&mut self, cx: &mut CallContext, now: Instant) {
-        let Some((request, why)) = self.responses.ask(self.caller_speaks) else { return };
+        let Some((number, why)) = self.responses.ask(self.caller_speaks) else { return };
         let instructions = match why {
             ResponseReason::Greeting => cx.config.greeting.clone(),
             ResponseReason::Farewell => cx.config.hangup.farewell.clone(),
@@ -891,8 +879,8 @@ impl Conversation {
             | ResponseReason::Retry => None,
         };
         cx.send_to_model(ClientEvent::CreateResponse {
-            event_id: request.event_id,
-            request: request.number,
+            event_id: responses::event_id(number),
+            request: number,
             instructions,
             may_call: why != ResponseReason::HoldMessage && !self.tools.is_stopped(),
         });
@@ -906,8 +894,7 @@ impl Conversation {
 
     /// Who is audible, or about to go on.
     pub(super) fn floor(&self, now: Instant) -> Floor {
-        let goes_on =
-            self.responses.active().is_some_and(|active| active.spoke_at.is_some() && !active.interrupted);
+        let goes_on = self.responses.spoke_at().is_some();
         Floor { caller: self.caller_speaks, agent: goes_on || self.downlink.is_audible(now) }
     }
 
@@ -972,8 +959,8 @@ impl Conversation {
         if std::mem::take(&mut self.reads_paused) {
             cx.outbox.push_back(Transmit::PauseModelReads(false));
         }
-        if let Some(active) = self.responses.active().filter(|active| !active.interrupted) {
-            cx.send_to_model(ClientEvent::CancelResponse { response: Some(active.id.clone()) });
+        if let Some(response) = self.responses.interrupt() {
+            cx.send_to_model(ClientEvent::CancelResponse { response: Some(response) });
         }
         let pending_transcriptions = self.pending_transcriptions.drain(..).map(|(item, _)| item).collect();
         Some(LastWords::await_them(cx, self.caller_speaks, self.uncommitted, pending_transcriptions))
