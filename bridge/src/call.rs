@@ -8,7 +8,7 @@
 //! * [`settings`]: every limit and every wait.
 //! * `conversation`: turns, barge-in, keypad, functions.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
-//! * `renewal`: another session takes over before the server ends the one that runs.
+//! * `session`, `renewal`: the model's session; another one takes over before the server ends the one that runs.
 //! * [`hangup`], `last_words`: the model ends the call, or puts the caller through; the caller's words that came last.
 //! * `downlink`, `sound`, `playback`: model to caller: framing, pacing, and the ledger of what was heard.
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
@@ -27,6 +27,7 @@ mod phase;
 mod playback;
 mod renewal;
 mod responses;
+mod session;
 pub mod settings;
 mod sound;
 pub mod timers;
@@ -35,18 +36,19 @@ mod transcript;
 mod uplink;
 
 use crate::base::redact;
-use crate::wire::realtime::ServerEvent;
+use crate::wire::realtime::{ClientEvent, ServerEvent};
 use crate::wire::twilio::{self, FromTwilio};
 use crate::wire::twiml::TOKEN_PARAMETER;
-use context::{CallContext, Configured, Failure, Stream};
+use context::{CallContext, Failure, Stream};
 use conversation::Conversation;
 use downlink::Downlink;
 use event::{
     CallEvent, Counts, DialOutcome, EndReason, Floor, Private, ProtectionEnd, RenewalOutcome, ToolOutcome,
 };
 pub use io::{Control, Incoming, Leg, LegChange, StreamCredentials, ToolResult, Transmit, Waiting};
-use phase::Phase;
+use phase::{Phase, Renewing};
 use playback::Returned;
+use session::{Configured, Session};
 use settings::{CallConfig, Until, ms};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,8 +62,6 @@ use uplink::Uplink;
 const NORMAL: u16 = 1_000;
 /// Pings whose pongs are waited for. A far end that answers none is watched by other means.
 const PINGS_MAX: usize = 16;
-/// Keys kept for a model that is not ready, however many of them make an entry.
-const EARLY_KEYS: usize = 256;
 /// Close code towards whoever may not come in.
 const POLICY_VIOLATION: u16 = 1_008;
 
@@ -88,37 +88,19 @@ struct LegStatus {
 pub struct Call {
     cx: CallContext,
     notice: Arc<[u8]>,
-    began: Instant,
-    /// Unix seconds at `began`.
-    unix_began: i64,
     phase: Phase,
+    session: Session,
     uplink: Uplink,
     /// The stream had more audio than time has passed.
     outran_time: bool,
-    /// Keys pressed before the model was ready.
-    early_keys: String,
     /// When the pings to Twilio left whose pongs are not back, oldest first.
     pinged: VecDeque<Instant>,
     /// The smallest round trip to Twilio and back.
     round_trip: Option<Duration>,
     caller: LegStatus,
     model: LegStatus,
-    /// When the server will end the session.
-    expires: Option<Instant>,
     /// The call's identity, once `start` has come and was believed.
     call_sid: Option<String>,
-    /// A stream has to be admitted before anything is done for it.
-    requires_auth: bool,
-    /// When the dial that goes on began.
-    dialing_since: Option<Instant>,
-    /// When the renewal that goes on began.
-    renewing_since: Option<Instant>,
-    /// The session may be renewed at the next quiet moment.
-    renewable: bool,
-    /// Functions that were running when the conversation ended.
-    leftover: Leftover,
-    /// When both legs were gone.
-    left_at: Option<Instant>,
     /// As last told.
     floor: Floor,
     waiting: Waiting,
@@ -138,6 +120,8 @@ impl Call {
         Self {
             cx: CallContext {
                 config,
+                began: now,
+                unix_began: unix_now,
                 timers,
                 outbox: VecDeque::new(),
                 events: VecDeque::new(),
@@ -146,24 +130,15 @@ impl Call {
                 scratch: Vec::new(),
             },
             notice,
-            began: now,
-            unix_began: unix_now,
-            phase: Phase::AwaitingStart,
+            phase: Phase::AwaitingStart { requires_auth: false },
+            session: Session::Absent,
             uplink,
             outran_time: false,
-            early_keys: String::new(),
             pinged: VecDeque::new(),
             round_trip: None,
             caller: LegStatus { state: LegState::Open, backpressured: false },
             model: LegStatus { state: LegState::Absent, backpressured: false },
-            expires: None,
             call_sid: None,
-            requires_auth: false,
-            dialing_since: None,
-            renewing_since: None,
-            renewable: false,
-            leftover: Leftover::default(),
-            left_at: None,
             floor: Floor::default(),
             waiting: Waiting::default(),
         }
@@ -171,8 +146,8 @@ impl Call {
 
     /// The stream has to be admitted: nothing is sent, dialled or claimed for it before [`Control::Admitted`].
     #[must_use]
-    pub const fn requires_auth(mut self, requires_auth: bool) -> Self {
-        self.requires_auth = requires_auth;
+    pub fn requires_auth(mut self, requires_auth: bool) -> Self {
+        self.phase = Phase::AwaitingStart { requires_auth };
         self
     }
 
@@ -223,11 +198,11 @@ impl Call {
 
     /// A function call ended.
     pub fn handle_tool(&mut self, result: ToolResult, now: Instant) {
-        if let Some(run) = self.leftover.ended(&result.call_id) {
+        if let Some(run) = self.phase.leftover().and_then(|leftover| leftover.ended(&result.call_id)) {
             let outcome = if result.output.is_ok() { ToolOutcome::Done } else { ToolOutcome::Failed };
             let output = result.output.unwrap_or_else(|why| tools::failure(&why));
             self.run_out(run, outcome, output, now);
-        } else if let Phase::Live { conversation, .. } = &mut self.phase
+        } else if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase
             && let Some(Failure { reason, detail }) = conversation.tool_ended(&mut self.cx, result, now)
         {
             self.end(reason, &detail, now);
@@ -244,16 +219,10 @@ impl Call {
     }
 
     fn watch_leftover(&mut self) {
-        match self.leftover.due() {
+        match self.phase.leftover().and_then(|leftover| leftover.due()) {
             Some(at) => self.cx.timers.set(Timer::Tool, at),
             None => self.cx.timers.stop(Timer::Tool),
         }
-    }
-
-    /// Functions that run when the conversation is over go on for a while.
-    fn leave_over(&mut self, leftover: Leftover) {
-        self.leftover = leftover;
-        self.watch_leftover();
     }
 
     /// The world outside wants something.
@@ -320,18 +289,15 @@ impl Call {
             FromTwilio::Start(start) => self.started(start, now),
             FromTwilio::Media(media) => self.media(&media, now),
             FromTwilio::Dtmf { digit } => match &mut self.phase {
-                Phase::Live { stream, conversation } => {
+                Phase::Live { stream, conversation, renewal: None } => {
                     conversation.key(&mut self.cx, stream, digit, self.uplink.is_protected(), now);
                 }
-                Phase::AwaitingStart
+                Phase::AwaitingStart { .. }
                 | Phase::AwaitingAdmission { .. }
                 | Phase::AwaitingMedia { .. }
-                | Phase::Dialing { .. }
-                | Phase::Configuring { .. }
-                | Phase::Renewing { .. } => {
-                    if self.early_keys.len() < EARLY_KEYS {
-                        self.early_keys.push(digit);
-                    } else {
+                | Phase::AwaitingSession { .. }
+                | Phase::Live { .. } => {
+                    if !self.uplink.keep_key(digit) {
                         self.cx.tolerate("more keys than are kept for a model that is not ready");
                     }
                 }
@@ -357,11 +323,11 @@ impl Call {
     }
 
     fn started(&mut self, start: twilio::Start, now: Instant) {
-        if !matches!(self.phase, Phase::AwaitingStart) {
+        let Phase::AwaitingStart { requires_auth } = self.phase else {
             // The first one stands: the stream's identity is settled.
             return self.cx.tolerate("a second start");
-        }
-        if self.requires_auth {
+        };
+        if requires_auth {
             self.cx.outbox.push_back(Transmit::VerifyStream(StreamCredentials {
                 call_sid: start.call_sid.clone(),
                 account_sid: start.account_sid.clone(),
@@ -411,28 +377,38 @@ impl Call {
                 self.cx.timers.set(Timer::FirstMedia, by);
                 self.phase = Phase::AwaitingMedia { stream };
             }
-            settings::DialWhen::OnMedia | settings::DialWhen::OnStart => self.dial(stream, now),
+            settings::DialWhen::OnMedia | settings::DialWhen::OnStart => self.dial_first(stream, now),
         }
     }
 
-    fn dial(&mut self, stream: Stream, now: Instant) {
+    fn dial_first(&mut self, stream: Stream, now: Instant) {
         self.cx.timers.stop(Timer::FirstMedia);
-        self.cx.timers.set(Timer::Dial, now + ms(self.cx.config.timeouts.dial_ms));
-        self.send_dial(stream.call_sid.clone(), now);
-        self.phase = Phase::Dialing { stream };
+        self.phase = Phase::AwaitingSession { stream };
+        self.dial(now);
     }
 
-    fn send_dial(&mut self, call_sid: String, now: Instant) {
+    /// Dials the model, for the first session or for one that takes over.
+    fn dial(&mut self, now: Instant) {
+        let Some(call_sid) = self.phase.stream().map(|stream| stream.call_sid.clone()) else { return };
+        let (deadline, after_ms) = match (self.phase.renewal(), &self.cx.config.renewal) {
+            (Some(renewal), Some(limits)) => {
+                renewal.tries += 1;
+                (Timer::Renewal, limits.try_ms)
+            }
+            (None, _) | (_, None) => (Timer::Dial, self.cx.config.timeouts.dial_ms),
+        };
+        self.cx.timers.set(deadline, now + ms(after_ms));
         self.cx.event(CallEvent::Dialing);
-        self.dialing_since = Some(now);
         self.cx.outbox.push_back(Transmit::Dial { call_sid });
         self.model.state = LegState::Dialing;
+        self.session = Session::Dialing { since: now };
     }
 
     /// The dial is over, if there was one.
     fn dialed(&mut self, outcome: DialOutcome, now: Instant) {
-        if let Some(since) = self.dialing_since.take() {
+        if let Session::Dialing { since } = self.session {
             self.cx.event(CallEvent::Dialed { outcome, took: now - since });
+            self.session = Session::Absent;
         }
     }
 
@@ -458,16 +434,15 @@ impl Call {
         match &mut self.phase {
             Phase::AwaitingMedia { stream } => {
                 let stream = stream.clone();
-                self.dial(stream, now);
+                self.dial_first(stream, now);
             }
-            Phase::Live { conversation, .. } => {
+            Phase::Live { conversation, renewal: None, .. } => {
                 conversation.caller_audio(&mut self.cx, &mut self.uplink, self.model.backpressured, now);
             }
-            Phase::AwaitingStart
+            Phase::AwaitingStart { .. }
             | Phase::AwaitingAdmission { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
-            | Phase::Renewing { .. } => {}
+            | Phase::AwaitingSession { .. }
+            | Phase::Live { .. } => {}
             Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
         }
     }
@@ -475,22 +450,26 @@ impl Call {
     // ---------------------------------------------------------------------------------------- model leg
 
     fn model_open(&mut self, now: Instant) {
-        let Phase::Dialing { stream } = &self.phase else { return self.renewal_open(now) };
-        let stream = stream.clone();
+        if !matches!(self.session, Session::Dialing { .. }) {
+            return;
+        }
         self.dialed(DialOutcome::Connected, now);
         self.model.state = LegState::Open;
-        let timeouts = &self.cx.config.timeouts;
-        self.cx.timers.stop(Timer::Dial);
-        self.cx.timers.set(Timer::SessionCreated, now + ms(timeouts.session_created_ms));
-        self.cx.timers.set(Timer::ModelPing, now + ms(timeouts.ping_ms));
-        self.phase = Phase::Configuring { stream, asked: false };
+        self.session = Session::AwaitingCreated;
+        if self.phase.renewal().is_none() {
+            let timeouts = &self.cx.config.timeouts;
+            self.cx.timers.stop(Timer::Dial);
+            self.cx.timers.set(Timer::SessionCreated, now + ms(timeouts.session_created_ms));
+            self.cx.timers.set(Timer::ModelPing, now + ms(timeouts.ping_ms));
+        }
     }
 
     fn handle_model(&mut self, event: ServerEvent, now: Instant) {
         match &mut self.phase {
-            Phase::Configuring { .. } => self.configure(&event, now),
-            Phase::Renewing { .. } => self.reconfigure(&event, now),
-            Phase::Live { stream, conversation } => {
+            Phase::AwaitingSession { .. } | Phase::Live { renewal: Some(_), .. } => {
+                self.configure(&event, now)
+            }
+            Phase::Live { stream, conversation, renewal: None } => {
                 let stream = stream.clone();
                 if let Err(failure) =
                     conversation.model_event(&mut self.cx, &stream, self.caller.backpressured, event, now)
@@ -499,10 +478,9 @@ impl Call {
                 }
             }
             Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.cx, event),
-            Phase::AwaitingStart
+            Phase::AwaitingStart { .. }
             | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
             | Phase::Notice { .. }
             | Phase::Closing { .. }
             | Phase::Over => {}
@@ -511,41 +489,51 @@ impl Call {
 
     /// The session is settled before the caller's audio is sent.
     fn configure(&mut self, event: &ServerEvent, now: Instant) {
-        let Phase::Configuring { stream, asked } = &mut self.phase else { return };
-        match self.cx.configure(*asked, event) {
-            Ok(Configured::NotYet) => {}
-            Ok(Configured::Asked { expires_at }) => {
-                *asked = true;
-                self.expires_at(expires_at, now);
-                self.cx.timers.stop(Timer::SessionCreated);
-                let by = now + ms(self.cx.config.timeouts.session_updated_ms);
-                self.cx.timers.set(Timer::SessionUpdated, by);
+        match self.session.configure(&mut self.cx, event, now) {
+            Ok(Configured::Nothing) => {}
+            Ok(Configured::Asked) => {
+                if self.phase.renewal().is_none() {
+                    self.cx.timers.stop(Timer::SessionCreated);
+                    let by = now + ms(self.cx.config.timeouts.session_updated_ms);
+                    self.cx.timers.set(Timer::SessionUpdated, by);
+                }
             }
-            Ok(Configured::Confirmed { expires_at }) => {
-                let stream = stream.clone();
-                self.expires_at(expires_at, now);
-                self.cx.timers.stop(Timer::SessionUpdated);
-                self.cx.event(CallEvent::Live { after: now - self.began });
-                let keys = std::mem::take(&mut self.early_keys);
-                let downlink = self.downlink_to(&stream);
-                let conversation = Conversation::begin(&mut self.cx, &mut self.uplink, downlink, &keys, now);
-                let conversation = Box::new(conversation);
-                self.phase = Phase::Live { stream, conversation };
-                self.plan_renewal(now);
-            }
-            Err(Failure { reason, detail }) => self.fail(reason, detail, now),
+            Ok(Configured::Confirmed) => self.session_ready(now),
+            Err(Failure { reason, detail }) => self.lose_model(reason, detail, now),
         }
     }
 
-    fn expires_at(&mut self, unix: Option<i64>, now: Instant) {
-        let Some(unix) = unix else { return };
-        let Some(left) = u64::try_from(unix - self.unix_began).ok().filter(|&left| left > 0) else {
-            return self.cx.tolerate("an expiry in the past: the clocks disagree");
-        };
-        let expires = self.began + Duration::from_secs(left);
-        self.expires = Some(expires);
-        let warn = expires.checked_sub(ms(self.cx.config.timeouts.before_expiry_ms)).unwrap_or(now);
-        self.cx.timers.set(Timer::Expiry, warn.max(now));
+    /// A conversation begins, or goes on with what the new session is told of it.
+    fn session_ready(&mut self, now: Instant) {
+        if let Some(Renewing { since, tries }) = self.phase.take_renewal()
+            && let Some(limits) = &self.cx.config.renewal
+        {
+            let history = self.cx.transcript.history(limits);
+            let (outcome, items) = (RenewalOutcome::Renewed, history.len());
+            self.cx.event(CallEvent::Renewal { outcome, took: now - since, tries, items });
+            self.cx.timers.stop(Timer::Renewal);
+            self.cx.timers.set(Timer::ModelPing, now + ms(self.cx.config.timeouts.ping_ms));
+            history.into_iter().for_each(|past| self.cx.send_to_model(ClientEvent::History(past)));
+            if let Phase::Live { conversation, .. } = &mut self.phase {
+                conversation.resume_on_new_session(&mut self.cx, &mut self.uplink, now);
+            }
+        } else if let Phase::AwaitingSession { stream } = &self.phase {
+            let stream = stream.clone();
+            self.cx.timers.stop(Timer::SessionUpdated);
+            self.cx.event(CallEvent::Live { after: now - self.cx.began });
+            let downlink = self.downlink_to(&stream);
+            let conversation = Conversation::begin(&mut self.cx, &mut self.uplink, downlink, now);
+            self.phase = Phase::Live { stream, conversation: Box::new(conversation), renewal: None };
+        }
+        self.plan_renewal(now);
+    }
+
+    /// A step of the session, or the whole of it, takes too long.
+    fn session_overdue(&mut self, what: &str, now: Instant) {
+        let is_dialing = matches!(self.session, Session::Dialing { .. });
+        let reason = if is_dialing { EndReason::DialFailed } else { EndReason::SessionTimeout };
+        self.dialed(DialOutcome::TimedOut, now);
+        self.lose_model(reason, format!("{what} did not come in time"), now);
     }
 
     // ---------------------------------------------------------------------------------------- both legs
@@ -612,7 +600,7 @@ impl Call {
         now: Instant,
         what: impl FnOnce(&mut Conversation, &mut CallContext, &mut Uplink) -> Result<(), Failure>,
     ) {
-        let Phase::Live { conversation, .. } = &mut self.phase else { return };
+        let Phase::Live { conversation, renewal: None, .. } = &mut self.phase else { return };
         if let Err(Failure { reason, detail }) = what(conversation, &mut self.cx, &mut self.uplink) {
             self.fail(reason, detail, now);
         }
@@ -622,16 +610,15 @@ impl Call {
     fn pump(&mut self, now: Instant) {
         let backpressured = self.caller.backpressured;
         match &mut self.phase {
-            Phase::Live { stream, conversation } => {
+            Phase::Live { stream, conversation, renewal: None } => {
                 conversation.pump(&mut self.cx, stream, backpressured, now)
             }
             Phase::Notice { stream, downlink, .. } => self.cx.pump(downlink, stream, backpressured, now),
-            Phase::AwaitingStart
+            Phase::AwaitingStart { .. }
             | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
-            | Phase::Renewing { .. }
+            | Phase::AwaitingSession { .. }
+            | Phase::Live { .. }
             | Phase::Closing { .. }
             | Phase::Over => {}
         }
@@ -663,10 +650,9 @@ impl Call {
 
     /// The model's connection is gone. That ends the call, unless it was to be replaced anyway.
     fn lose_model(&mut self, reason: EndReason, detail: String, now: Instant) {
-        if matches!(self.phase, Phase::Renewing { .. }) {
-            self.renewal_lost(reason, detail, now);
-        } else {
-            self.fail(reason, detail, now);
+        match self.phase.renewal() {
+            Some(&mut Renewing { tries, .. }) => self.renewal_lost(tries, reason, detail, now),
+            None => self.fail(reason, detail, now),
         }
     }
 
@@ -709,12 +695,9 @@ impl Call {
         match timer {
             Timer::Start => self.end(EndReason::NoStart, &overdue("start"), now),
             Timer::FirstMedia => self.fail(EndReason::NoMedia, overdue("media"), now),
-            Timer::Dial => {
-                self.dialed(DialOutcome::TimedOut, now);
-                self.fail(EndReason::DialFailed, overdue("the connection"), now);
-            }
-            Timer::SessionCreated => self.fail(EndReason::SessionTimeout, overdue("session.created"), now),
-            Timer::SessionUpdated => self.fail(EndReason::SessionTimeout, overdue("session.updated"), now),
+            Timer::Dial => self.session_overdue("the connection", now),
+            Timer::SessionCreated => self.session_overdue("session.created", now),
+            Timer::SessionUpdated => self.session_overdue("session.updated", now),
             Timer::CallerSilent => self.lost_caller(EndReason::CallerSilent, "nothing came from Twilio", now),
             Timer::CallerPong => self.lost_caller(EndReason::CallerSilent, "no pong came from Twilio", now),
             Timer::CallerClogged => self.lost_caller(EndReason::CallerClogged, "Twilio does not read", now),
@@ -756,12 +739,12 @@ impl Call {
                 Ok(())
             }),
             Timer::Tool => {
-                while let Some(run) = self.leftover.take_late(now) {
+                while let Some(run) = self.phase.leftover().and_then(|leftover| leftover.take_late(now)) {
                     self.cx.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
                     let output = tools::failure(conversation::TOO_LONG);
                     self.run_out(run, ToolOutcome::TimedOut, output, now);
                 }
-                if let Phase::Live { conversation, .. } = &mut self.phase
+                if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase
                     && let Some(Failure { reason, detail }) = conversation.tool_overdue(&mut self.cx, now)
                 {
                     self.end(reason, &detail, now);
@@ -772,7 +755,7 @@ impl Call {
                 Ok(())
             }),
             Timer::DeadAir => {
-                if matches!(self.phase, Phase::Live { .. }) {
+                if matches!(self.phase, Phase::Live { renewal: None, .. }) {
                     self.fail(
                         EndReason::ResponseFailed,
                         "the caller waited in silence for too long".into(),
@@ -840,7 +823,7 @@ impl Call {
     }
 
     fn expiring(&mut self, now: Instant) {
-        let Some(expires) = self.expires.take() else {
+        let Some(expires) = self.session.take_expiry() else {
             return self.fail(
                 EndReason::SessionExpired,
                 "the session nears its maximum duration".to_owned(),
@@ -872,8 +855,13 @@ impl Call {
         self.lose_model(reason, detail.to_owned(), now);
     }
 
-    /// The call cannot go on, but the caller is still there: say so, then let the TwiML go on.
+    /// The call cannot go on, but the caller is still there: announce it, then let the TwiML go on.
     fn fail(&mut self, reason: EndReason, detail: String, now: Instant) {
+        self.announce(reason, detail, RenewalOutcome::Abandoned, now);
+    }
+
+    /// The same; `renewal`: what has become of a renewal that was going on.
+    fn announce(&mut self, reason: EndReason, detail: String, renewal: RenewalOutcome, now: Instant) {
         if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
             return;
         }
@@ -882,28 +870,21 @@ impl Call {
             return self.end(reason, &detail, now);
         };
         self.dialed(DialOutcome::Abandoned, now);
-        self.renewal_over(RenewalOutcome::Abandoned, 0, now);
-        let renews = self.cx.config.renewal.is_some() && matches!(self.phase, Phase::Live { .. });
+        self.renewal_over(renewal, now);
+        let renews =
+            self.cx.config.renewal.is_some() && matches!(self.phase, Phase::Live { renewal: None, .. });
         if renews && reason == EndReason::SessionExpired {
             let (outcome, took) = (RenewalOutcome::Missed, Duration::ZERO);
             self.cx.event(CallEvent::Renewal { outcome, took, tries: 0, items: 0 });
         }
         self.close_leg(Leg::Model, NORMAL);
+        self.session = Session::Absent;
         self.cx.timers.stop_conversation();
-        let mut downlink = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { conversation, .. } | Phase::Renewing { conversation, .. } => {
-                let (downlink, leftover) = conversation.end(&mut self.cx, now);
-                self.leave_over(leftover);
-                downlink
-            }
-            Phase::AwaitingStart
-            | Phase::AwaitingAdmission { .. }
-            | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
-            | Phase::Notice { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => self.downlink_to(&stream),
+        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        let (mut downlink, leftover) = if let Phase::Live { conversation, .. } = phase {
+            conversation.end(&mut self.cx, now)
+        } else {
+            (self.downlink_to(&stream), Leftover::default())
         };
         let truncations = downlink.drop_buffered();
         self.cx.transcript.truncate_all(&truncations);
@@ -915,7 +896,8 @@ impl Call {
         self.cx.timers.set(Timer::Notice, by);
         self.cx.event(CallEvent::Notice { reason });
         self.cx.pump(&mut downlink, &stream, self.caller.backpressured, now);
-        self.phase = Phase::Notice { stream, reason, detail, downlink: Box::new(downlink) };
+        self.phase = Phase::Notice { stream, reason, detail, downlink: Box::new(downlink), leftover };
+        self.watch_leftover();
     }
 
     /// The call is over. Closes whatever is open; nothing of it remains after the closing time.
@@ -931,46 +913,41 @@ impl Call {
             ) => conversation.exit_action().map_or(reason, hangup::ExitAction::reason),
             (reason, _) => reason,
         };
-        self.renewal_over(RenewalOutcome::Abandoned, 0, now);
+        self.renewal_over(RenewalOutcome::Abandoned, now);
         let detail = &self.with_what_never_came(reason, detail);
         let flows = self.model.state == LegState::Open && !self.model.backpressured;
         // A stream that took over goes on with the call, and with a session of its own.
         let waits = flows && reason != EndReason::Replaced && self.cx.config.timeouts.last_words_ms > 0;
-        let mut words = None;
+        let (mut words, mut leftover) = (None, Leftover::default());
         // A call that was failing when its caller left ended because it was failing.
         let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { mut conversation, .. } => {
-                words = if waits { conversation.last_words(&mut self.cx) } else { None };
-                let (downlink, leftover) = conversation.end(&mut self.cx, now);
-                self.leftover = leftover;
+            Phase::Live { mut conversation, renewal, .. } => {
+                words = if waits && renewal.is_none() { conversation.last_words(&mut self.cx) } else { None };
+                let (downlink, runs) = conversation.end(&mut self.cx, now);
+                leftover = runs;
                 self.cx.transcript.truncate_all(&downlink.unheard(now));
                 (reason, detail.to_owned())
             }
-            Phase::Renewing { conversation, .. } => {
-                let (downlink, leftover) = conversation.end(&mut self.cx, now);
-                self.leftover = leftover;
-                self.cx.transcript.truncate_all(&downlink.unheard(now));
-                (reason, detail.to_owned())
-            }
-            Phase::Notice { reason, detail, downlink, .. } => {
+            Phase::Notice { reason, detail, downlink, leftover: runs, .. } => {
+                leftover = runs;
                 self.cx.transcript.truncate_all(&downlink.unheard(now));
                 (reason, detail)
             }
-            Phase::AwaitingStart
+            Phase::AwaitingStart { .. }
             | Phase::AwaitingAdmission { .. }
             | Phase::AwaitingMedia { .. }
-            | Phase::Dialing { .. }
-            | Phase::Configuring { .. }
+            | Phase::AwaitingSession { .. }
             | Phase::Closing { .. }
             | Phase::Over => (reason, detail.to_owned()),
         };
         self.cx.timers.stop_all();
-        self.watch_leftover();
         // The one end that is the other side's fault says so.
         let code = if reason == EndReason::Unauthenticated { POLICY_VIOLATION } else { NORMAL };
         self.dialed(DialOutcome::Abandoned, now);
+        self.session = Session::Absent;
         let is_waited_for = words.is_some();
-        self.phase = Phase::Closing { reason, detail, words };
+        self.phase = Phase::Closing { reason, detail, words, leftover, left_at: None };
+        self.watch_leftover();
         if is_waited_for {
             self.cx.timers.set(Timer::LastWords, now + ms(self.cx.config.timeouts.last_words_ms));
         } else {
@@ -1005,7 +982,7 @@ impl Call {
             EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost | EndReason::CallerSilent
         );
         match (&self.phase, self.cx.counts.caller_frames) {
-            (Phase::AwaitingStart, _) if theirs => format!("{detail}; no start had come"),
+            (Phase::AwaitingStart { .. }, _) if theirs => format!("{detail}; no start had come"),
             (_, 0) if theirs => format!("{detail}; no audio of the caller had come"),
             (_, _) => detail.to_owned(),
         }
@@ -1047,14 +1024,14 @@ impl Call {
         };
         if self.uplink.is_protected()
             && self.cx.config.greeting_guard.is_some_and(|protection| protection.until == Until::Heard)
-            && let Phase::Live { conversation, .. } = &self.phase
+            && let Phase::Live { conversation, renewal: None, .. } = &self.phase
             && let Some(why) = conversation.first_words_over()
         {
             self.end_protection(why);
         }
         let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.cx.counts.peak_held_bytes = self.cx.counts.peak_held_bytes.max(held);
-        let floor = if let Phase::Live { conversation, .. } = &mut self.phase {
+        let floor = if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase {
             conversation.exit_if_heard(&mut self.cx, now);
             conversation.watch_silence(&mut self.cx, now);
             conversation.floor(now)
@@ -1086,19 +1063,19 @@ impl Call {
             }
             self.cx.counts.forgotten_items += forgotten;
         }
-        if let Phase::Closing { reason, detail, .. } = &self.phase
+        if let Phase::Closing { reason, detail, leftover, left_at, .. } = &mut self.phase
             && self.caller.state == LegState::Gone
             && self.model.state == LegState::Gone
         {
             // It lasted until both were gone, however long a function still takes.
-            let left_at = *self.left_at.get_or_insert(now);
-            if !self.leftover.is_empty() {
+            let left_at = *left_at.get_or_insert(now);
+            if !leftover.is_empty() {
                 return;
             }
             let ended = CallEvent::Ended {
                 reason: *reason,
                 detail: detail.clone(),
-                lasted: left_at - self.began,
+                lasted: left_at - self.cx.began,
                 counts: Box::new(self.cx.counts.clone()),
                 transcript: self.cx.transcript.lines(),
             };

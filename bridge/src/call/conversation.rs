@@ -9,6 +9,7 @@ use super::io::{ToolResult, Transmit};
 use super::keypad::Keypad;
 use super::last_words::LastWords;
 use super::responses::{self, Disposition, Done, ResponseReason, Responses};
+use super::session;
 use super::settings::ms;
 use super::timers::{Timer, Timers};
 use super::tools::{self, Leftover, Run, ToSend, Tools, Verdict};
@@ -71,14 +72,7 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// `keys` were pressed before the model was ready.
-    pub(super) fn begin(
-        cx: &mut CallContext,
-        uplink: &mut Uplink,
-        downlink: Downlink,
-        keys: &str,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn begin(cx: &mut CallContext, uplink: &mut Uplink, downlink: Downlink, now: Instant) -> Self {
         let mut conversation = Self {
             downlink,
             responses: Responses::default(),
@@ -104,7 +98,7 @@ impl Conversation {
             conversation.responses.want(ResponseReason::Greeting);
         }
         // A finished entry takes the greeting's place: its answer is what the caller waits for.
-        keys.chars().for_each(|key| conversation.gather(cx, key, now));
+        uplink.take_keys().chars().for_each(|key| conversation.gather(cx, key, now));
         conversation.ask(cx, now);
         conversation
     }
@@ -289,7 +283,7 @@ impl Conversation {
             ServerEvent::SessionCreated { .. } => cx.tolerate("a second session.created"),
             ServerEvent::SessionUpdated { session, .. } => {
                 // We never change a running session. If the server did, go on only if it is the same in all that matters.
-                cx.check_session(&session)?;
+                session::check(&cx.config, &session)?;
             }
             ServerEvent::Other { kind, known: false } => cx.unknown_event(&kind),
             ServerEvent::Other { known: true, .. } => {}
@@ -913,14 +907,8 @@ impl Conversation {
         !self.caller_speaks && self.downlink.is_quiet() && !busy && !words_due
     }
 
-    /// Another session takes over, which knows nothing but the history. `keys` were pressed meanwhile.
-    pub(super) fn resume_on_new_session(
-        &mut self,
-        cx: &mut CallContext,
-        uplink: &mut Uplink,
-        keys: &str,
-        now: Instant,
-    ) {
+    /// Another session takes over, which knows nothing but the history.
+    pub(super) fn resume_on_new_session(&mut self, cx: &mut CallContext, uplink: &mut Uplink, now: Instant) {
         self.responses.reset();
         self.tools.reset();
         self.pending_transcriptions.clear();
@@ -930,7 +918,7 @@ impl Conversation {
         self.clock = AudioClock::default();
         uplink.replay_recent();
         self.send_uplink(cx, uplink, false, now);
-        keys.chars().for_each(|key| self.gather(cx, key, now));
+        uplink.take_keys().chars().for_each(|key| self.gather(cx, key, now));
     }
 
     /// Sends the audio that may be sent and comes back for the rest.

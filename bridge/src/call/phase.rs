@@ -5,51 +5,50 @@ use super::conversation::Conversation;
 use super::downlink::Downlink;
 use super::event::EndReason;
 use super::last_words::LastWords;
+use super::tools::Leftover;
 use crate::wire::twilio::Start;
+use std::time::Instant;
 
 /// The phases, in the order a call meets them. Any of them may go straight to `Closing`.
 pub(super) enum Phase {
     /// The socket is open; Twilio has not said which call this is.
-    AwaitingStart,
+    AwaitingStart { requires_auth: bool },
     /// The stream has said whose it is; whether that is true is being verified.
     AwaitingAdmission { start: Start },
     /// The stream is known; the model is dialled when audio flows.
     AwaitingMedia { stream: Stream },
-    /// The model is being dialled; what the caller says meanwhile waits in the uplink.
-    Dialing { stream: Stream },
-    /// The model's socket is open; the session is being settled. `asked`: the `session.update` was sent.
-    Configuring { stream: Stream, asked: bool },
-    /// Both ends can hear each other.
-    Live { stream: Stream, conversation: Box<Conversation> },
-    /// The session is being replaced by another one; what the caller says meanwhile waits in the uplink.
-    Renewing { stream: Stream, conversation: Box<Conversation>, renewing: Renewing },
+    /// The first session is on its way. What the caller says meanwhile waits in the uplink.
+    AwaitingSession { stream: Stream },
+    /// Both ends can hear each other, unless another session is taking over: then the caller waits as for the first.
+    Live { stream: Stream, conversation: Box<Conversation>, renewal: Option<Renewing> },
     /// The model is gone; the caller is being told.
-    Notice { stream: Stream, reason: EndReason, detail: String, downlink: Box<Downlink> },
+    Notice {
+        stream: Stream,
+        reason: EndReason,
+        detail: String,
+        downlink: Box<Downlink>,
+        /// Functions that were running when the conversation ended.
+        leftover: Leftover,
+    },
     /// Both ends are being closed; the model's only after the caller's `words`, while those are waited for.
-    Closing { reason: EndReason, detail: String, words: Option<LastWords> },
+    Closing {
+        reason: EndReason,
+        detail: String,
+        words: Option<LastWords>,
+        leftover: Leftover,
+        /// When both were gone.
+        left_at: Option<Instant>,
+    },
     /// Nothing is left.
     Over,
 }
 
-/// How far a renewal has come.
-#[derive(Clone, Copy, Debug)]
+/// Another session is taking over.
+#[derive(Clone, Copy)]
 pub(super) struct Renewing {
-    pub(super) step: Step,
+    pub(super) since: Instant,
     /// Tries begun.
     pub(super) tries: u32,
-}
-
-/// What a renewal waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The connection before this one is closing.
-    Closing,
-    /// A try failed a moment ago.
-    Resting,
-    /// The connection.
-    Dialing,
-    /// The session; `asked`: the `session.update` was sent.
-    Configuring { asked: bool },
 }
 
 impl Phase {
@@ -57,29 +56,46 @@ impl Phase {
     pub(super) const fn stream(&self) -> Option<&Stream> {
         match self {
             Self::AwaitingMedia { stream }
-            | Self::Dialing { stream }
-            | Self::Configuring { stream, .. }
+            | Self::AwaitingSession { stream }
             | Self::Live { stream, .. }
-            | Self::Renewing { stream, .. }
             | Self::Notice { stream, .. } => Some(stream),
-            Self::AwaitingStart | Self::AwaitingAdmission { .. } | Self::Closing { .. } | Self::Over => None,
+            Self::AwaitingStart { .. }
+            | Self::AwaitingAdmission { .. }
+            | Self::Closing { .. }
+            | Self::Over => None,
         }
     }
 
     /// What is on its way to the ear, while there is one to speak to.
     pub(super) fn downlink(&mut self) -> Option<&mut Downlink> {
         match self {
-            Self::Live { conversation, .. } | Self::Renewing { conversation, .. } => {
-                Some(&mut conversation.downlink)
-            }
+            Self::Live { conversation, .. } => Some(&mut conversation.downlink),
             Self::Notice { downlink, .. } => Some(downlink),
-            Self::AwaitingStart
+            Self::AwaitingStart { .. }
             | Self::AwaitingAdmission { .. }
             | Self::AwaitingMedia { .. }
-            | Self::Dialing { .. }
-            | Self::Configuring { .. }
+            | Self::AwaitingSession { .. }
             | Self::Closing { .. }
             | Self::Over => None,
         }
+    }
+
+    /// Functions that outlast their conversation.
+    pub(super) const fn leftover(&mut self) -> Option<&mut Leftover> {
+        if let Self::Notice { leftover, .. } | Self::Closing { leftover, .. } = self {
+            Some(leftover)
+        } else {
+            None
+        }
+    }
+
+    /// The renewal that goes on, which is over with this.
+    pub(super) const fn take_renewal(&mut self) -> Option<Renewing> {
+        if let Self::Live { renewal, .. } = self { renewal.take() } else { None }
+    }
+
+    /// The renewal that goes on.
+    pub(super) const fn renewal(&mut self) -> Option<&mut Renewing> {
+        if let Self::Live { renewal, .. } = self { renewal.as_mut() } else { None }
     }
 }

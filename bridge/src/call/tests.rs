@@ -947,12 +947,12 @@ fn keys_without_end_are_not_all_kept_for_a_model_that_is_not_ready() {
     let mut t = Bench::with(|c| c.dtmf.max_digits = 1_000);
     t.start();
     t.caller_frame();
-    (0..super::EARLY_KEYS + 10).for_each(|_| t.key('1'));
+    (0..super::uplink::KEYS_MAX + 10).for_each(|_| t.key('1'));
     t.key('#');
     t.model_becomes_ready();
     t.expect("append 160");
     t.advance(1_500);
-    t.expect(&format!("The caller entered {}on the keypad.", "1 ".repeat(super::EARLY_KEYS)));
+    t.expect(&format!("The caller entered {}on the keypad.", "1 ".repeat(super::uplink::KEYS_MAX)));
 }
 
 #[test]

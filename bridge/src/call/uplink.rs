@@ -46,6 +46,9 @@ const DRIFT: u64 = 100;
 /// A chunk that is numbered so far below the last is no repeat: the numbers began anew.
 const REPEATS_MAX: u64 = 1_000;
 
+/// Keys kept for a model that is not ready, however many of them make an entry.
+pub(super) const KEYS_MAX: usize = 256;
+
 /// What one media message amounted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -72,6 +75,8 @@ pub(crate) struct Uplink {
     gap_max_ms: u64,
     backlog_max: usize,
     backlog: VecDeque<u8>,
+    /// Keys pressed while the model is not ready.
+    keys: String,
     /// The protected window is not over.
     protected: bool,
     /// Bytes at the front of the backlog that were taken in it.
@@ -135,6 +140,7 @@ impl Uplink {
             gap_max_ms: config.limits.gap_ms,
             backlog_max: usize::try_from(config.limits.backlog_ms * BYTES_PER_MS).unwrap_or(usize::MAX),
             backlog: VecDeque::new(),
+            keys: String::new(),
             protected: config.protects().is_some(),
             silenced: 0,
             recent: VecDeque::new(),
@@ -164,6 +170,18 @@ impl Uplink {
     /// The protected window is over: what is taken from now on is heard.
     pub(crate) const fn end_protection(&mut self) {
         self.protected = false;
+    }
+
+    /// Keeps a key for a model that is not ready. Returns whether there was room for it.
+    pub(crate) fn keep_key(&mut self, key: char) -> bool {
+        let has_room = self.keys.len() < KEYS_MAX;
+        self.keys.extend(has_room.then_some(key));
+        has_room
+    }
+
+    /// The keys that were kept.
+    pub(crate) fn take_keys(&mut self) -> String {
+        std::mem::take(&mut self.keys)
     }
 
     /// Takes a frame from the caller into the backlog.
