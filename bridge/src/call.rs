@@ -6,7 +6,8 @@
 //! * `phase`: where a call can be, and who may be heard there.
 //! * `uplink`, `audio_clock`: caller to model: order, gaps, backlog, and when what was spoken.
 //! * [`settings`]: every limit and every wait.
-//! * `conversation`: turns, barge-in, keypad, functions.
+//! * `conversation`, `tool_calls`: turns, keypad, functions.
+//! * `barge_in`: what interrupts the agent, who cancels, and what is owed to both ends.
 //! * `responses`: at most one response asked for, and a fence around the interrupted ones.
 //! * `session`, `renewal`: the model's session; another one takes over before the server ends the one that runs.
 //! * [`hangup`], `last_words`: the model ends the call, or puts the caller through; the caller's words that came last.
@@ -14,6 +15,7 @@
 //! * [`timers`], [`event`], `transcript`: why to wake up, what happened, who said what.
 
 mod audio_clock;
+mod barge_in;
 mod context;
 mod conversation;
 mod downlink;
@@ -31,6 +33,7 @@ mod session;
 pub mod settings;
 mod sound;
 pub mod timers;
+mod tool_calls;
 mod tools;
 mod transcript;
 mod uplink;
@@ -39,7 +42,7 @@ use crate::base::redact;
 use crate::wire::realtime::{ClientEvent, ServerEvent};
 use crate::wire::twilio::{self, FromTwilio};
 use crate::wire::twiml::TOKEN_PARAMETER;
-use context::{CallContext, Failure, Stream};
+use context::{CallContext, Cx, Failure, Stream};
 use conversation::Conversation;
 use downlink::Downlink;
 use event::{
@@ -202,8 +205,8 @@ impl Call {
             let outcome = if result.output.is_ok() { ToolOutcome::Done } else { ToolOutcome::Failed };
             let output = result.output.unwrap_or_else(|why| tools::failure(&why));
             self.run_out(run, outcome, output, now);
-        } else if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase
-            && let Some(Failure { reason, detail }) = conversation.tool_ended(&mut self.cx, result, now)
+        } else if let Some((conversation, cx)) = &mut self.live(now)
+            && let Err(Failure { reason, detail }) = conversation.tool_ended(cx, result)
         {
             self.end(reason, &detail, now);
         }
@@ -288,21 +291,13 @@ impl Call {
             FromTwilio::Connected => {}
             FromTwilio::Start(start) => self.started(start, now),
             FromTwilio::Media(media) => self.media(&media, now),
-            FromTwilio::Dtmf { digit } => match &mut self.phase {
-                Phase::Live { stream, conversation, renewal: None } => {
-                    conversation.key(&mut self.cx, stream, digit, self.uplink.is_protected(), now);
+            FromTwilio::Dtmf { digit } => {
+                if let Some((conversation, cx)) = &mut self.live(now) {
+                    conversation.key(cx, digit);
+                } else if !self.phase.is_ending() && !self.uplink.keep_key(digit) {
+                    self.cx.tolerate("more keys than are kept for a model that is not ready");
                 }
-                Phase::AwaitingStart { .. }
-                | Phase::AwaitingAdmission { .. }
-                | Phase::AwaitingMedia { .. }
-                | Phase::AwaitingSession { .. }
-                | Phase::Live { .. } => {
-                    if !self.uplink.keep_key(digit) {
-                        self.cx.tolerate("more keys than are kept for a model that is not ready");
-                    }
-                }
-                Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
-            },
+            }
             FromTwilio::Mark { name } => {
                 let Some(downlink) = self.phase.downlink() else { return };
                 match downlink.mark_returned(&name, now) {
@@ -413,7 +408,7 @@ impl Call {
     }
 
     fn media(&mut self, media: &twilio::Media, now: Instant) {
-        if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
+        if self.phase.is_ending() {
             return; // the model is gone: what the caller says now is discarded quietly
         }
         self.cx.counts.caller_frames += 1;
@@ -431,19 +426,11 @@ impl Call {
             self.outran_time = true; // once: there are thousands of them
             self.cx.tolerate("more caller audio than time has passed");
         }
-        match &mut self.phase {
-            Phase::AwaitingMedia { stream } => {
-                let stream = stream.clone();
-                self.dial_first(stream, now);
-            }
-            Phase::Live { conversation, renewal: None, .. } => {
-                conversation.caller_audio(&mut self.cx, &mut self.uplink, self.model.backpressured, now);
-            }
-            Phase::AwaitingStart { .. }
-            | Phase::AwaitingAdmission { .. }
-            | Phase::AwaitingSession { .. }
-            | Phase::Live { .. } => {}
-            Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over => {}
+        if let Phase::AwaitingMedia { stream } = &self.phase {
+            let stream = stream.clone();
+            self.dial_first(stream, now);
+        } else {
+            self.with_live(now, Conversation::caller_audio);
         }
     }
 
@@ -465,25 +452,12 @@ impl Call {
     }
 
     fn handle_model(&mut self, event: ServerEvent, now: Instant) {
-        match &mut self.phase {
-            Phase::AwaitingSession { .. } | Phase::Live { renewal: Some(_), .. } => {
-                self.configure(&event, now)
-            }
-            Phase::Live { stream, conversation, renewal: None } => {
-                let stream = stream.clone();
-                if let Err(failure) =
-                    conversation.model_event(&mut self.cx, &stream, self.caller.backpressured, event, now)
-                {
-                    self.fail(failure.reason, failure.detail, now);
-                }
-            }
-            Phase::Closing { words: Some(words), .. } => words.model_event(&mut self.cx, event),
-            Phase::AwaitingStart { .. }
-            | Phase::AwaitingAdmission { .. }
-            | Phase::AwaitingMedia { .. }
-            | Phase::Notice { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => {}
+        if let Phase::Closing { words: Some(words), .. } = &mut self.phase {
+            words.model_event(&mut self.cx, event);
+        } else if matches!(self.session, Session::Ready { .. }) {
+            self.with_conversation(now, |conversation, cx| conversation.model_event(cx, event));
+        } else {
+            self.configure(&event, now);
         }
     }
 
@@ -505,7 +479,8 @@ impl Call {
 
     /// A conversation begins, or goes on with what the new session is told of it.
     fn session_ready(&mut self, now: Instant) {
-        if let Some(Renewing { since, tries }) = self.phase.take_renewal()
+        if let Phase::Live { renewal, .. } = &mut self.phase
+            && let Some(Renewing { since, tries }) = renewal.take()
             && let Some(limits) = &self.cx.config.renewal
         {
             let history = self.cx.transcript.history(limits);
@@ -514,18 +489,24 @@ impl Call {
             self.cx.timers.stop(Timer::Renewal);
             self.cx.timers.set(Timer::ModelPing, now + ms(self.cx.config.timeouts.ping_ms));
             history.into_iter().for_each(|past| self.cx.send_to_model(ClientEvent::History(past)));
-            if let Phase::Live { conversation, .. } = &mut self.phase {
-                conversation.resume_on_new_session(&mut self.cx, &mut self.uplink, now);
-            }
+            self.on_new_session(now, Conversation::resume_on_new_session);
         } else if let Phase::AwaitingSession { stream } = &self.phase {
             let stream = stream.clone();
             self.cx.timers.stop(Timer::SessionUpdated);
             self.cx.event(CallEvent::Live { after: now - self.cx.began });
-            let downlink = self.downlink_to(&stream);
-            let conversation = Conversation::begin(&mut self.cx, &mut self.uplink, downlink, now);
-            self.phase = Phase::Live { stream, conversation: Box::new(conversation), renewal: None };
+            let conversation = Box::new(Conversation::new(self.downlink_to(&stream)));
+            self.phase = Phase::Live { stream, conversation, renewal: None };
+            self.on_new_session(now, Conversation::begin);
         }
         self.plan_renewal(now);
+    }
+
+    /// Whatever waits is sent at once.
+    fn on_new_session(&mut self, now: Instant, what: impl FnOnce(&mut Conversation, &mut Cx<'_>)) {
+        self.with_live(now, |conversation, cx| {
+            cx.model_backpressured = false;
+            what(conversation, cx);
+        });
     }
 
     /// A step of the session, or the whole of it, takes too long.
@@ -587,40 +568,49 @@ impl Call {
         self.cx.timers.stop(timer);
         match leg {
             Leg::Caller => self.pump(now),
-            Leg::Model => self.with_conversation(now, |conversation, cx, uplink| {
-                conversation.send_uplink(cx, uplink, false, now);
-                Ok(())
-            }),
+            Leg::Model => self.with_live(now, Conversation::send_uplink),
         }
     }
 
+    /// The conversation, if there is one, and what it works with.
+    fn live(&mut self, now: Instant) -> Option<(&mut Conversation, Cx<'_>)> {
+        let Phase::Live { stream, conversation, renewal: None } = &mut self.phase else { return None };
+        let cx = Cx {
+            call: &mut self.cx,
+            uplink: &mut self.uplink,
+            stream,
+            caller_backpressured: self.caller.backpressured,
+            model_backpressured: self.model.backpressured,
+            now,
+        };
+        Some((conversation, cx))
+    }
+
     /// Something for the conversation, if there is one.
+    fn with_live(&mut self, now: Instant, what: impl FnOnce(&mut Conversation, &mut Cx<'_>)) {
+        if let Some((conversation, cx)) = &mut self.live(now) {
+            what(conversation, cx);
+        }
+    }
+
+    /// The same, where it may end the call.
     fn with_conversation(
         &mut self,
         now: Instant,
-        what: impl FnOnce(&mut Conversation, &mut CallContext, &mut Uplink) -> Result<(), Failure>,
+        what: impl FnOnce(&mut Conversation, &mut Cx<'_>) -> Result<(), Failure>,
     ) {
-        let Phase::Live { conversation, renewal: None, .. } = &mut self.phase else { return };
-        if let Err(Failure { reason, detail }) = what(conversation, &mut self.cx, &mut self.uplink) {
+        let Some((conversation, cx)) = &mut self.live(now) else { return };
+        if let Err(Failure { reason, detail }) = what(conversation, cx) {
             self.fail(reason, detail, now);
         }
     }
 
     /// Sends the audio that may be sent, whoever speaks.
     fn pump(&mut self, now: Instant) {
-        let backpressured = self.caller.backpressured;
-        match &mut self.phase {
-            Phase::Live { stream, conversation, renewal: None } => {
-                conversation.pump(&mut self.cx, stream, backpressured, now)
-            }
-            Phase::Notice { stream, downlink, .. } => self.cx.pump(downlink, stream, backpressured, now),
-            Phase::AwaitingStart { .. }
-            | Phase::AwaitingAdmission { .. }
-            | Phase::AwaitingMedia { .. }
-            | Phase::AwaitingSession { .. }
-            | Phase::Live { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => {}
+        if let Some((conversation, cx)) = &mut self.live(now) {
+            conversation.pump(cx);
+        } else if let Phase::Notice { stream, downlink, .. } = &mut self.phase {
+            self.cx.pump(downlink, stream, self.caller.backpressured, now);
         }
     }
 
@@ -657,39 +647,10 @@ impl Call {
     }
 
     fn on_timer(&mut self, timer: Timer, now: Instant) {
-        match timer {
-            // Routine: these say nothing about the health of the call.
-            Timer::Pace
-            | Timer::CallerPing
-            | Timer::ModelPing
-            | Timer::Keypad
-            | Timer::Protection
-            | Timer::Closing => {}
-            Timer::Start
-            | Timer::FirstMedia
-            | Timer::Dial
-            | Timer::SessionCreated
-            | Timer::SessionUpdated
-            | Timer::Mark
-            | Timer::FirstAudio
-            | Timer::Retry
-            | Timer::MediaPause
-            | Timer::CallerSilent
-            | Timer::CallerClogged
-            | Timer::ModelClogged
-            | Timer::CallerPong
-            | Timer::ModelPong
-            | Timer::Tool
-            | Timer::Filler
-            | Timer::DeadAir
-            | Timer::Farewell
-            | Timer::Expiry
-            | Timer::Quiet
-            | Timer::Renewal
-            | Timer::CallLimit
-            | Timer::Drain
-            | Timer::Notice
-            | Timer::LastWords => self.cx.event(CallEvent::TimerFired(timer)),
+        // The routine ones say nothing about the health of the call.
+        use Timer::{CallerPing, Closing, Keypad, ModelPing, Pace, Protection};
+        if !matches!(timer, Pace | CallerPing | ModelPing | Keypad | Protection | Closing) {
+            self.cx.event(CallEvent::TimerFired(timer));
         }
         let overdue = |what: &str| format!("{what} did not come in time");
         match timer {
@@ -711,12 +672,7 @@ impl Call {
             Timer::Renewal => self.renewal_due(now),
             Timer::CallerPing => self.ping(Leg::Caller, now),
             Timer::ModelPing => self.ping(Leg::Model, now),
-            Timer::Notice => {
-                if let Phase::Notice { reason, detail, .. } = &self.phase {
-                    let (reason, detail) = (*reason, detail.clone());
-                    self.end(reason, &detail, now);
-                }
-            }
+            Timer::Notice => self.notice_over(now),
             Timer::LastWords => self.words_are_over(now),
             Timer::Closing => self.closing_overdue(now),
             Timer::Mark => {
@@ -727,53 +683,28 @@ impl Call {
                 self.pump(now);
             }
             Timer::Pace => self.pump(now),
-            Timer::FirstAudio => {
-                self.with_conversation(now, |conversation, cx, _| conversation.first_audio_overdue(cx, now))
-            }
-            Timer::Retry => self.with_conversation(now, |conversation, cx, _| {
-                conversation.retry(cx, now);
-                Ok(())
-            }),
-            Timer::Keypad => self.with_conversation(now, |conversation, cx, _| {
-                conversation.keypad_complete(cx, now);
-                Ok(())
-            }),
+            Timer::FirstAudio => self.with_conversation(now, Conversation::first_audio_overdue),
+            Timer::Retry => self.with_live(now, Conversation::retry),
+            Timer::Keypad => self.with_live(now, Conversation::keypad_complete),
             Timer::Tool => {
                 while let Some(run) = self.phase.leftover().and_then(|leftover| leftover.take_late(now)) {
                     self.cx.outbox.push_back(Transmit::CancelTool { call_id: run.call_id.clone() });
-                    let output = tools::failure(conversation::TOO_LONG);
+                    let output = tools::failure(tool_calls::TOO_LONG);
                     self.run_out(run, ToolOutcome::TimedOut, output, now);
                 }
-                if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase
-                    && let Some(Failure { reason, detail }) = conversation.tool_overdue(&mut self.cx, now)
+                if let Some((conversation, cx)) = &mut self.live(now)
+                    && let Err(Failure { reason, detail }) = conversation.tool_overdue(cx)
                 {
                     self.end(reason, &detail, now);
                 }
             }
-            Timer::Filler => self.with_conversation(now, |conversation, cx, _| {
-                conversation.play_hold_message(cx, now);
-                Ok(())
+            Timer::Filler => self.with_live(now, Conversation::play_hold_message),
+            Timer::DeadAir => self.with_conversation(now, |_, _| {
+                let detail = "the caller waited in silence for too long".to_owned();
+                Err(Failure { reason: EndReason::ResponseFailed, detail })
             }),
-            Timer::DeadAir => {
-                if matches!(self.phase, Phase::Live { renewal: None, .. }) {
-                    self.fail(
-                        EndReason::ResponseFailed,
-                        "the caller waited in silence for too long".into(),
-                        now,
-                    );
-                }
-            }
-            Timer::Farewell => self.with_conversation(now, |conversation, cx, _| {
-                conversation.exit(cx, now);
-                Ok(())
-            }),
-            Timer::MediaPause => {
-                let backpressured = self.model.backpressured;
-                self.with_conversation(now, |conversation, cx, uplink| {
-                    conversation.media_paused(cx, uplink, backpressured, now);
-                    Ok(())
-                });
-            }
+            Timer::Farewell => self.with_live(now, |conversation, cx| conversation.tool_calls.exit(cx)),
+            Timer::MediaPause => self.with_live(now, Conversation::media_paused),
         }
     }
 
@@ -862,7 +793,7 @@ impl Call {
 
     /// The same; `renewal`: what has become of a renewal that was going on.
     fn announce(&mut self, reason: EndReason, detail: String, renewal: RenewalOutcome, now: Instant) {
-        if matches!(self.phase, Phase::Notice { .. } | Phase::Closing { .. } | Phase::Over) {
+        if self.phase.is_ending() {
             return;
         }
         let Some(stream) = self.phase.stream().cloned().filter(|_| self.caller.state == LegState::Open)
@@ -900,6 +831,14 @@ impl Call {
         self.watch_leftover();
     }
 
+    /// The caller has heard why, or had the time to.
+    fn notice_over(&mut self, now: Instant) {
+        if let Phase::Notice { reason, detail, .. } = &self.phase {
+            let (reason, detail) = (*reason, detail.clone());
+            self.end(reason, &detail, now);
+        }
+    }
+
     /// The call is over. Closes whatever is open; nothing of it remains after the closing time.
     fn end(&mut self, reason: EndReason, detail: &str, now: Instant) {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
@@ -910,7 +849,7 @@ impl Call {
             (
                 EndReason::Stopped | EndReason::CallerClosed | EndReason::CallerLost,
                 Phase::Live { conversation, .. },
-            ) => conversation.exit_action().map_or(reason, hangup::ExitAction::reason),
+            ) => conversation.tool_calls.exit_action().map_or(reason, hangup::ExitAction::reason),
             (reason, _) => reason,
         };
         self.renewal_over(RenewalOutcome::Abandoned, now);
@@ -920,25 +859,19 @@ impl Call {
         let waits = flows && reason != EndReason::Replaced && self.cx.config.timeouts.last_words_ms > 0;
         let (mut words, mut leftover) = (None, Leftover::default());
         // A call that was failing when its caller left ended because it was failing.
-        let (reason, detail) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Live { mut conversation, renewal, .. } => {
+        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        let (reason, detail) = if let Phase::Notice { reason, detail, downlink, leftover: runs, .. } = phase {
+            leftover = runs;
+            self.cx.transcript.truncate_all(&downlink.unheard(now));
+            (reason, detail)
+        } else {
+            if let Phase::Live { mut conversation, renewal, .. } = phase {
                 words = if waits && renewal.is_none() { conversation.last_words(&mut self.cx) } else { None };
                 let (downlink, runs) = conversation.end(&mut self.cx, now);
                 leftover = runs;
                 self.cx.transcript.truncate_all(&downlink.unheard(now));
-                (reason, detail.to_owned())
             }
-            Phase::Notice { reason, detail, downlink, leftover: runs, .. } => {
-                leftover = runs;
-                self.cx.transcript.truncate_all(&downlink.unheard(now));
-                (reason, detail)
-            }
-            Phase::AwaitingStart { .. }
-            | Phase::AwaitingAdmission { .. }
-            | Phase::AwaitingMedia { .. }
-            | Phase::AwaitingSession { .. }
-            | Phase::Closing { .. }
-            | Phase::Over => (reason, detail.to_owned()),
+            (reason, detail.to_owned())
         };
         self.cx.timers.stop_all();
         // The one end that is the other side's fault says so.
@@ -1025,15 +958,15 @@ impl Call {
         if self.uplink.is_protected()
             && self.cx.config.greeting_guard.is_some_and(|protection| protection.until == Until::Heard)
             && let Phase::Live { conversation, renewal: None, .. } = &self.phase
-            && let Some(why) = conversation.first_words_over()
+            && let Some(why) = conversation.first_words.over(&conversation.downlink)
         {
             self.end_protection(why);
         }
         let held = (self.waiting.uplink_bytes + self.waiting.downlink_bytes) as u64;
         self.cx.counts.peak_held_bytes = self.cx.counts.peak_held_bytes.max(held);
-        let floor = if let Phase::Live { conversation, renewal: None, .. } = &mut self.phase {
-            conversation.exit_if_heard(&mut self.cx, now);
-            conversation.watch_silence(&mut self.cx, now);
+        let floor = if let Some((conversation, cx)) = &mut self.live(now) {
+            conversation.exit_if_heard(cx);
+            conversation.watch_silence(cx);
             conversation.floor(now)
         } else {
             Floor::default()
@@ -1041,11 +974,8 @@ impl Call {
         if std::mem::replace(&mut self.floor, floor) != floor {
             self.cx.event(CallEvent::Floor(floor));
         }
-        if let Phase::Notice { reason, detail, downlink, .. } = &self.phase
-            && downlink.is_quiet()
-        {
-            let (reason, detail) = (*reason, detail.clone());
-            self.end(reason, &detail, now);
+        if matches!(&self.phase, Phase::Notice { downlink, .. } if downlink.is_quiet()) {
+            self.notice_over(now);
         }
         self.watch_quiet(now);
         if let Phase::Closing { words: Some(words), .. } = &self.phase

@@ -6,10 +6,12 @@ use super::io::Transmit;
 use super::settings::{CallConfig, ms};
 use super::timers::{Timer, Timers};
 use super::transcript::Transcript;
+use super::uplink::Uplink;
 use crate::audio::Companding;
 use crate::wire::realtime::ClientEvent;
 use crate::wire::twilio::ToTwilio;
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,6 +84,42 @@ impl CallContext {
             Some(at) => self.timers.set(Timer::Mark, at),
             None => self.timers.stop(Timer::Mark),
         }
+    }
+}
+
+/// What the conversation works with while one input is handled.
+pub(super) struct Cx<'a> {
+    pub(super) call: &'a mut CallContext,
+    pub(super) uplink: &'a mut Uplink,
+    pub(super) stream: &'a Stream,
+    pub(super) caller_backpressured: bool,
+    pub(super) model_backpressured: bool,
+    pub(super) now: Instant,
+}
+
+impl Cx<'_> {
+    /// Sets a timer so many milliseconds from now.
+    pub(super) fn set_timer(&mut self, timer: Timer, after_ms: u64) {
+        self.call.timers.set(timer, self.now + ms(after_ms));
+    }
+
+    /// The same, unless it is set already: the first deadline stands.
+    pub(super) fn set_timer_if_unset(&mut self, timer: Timer, after_ms: u64) {
+        self.call.timers.set_if_unset(timer, self.now + ms(after_ms));
+    }
+}
+
+impl Deref for Cx<'_> {
+    type Target = CallContext;
+
+    fn deref(&self) -> &CallContext {
+        self.call
+    }
+}
+
+impl DerefMut for Cx<'_> {
+    fn deref_mut(&mut self) -> &mut CallContext {
+        self.call
     }
 }
 

@@ -32,11 +32,20 @@ impl ExitAction {
     }
 }
 
-/// A call that leaves once its farewell was heard.
+/// How far an end or a transfer has come that the model has called for.
 #[derive(Debug)]
-pub(crate) struct PendingExit {
+pub(crate) enum PendingExit {
+    /// It is done once the caller has heard everything.
+    AwaitingPlayout(Exit),
+    /// Twilio is being asked for it.
+    Requested { call_id: String, action: ExitAction },
+}
+
+/// What the model has called for.
+#[derive(Debug)]
+pub(crate) struct Exit {
     pub(crate) call_id: String,
-    pub(crate) way: ExitAction,
+    pub(crate) action: ExitAction,
     /// A JSON object.
     pub(crate) arguments: String,
     /// The response that wanted it.

@@ -89,9 +89,9 @@ impl Phase {
         }
     }
 
-    /// The renewal that goes on, which is over with this.
-    pub(super) const fn take_renewal(&mut self) -> Option<Renewing> {
-        if let Self::Live { renewal, .. } = self { renewal.take() } else { None }
+    /// The model is not needed any more.
+    pub(super) const fn is_ending(&self) -> bool {
+        matches!(self, Self::Notice { .. } | Self::Closing { .. } | Self::Over)
     }
 
     /// The renewal that goes on.

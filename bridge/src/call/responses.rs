@@ -359,8 +359,8 @@ impl Responses {
     }
 
     /// The server has nothing to cancel, although a response that was interrupted before it existed has not ended: the
-    /// server has cancelled that one by itself, and so answers the turn behind it if it answers turns. Returns whether it
-    /// will.
+    /// server has cancelled that one by itself, and so answers the turn behind it if it answers turns. Returns whether
+    /// it will.
     pub(crate) fn cancelled_by_server(&mut self, answers_turns: bool) -> bool {
         let Slot::CancelOnCreate(active) = &self.slot else { return false };
         self.becomes(Slot::Interrupted(active.clone()));
@@ -426,17 +426,8 @@ impl Responses {
         if let Slot::Audible(active) = &self.slot { active.spoke_at } else { None }
     }
 
-    /// Audio of this response was taken. Returns whether it is the first.
-    pub(crate) fn spoke(&mut self, id: &str, now: Instant) -> bool {
-        self.audible_mut(id).is_some_and(|active| active.spoke_at.replace(now).is_none())
-    }
-
-    /// This response called a function. Returns whether it can be heard.
-    pub(crate) fn called(&mut self, id: &str) -> bool {
-        self.audible_mut(id).map(|active| active.called = true).is_some()
-    }
-
-    fn audible_mut(&mut self, id: &str) -> Option<&mut Active> {
+    /// The response under way, if it is this one and can be heard.
+    pub(crate) fn audible_mut(&mut self, id: &str) -> Option<&mut Active> {
         if let Slot::Audible(active) = &mut self.slot {
             Some(active).filter(|active| active.id == id)
         } else {

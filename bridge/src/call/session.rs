@@ -15,7 +15,7 @@ use super::context::{CallContext, Failure, fatal};
 use super::event::{CallEvent, EndReason};
 use super::settings::{CallConfig, Renewal, ms};
 use super::timers::Timer;
-use crate::wire::realtime::{ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
+use crate::wire::realtime::{ApiError, ClientEvent, Effective, SERVER_VAD, ServerEvent, TurnDetection};
 use std::time::{Duration, Instant};
 
 /// Characters of a server's word that are repeated in a log.
@@ -64,13 +64,6 @@ impl Session {
         event: &ServerEvent,
         now: Instant,
     ) -> Result<Configured, Failure> {
-        let refused = match self {
-            Self::AwaitingCreated => EndReason::ModelRefused,
-            Self::AwaitingUpdated { .. } => EndReason::SessionRefused,
-            Self::Absent | Self::Dialing { .. } | Self::Ready { .. } | Self::Closing | Self::Backoff => {
-                return Ok(Configured::Nothing);
-            }
-        };
         match (&*self, event) {
             (Self::AwaitingCreated, ServerEvent::SessionCreated { id, expires_at }) => {
                 if let Some(id) = id.clone() {
@@ -79,23 +72,30 @@ impl Session {
                 let settings = Box::new(cx.config.session());
                 cx.send_to_model(ClientEvent::SessionUpdate { event_id: "update_1".into(), settings });
                 *self = Self::AwaitingUpdated { expires: expiry(cx, *expires_at, now) };
-                return Ok(Configured::Asked);
+                Ok(Configured::Asked)
             }
             (Self::AwaitingUpdated { expires }, ServerEvent::SessionUpdated { session, expires_at }) => {
                 check(&cx.config, session)?;
                 let expires = expiry(cx, *expires_at, now).or(*expires);
                 *self = Self::Ready { expires, renewable: false };
-                return Ok(Configured::Confirmed);
+                Ok(Configured::Confirmed)
             }
-            (_, ServerEvent::Error(error)) => {
-                let reason = fatal(error.name()).unwrap_or(refused);
-                return Err(Failure { reason, detail: error.in_words() });
+            (Self::AwaitingCreated, ServerEvent::Error(error)) => {
+                Err(refused(error, EndReason::ModelRefused))
             }
-            (_, ServerEvent::Other { kind, known: false }) => cx.unknown_event(kind),
+            (Self::AwaitingUpdated { .. }, ServerEvent::Error(error)) => {
+                Err(refused(error, EndReason::SessionRefused))
+            }
+            (
+                Self::AwaitingCreated | Self::AwaitingUpdated { .. },
+                ServerEvent::Other { kind, known: false },
+            ) => {
+                cx.unknown_event(kind);
+                Ok(Configured::Nothing)
+            }
             // Nothing else means anything before the session is configured.
-            _ => {}
+            _ => Ok(Configured::Nothing),
         }
-        Ok(Configured::Nothing)
     }
 
     /// When the server will end it. Known once: after that the time to announce it has come.
@@ -116,6 +116,10 @@ impl Session {
         }
         renewal.after_ms.map(|after_ms| now + ms(after_ms))
     }
+}
+
+fn refused(error: &ApiError, reason: EndReason) -> Failure {
+    Failure { reason: fatal(error.name()).unwrap_or(reason), detail: error.in_words() }
 }
 
 /// When a session ends of which the server says this. Sets the timer that announces it.

@@ -104,9 +104,13 @@ impl CallConfig {
         ms(self.timeouts.dead_air_ms.max(longest.saturating_add(self.timeouts.first_audio_ms)))
     }
 
-    /// What the session is asked to be. Where the caller may not interrupt, the server is not to do it either.
+    /// The server cancels by itself what speech interrupts. Where the caller may not interrupt, it is not to do so.
+    pub(crate) const fn server_interrupts(&self) -> bool {
+        self.vad.interrupt_response && self.barge_in
+    }
+
+    /// What the session is asked to be.
     pub fn session(&self) -> SessionSettings {
-        let interrupt_response = self.vad.interrupt_response && self.barge_in;
         let own = self.hangup.functions();
         let spec = |tool: &ToolSpec| FunctionSpec {
             name: tool.name.clone(),
@@ -119,7 +123,7 @@ impl CallConfig {
             voice: self.voice.clone(),
             noise_reduction: self.noise_reduction.clone(),
             transcription: self.transcription.clone(),
-            vad: Vad { interrupt_response, ..self.vad.clone() },
+            vad: Vad { interrupt_response: self.server_interrupts(), ..self.vad.clone() },
             tools: self.tools.iter().chain(&own).map(spec).collect(),
         }
     }
